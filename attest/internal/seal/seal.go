@@ -1,0 +1,137 @@
+// Package seal is the only constructor of claims, so that only a verifier under
+// attest/ can say that a piece of hardware has proved something.
+//
+// The language keeps the promise: the package is internal to attest, the fields
+// are unexported, and the zero value of each type is refused by its methods.
+package seal
+
+import (
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Facts is what was established about a device and its key. See attest.Facts.
+type Facts struct {
+	// Kind names the verifier: "tpm2", "softkey", "idevid".
+	Kind string `json:"kind"`
+	// Key is the SubjectPublicKeyInfo (DER) of the key that a certificate may be issued for.
+	Key []byte `json:"key"`
+	// Binding is the digest that the evidence was made over (the wire binding).
+	Binding [32]byte `json:"binding"`
+	// TPM holds what is known of the chip; nil when no TPM took part.
+	TPM *TPM `json:"tpm,omitempty"`
+}
+
+// TPM is what a TPM 2.0 verifier established about one chip. See attest.TPM.
+type TPM struct {
+	// EKPublic is the endorsement key's TPMT_PUBLIC, EKName its Name (nameAlg ‖ digest).
+	EKPublic []byte `json:"ek_public"`
+	EKName   []byte `json:"ek_name"`
+	// EKFingerprint is the SHA-256 of the endorsement key's SubjectPublicKeyInfo: the
+	// chip's key in the inventory (certificate serial numbers are not unique across makers).
+	EKFingerprint [32]byte `json:"ek_fingerprint"`
+	// EKCertificate is the certificate exactly as its maker signed it (DER); nil if there is none.
+	EKCertificate []byte `json:"ek_certificate,omitempty"`
+	// EKIssuer is the certificate's issuer, RFC 2253 form; empty without certificate.
+	EKIssuer string `json:"ek_issuer,omitempty"`
+	// Certified: the certificate chains to a TPM maker that the installation trusts.
+	Certified bool `json:"certified,omitempty"`
+	// Uncertified says why Certified is false although a certificate was sent: one
+	// sentence that names the missing issuer and the next step. Empty otherwise.
+	Uncertified string `json:"uncertified,omitempty"`
+	// Maker ("STM"), Model and Version come from the EK certificate (TCG EK profile
+	// 3.2.9), and are empty without one. They are proved only when Certified.
+	Maker   string `json:"maker,omitempty"`
+	Model   string `json:"model,omitempty"`
+	Version string `json:"version,omitempty"`
+	// AKPublic is the attestation key's TPMT_PUBLIC, AKName its Name, AKKey its SubjectPublicKeyInfo.
+	AKPublic []byte `json:"ak_public"`
+	AKName   []byte `json:"ak_name"`
+	AKKey    []byte `json:"ak_key"`
+	// Firmware, ResetCount and RestartCount are attested (TPMS_ATTEST), not claimed.
+	Firmware     uint64 `json:"firmware"`
+	ResetCount   uint32 `json:"reset_count"`
+	RestartCount uint32 `json:"restart_count"`
+}
+
+// Pending is evidence that holds in itself but does not prove yet that the
+// attestation key lives beside the endorsement key. See attest.Pending.
+type Pending struct{ facts *Facts }
+
+// Claims is proved evidence. See attest.Claims.
+type Claims struct{ facts *Facts }
+
+// ErrZero is returned for a value that no verifier made.
+var ErrZero = errors.New("attest: empty value: nothing was verified")
+
+// ErrSecret means that the activated secret was not the one sent.
+var ErrSecret = errors.New("attest: the activated secret does not match: the attestation key is not beside this endorsement key")
+
+// NewPending is for verifiers whose evidence still needs a credential activation.
+func NewPending(f Facts) Pending { return Pending{&f} }
+
+// NewClaims is for verifiers whose evidence proves everything it says by itself.
+func NewClaims(f Facts) Claims { return Claims{&f} }
+
+// Facts returns what was established so far; the zero Pending gives ErrZero.
+func (p Pending) Facts() (Facts, error) {
+	if p.facts == nil {
+		return Facts{}, ErrZero
+	}
+	return *p.facts, nil
+}
+
+// Activated turns pending evidence into claims if got equals want (at least 16
+// bytes), compared in constant time.
+func (p Pending) Activated(want, got []byte) (Claims, error) {
+	if p.facts == nil {
+		return Claims{}, ErrZero
+	}
+	if len(want) < 16 || subtle.ConstantTimeCompare(want, got) != 1 {
+		return Claims{}, ErrSecret
+	}
+	return Claims{p.facts}, nil
+}
+
+// Seal encrypts pending evidence so that it can travel with the device and
+// nobody but a holder of the key can read, change or make one.
+func (p Pending) Seal(aead cipher.AEAD, additional []byte) ([]byte, error) {
+	if p.facts == nil {
+		return nil, ErrZero
+	}
+	plain, err := json.Marshal(p.facts)
+	if err != nil {
+		return nil, err
+	}
+	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(plain)+aead.Overhead())
+	rand.Read(nonce) // never fails since Go 1.24
+	return aead.Seal(nonce, nonce, plain, additional), nil
+}
+
+// Open reverses Seal; it fails unless the key and the additional data are the same.
+func Open(aead cipher.AEAD, blob, additional []byte) (Pending, error) {
+	if len(blob) < aead.NonceSize() {
+		return Pending{}, errors.New("attest: sealed evidence is too short")
+	}
+	plain, err := aead.Open(nil, blob[:aead.NonceSize()], blob[aead.NonceSize():], additional)
+	if err != nil {
+		return Pending{}, errors.New("attest: sealed evidence does not open")
+	}
+	var f Facts
+	if err := json.Unmarshal(plain, &f); err != nil {
+		return Pending{}, fmt.Errorf("attest: sealed evidence: %w", err)
+	}
+	return Pending{&f}, nil
+}
+
+// Facts returns what was proved; the zero Claims gives ErrZero.
+func (c Claims) Facts() (Facts, error) {
+	if c.facts == nil {
+		return Facts{}, ErrZero
+	}
+	return *c.facts, nil
+}

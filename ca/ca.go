@@ -1,0 +1,34 @@
+// Package ca signs certificates, and only such as a profile describes and the
+// record holds: check → prepare → lint → note the intent → sign → look again →
+// record. After any crash the set of certificates that might exist is in the record.
+package ca
+
+import (
+	"crypto/x509"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Request asks for one certificate.
+type Request struct {
+	// Profile is the shape, Content what varies in it.
+	Profile profile.Kind
+	Content profile.Content
+	// Device is the record's ID of the device it is for; empty for the installation's own.
+	Device string
+	// Predecessor is the serial number of the certificate that authenticated the
+	// request; empty if none did.
+	Predecessor string
+}
+
+// Issued is a certificate that is signed, looked at again and recorded.
+type Issued struct {
+	Certificate *x509.Certificate
+	// Chain is DER, the certificate first, then its issuer, without the root.
+	Chain [][]byte
+	// Record is the recorded row.
+	Record record.Certificate
+	// Again is true if it had been issued before and was found in the record.
+	Again bool
+}

@@ -1,0 +1,62 @@
+// Package profile says what may ever be signed: one certificate shape per Kind,
+// field by field, and a check of the finished certificate that is written apart from
+// the builder so that it does not share its errors.
+package profile
+
+import (
+	"crypto"
+	"net"
+	"time"
+)
+
+// Kind is a certificate shape.
+type Kind string
+
+// Kinds of leaf certificates.
+const (
+	IDevID   Kind = "idevid"   // birth certificate, manufacturing issuer, no end
+	AK       Kind = "ak"       // attestation key certificate, manufacturing issuer, no end
+	LDevID   Kind = "ldevid"   // working certificate, operational issuer
+	Server   Kind = "server"   // our own TLS servers, infrastructure issuer
+	Operator Kind = "operator" // a person's client certificate, infrastructure issuer
+	OCSP     Kind = "ocsp"     // an OCSP responder, certified by the issuer it answers for
+)
+
+// Issuer names, as they stand in URLs and in the record. Each has a root of its own.
+const (
+	Manufacturing  = "manufacturing"
+	Operational    = "operational"
+	Infrastructure = "infrastructure"
+)
+
+// Content is what varies between two certificates of one kind. Each kind says which
+// fields it takes; one that it does not take must be zero.
+type Content struct {
+	// Key is the key to certify.
+	Key crypto.PublicKey
+	// Model and Serial: device certificates (IDevID, AK, LDevID).
+	Model, Serial string
+	// TPM: IDevID and AK certificates of a device with a TPM.
+	TPM *TPM
+	// Operator is the operator's name: Operator certificates.
+	Operator string
+	// DNSNames and IPs: Server certificates.
+	DNSNames []string
+	IPs      []net.IP
+	// Lifetime is the certificate's life; not taken by IDevID and AK, which have no end
+	// (99991231235959Z, IEEE 802.1AR-2018 §8.6).
+	Lifetime time.Duration
+}
+
+// TPM names the chip in manufacturing certificates; it never appears in an LDevID.
+type TPM struct {
+	// Maker is the TCG vendor ID as text ("STM"); empty if unknown.
+	Maker string
+	// EKCertificate is the EK certificate (DER); nil if the chip has none.
+	EKCertificate []byte
+	// EKFingerprint is the SHA-256 of the EK's SubjectPublicKeyInfo.
+	EKFingerprint [32]byte
+	// Certified: the EK certificate chains to a trusted maker. Only then do the TCG
+	// policy OIDs (tcg-cap-verifiedTPMResidency, …) stand in the certificate.
+	Certified bool
+}

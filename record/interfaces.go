@@ -1,0 +1,228 @@
+package record
+
+import (
+	"context"
+	"time"
+)
+
+// Query says which rows an admission is about. Zero fields are not looked up.
+type Query struct {
+	// Session is the id of the challenge session being redeemed.
+	Session string
+	// Ticket is the ticket's id.
+	Ticket string
+	// Serial is looked up, case-folded, in the model of the ticket's lot.
+	Serial string
+	// EK is the endorsement key's fingerprint, EKName its Name, AK the attestation key's Name.
+	EK     [32]byte
+	EKName []byte
+	AK     []byte
+	// Device is a device's ID.
+	Device string
+	// Issuer and CertificateSerial name the certificate that authenticated a renewal.
+	Issuer            string
+	CertificateSerial string
+}
+
+// View is one consistent sight of everything an admission is judged by. A pointer
+// is nil if there is no such row.
+type View struct {
+	// SessionRedeemed: the session was used before.
+	SessionRedeemed bool
+	Ticket          *Ticket
+	// Lot and Model are the ticket's, or else the found device's.
+	Lot   *Lot
+	Model *Model
+	// OnList: the lot has a list and EKName is on it.
+	OnList bool
+	// ByEK, BySerial, ByAK and ByID are the devices found by each key.
+	ByEK, BySerial, ByAK, ByID *Device
+	// Presented is the certificate of Query.CertificateSerial; Newest the newest
+	// issued LDevID of the device that Presented belongs to (which is then in ByID).
+	Presented, Newest *Certificate
+	// Tombstones are those that cover the queried EK, AK or serial.
+	Tombstones []Tombstone
+}
+
+// Admission is what a judge decided to write.
+type Admission struct {
+	// Device is the device as it shall stand. With an ID that is not in the record it
+	// is added and counted in its lot; otherwise it replaces the recorded one.
+	Device Device
+	// Session (until Expires) and Ticket are redeemed by it; empty means none.
+	Session string
+	Expires time.Time
+	Ticket  string
+	// Used marks the certificate Query.CertificateSerial as having authenticated its holder.
+	Used bool
+	// Event is written with it.
+	Event Event
+}
+
+// Judge decides on a View. It is pure and quick: a store may call it more than once
+// and holds its write lock meanwhile.
+type Judge func(View) (Admission, error)
+
+// Admissions is how devices come in and come back.
+type Admissions interface {
+	// Look gives the View without changing anything.
+	Look(ctx context.Context, q Query) (View, error)
+	// Admit lets judge decide on the View and writes its decision, all in one
+	// serialisable transaction: two admissions never both see the last place of a
+	// quota, an unused ticket, an unredeemed session or a free serial. An error of
+	// judge comes back unchanged and nothing is written. Beyond what judge decides the
+	// store itself refuses (ErrConflict) a second redemption of a session or ticket, a
+	// quota overrun, and a second device with the same EK, AK or serial.
+	Admit(ctx context.Context, q Query, judge Judge) (Device, error)
+}
+
+// Issuance is the CA's diary: what may have been signed.
+type Issuance interface {
+	// ReserveShard reserves up to want places in the issuer's open shard (want ≥ 1) and
+	// returns the shard and how many were given (≥ 1). A shard that has given capacity
+	// places is closed and the next number opened. A reservation lost in a crash leaves
+	// the shard with fewer certificates, never with more.
+	ReserveShard(ctx context.Context, issuer string, want, capacity int64) (shard, given int64, err error)
+	// Intend records certificates about to be signed: TBS set, DER nil. All or none.
+	// ErrExists if a serial number is taken.
+	Intend(ctx context.Context, intents []Certificate) error
+	// Complete records the signed certificates of recorded intents (Issuer, Serial, DER
+	// and Issued are read). All or none; ErrConflict if one is not an open intent.
+	Complete(ctx context.Context, signed []Certificate, e Event) error
+	// Void revokes an open intent, which may or may not have been signed; its shard
+	// must be published afterwards. ErrConflict if it is not an open intent.
+	Void(ctx context.Context, issuer, serial string, at time.Time, e Event) error
+	// OpenIntents lists what was intended and neither completed nor voided.
+	OpenIntents(ctx context.Context) ([]Certificate, error)
+	// IssuedFor finds the newest good (not revoked or held), completed certificate of a
+	// device (or, if device is empty, of an operator) with this profile and key: a lost
+	// answer is given again. ErrNotFound if there is none.
+	IssuedFor(ctx context.Context, device, operator, profile string, key [32]byte) (Certificate, error)
+}
+
+// Revocations is how identities end, and how CRL and OCSP know.
+type Revocations interface {
+	// Revoke ends a device: in one transaction its state, all its certificates (open
+	// intents too; those on hold keep their date) and a tombstone on all its EKs, its AK
+	// and its serial. It returns the shards that changed. Revoking a revoked device
+	// changes nothing and returns no shards.
+	Revoke(ctx context.Context, device string, at time.Time, reason int, why string, e Event) ([]Shard, error)
+	// Suspend puts an active device and all its good certificates on hold; ErrConflict
+	// if it is revoked; nothing changes if it is suspended.
+	Suspend(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
+	// Restore lifts a suspension; ErrConflict if the device is revoked.
+	Restore(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
+	// RevokeOperator ends an operator's (all of a name) certificates and returns the shards.
+	RevokeOperator(ctx context.Context, operator string, at time.Time, reason int, e Event) ([]Shard, error)
+	// Status finds a certificate, or ErrNotFound if it was never intended.
+	Status(ctx context.Context, issuer, serial string) (Certificate, error)
+	// RevokedIn lists a shard's revoked and held certificates that have not been
+	// expired for more than keep, ordered by serial number.
+	RevokedIn(ctx context.Context, s Shard, now time.Time, keep time.Duration) ([]Revoked, error)
+	// Shards lists every shard of an issuer that was ever opened, in order.
+	Shards(ctx context.Context, issuer string) ([]Shard, error)
+	// PublishCRL stores a list as its shard's newest; ErrConflict unless Sequence is
+	// greater than the stored one's.
+	PublishCRL(ctx context.Context, crl CRL) error
+	// NewestCRL is the newest list of a shard; ErrNotFound before the first.
+	NewestCRL(ctx context.Context, s Shard) (CRL, error)
+}
+
+// Page bounds a listing: at most Limit rows (1 to 1000) after the cursor.
+type Page struct {
+	Limit int
+	// After is the cursor that the last page returned; empty for the first page.
+	After string
+}
+
+// Factory is who may make what, and how many.
+type Factory interface {
+	CreateModel(ctx context.Context, m Model, e Event) error
+	Models(ctx context.Context) ([]Model, error)
+	Model(ctx context.Context, name string) (Model, error)
+	// CreateLot also records the list of EK Names, if there is one.
+	CreateLot(ctx context.Context, l Lot, ekNames [][]byte, e Event) error
+	Lots(ctx context.Context) ([]Lot, error)
+	Lot(ctx context.Context, name string) (Lot, error)
+	// CloseLot ends a lot; closing a closed one changes nothing.
+	CloseLot(ctx context.Context, name string, at time.Time, e Event) error
+	// CreateTickets records tickets, all or none; ErrNotFound if a lot does not exist,
+	// ErrConflict if it is closed.
+	CreateTickets(ctx context.Context, ts []Ticket, e Event) error
+	Ticket(ctx context.Context, id string) (Ticket, error)
+}
+
+// Inventory is how people look at the fleet. A nil selector selects everything.
+type Inventory interface {
+	// Devices lists devices in order of enrolment with the cursor of the next page,
+	// empty at the end.
+	Devices(ctx context.Context, where *Selector, p Page) ([]Device, string, error)
+	// Device finds by ID.
+	Device(ctx context.Context, id string) (Device, error)
+	// DevicesNamed finds by serial number (case-folded), in one model or, if model is
+	// empty, in all; no error if there is none.
+	DevicesNamed(ctx context.Context, model, serial string) ([]Device, error)
+	// Certificates lists certificates, newest first, without their DER.
+	Certificates(ctx context.Context, where *Selector, p Page) ([]Certificate, string, error)
+	// CertificatesNumbered finds by serial number in every issuer.
+	CertificatesNumbered(ctx context.Context, serial string) ([]Certificate, error)
+}
+
+// Operators is who administers.
+type Operators interface {
+	// Invite records an operator with an invitation, or renews the invitation of one
+	// that never accepted; ErrExists if the operator has a certificate.
+	Invite(ctx context.Context, o Operator, e Event) error
+	// AcceptInvitation uses an invitation up; ErrNotFound if there is none that is valid at that time.
+	AcceptInvitation(ctx context.Context, id string, at time.Time, e Event) (Operator, error)
+	// DisableOperator bars an operator; disabling a disabled one changes nothing.
+	DisableOperator(ctx context.Context, name string, at time.Time, e Event) error
+	// RecoverOperator makes or re-enables an operator; only the host may.
+	RecoverOperator(ctx context.Context, name string, at time.Time, e Event) error
+	Operator(ctx context.Context, name string) (Operator, error)
+	Operators(ctx context.Context) ([]Operator, error)
+}
+
+// Authorities is the set of TPM makers' CA certificates that operators imported.
+type Authorities interface {
+	// AddAuthorities adds certificates and returns how many were new.
+	AddAuthorities(ctx context.Context, as []Authority, e Event) (int, error)
+	// RemoveAuthority takes one out again by its fingerprint.
+	RemoveAuthority(ctx context.Context, fingerprint string, e Event) error
+	Authorities(ctx context.Context) ([]Authority, error)
+}
+
+// Audit is the diary of everything.
+type Audit interface {
+	// Note writes events that change nothing else: refusals, mostly.
+	Note(ctx context.Context, es ...Event) error
+	// Events lists events after the given sequence number, oldest first.
+	Events(ctx context.Context, after int64, limit int) ([]Event, error)
+	// LastEvents lists the newest events, newest first.
+	LastEvents(ctx context.Context, limit int) ([]Event, error)
+}
+
+// Keeping is what the host does with a store.
+type Keeping interface {
+	// Snapshot writes a consistent copy of a running store to a new file; it fails if
+	// the file exists.
+	Snapshot(ctx context.Context, file string) error
+	// Verify checks the store's own integrity and returns what is wrong.
+	Verify(ctx context.Context) error
+	// Close waits for writes under way and releases the store.
+	Close() error
+}
+
+// Store is everything, for wiring and for the exam; consumers name the capability
+// they need.
+type Store interface {
+	Admissions
+	Issuance
+	Revocations
+	Factory
+	Inventory
+	Operators
+	Authorities
+	Audit
+	Keeping
+}

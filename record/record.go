@@ -1,0 +1,289 @@
+// Package record is what Hallmark remembers: models, lots, tickets, devices,
+// certificates, revocations and events, and the verbs by which they change.
+//
+// Each interface here is one capability with its guarantees; a store (record/sqlite,
+// …) satisfies them all and passes the exam of record/recordtest. When a verb that
+// changes something returns nil, the change is durable: it survives a power cut. A
+// verb that returns an error has changed nothing. Every change takes the Event that
+// is written in the same transaction, so no change is unaudited.
+package record
+
+import (
+	"errors"
+	"time"
+)
+
+// Errors that every store returns, possibly wrapped.
+var (
+	// ErrNotFound: there is no such thing.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: there is such a thing already.
+	ErrExists = errors.New("exists already")
+	// ErrConflict: the thing is not, or no longer, in the state that the verb needs.
+	ErrConflict = errors.New("not in the state that this needs")
+	// ErrUnavailable: the store cannot be written now (full, read-only, locked, gone).
+	ErrUnavailable = errors.New("the database cannot be written")
+)
+
+// Names that exist from the start, for the maker who needs no other.
+const (
+	DefaultModel = "default"
+	DefaultLot   = "default"
+)
+
+// Assurance is what is known of where a device's key lives: two facts, and whether
+// there is hardware at all.
+type Assurance struct {
+	// Certified: the EK certificate chains to a TPM maker the installation trusts.
+	Certified bool `json:"certified"`
+	// Registered: the EK's Name was on the lot's list, or on the ticket, before first contact.
+	Registered bool `json:"registered"`
+	// Hardware: a TPM activated a credential. Without it the key is software.
+	Hardware bool `json:"hardware"`
+}
+
+// Levels that a model may ask for, and that Assurance.String gives.
+const (
+	LevelCertified  = "certified"
+	LevelRegistered = "registered"
+	LevelFirstUse   = "first-use"
+	LevelSoftware   = "software"
+)
+
+// String names the facts: "certified", "registered", "certified+registered",
+// "first-use" or "software".
+func (a Assurance) String() string {
+	switch {
+	case a.Certified && a.Registered:
+		return LevelCertified + "+" + LevelRegistered
+	case a.Certified:
+		return LevelCertified
+	case a.Registered:
+		return LevelRegistered
+	case a.Hardware:
+		return LevelFirstUse
+	}
+	return LevelSoftware
+}
+
+// Meets reports whether the facts are enough for a model that asks for level; an
+// unknown level is met by nothing.
+func (a Assurance) Meets(level string) bool {
+	switch level {
+	case LevelCertified:
+		return a.Certified
+	case LevelRegistered:
+		return a.Registered
+	case LevelFirstUse:
+		return a.Hardware
+	case LevelSoftware:
+		return true
+	}
+	return false
+}
+
+// Model is a product type and its rules.
+type Model struct {
+	Name string `json:"name"`
+	// Assurance is the least level a device of this model must reach.
+	Assurance string `json:"assurance"`
+	// LDevIDLifetime is the life of a working certificate; zero means the installation's default.
+	LDevIDLifetime time.Duration `json:"ldevid_lifetime,omitempty"`
+	Created        time.Time     `json:"created"`
+}
+
+// Lot is a production batch of one model with a quota.
+type Lot struct {
+	Name  string `json:"name"`
+	Model string `json:"model"`
+	// Quota is how many devices may ever be made in the lot; 0 means no limit (the default lot).
+	Quota int64 `json:"quota"`
+	// Used counts the devices recorded in the lot; it never goes down.
+	Used    int64     `json:"used"`
+	Created time.Time `json:"created"`
+	// Closed is when the lot was closed; zero while it is open.
+	Closed time.Time `json:"closed,omitzero"`
+	// Listed: the lot has a list of EK Names, and a device must be on it.
+	Listed bool `json:"listed"`
+}
+
+// Ticket is a single-use permission to enrol one device. The secret is not in the
+// record: the server derives it from the id.
+type Ticket struct {
+	ID  string `json:"id"`
+	Lot string `json:"lot"`
+	// Serial binds the ticket to a serial number; empty means any.
+	Serial string `json:"serial,omitempty"`
+	// EKName binds it to a TPM (nameAlg ‖ digest), which makes the device registered; nil means any.
+	EKName  []byte    `json:"ek_name,omitempty"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+	// Redeemed is when and Device by whom it was used; zero while unused.
+	Redeemed time.Time `json:"redeemed,omitzero"`
+	Device   string    `json:"device,omitempty"`
+}
+
+// States of a device.
+const (
+	StateActive    = "active"
+	StateSuspended = "suspended"
+	StateRevoked   = "revoked"
+)
+
+// Device is one recorded device.
+type Device struct {
+	// ID is the record's own key: 26 characters, random. People use Name.
+	ID     string `json:"id"`
+	Model  string `json:"model"`
+	Lot    string `json:"lot"`
+	Serial string `json:"serial"`
+	State  string `json:"state"`
+	// Assurance is what enrolment established.
+	Assurance Assurance `json:"assurance"`
+	// EKs are the endorsement keys known to belong to the chip, the enrolling one first.
+	EKs []EK `json:"eks"`
+	// AKName, AKPublic (TPMT_PUBLIC) identify the attestation key.
+	AKName   []byte `json:"ak_name"`
+	AKPublic []byte `json:"ak_public"`
+	// TPMMaker, TPMModel and TPMFirmware ("7.2.1.0" style, attested) describe the chip.
+	TPMMaker    string `json:"tpm_maker"`
+	TPMModel    string `json:"tpm_model"`
+	TPMFirmware string `json:"tpm_firmware"`
+	// Enrolled, Renewed and Seen are times of first enrolment, last renewal and last
+	// authenticated contact; Renewed is zero before the first working certificate.
+	Enrolled time.Time `json:"enrolled"`
+	Renewed  time.Time `json:"renewed,omitzero"`
+	Seen     time.Time `json:"seen"`
+}
+
+// Name is the device's name in certificates: MODEL:SERIAL.
+func (d Device) Name() string { return d.Model + ":" + d.Serial }
+
+// EK is one endorsement key of a device's chip.
+type EK struct {
+	// Fingerprint is the SHA-256 of the key's SubjectPublicKeyInfo.
+	Fingerprint [32]byte `json:"fingerprint"`
+	// Name is nameAlg ‖ digest of the public area, Public the TPMT_PUBLIC.
+	Name   []byte `json:"name"`
+	Public []byte `json:"public"`
+	// Certificate is the EK certificate (DER); nil if the chip has none. Issuer is its issuer.
+	Certificate []byte `json:"certificate,omitempty"`
+	Issuer      string `json:"issuer,omitempty"`
+}
+
+// Tombstone bars an identity from ever enrolling again.
+type Tombstone struct {
+	// Kind is "ek" (hex fingerprint), "ak" (hex Name) or "serial" (MODEL:SERIAL, folded).
+	Kind   string    `json:"kind"`
+	Value  string    `json:"value"`
+	Device string    `json:"device"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+}
+
+// Certificate is one certificate, from the intent to sign it on.
+type Certificate struct {
+	// Issuer is the issuer's name in URLs ("operational"), Serial the serial number in
+	// lower-case hex, 32 digits. Together they are the key.
+	Issuer string `json:"issuer"`
+	Serial string `json:"serial"`
+	// Profile is the certificate shape (ca/profile).
+	Profile string `json:"profile"`
+	// Device is the ID of the device it was made for; Operator the operator's name;
+	// both empty for the installation's own.
+	Device   string `json:"device,omitempty"`
+	Operator string `json:"operator,omitempty"`
+	// Subject is the subject as people read it.
+	Subject string `json:"subject"`
+	// Shard is the CRL shard named in the certificate.
+	Shard int64 `json:"shard"`
+	// Key is the SHA-256 of the certified SubjectPublicKeyInfo.
+	Key       [32]byte  `json:"key"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	// TBS is what was intended to be signed; durable before the key was used.
+	TBS []byte `json:"-"`
+	// DER is the certificate; nil while only the intent is recorded.
+	DER []byte `json:"der,omitempty"`
+	// Intended and Issued are when the intent and the result were recorded.
+	Intended time.Time `json:"intended"`
+	Issued   time.Time `json:"issued,omitzero"`
+	// Predecessor is the serial of the certificate that authenticated the request; empty if none did.
+	Predecessor string `json:"predecessor,omitempty"`
+	// Used is when the certificate first authenticated its holder here; zero if never.
+	Used time.Time `json:"used,omitzero"`
+	// Revoked is when it was revoked or put on hold; zero while it is good.
+	Revoked time.Time `json:"revoked,omitzero"`
+	// Reason is the CRLReason (RFC 5280 §5.3.1); 6 is certificateHold. Meaningless while good.
+	Reason int `json:"reason,omitempty"`
+}
+
+// CRLReason values used here (RFC 5280 §5.3.1).
+const (
+	ReasonUnspecified   = 0
+	ReasonKeyCompromise = 1
+	ReasonAffiliation   = 3
+	ReasonSuperseded    = 4
+	ReasonCessation     = 5
+	ReasonHold          = 6
+	ReasonPrivilege     = 9
+)
+
+// Shard names one CRL of one issuer.
+type Shard struct {
+	Issuer string
+	Number int64
+}
+
+// Revoked is one entry of a CRL.
+type Revoked struct {
+	Serial string
+	Since  time.Time
+	Reason int
+}
+
+// CRL is a published list.
+type CRL struct {
+	Shard
+	// Sequence is the crlNumber, strictly increasing per shard.
+	Sequence   int64
+	DER        []byte
+	ThisUpdate time.Time
+	NextUpdate time.Time
+}
+
+// Operator is a person who may administer the installation.
+type Operator struct {
+	Name     string    `json:"name"`
+	Created  time.Time `json:"created"`
+	Disabled time.Time `json:"disabled,omitzero"`
+	// Invitation is the id of an invitation that was not accepted yet, valid until InvitedUntil.
+	Invitation   string    `json:"invitation,omitempty"`
+	InvitedUntil time.Time `json:"invited_until,omitzero"`
+}
+
+// Authority is a TPM maker's CA certificate that an operator imported.
+type Authority struct {
+	// Fingerprint is the hex SHA-256 of DER.
+	Fingerprint string    `json:"fingerprint"`
+	DER         []byte    `json:"der"`
+	Added       time.Time `json:"added"`
+	AddedBy     string    `json:"added_by"`
+}
+
+// Event is one line of audit.
+type Event struct {
+	// Sequence orders events; the store assigns it.
+	Sequence int64     `json:"sequence"`
+	Time     time.Time `json:"time"`
+	// Actor is who acted: "operator:anna", "device:default:SN-1", "ticket:abc…", "host", "server".
+	Actor string `json:"actor"`
+	// Verb is what happened: "device.enrolled", "enrolment.refused", "device.revoked", …
+	Verb string `json:"verb"`
+	// Object is what it happened to: a device's name, a lot, an operator, …
+	Object string `json:"object,omitempty"`
+	// Reason is why, in words; for a refusal its code and sentence.
+	Reason string `json:"reason,omitempty"`
+	// Detail holds further facts under lower-case keys; never a secret.
+	Detail map[string]string `json:"detail,omitempty"`
+}

@@ -1,0 +1,70 @@
+package record
+
+import "time"
+
+// Selector is a parsed condition over devices or certificates: a tree of And, Or and
+// Not over comparisons. It is made by admin/selector from what a person typed and
+// turned by each store into its own query, values always passed as parameters.
+type Selector struct {
+	// Op is one of the Op constants.
+	Op string
+	// Args are the parts of OpAnd and OpOr (two or more) and OpNot (one).
+	Args []*Selector
+	// Field is one of Fields for a comparison.
+	Field string
+	// Value is a string or a time.Time, as the field's kind says. For OpHas it is a
+	// string in which "*" stands for any run of characters.
+	Value any
+}
+
+// Operators of a Selector.
+const (
+	OpAnd          = "and"
+	OpOr           = "or"
+	OpNot          = "not"
+	OpEqual        = "="
+	OpNotEqual     = "!="
+	OpLess         = "<"
+	OpLessEqual    = "<="
+	OpGreater      = ">"
+	OpGreaterEqual = ">="
+	OpHas          = ":"
+)
+
+// FieldKind says how a field's values compare.
+type FieldKind int
+
+// Kinds of fields.
+const (
+	Text FieldKind = iota
+	Time
+)
+
+// DeviceFields and CertificateFields are what a Selector may name, with their kinds.
+var (
+	DeviceFields = map[string]FieldKind{
+		"model": Text, "lot": Text, "serial": Text, "state": Text, "assurance": Text,
+		"tpm.maker": Text, "tpm.model": Text, "tpm.firmware": Text, "ek.issuer": Text,
+		"enrolled": Time, "renewed": Time, "seen": Time,
+	}
+	CertificateFields = map[string]FieldKind{
+		"issuer": Text, "serial": Text, "profile": Text, "subject": Text, "device": Text,
+		"status": Text, "issued": Time, "expires": Time, "revoked": Time,
+	}
+)
+
+// StatusOf is the value of a certificate's "status" field: "intended", "good",
+// "hold", "revoked" or "expired" (which yields to hold and revoked).
+func StatusOf(c Certificate, now time.Time) string {
+	switch {
+	case !c.Revoked.IsZero() && c.Reason == ReasonHold:
+		return "hold"
+	case !c.Revoked.IsZero():
+		return "revoked"
+	case c.DER == nil && c.Issued.IsZero():
+		return "intended"
+	case now.After(c.NotAfter):
+		return "expired"
+	}
+	return "good"
+}

@@ -1,0 +1,147 @@
+// Package wire holds the words that cross the network between Hallmark's server,
+// its devices and its operators, and the few pure functions both ends must agree
+// on. It imports the standard library alone, so that either side can be rewritten.
+//
+// The native protocol is two POSTs to enrol ([PathEnrol], [PathActivate]) and one
+// to renew ([PathRenew]); before them a device may fetch the trust bundle
+// ([PathTrust]) and exchange a nonce for the time ([PathTime]).
+package wire
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Protocol and Version enter every binding; a change of meaning changes Version.
+const (
+	Protocol = "hallmark-native"
+	Version  = "1"
+)
+
+// Paths of the native protocol, on the device listener.
+const (
+	PathTrust    = "/v1/trust"    // GET: SignedBundle
+	PathTime     = "/v1/time"     // POST TimeRequest: TimeAnswer
+	PathNonce    = "/v1/nonce"    // POST (empty): NonceAnswer; nonce mode only
+	PathEnrol    = "/v1/enrol"    // POST Envelope of Enrol: Answer with Challenge
+	PathActivate = "/v1/activate" // POST Activate: Answer with Identity
+	PathRenew    = "/v1/renew"    // POST Envelope of Renew: Answer, mutual TLS
+)
+
+// Labels of the messages that carry evidence; they enter the binding so that one
+// message can never pass for the other.
+const (
+	LabelEnrol = "enrol"
+	LabelRenew = "renew"
+)
+
+// Envelope carries a message with the proof made over it. Message is kept as the
+// exact bytes that were sent: the binding covers their SHA-256.
+type Envelope struct {
+	Message json.RawMessage `json:"message"`
+	// Statement and Signature are TPMS_ATTEST and TPMT_SIGNATURE of TPM2_Certify over
+	// Message's key by the attestation key, with extraData = the binding.
+	Statement []byte `json:"statement"`
+	Signature []byte `json:"signature"`
+	// TicketMAC is HMAC-SHA-256 over the binding, keyed by the ticket's secret.
+	TicketMAC []byte `json:"ticket_mac,omitempty"`
+	// Nonce and Client belong to nonce mode alone (a proxy ends TLS).
+	Nonce  []byte       `json:"nonce,omitempty"`
+	Client *ClientProof `json:"client,omitempty"`
+}
+
+// ClientProof replaces the client certificate of mutual TLS in nonce mode: the chain,
+// leaf first, and the leaf key's signature over the binding (ASN.1 ECDSA, or
+// RSA-PSS with SHA-256).
+type ClientProof struct {
+	Certificates [][]byte `json:"certificates"`
+	Signature    []byte   `json:"signature"`
+}
+
+// Enrol is message one of an enrolment, or of coming back with nothing but the TPM:
+// then Ticket and Serial are empty and the record knows the endorsement key.
+type Enrol struct {
+	// Ticket is the ticket's id; its secret is never sent.
+	Ticket string `json:"ticket,omitempty"`
+	// Serial is the product's serial number; empty if the ticket fixes it.
+	Serial string `json:"serial,omitempty"`
+	// EKCertificates: see attest.Evidence.Certificates.
+	EKCertificates [][]byte `json:"ek_certificates,omitempty"`
+	// EKPublic, AKPublic and Key are TPMT_PUBLIC structures; Key is the IDevID key.
+	EKPublic []byte `json:"ek_public"`
+	AKPublic []byte `json:"ak_public"`
+	Key      []byte `json:"key"`
+}
+
+// Renew asks for a working certificate for a fresh key, over mutual TLS with the
+// LDevID or the IDevID.
+type Renew struct {
+	// Key is the new LDevID key's TPMT_PUBLIC.
+	Key []byte `json:"key"`
+	// Activated answers the challenge that came with the last answer; absent or stale,
+	// it costs a second message (PathActivate).
+	Activated *Activate `json:"activated,omitempty"`
+}
+
+// Challenge is a credential that only the TPM with both keys can open
+// (TPM2_MakeCredential), and the sealed session that the device must bring back.
+type Challenge struct {
+	Session []byte `json:"session"`
+	// Credential and Secret are TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET without length.
+	Credential []byte `json:"credential"`
+	Secret     []byte `json:"secret"`
+	// Expires is when the session ends.
+	Expires time.Time `json:"expires"`
+}
+
+// Activate is message two: the session and the secret that TPM2_ActivateCredential gave.
+type Activate struct {
+	Session []byte `json:"session"`
+	Secret  []byte `json:"secret"`
+}
+
+// Answer is what PathEnrol, PathActivate and PathRenew give: either a challenge to
+// answer at PathActivate, or the identity.
+type Answer struct {
+	Challenge *Challenge `json:"challenge,omitempty"`
+	Identity  *Identity  `json:"identity,omitempty"`
+}
+
+// Identity is what a device takes home. Each chain is DER, leaf first, without the root.
+type Identity struct {
+	// Device is the name in its certificates: MODEL:SERIAL.
+	Device string `json:"device"`
+	Model  string `json:"model"`
+	Serial string `json:"serial"`
+	// IDevID and AK come with enrolment, LDevID with renewal.
+	IDevID [][]byte `json:"idevid,omitempty"`
+	AK     [][]byte `json:"ak,omitempty"`
+	LDevID [][]byte `json:"ldevid,omitempty"`
+	// RenewAfter is when the next renewal is due.
+	RenewAfter time.Time `json:"renew_after,omitzero"`
+	// Next is the challenge whose secret the next renewal returns.
+	Next *Challenge `json:"next,omitempty"`
+	// Trust is the number of the newest trust bundle.
+	Trust int64 `json:"trust"`
+}
+
+// NonceAnswer is a nonce for one Envelope in nonce mode.
+type NonceAnswer struct {
+	Nonce   []byte    `json:"nonce"`
+	Expires time.Time `json:"expires"`
+}
+
+// TimeRequest exchanges a nonce (16 to 64 bytes) for the time.
+type TimeRequest struct {
+	Nonce []byte `json:"nonce"`
+}
+
+// TimeAnswer is the server's time, signed by a time key of the trust bundle: ASN.1
+// ECDSA over SHA-256 of TimeMessage.
+type TimeAnswer struct {
+	// Unix is the time in seconds since 1970.
+	Unix int64 `json:"unix"`
+	// Key is the hex SHA-256 of the time key's SubjectPublicKeyInfo.
+	Key       string `json:"key"`
+	Signature []byte `json:"signature"`
+}
