@@ -145,6 +145,9 @@ type Device struct {
 	// AKName, AKPublic (TPMT_PUBLIC) identify the attestation key.
 	AKName   []byte `json:"ak_name"`
 	AKPublic []byte `json:"ak_public"`
+	// Key is the SHA-256 of the IDevID key's SubjectPublicKeyInfo: an IDevID is issued
+	// again only to the same key.
+	Key [32]byte `json:"key"`
 	// TPMMaker, TPMModel and TPMFirmware ("7.2.1.0" style, attested) describe the chip.
 	TPMMaker    string `json:"tpm_maker"`
 	TPMModel    string `json:"tpm_model"`
