@@ -1,0 +1,142 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// maxSize bounds the file; a full one has about 2 KiB.
+const maxSize = 64 << 10
+
+// Load reads the file, fills in defaults and checks every value, and that every file
+// it names exists. The error joins all that is wrong, one line each, in the form
+// FILE:LINE:COLUMN: KEY: REASON.
+func Load(path string) (*Config, error) {
+	c, p, err := load(path)
+	if err != nil {
+		return nil, err
+	}
+	checkFiles(c, p)
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func load(path string) (*Config, *problems, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := read(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, p, err := parse(path, text)
+	if err != nil {
+		return nil, nil, err
+	}
+	check(c, p)
+	if err := p.err(); err != nil {
+		return nil, nil, err
+	}
+	return c, p, nil
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no configuration at %s: name it with --config, or make an installation with hallmarkd init", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxSize {
+		return nil, fmt.Errorf("%s is larger than %d bytes: this is not a Hallmark configuration", path, maxSize)
+	}
+	return text, nil
+}
+
+// parse decodes text over the defaults. Problems keeps the tree for line numbers.
+func parse(path string, text []byte) (*Config, *problems, error) {
+	p := &problems{file: path}
+	tree, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		return nil, nil, p.syntax(err)
+	}
+	if len(tree.Docs) > 1 {
+		return nil, nil, fmt.Errorf("%s: more than one YAML document: remove what follows the second \"---\"", path)
+	}
+	p.tree = tree
+	c := defaults()
+	if err := yaml.UnmarshalWithOptions(text, &c, yaml.Strict()); err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, p.syntax(err)
+	}
+	c.File, c.Dir = path, filepath.Dir(path)
+	return &c, p, nil
+}
+
+// problems collects what is wrong and knows on which line each key stands.
+type problems struct {
+	file  string
+	tree  *ast.File
+	found []error
+}
+
+func (p *problems) err() error { return errors.Join(p.found...) }
+
+// add notes that the value of the key, given as a dotted path, is wrong.
+func (p *problems) add(key, format string, args ...any) {
+	where := p.file
+	if t := p.find(key); t != nil {
+		where = position(p.file, t)
+	}
+	p.found = append(p.found, fmt.Errorf("%s: %s: %s", where, key, fmt.Sprintf(format, args...)))
+}
+
+// find gives the place of a key's value, or of its nearest ancestor that is in the file.
+func (p *problems) find(key string) *token.Token {
+	for {
+		path, err := yaml.PathString("$." + key)
+		if err == nil {
+			if node, err := path.FilterFile(p.tree); err == nil && node != nil {
+				if m, ok := node.(*ast.MappingNode); ok && len(m.Values) > 0 {
+					return m.Values[0].Key.GetToken()
+				}
+				return node.GetToken()
+			}
+		}
+		dot := strings.LastIndexByte(key, '.')
+		if dot < 0 {
+			return nil
+		}
+		key = key[:dot]
+	}
+}
+
+// syntax turns an error of the YAML library into one line with a position.
+func (p *problems) syntax(err error) error {
+	var y yaml.Error
+	if errors.As(err, &y) && y.GetToken() != nil {
+		return fmt.Errorf("%s: %s", position(p.file, y.GetToken()), y.GetMessage())
+	}
+	return fmt.Errorf("%s: %w", p.file, err)
+}
+
+func position(file string, t *token.Token) string {
+	return fmt.Sprintf("%s:%d:%d", file, t.Position.Line, t.Position.Column)
+}
