@@ -43,6 +43,7 @@ const (
 	CodeSerialTaken   = "serial-taken"      // 409: another TPM has this serial number
 	CodeEKTaken       = "ek-taken"          // 409: this TPM has another serial number
 	CodeAKChanged     = "ak-changed"        // 409: this TPM is enrolled with another attestation key
+	CodeKeyChanged    = "key-changed"       // 409: this TPM is enrolled with another IDevID key
 	CodeAssurance     = "assurance-too-low" // 403: the model asks for more than the TPM could prove
 	CodeNotListed     = "ek-not-listed"     // 403: the lot has a list and this TPM is not on it
 	CodeLotClosed     = "lot-closed"        // 403

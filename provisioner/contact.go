@@ -1,0 +1,41 @@
+package provisioner
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+)
+
+// Contact is a device certificate of ours that authenticated a request.
+type Contact struct {
+	Certificate *x509.Certificate
+	// Issuer and Serial are the record's key of it.
+	Issuer, Serial string
+	Profile        profile.Kind
+}
+
+// Recognise accepts an IDevID of the manufacturing issuer or an LDevID of the
+// operational issuer, within its validity, and nothing else: it pins issuer and
+// profile, not merely a chain (design decision 2). The caller has seen proof of the
+// key. Whether the certificate is still current is judged with the record.
+func (s *Service) Recognise(c *x509.Certificate) (Contact, error) {
+	kind, _ := profile.Of(c)
+	issuer, name := s.Operational, profile.Operational
+	if kind == profile.IDevID {
+		issuer, name = s.Manufacturing, profile.Manufacturing
+	} else if kind != profile.LDevID {
+		return Contact{}, &decide.Refusal{Code: "unauthorised", Detail: "this certificate is not a device's identity",
+			Hint: "show the IDevID or the LDevID"}
+	}
+	if !bytes.Equal(c.RawIssuer, issuer.RawSubject) || c.CheckSignatureFrom(issuer) != nil {
+		return Contact{}, &decide.Refusal{Code: "unauthorised", Detail: "the certificate shown is not of this installation"}
+	}
+	if now := s.Now(); now.Before(c.NotBefore) || now.After(c.NotAfter) {
+		return Contact{}, &decide.Refusal{Code: "certificate-expired",
+			Detail: fmt.Sprintf("the certificate shown ended on %s", c.NotAfter.UTC().Format("2006-01-02")), Hint: "renew with the IDevID"}
+	}
+	return Contact{Certificate: c, Issuer: name, Serial: fmt.Sprintf("%032x", c.SerialNumber), Profile: kind}, nil
+}

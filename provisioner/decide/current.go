@@ -1,0 +1,29 @@
+package decide
+
+import "fmt"
+
+// current lets only the live IDevID, the newest LDevID, or its predecessor until the
+// successor has been used, renew (design decision 8). An older one may be a copy, or a
+// firmware slot rolled back: the device falls back to its IDevID by itself.
+func current(c *Case) *Refusal {
+	p, newest := c.View.Presented, c.View.Newest
+	if p == nil || p.Device != c.Who.Device.ID || p.DER == nil {
+		return &Refusal{Code: "certificate-unknown", Detail: "the certificate shown is not on record",
+			Hint: "enrol again: hallmark-device enrol"}
+	}
+	if !p.Revoked.IsZero() {
+		return &Refusal{Code: "certificate-revoked", Detail: fmt.Sprintf("the certificate shown was revoked on %s", p.Revoked.UTC().Format("2006-01-02"))}
+	}
+	switch {
+	case p.Profile == "idevid":
+		return nil
+	case p.Profile != "ldevid":
+		return &Refusal{Code: "unauthorised", Detail: "this certificate cannot renew"}
+	case newest == nil || newest.Serial == p.Serial:
+		return nil
+	case newest.Predecessor == p.Serial && newest.Used.IsZero():
+		return nil // the answer that carried the successor may have been lost
+	}
+	return &Refusal{Code: "certificate-old", Detail: "a newer certificate of this device is in use",
+		Hint: "the device renews with its IDevID by itself; if it does not, run hallmark-device renew"}
+}

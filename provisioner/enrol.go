@@ -1,0 +1,139 @@
+package provisioner
+
+import (
+	"context"
+	"crypto/x509"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+	"github.com/hallmark-pki/hallmark/provisioner/identity"
+	"github.com/hallmark-pki/hallmark/provisioner/session"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// EnrolRequest is message one of an enrolment, or of coming back with nothing but
+// the TPM.
+type EnrolRequest struct {
+	Evidence attest.Evidence
+	// Binding is what the evidence and the ticket's MAC must be over.
+	Binding [32]byte
+	// Ticket is the ticket's id and TicketMAC the proof of its secret; both empty for a
+	// device that comes back.
+	Ticket    string
+	TicketMAC []byte
+	// Serial is the serial number; empty if the ticket fixes it or the device comes back.
+	Serial string
+}
+
+// Enrol checks message one and answers with a challenge. No certificate exists yet,
+// and nothing is said that would tell a stranger which chips and serial numbers are
+// on record (design decision 19).
+func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
+	bound := session.Context{Purpose: session.Enrol, Ticket: r.Ticket, Serial: r.Serial}
+	if err := s.checkTicket(ctx, r, &bound); err != nil {
+		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: r.Ticket, serial: r.Serial}, err)
+	}
+	pending, err := s.Verifier.Verify(r.Evidence, r.Binding, s.Now())
+	if err != nil {
+		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: r.Ticket, serial: r.Serial}, err)
+	}
+	return s.challenge(pending, bound)
+}
+
+// Activate finishes what Enrol, or a Renew without a fresh secret, began: the sentence
+// of the design in one function.
+func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, error) {
+	begun, err := s.Sessions.Resume(blob, s.Now(), session.Enrol, session.Renew)
+	if err != nil {
+		return Answer{}, err
+	}
+	claims, err := begun.Pending.Activated(begun.Secret, secret) // evidence → claims
+	if err != nil {
+		return Answer{}, s.refused(ctx, "activation.refused", subject{ticket: begun.Ticket, serial: begun.Serial}, err)
+	}
+	if begun.Purpose == session.Renew {
+		return s.renew(ctx, begun, claims)
+	}
+	return s.enrol(ctx, begun, claims)
+}
+
+func (s *Service) enrol(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
+	facts, err := claims.Facts()
+	if err != nil {
+		return Answer{}, err
+	}
+	if facts.TPM == nil {
+		return Answer{}, &decide.Refusal{Code: "evidence-refused", Detail: "enrolment needs a TPM"}
+	}
+	id := s.Permissions.NewDeviceID()
+	query := record.Query{Session: begun.ID, Ticket: begun.Ticket, Serial: begun.Serial,
+		EK: facts.TPM.EKFingerprint, EKName: facts.TPM.EKName, AK: facts.TPM.AKName}
+	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
+		if v.SessionRedeemed {
+			return record.Admission{}, session.ErrInvalid
+		}
+		who, err := identity.Enrolling(facts, begun.Serial, id, v, s.Now()) // claims → identity
+		if err != nil {
+			return record.Admission{}, err
+		}
+		if err := decide.Enrolment(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts, Ticket: begun.Ticket, Serial: begun.Serial}); err != nil { // identity → decision
+			return record.Admission{}, err
+		}
+		verb, a := "device.enrolled", record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Ticket: begun.Ticket}
+		if who.Known {
+			verb, a.Ticket = "device.returned", "" // uncounted: its ticket, if any, is not used up
+		}
+		a.Event = admitted(verb, begun.Ticket, who, facts, s.Now())
+		return a, nil // the decision is recorded in this transaction
+	})
+	if err != nil {
+		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial, ek: facts.TPM.EKFingerprint}, err)
+	}
+	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), birth(device, facts)...) // decision → certificates
+	if err != nil {
+		return Answer{}, err
+	}
+	return s.answer(device, begun.Pending, &Identity{IDevID: issued[0].Chain, AK: issued[1].Chain})
+}
+
+// birth asks for the two certificates of manufacture: for the IDevID key and for the
+// attestation key.
+func birth(d record.Device, f attest.Facts) []ca.Request {
+	chip := &profile.TPM{Maker: f.TPM.Maker, EKCertificate: f.TPM.EKCertificate, EKFingerprint: f.TPM.EKFingerprint, Certified: d.Assurance.Certified}
+	request := func(kind profile.Kind, spki []byte) ca.Request {
+		// The verifier made the key information from a key it had parsed: it parses.
+		key, _ := x509.ParsePKIXPublicKey(spki)
+		return ca.Request{Profile: kind, Device: d.ID, Content: profile.Content{Key: key, Model: d.Model, Serial: d.Serial, TPM: chip}}
+	}
+	return []ca.Request{request(profile.IDevID, f.Key), request(profile.AK, f.TPM.AKKey)}
+}
+
+// checkTicket proves that the caller holds the ticket's secret, and completes the
+// serial number from it. Whether the ticket is still good is decided in the
+// transaction that redeems it: a device whose answer was lost shows it a second time.
+func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *session.Context) error {
+	if r.Ticket == "" {
+		return nil
+	}
+	invalid := &decide.Refusal{Code: "ticket-invalid", Detail: "the ticket is not of this server, or was changed",
+		Hint: "copy the whole ticket, or make a new one: hallmark ticket create"}
+	if !s.Permissions.Verify("hmt1", r.Ticket, r.Binding, r.TicketMAC) {
+		return invalid
+	}
+	view, err := s.Store.Look(ctx, record.Query{Ticket: r.Ticket})
+	if err != nil {
+		return err
+	}
+	if view.Ticket == nil {
+		return invalid
+	}
+	if bound.Serial == "" {
+		bound.Serial = view.Ticket.Serial
+	}
+	if err := identity.CheckSerial(bound.Serial); err != nil {
+		return &decide.Refusal{Code: "serial-invalid", Detail: err.Error(), Hint: "give the product's own: hallmark-device enrol --serial SERIAL"}
+	}
+	return nil
+}

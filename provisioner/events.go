@@ -1,0 +1,126 @@
+package provisioner
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+	"github.com/hallmark-pki/hallmark/provisioner/identity"
+	"github.com/hallmark-pki/hallmark/provisioner/session"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// admitted is the audit line of a device that came in, came back or renewed.
+func admitted(verb, ticket string, who identity.Identity, f attest.Facts, now time.Time) record.Event {
+	actor := "device:" + who.Device.Name()
+	if ticket != "" {
+		actor = "ticket:" + ticket
+	}
+	detail := map[string]string{"assurance": who.Device.Assurance.String(), "lot": who.Device.Lot}
+	if f.TPM != nil {
+		detail["ek"] = hex.EncodeToString(f.TPM.EKFingerprint[:])
+		detail["firmware"] = who.Device.TPMFirmware
+	}
+	if who.NewEK {
+		detail["new_ek"] = "true"
+	}
+	return record.Event{Time: now, Actor: actor, Verb: verb, Object: who.Device.Name(), Detail: detail}
+}
+
+// issuing is the audit line of the certificates made for a device.
+func issuing(d record.Device, now time.Time) record.Event {
+	return record.Event{Time: now, Actor: "device:" + d.Name(), Verb: "certificate.issued", Object: d.Name()}
+}
+
+// subject is what is known of whoever is being refused.
+type subject struct {
+	ticket, serial, certificate string
+	ek                          [32]byte
+	device                      *record.Device
+}
+
+// refused records a refusal with its reason and gives the error back. Refusals of
+// strangers, who hold neither a ticket of ours nor a certificate, are sampled: they
+// must not be able to fill the record (design decision 19). An error that is no
+// refusal (a full disk) is the log's matter.
+func (s *Service) refused(ctx context.Context, verb string, who subject, err error) error {
+	code, detail, ok := reason(err)
+	if !ok {
+		s.Log.Error("could not decide", "verb", verb, "err", err)
+		return err
+	}
+	now := s.Now()
+	e := record.Event{Time: now, Actor: "stranger", Verb: verb, Object: who.serial, Reason: code + ": " + detail, Detail: map[string]string{}}
+	switch {
+	case who.device != nil:
+		e.Actor, e.Object = "device:"+who.device.Name(), who.device.Name()
+	case who.certificate != "":
+		e.Actor = "certificate:" + who.certificate
+	case who.ticket != "" && code != "ticket-invalid":
+		e.Actor = "ticket:" + who.ticket
+	default:
+		unseen, keep := s.strangers.take(now)
+		if !keep {
+			return err
+		}
+		if unseen > 0 {
+			e.Detail["not_recorded_before"] = strconv.Itoa(unseen)
+		}
+	}
+	if who.ek != [32]byte{} {
+		e.Detail["ek"] = hex.EncodeToString(who.ek[:])
+	}
+	// The refusal stands even if it cannot be recorded; that it could not is logged.
+	if noteErr := s.Store.Note(context.WithoutCancel(ctx), e); noteErr != nil {
+		s.Log.Error("a refusal could not be recorded", "verb", verb, "code", code, "err", noteErr)
+	}
+	return err
+}
+
+// reason reads code and sentence from an error that is a refusal.
+func reason(err error) (code, detail string, ok bool) {
+	var evidence *attest.Refusal
+	var decision *decide.Refusal
+	var clash *identity.Clash
+	switch {
+	case errors.As(err, &evidence):
+		return evidence.Code, evidence.Detail, true
+	case errors.As(err, &decision):
+		return decision.Code, decision.Detail, true
+	case errors.As(err, &clash):
+		return clash.Code, clash.Detail, true
+	case errors.Is(err, session.ErrInvalid):
+		return "session-invalid", err.Error(), true
+	case errors.Is(err, attest.ErrSecret):
+		return "evidence-refused", err.Error(), true
+	}
+	return "", "", false
+}
+
+// sampler lets ten events a minute through and counts the others.
+type sampler struct {
+	mu      sync.Mutex
+	minute  int64
+	let     int
+	dropped int
+}
+
+func (s *sampler) take(now time.Time) (dropped int, keep bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := now.Unix() / 60; m != s.minute {
+		s.minute, s.let = m, 0
+	}
+	if s.let >= 10 {
+		s.dropped++
+		return 0, false
+	}
+	s.let++
+	dropped, s.dropped = s.dropped, 0
+	return dropped, true
+}

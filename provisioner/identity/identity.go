@@ -1,0 +1,130 @@
+// Package identity finds out which device the claims belong to: CLAIMS + inventory →
+// IDENTITY. It decides nothing; it says who, or why that cannot be said.
+package identity
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Identity is which device this is.
+type Identity struct {
+	// Device is the device as it shall stand in the record if it is admitted.
+	Device record.Device
+	// Known: the record has it already; it is not counted again.
+	Known bool
+	// NewEK: a further endorsement key of the known chip has activated its AK.
+	NewEK bool
+}
+
+// Clash is a contradiction between the claims and the inventory.
+type Clash struct {
+	// Code is "serial-taken", "ek-taken", "ak-changed" or "key-changed".
+	Code   string
+	Detail string
+	// Device is the ID of the recorded device that it clashes with.
+	Device string
+}
+
+func (c *Clash) Error() string { return c.Detail }
+
+// Enrolling identifies a device that sent its whole evidence, under the serial number
+// that it or its ticket named ("" if neither did). newID is the record's ID for it
+// if it is new; v must have been looked up by its EK, AK and serial.
+func Enrolling(f attest.Facts, serial, newID string, v record.View, now time.Time) (Identity, error) {
+	if f.TPM == nil {
+		return Identity{}, &Clash{Code: "evidence-refused", Detail: "no TPM took part"}
+	}
+	known := v.ByEK
+	if known == nil {
+		// A further EK of a known chip: it has activated the recorded AK (decision 5).
+		known = v.ByAK
+	}
+	if known == nil {
+		if v.BySerial != nil {
+			return Identity{}, &Clash{Code: "serial-taken", Device: v.BySerial.ID,
+				Detail: fmt.Sprintf("another TPM is enrolled as %s", v.BySerial.Name())}
+		}
+		return Identity{Device: newDevice(f, serial, newID, v, now)}, nil
+	}
+	return returning(f, serial, *known, now)
+}
+
+// returning holds the claims of a chip that is in the inventory against its entry.
+func returning(f attest.Facts, serial string, d record.Device, now time.Time) (Identity, error) {
+	switch {
+	case serial != "" && Fold(serial) != Fold(d.Serial):
+		return Identity{}, &Clash{Code: "ek-taken", Device: d.ID,
+			Detail: fmt.Sprintf("this TPM is enrolled as %s", d.Name())}
+	case !bytes.Equal(f.TPM.AKName, d.AKName):
+		return Identity{}, &Clash{Code: "ak-changed", Device: d.ID,
+			Detail: fmt.Sprintf("%s is enrolled with another attestation key", d.Name())}
+	case sha256.Sum256(f.Key) != d.Key:
+		// Decision 1: an IDevID is issued again only to the same key.
+		return Identity{}, &Clash{Code: "key-changed", Device: d.ID,
+			Detail: fmt.Sprintf("%s is enrolled with another IDevID key", d.Name())}
+	}
+	who := Identity{Device: d, Known: true, NewEK: true}
+	for _, ek := range d.EKs {
+		if ek.Fingerprint == f.TPM.EKFingerprint {
+			who.NewEK = false
+		}
+	}
+	if who.NewEK {
+		who.Device.EKs = append(append([]record.EK{}, d.EKs...), ekOf(f))
+	}
+	who.Device.TPMFirmware = Firmware(f.TPM.Firmware)
+	who.Device.Seen = now
+	return who, nil
+}
+
+// Renewing identifies a device that renews: the claims must be of the recorded
+// attestation key.
+func Renewing(f attest.Facts, v record.View, now time.Time) (Identity, error) {
+	if v.ByID == nil || f.TPM == nil || !bytes.Equal(f.TPM.AKName, v.ByID.AKName) {
+		return Identity{}, &Clash{Code: "ak-changed", Detail: "the attestation key is not the recorded one"}
+	}
+	d := *v.ByID
+	d.TPMFirmware = Firmware(f.TPM.Firmware)
+	d.Seen, d.Renewed = now, now
+	return Identity{Device: d, Known: true}, nil
+}
+
+func newDevice(f attest.Facts, serial, id string, v record.View, now time.Time) record.Device {
+	d := record.Device{
+		ID: id, Serial: serial, State: record.StateActive,
+		Assurance: Assurance(f, v),
+		EKs:       []record.EK{ekOf(f)},
+		AKName:    f.TPM.AKName, AKPublic: f.TPM.AKPublic, Key: sha256.Sum256(f.Key),
+		TPMMaker: f.TPM.Maker, TPMModel: f.TPM.Model, TPMFirmware: Firmware(f.TPM.Firmware),
+		Enrolled: now, Seen: now,
+	}
+	if v.Lot != nil {
+		d.Lot, d.Model = v.Lot.Name, v.Lot.Model
+	}
+	return d
+}
+
+// Assurance is what the claims and the inventory establish together (decision 5).
+func Assurance(f attest.Facts, v record.View) record.Assurance {
+	if f.TPM == nil {
+		return record.Assurance{}
+	}
+	onTicket := v.Ticket != nil && v.Ticket.EKName != nil && bytes.Equal(v.Ticket.EKName, f.TPM.EKName)
+	return record.Assurance{Certified: f.TPM.Certified, Registered: v.OnList || onTicket, Hardware: true}
+}
+
+func ekOf(f attest.Facts) record.EK {
+	return record.EK{Fingerprint: f.TPM.EKFingerprint, Name: f.TPM.EKName, Public: f.TPM.EKPublic,
+		Certificate: f.TPM.EKCertificate, Issuer: f.TPM.EKIssuer}
+}
+
+// Firmware is TPMS_ATTEST.firmwareVersion as makers print it: four 16-bit numbers.
+func Firmware(v uint64) string {
+	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xffff, v>>16&0xffff, v&0xffff)
+}

@@ -1,0 +1,52 @@
+package identity
+
+import (
+	"fmt"
+	"strings"
+)
+
+// MaxSerial is the longest serial number: MODEL:SERIAL must fit a common name
+// (ub-common-name, RFC 5280 appendix A: 64).
+const MaxSerial = 40
+
+// placeholders are what boards report when nobody has written a serial number into
+// them; two such boards would be one device. Compared without case, blanks and
+// punctuation.
+var placeholders = map[string]bool{
+	"tobefilledbyoem": true, "systemserialnumber": true, "defaultstring": true,
+	"notspecified": true, "notapplicable": true, "none": true, "na": true, "null": true,
+	"unknown": true, "invalid": true, "serialnumber": true, "serial": true, "oem": true,
+	"empty": true, "chassisserialnumber": true, "baseboardserialnumber": true,
+	"xxxxxxxx": true, "123456789": true, "1234567890": true, "0123456789": true, "test": true,
+}
+
+// CheckSerial refuses what cannot be a serial number of one device: placeholders,
+// blanks, NUL bytes, and characters that a certificate, an MQTT topic or an ACME
+// identifier would give a meaning to. The error says what was read.
+func CheckSerial(serial string) error {
+	switch {
+	case serial == "":
+		return fmt.Errorf("the serial number is empty")
+	case len(serial) > MaxSerial:
+		return fmt.Errorf("the serial number has %d characters; at most %d are allowed", len(serial), MaxSerial)
+	}
+	letters := 0
+	var folded strings.Builder
+	for _, r := range serial {
+		switch {
+		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
+			letters++
+			folded.WriteRune(r)
+		case strings.ContainsRune("._:-", r):
+		default:
+			return fmt.Errorf("the serial number %q holds %q; letters, digits and . _ : - are allowed", serial, r)
+		}
+	}
+	if letters == 0 || placeholders[strings.ToLower(folded.String())] || strings.Trim(folded.String(), "0") == "" {
+		return fmt.Errorf("%q is a placeholder, not a serial number", serial)
+	}
+	return nil
+}
+
+// Fold is how serial numbers are compared: without case.
+func Fold(serial string) string { return strings.ToLower(serial) }

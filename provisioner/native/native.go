@@ -1,0 +1,257 @@
+// Package native speaks the native protocol (package wire) for the provisioner: it
+// moves bytes, computes the binding that evidence must have been made for, and maps
+// errors to the outside in one place (problem.go).
+package native
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/provisioner"
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Config is what a handler needs beside the service.
+type Config struct {
+	// Bundle gives the newest signed trust bundle and its number.
+	Bundle func() (wire.SignedBundle, int64)
+	// SignTime signs a nonce with the time (ca/trust.TimeSigner).
+	SignTime func(nonce []byte, now time.Time) (wire.TimeAnswer, error)
+	// NonceMode: a proxy ends TLS. Then the exporter binds nothing, client certificates
+	// of the connection and forwarded-certificate headers are ignored, and the device
+	// proves its certificate inside the message.
+	NonceMode bool
+	Now       func() time.Time
+	Log       *slog.Logger
+}
+
+type handler struct {
+	Config
+	service *provisioner.Service
+}
+
+// Handler serves the native protocol for a device listener that requests, but does
+// not verify, client certificates over TLS 1.3 without session tickets.
+func Handler(service *provisioner.Service, c Config) http.Handler {
+	h := &handler{c, service}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+wire.PathTrust, h.trust)
+	mux.HandleFunc("POST "+wire.PathTime, h.time)
+	mux.HandleFunc("POST "+wire.PathEnrol, h.enrol)
+	mux.HandleFunc("POST "+wire.PathActivate, h.activate)
+	mux.HandleFunc("POST "+wire.PathRenew, h.renew)
+	if c.NonceMode {
+		mux.HandleFunc("POST "+wire.PathNonce, h.nonce)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		h.fail(w, r, &wire.Problem{Status: http.StatusNotFound, Code: wire.CodeNotFound, Detail: "no such resource: " + r.Method + " " + r.URL.Path})
+	})
+	return mux
+}
+
+func (h *handler) trust(w http.ResponseWriter, r *http.Request) {
+	// A device probes a new certificate here before it swaps: one that we would not
+	// accept for renewal must fail the probe.
+	if h.peer(r) != nil {
+		if _, err := h.service.Recognise(h.peer(r)); err != nil {
+			h.fail(w, r, err)
+			return
+		}
+	}
+	bundle, _ := h.Bundle()
+	h.reply(w, bundle)
+}
+
+func (h *handler) time(w http.ResponseWriter, r *http.Request) {
+	var q wire.TimeRequest
+	if err := wire.Decode(r.Body, 1<<10, &q); err != nil {
+		h.fail(w, r, malformed(err))
+		return
+	}
+	a, err := h.SignTime(q.Nonce, h.Now())
+	if err != nil {
+		h.fail(w, r, malformed(err))
+		return
+	}
+	h.reply(w, a)
+}
+
+func (h *handler) nonce(w http.ResponseWriter, r *http.Request) {
+	nonce, expires, err := h.service.Nonce()
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.reply(w, wire.NonceAnswer{Nonce: nonce, Expires: expires})
+}
+
+func (h *handler) enrol(w http.ResponseWriter, r *http.Request) {
+	var m wire.Enrol
+	p, err := h.open(r, wire.LabelEnrol, &m)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	a, err := h.service.Enrol(r.Context(), provisioner.EnrolRequest{
+		Evidence: attest.Evidence{Kind: attest.KindTPM2, Certificates: m.EKCertificates, EKPublic: m.EKPublic, AKPublic: m.AKPublic,
+			Key: m.Key, Statement: p.Statement, Signature: p.Signature},
+		Binding: p.binding, Ticket: m.Ticket, TicketMAC: p.TicketMAC, Serial: m.Serial,
+	})
+	h.answer(w, r, a, err)
+}
+
+func (h *handler) renew(w http.ResponseWriter, r *http.Request) {
+	var m wire.Renew
+	p, err := h.open(r, wire.LabelRenew, &m)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if p.client == nil {
+		h.fail(w, r, &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised, Detail: "renewal needs the device's certificate", Hint: "show the LDevID or the IDevID"})
+		return
+	}
+	contact, err := h.service.Recognise(p.client)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	request := provisioner.RenewRequest{Contact: contact, Binding: p.binding, Nonce: p.nonceID,
+		Evidence: attest.Evidence{Kind: attest.KindTPM2, Key: m.Key, Statement: p.Statement, Signature: p.Signature}}
+	if m.Activated != nil {
+		request.Session, request.Secret = m.Activated.Session, m.Activated.Secret
+	}
+	a, err := h.service.Renew(r.Context(), request)
+	h.answer(w, r, a, err)
+}
+
+func (h *handler) activate(w http.ResponseWriter, r *http.Request) {
+	var m wire.Activate
+	if err := wire.Decode(r.Body, wire.MaxMessage, &m); err != nil {
+		h.fail(w, r, malformed(err))
+		return
+	}
+	a, err := h.service.Activate(r.Context(), m.Session, m.Secret)
+	h.answer(w, r, a, err)
+}
+
+// proof is an opened envelope: the message's proof, what it must be over, and who
+// spoke.
+type proof struct {
+	wire.Envelope
+	binding [32]byte
+	// client is the certificate whose key the caller has proved to hold; nil if none.
+	client  *x509.Certificate
+	nonceID string
+}
+
+// open reads an envelope and its message and computes the binding (design decision 7).
+func (h *handler) open(r *http.Request, label string, message any) (*proof, error) {
+	p := &proof{}
+	if err := wire.Decode(r.Body, wire.MaxMessage, &p.Envelope); err != nil {
+		return nil, malformed(err)
+	}
+	if err := wire.DecodeBytes(p.Message, message); err != nil {
+		return nil, malformed(err)
+	}
+	b := wire.Binding{Label: label, Message: p.Message}
+	if h.NonceMode {
+		return p, h.openNonceMode(p, b)
+	}
+	if p.Nonce != nil || p.Client != nil {
+		return nil, malformed(errors.New("nonce and client belong to nonce mode, which is off here"))
+	}
+	exporter, err := r.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength)
+	if err != nil {
+		return nil, err
+	}
+	b.Exporter = exporter
+	if p.client = h.peer(r); p.client != nil {
+		b.Client = p.client.Raw
+	}
+	p.binding = b.Sum()
+	return p, nil
+}
+
+func (h *handler) openNonceMode(p *proof, b wire.Binding) (err error) {
+	if p.nonceID, err = h.service.CheckNonce(p.Nonce); err != nil {
+		return err
+	}
+	b.Nonce = p.Nonce
+	if p.Client == nil {
+		p.binding = b.Sum()
+		return nil
+	}
+	if len(p.Client.Certificates) == 0 {
+		return malformed(errors.New("client proof without certificate"))
+	}
+	leaf, err := x509.ParseCertificate(p.Client.Certificates[0])
+	if err != nil {
+		return malformed(err)
+	}
+	b.Client = leaf.Raw
+	p.binding = b.Sum()
+	if !signed(leaf.PublicKey, p.binding[:], p.Client.Signature) {
+		return &decide.Refusal{Code: wire.CodeUnauthorised, Detail: "the client proof's signature does not hold"}
+	}
+	p.client = leaf
+	return nil
+}
+
+// signed checks a client proof: ECDSA, or RSA-PSS, over the SHA-256 binding.
+func signed(key crypto.PublicKey, digest, signature []byte) bool {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(k, digest, signature)
+	case *rsa.PublicKey:
+		return rsa.VerifyPSS(k, crypto.SHA256, digest, signature, nil) == nil
+	}
+	return false
+}
+
+// peer is the certificate of the connection: TLS has proved that the caller holds its key.
+func (h *handler) peer(r *http.Request) *x509.Certificate {
+	if h.NonceMode || r.TLS == nil || r.TLS.Version < tls.VersionTLS13 || len(r.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	return r.TLS.PeerCertificates[0]
+}
+
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, a provisioner.Answer, err error) {
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	out := wire.Answer{Challenge: challenge(a.Challenge)}
+	if id := a.Identity; id != nil {
+		_, number := h.Bundle()
+		out.Identity = &wire.Identity{Device: id.Device.Name(), Model: id.Device.Model, Serial: id.Device.Serial,
+			IDevID: id.IDevID, AK: id.AK, LDevID: id.LDevID, RenewAfter: id.RenewAfter, Next: challenge(id.Next), Trust: number}
+	}
+	h.reply(w, out)
+}
+
+func challenge(c *provisioner.Challenge) *wire.Challenge {
+	if c == nil {
+		return nil
+	}
+	return &wire.Challenge{Session: c.Session, Credential: c.Credential, Secret: c.Challenge.Secret, Expires: c.Expires}
+}
+
+func (h *handler) reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		h.Log.Debug("answer not delivered", "err", err)
+	}
+}

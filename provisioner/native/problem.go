@@ -1,0 +1,88 @@
+package native
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+	"github.com/hallmark-pki/hallmark/provisioner/identity"
+	"github.com/hallmark-pki/hallmark/provisioner/session"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// statuses maps refusal codes that are not plain 403s.
+var statuses = map[string]int{
+	wire.CodeSerialInvalid: http.StatusBadRequest,
+	wire.CodeSerialTaken:   http.StatusConflict,
+	wire.CodeEKTaken:       http.StatusConflict,
+	wire.CodeAKChanged:     http.StatusConflict,
+	wire.CodeKeyChanged:    http.StatusConflict,
+	wire.CodeUnauthorised:  http.StatusUnauthorized,
+}
+
+// problem is the one place where an error becomes what the outside reads. What it does
+// not know is an internal error, whose detail stays in the log.
+func problem(err error) *wire.Problem {
+	var (
+		known    *wire.Problem
+		evidence *attest.Refusal
+		decision *decide.Refusal
+		clash    *identity.Clash
+	)
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &evidence):
+		return refusal(evidence.Code, evidence.Detail, evidence.Hint)
+	case errors.As(err, &decision):
+		return refusal(decision.Code, decision.Detail, decision.Hint)
+	case errors.As(err, &clash):
+		return refusal(clash.Code, clash.Detail, "if the board was reworked, an administrator must say so")
+	case errors.Is(err, session.ErrInvalid):
+		return refusal(wire.CodeSession, err.Error(), "start again")
+	case errors.Is(err, attest.ErrSecret):
+		return refusal(wire.CodeEvidence, err.Error(), "")
+	case errors.Is(err, record.ErrConflict):
+		return &wire.Problem{Status: http.StatusConflict, Code: wire.CodeConflict, Detail: "the record changed meanwhile", Hint: "try again"}
+	case errors.Is(err, record.ErrUnavailable):
+		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the record cannot be written now", Hint: "try again in a minute; nothing was lost"}
+	}
+	return &wire.Problem{Status: http.StatusInternalServerError, Code: wire.CodeInternal, Detail: "internal error", Hint: "try again; the server's log says more"}
+}
+
+func refusal(code, detail, hint string) *wire.Problem {
+	status, ok := statuses[code]
+	if !ok {
+		status = http.StatusForbidden
+	}
+	return &wire.Problem{Status: status, Code: code, Detail: detail, Hint: hint}
+}
+
+func malformed(err error) error {
+	if errors.Is(err, wire.ErrTooLarge) {
+		return &wire.Problem{Status: http.StatusRequestEntityTooLarge, Code: wire.CodeTooLarge, Detail: err.Error()}
+	}
+	return &wire.Problem{Status: http.StatusBadRequest, Code: wire.CodeMalformed, Detail: err.Error()}
+}
+
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // nobody waits for the answer
+	}
+	p := problem(err)
+	if p.Status >= 500 {
+		h.Log.Error("request failed", "path", r.URL.Path, "err", err)
+	}
+	w.Header().Set("Content-Type", wire.ProblemType)
+	w.Header().Set("Cache-Control", "no-store")
+	if p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "60")
+	}
+	w.WriteHeader(p.Status)
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		h.Log.Debug("problem not delivered", "err", err)
+	}
+}

@@ -1,0 +1,145 @@
+package provisioner
+
+import (
+	"context"
+	"crypto/x509"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+	"github.com/hallmark-pki/hallmark/provisioner/identity"
+	"github.com/hallmark-pki/hallmark/provisioner/session"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// nextLife is how long the challenge that came with an answer may be carried by the
+// next renewal; beyond it the renewal costs a second message. A device renews at two
+// thirds of 30 days.
+const nextLife = 90 * 24 * time.Hour
+
+// RenewRequest asks for a working certificate for a fresh key.
+type RenewRequest struct {
+	// Contact is the certificate that authenticated the request.
+	Contact Contact
+	// Evidence holds Key, Statement and Signature; the rest is on record.
+	Evidence attest.Evidence
+	Binding  [32]byte
+	// Session and Secret answer the challenge of the last answer; empty if it was lost.
+	Session, Secret []byte
+	// Nonce is the id of the server nonce in the binding; empty outside nonce mode.
+	Nonce string
+}
+
+// Renew gives a working certificate to a device that shows a certificate of ours and
+// attests again, in one round trip; in two, with a Challenge for an answer, if it
+// brings no secret that its chip has activated (design decision 8).
+func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
+	view, err := s.Store.Look(ctx, record.Query{Issuer: r.Contact.Issuer, CertificateSerial: r.Contact.Serial})
+	if err != nil {
+		return Answer{}, err
+	}
+	who := subject{certificate: r.Contact.Serial}
+	if view.ByID == nil {
+		return Answer{}, s.refused(ctx, "renewal.refused", who, &decide.Refusal{Code: "certificate-unknown",
+			Detail: "the certificate shown is not on record", Hint: "enrol again: hallmark-device enrol"})
+	}
+	who.device = view.ByID
+	// The pipeline judges standing in the admission; here it keeps a revoked device from
+	// costing a verification.
+	if err := decide.Standing(*view.ByID); err != nil {
+		return Answer{}, s.refused(ctx, "renewal.refused", who, err)
+	}
+	known := attest.Known{EKPublic: view.ByID.EKs[0].Public, AKPublic: view.ByID.AKPublic}
+	pending, err := s.Verifier.Reverify(known, r.Evidence, r.Binding)
+	if err != nil {
+		return Answer{}, s.refused(ctx, "renewal.refused", who, err)
+	}
+	bound := session.Context{Purpose: session.Renew, Device: view.ByID.ID, Issuer: r.Contact.Issuer, Certificate: r.Contact.Serial}
+	last, err := s.Sessions.Resume(r.Session, s.Now(), session.Next)
+	if err != nil || last.Device != view.ByID.ID {
+		return s.challenge(pending, bound)
+	}
+	claims, err := pending.Activated(last.Secret, r.Secret)
+	if err != nil {
+		return s.challenge(pending, bound)
+	}
+	// One message, no session: in nonce mode its nonce is what is used up.
+	bound.Expires = s.Now().Add(s.SessionLife)
+	return s.renew(ctx, session.Session{Context: bound, ID: r.Nonce, Pending: pending}, claims)
+}
+
+func (s *Service) renew(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
+	facts, err := claims.Facts()
+	if err != nil {
+		return Answer{}, err
+	}
+	life := s.LDevIDLife
+	query := record.Query{Session: begun.ID, Issuer: begun.Issuer, CertificateSerial: begun.Certificate}
+	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
+		if v.SessionRedeemed {
+			return record.Admission{}, session.ErrInvalid
+		}
+		who, err := identity.Renewing(facts, v, s.Now()) // claims → identity
+		if err != nil {
+			return record.Admission{}, err
+		}
+		if err := decide.Renewal(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}); err != nil { // identity → decision
+			return record.Admission{}, err
+		}
+		if v.Model != nil && v.Model.LDevIDLifetime > 0 {
+			life = v.Model.LDevIDLifetime
+		}
+		return record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Used: true,
+			Event: admitted("device.renewed", "", who, facts, s.Now())}, nil
+	})
+	if err != nil {
+		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, err)
+	}
+	key, err := x509.ParsePKIXPublicKey(facts.Key)
+	if err != nil {
+		return Answer{}, err
+	}
+	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), ca.Request{Profile: profile.LDevID, Device: device.ID, Predecessor: begun.Certificate,
+		Content: profile.Content{Key: key, Model: device.Model, Serial: device.Serial, Lifetime: life}}) // decision → certificate
+	if err != nil {
+		return Answer{}, err
+	}
+	leaf := issued[0].Certificate
+	return s.answer(device, begun.Pending, &Identity{LDevID: issued[0].Chain, RenewAfter: dueAt(leaf)})
+}
+
+// dueAt is when two thirds of a certificate's life are over.
+func dueAt(c *x509.Certificate) time.Time {
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
+}
+
+// challenge answers with a credential that only the chip of the evidence can open.
+func (s *Service) challenge(p attest.Pending, bound session.Context) (Answer, error) {
+	bound.Expires = s.Now().Add(s.SessionLife)
+	begun, blob, err := s.Sessions.Start(p, bound)
+	if err != nil {
+		return Answer{}, err
+	}
+	made, err := s.Challenge(p, begun.Secret)
+	if err != nil {
+		return Answer{}, err
+	}
+	return Answer{Challenge: &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}}, nil
+}
+
+// answer completes an identity with the challenge for the next renewal.
+func (s *Service) answer(d record.Device, p attest.Pending, id *Identity) (Answer, error) {
+	bound := session.Context{Purpose: session.Next, Device: d.ID, Expires: s.Now().Add(nextLife)}
+	next, blob, err := s.Sessions.Promise(bound)
+	if err != nil {
+		return Answer{}, err
+	}
+	made, err := s.Challenge(p, next.Secret)
+	if err != nil {
+		return Answer{}, err
+	}
+	id.Device, id.Next = d, &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}
+	return Answer{Identity: id}, nil
+}

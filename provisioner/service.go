@@ -1,0 +1,105 @@
+// Package provisioner turns evidence into an identity: the pipeline that every
+// protocol calls and that can be read top to bottom in enrol.go.
+//
+//	evidence → claims → identity → decision → certificate
+//
+// It knows no wire format. A protocol (provisioner/native, …) hands it evidence with
+// the binding that the evidence must have been made for, and gets an [Answer].
+package provisioner
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/provisioner/factory"
+	"github.com/hallmark-pki/hallmark/provisioner/session"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Verifier turns evidence into facts (attest/tpm2.Verifier).
+type Verifier interface {
+	// Verify checks the whole evidence of a device that enrols.
+	Verify(e attest.Evidence, binding [32]byte, now time.Time) (attest.Pending, error)
+	// Reverify checks that the recorded attestation key certified a fresh key.
+	Reverify(k attest.Known, e attest.Evidence, binding [32]byte) (attest.Pending, error)
+}
+
+// Authority signs and records certificates (ca.Authority).
+type Authority interface {
+	Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error)
+}
+
+// Store is what the pipeline asks of the record.
+type Store interface {
+	record.Admissions
+	Note(ctx context.Context, es ...record.Event) error
+}
+
+// Config is what a Service is made of; every field is needed.
+type Config struct {
+	Store     Store
+	Authority Authority
+	Verifier  Verifier
+	// Challenge hides a secret for the chip of pending evidence (tpm2.Challenge).
+	Challenge   func(p attest.Pending, secret []byte) (attest.Challenge, error)
+	Sessions    *session.Keeper
+	Permissions *factory.Permissions
+	// Manufacturing and Operational are the issuer certificates whose IDevIDs and
+	// LDevIDs may renew.
+	Manufacturing, Operational *x509.Certificate
+	// SessionLife is how long a device may take to answer a challenge.
+	SessionLife time.Duration
+	// LDevIDLife is the life of a working certificate where the model does not say.
+	LDevIDLife time.Duration
+	Now        func() time.Time
+	Log        *slog.Logger
+}
+
+// Service is the pipeline.
+type Service struct {
+	Config
+	strangers sampler
+}
+
+// New checks that nothing is missing.
+func New(c Config) (*Service, error) {
+	if c.Store == nil || c.Authority == nil || c.Verifier == nil || c.Challenge == nil || c.Sessions == nil ||
+		c.Permissions == nil || c.Manufacturing == nil || c.Operational == nil || c.Now == nil || c.Log == nil {
+		return nil, errors.New("provisioner: a part is missing")
+	}
+	if c.SessionLife <= 0 || c.SessionLife > 5*time.Minute {
+		return nil, errors.New("provisioner: a session lives at most five minutes (TCG keys for device identity, §6.2.2)")
+	}
+	if c.LDevIDLife < time.Hour {
+		return nil, errors.New("provisioner: a working certificate lives at least an hour")
+	}
+	return &Service{Config: c}, nil
+}
+
+// Answer is either a challenge to answer with Activate, or the identity.
+type Answer struct {
+	Challenge *Challenge
+	Identity  *Identity
+}
+
+// Challenge is a credential challenge and the session that the device brings back.
+type Challenge struct {
+	attest.Challenge
+	Session []byte
+	Expires time.Time
+}
+
+// Identity is what a device takes home: chains are DER, leaf first, without the root.
+type Identity struct {
+	Device             record.Device
+	IDevID, AK, LDevID [][]byte
+	// RenewAfter is when the next renewal is due.
+	RenewAfter time.Time
+	// Next is the challenge whose secret the next renewal carries.
+	Next *Challenge
+}
