@@ -75,8 +75,8 @@ func New(c Config) (*Service, error) {
 	if c.SessionLife <= 0 || c.SessionLife > 5*time.Minute {
 		return nil, errors.New("provisioner: a session lives at most five minutes (TCG keys for device identity, §6.2.2)")
 	}
-	if c.LDevIDLife < time.Hour {
-		return nil, errors.New("provisioner: a working certificate lives at least an hour")
+	if c.LDevIDLife < time.Minute {
+		return nil, errors.New("provisioner: a working certificate lives at least a minute")
 	}
 	return &Service{Config: c}, nil
 }

@@ -1,0 +1,126 @@
+package decide
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/provisioner/identity"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+var now = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+
+// good is a case that every rule lets pass.
+func good() Case {
+	return Case{
+		Now: now, Ticket: "t", Serial: "SN-1",
+		Facts: attest.Facts{TPM: &attest.TPM{EKName: []byte("ek")}},
+		Who:   identity.Identity{Device: record.Device{ID: "d", Serial: "SN-1", State: record.StateActive, Assurance: record.Assurance{Hardware: true}}},
+		View: record.View{
+			Ticket: &record.Ticket{ID: "t", Expires: now.Add(time.Minute)},
+			Lot:    &record.Lot{Name: "l", Model: "m", Quota: 2, Used: 1},
+			Model:  &record.Model{Name: "m", Assurance: record.LevelFirstUse},
+		},
+	}
+}
+
+func code(err error) string {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r.Code
+	}
+	return ""
+}
+
+func TestEachRuleRefusesItsCase(t *testing.T) {
+	if err := Enrolment(good()); err != nil {
+		t.Fatalf("the good case: %v", err)
+	}
+	for want, spoil := range map[string]func(*Case){
+		"identity-barred":   func(c *Case) { c.View.Tombstones = []record.Tombstone{{Kind: "ek", Since: now}} },
+		"ticket-needed":     func(c *Case) { c.Ticket = "" },
+		"ticket-invalid":    func(c *Case) { c.View.Ticket = nil },
+		"ticket-used":       func(c *Case) { c.View.Ticket.Redeemed = now.Add(-time.Hour) },
+		"ticket-expired":    func(c *Case) { c.View.Ticket.Expires = now },
+		"serial-invalid":    func(c *Case) { c.Who.Device.Serial = "None" },
+		"ticket-serial":     func(c *Case) { c.View.Ticket.Serial = "SN-2" },
+		"ticket-ek":         func(c *Case) { c.View.Ticket.EKName = []byte("other") },
+		"lot-closed":        func(c *Case) { c.View.Lot.Closed = now },
+		"ek-not-listed":     func(c *Case) { c.View.Lot.Listed = true },
+		"assurance-too-low": func(c *Case) { c.View.Model.Assurance = record.LevelCertified },
+		"quota-full":        func(c *Case) { c.View.Lot.Used = 2 },
+	} {
+		c := good()
+		spoil(&c)
+		if got := code(Enrolment(c)); got != want {
+			t.Errorf("want %s, got %q", want, got)
+		}
+	}
+}
+
+func TestReturningNeedsNoTicketAndNoPlace(t *testing.T) {
+	c := good()
+	c.Who.Known, c.Ticket, c.View.Ticket, c.View.Lot.Used = true, "", nil, 2
+	if err := Enrolment(c); err != nil {
+		t.Error(err)
+	}
+	for state, want := range map[string]string{record.StateSuspended: "device-suspended", record.StateRevoked: "device-revoked", "odd": "device-revoked"} {
+		c.Who.Device.State = state
+		if got := code(Enrolment(c)); got != want {
+			t.Errorf("%s: got %q, want %q", state, got, want)
+		}
+	}
+}
+
+func TestUnknownAssuranceLevelIsMetByNothing(t *testing.T) {
+	c := good()
+	c.View.Model.Assurance = "cretified"
+	c.Who.Device.Assurance = record.Assurance{Certified: true, Registered: true, Hardware: true}
+	if got := code(Enrolment(c)); got != "assurance-too-low" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestWhichCertificateMayRenew(t *testing.T) {
+	cert := func(serial, profile, predecessor string, used bool) *record.Certificate {
+		c := &record.Certificate{Serial: serial, Profile: profile, Device: "d", DER: []byte{1}, Predecessor: predecessor}
+		if used {
+			c.Used = now
+		}
+		return c
+	}
+	revoked := cert("1", "ldevid", "", false)
+	revoked.Revoked = now
+	stranger := cert("1", "ldevid", "", false)
+	stranger.Device = "e"
+	intent := cert("1", "ldevid", "", false)
+	intent.DER = nil
+	for name, c := range map[string]struct {
+		presented, newest *record.Certificate
+		want              string
+	}{
+		"IDevID":                       {cert("0", "idevid", "", true), cert("9", "ldevid", "8", true), ""},
+		"newest":                       {cert("2", "ldevid", "1", false), cert("2", "ldevid", "1", false), ""},
+		"predecessor, successor fresh": {cert("1", "ldevid", "0", true), cert("2", "ldevid", "1", false), ""},
+		"predecessor, successor used":  {cert("1", "ldevid", "0", true), cert("2", "ldevid", "1", true), "certificate-old"},
+		"grandparent":                  {cert("1", "ldevid", "0", true), cert("3", "ldevid", "2", false), "certificate-old"},
+		"AK certificate":               {cert("5", "ak", "", true), nil, "unauthorised"},
+		"unknown":                      {nil, nil, "certificate-unknown"},
+		"of another device":            {stranger, nil, "certificate-unknown"},
+		"only intended":                {intent, nil, "certificate-unknown"},
+		"revoked":                      {revoked, revoked, "certificate-revoked"},
+	} {
+		k := good()
+		k.Who.Known, k.View.Presented, k.View.Newest = true, c.presented, c.newest
+		if got := code(Renewal(k)); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+	k := good()
+	k.Who.Known, k.View.Presented, k.Facts.TPM = true, cert("0", "idevid", "", true), nil
+	if got := code(Renewal(k)); got != "evidence-refused" {
+		t.Errorf("renewal without TPM: got %q", got)
+	}
+}
