@@ -1,0 +1,52 @@
+# Hallmark. `make demo` shows it, `make test` proves it; `make help` lists the rest.
+# Needs Go, git and make; scripts/setup installs what else a target needs.
+
+GO       ?= go
+FUZZTIME ?= 10m
+KEEP     ?=
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Seconds of the last commit, not of the build: the same source gives the same binary.
+COMMITTED := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.built=$(COMMITTED)
+BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# Packages in which goroutines meet; the race detector needs a C compiler.
+RACY     := ./record/sqlite ./ca ./ca/status ./provisioner/... ./admin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fuzz bench build setup
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-7s %s\n", $$1, $$2 }'
+
+demo: ## do the main job on a software TPM, a line per step (KEEP=1 leaves the server up)
+	@sh scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@$(GO) run ./internal/demo -bin build/bin -dir build/demo $(if $(KEEP),-keep)
+
+test: ## set up and run everything
+	@sh scripts/setup test
+	@sh scripts/formatted
+	$(GO) vet ./...
+	$(GO) build ./...
+	$(GO) test -timeout 15m ./...
+	$(GO) test -race -timeout 15m $(RACY)
+
+lint: ## formatting, vet, staticcheck, go.mod
+	@sh scripts/formatted
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	$(GO) mod tidy -diff
+
+fuzz: ## every fuzz target in turn, FUZZTIME (10m) each
+	@sh scripts/fuzz '$(FUZZTIME)'
+
+bench: ## the figures that the project holds itself to, as ratios
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+	@sh scripts/device-size
+
+build: ## the three commands, into build/bin
+	@mkdir -p build/bin
+	$(BUILD) -o build/bin ./cmd/...
+
+setup: ## install what `make test` needs (as root), or say what to type
+	@sh scripts/setup test
