@@ -1,0 +1,191 @@
+// Package client is the operator's half of the operator protocol: it finds the
+// server and the operator's certificate through a settings file, asks, and keeps
+// that certificate fresh by itself.
+//
+// Errors of the server are *wire.Problem; a server that cannot be reached, or that is
+// not the right one, is *Unreachable.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// maxAnswer bounds an answer, in bytes: a thousand rows of the widest listing.
+const maxAnswer = 32 << 20
+
+// timeout bounds one exchange; a revocation waits for its CRLs.
+const timeout = 60 * time.Second
+
+// Client speaks to one server as one operator. It is safe for concurrent use.
+type Client struct {
+	settings Settings
+	roots    *x509.CertPool
+	warn     func(string)
+	http     *http.Client
+	renewal  sync.Once
+
+	mu       sync.Mutex
+	identity *tls.Certificate
+}
+
+// Unreachable means that no answer of the right server came.
+type Unreachable struct {
+	Server string
+	Err    error
+	// Hint is what to do about it.
+	Hint string
+}
+
+func (u *Unreachable) Error() string { return fmt.Sprintf("%s: %v", u.Server, u.Err) }
+func (u *Unreachable) Unwrap() error { return u.Err }
+
+// Load reads the settings at path, a file or the folder that holds SettingsFile, and
+// what they name. It does not use the network. What goes wrong without stopping
+// anything is told to warn.
+func Load(path string, warn func(string)) (*Client, error) {
+	s, err := readSettings(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{settings: s, warn: warn}
+	if c.roots, err = readRoots(s.Roots); err != nil {
+		return nil, err
+	}
+	if c.identity, err = readIdentity(s.Identity); err != nil {
+		return nil, err
+	}
+	c.http = &http.Client{
+		Timeout:       timeout,
+		Transport:     &http.Transport{TLSClientConfig: c.tlsConfig(), TLSHandshakeTimeout: 20 * time.Second},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// Server is the host and port that the settings name.
+func (c *Client) Server() string { return host(c.settings.Server) }
+
+// Operator is the name in the operator's certificate.
+func (c *Client) Operator() string { return c.current().Leaf.Subject.CommonName }
+
+func (c *Client) current() *tls.Certificate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.identity
+}
+
+func (c *Client) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		RootCAs:    c.roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return c.current(), nil
+		},
+	}
+}
+
+// call makes one exchange, after renewing the certificate if that is due.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	leaf := c.current().Leaf
+	if now := time.Now(); now.After(leaf.NotAfter) {
+		return fmt.Errorf("the certificate of %s expired on %s: ask another operator for an invitation under a new name, or run hallmarkd operator recover on the server",
+			c.Operator(), leaf.NotAfter.Format(time.DateOnly))
+	}
+	c.renewal.Do(func() { c.renewIfDue(ctx, leaf) })
+	return exchange(ctx, c.http, c.settings.Server, method, path, in, out)
+}
+
+// exchange sends in (nil means no body) and decodes the answer into out (nil means
+// that it does not matter).
+func exchange(ctx context.Context, via *http.Client, server, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, server+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := via.Do(req)
+	if err != nil {
+		return unreachable(server, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return unreachable(server, err)
+	}
+	if len(text) > maxAnswer {
+		return fmt.Errorf("%s: the answer is larger than %d bytes", host(server), maxAnswer)
+	}
+	if resp.StatusCode >= 300 {
+		return problem(server, resp, text)
+	}
+	if out == nil {
+		return nil
+	}
+	// Unknown members are passed over: the server may be newer.
+	if err := json.Unmarshal(text, out); err != nil {
+		return fmt.Errorf("%s: the answer is not of the operator protocol: %w", host(server), err)
+	}
+	return nil
+}
+
+func problem(server string, resp *http.Response, text []byte) error {
+	var p wire.Problem
+	if resp.Header.Get("Content-Type") == wire.ProblemType && json.Unmarshal(text, &p) == nil && p.Detail != "" {
+		p.Status = resp.StatusCode
+		return &p
+	}
+	return fmt.Errorf("%s: unexpected answer: %s: is this the operators' address?", host(server), resp.Status)
+}
+
+// unreachable finds the words for what went wrong before an answer came.
+func unreachable(server string, err error) error {
+	u := &Unreachable{Server: host(server), Err: errors.Unwrap(err)} // *url.Error repeats the URL
+	if u.Err == nil {
+		u.Err = err
+	}
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var record tls.RecordHeaderError
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &unknown):
+		u.Hint = "this is another server than the one that the settings trust: nothing was sent to it"
+	case errors.As(err, &name):
+		u.Hint = "use the name under which the server knows itself (public: operators: in its hallmark.yaml)"
+	case errors.As(err, &record):
+		u.Hint = "this port does not speak TLS: operators have a port of their own"
+	case errors.As(err, &dns):
+		u.Hint = "check the server's name in the settings"
+	case errors.Is(err, context.DeadlineExceeded):
+		u.Hint = "the server did not answer in time: it may or may not have done what was asked"
+	default:
+		u.Hint = "check that hallmarkd is running and that this is the operators' address"
+	}
+	return u
+}
+
+func host(server string) string { return strings.TrimPrefix(server, "https://") }

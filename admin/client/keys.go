@@ -1,0 +1,226 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Accept turns an invitation into an operator's folder at dir and returns the
+// operator's name and the path of the settings. An existing folder is refused before the
+// invitation is used up.
+func Accept(ctx context.Context, invitation, dir string) (operator, settings string, err error) {
+	p, err := wire.ParsePermission(wire.KindInvitation, invitation)
+	if err != nil {
+		return "", "", err
+	}
+	if _, err := readSettings(dir); err == nil {
+		return "", "", fmt.Errorf("%s is an operator's folder already: choose another with --config", dir)
+	}
+	// Whoever cannot write shall not use the invitation up to learn it.
+	if err := tryWriting(dir); err != nil {
+		return "", "", err
+	}
+	roots, err := fetchRoots(ctx, p)
+	if err != nil {
+		return "", "", err
+	}
+	pool := x509.NewCertPool()
+	for _, der := range roots {
+		root, err := x509.ParseCertificate(der)
+		if err != nil {
+			return "", "", err
+		}
+		pool.AddCert(root)
+	}
+	key, chain, err := newKey(ctx, p.Server, wire.PathAccept, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, nil, &p)
+	if err != nil {
+		return "", "", err
+	}
+	settings, err = Write(dir, p.Server, roots, key, chain.Chain)
+	return chain.Operator, settings, err
+}
+
+// fetchRoots fetches the infrastructure roots over a connection that it judges
+// afterwards: the invitation's fingerprint says which root may have signed the bundle,
+// and the bundle's roots must have vouched for this very connection.
+func fetchRoots(ctx context.Context, p wire.Permission) ([][]byte, error) {
+	conn, err := dial(ctx, p.Server, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var signed wire.SignedBundle
+	if err := exchange(ctx, through(conn), p.Server, http.MethodGet, wire.PathTrust, nil, &signed); err != nil {
+		return nil, err
+	}
+	bundle, err := wire.OpenBundle(signed, func(sum [32]byte) bool { return sum == p.Root })
+	if err != nil {
+		return nil, &Unreachable{Server: host(p.Server), Err: err,
+			Hint: "this is another server than the one that made the invitation"}
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, der := range bundle.Infrastructure {
+		if root, err := x509.ParseCertificate(der); err == nil {
+			roots.AddCert(root)
+		}
+	}
+	shown := conn.ConnectionState().PeerCertificates
+	for _, c := range shown[1:] {
+		intermediates.AddCert(c)
+	}
+	u, err := url.Parse(p.Server)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := shown[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: roots, Intermediates: intermediates}); err != nil {
+		return nil, unreachable(p.Server, err)
+	}
+	return bundle.Infrastructure, nil
+}
+
+// renewIfDue renews past two thirds of the certificate's life. The present one is
+// still good for a third, so a failure is only told.
+func (c *Client) renewIfDue(ctx context.Context, leaf *x509.Certificate) {
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	if time.Now().Before(leaf.NotBefore.Add(life / 3 * 2)) {
+		return
+	}
+	if err := c.Renew(ctx); err != nil {
+		c.warn(fmt.Sprintf("your certificate ends on %s and could not be renewed: %v", leaf.NotAfter.Format(time.DateOnly), err))
+	}
+}
+
+// Renew fetches a certificate for a new key and replaces the identity file by both.
+func (c *Client) Renew(ctx context.Context) error {
+	key, answer, err := newKey(ctx, c.settings.Server, wire.PathRenewal, c.tlsConfig(), c.current().Certificate[0], nil)
+	if err != nil {
+		return err
+	}
+	if err := writeIdentity(c.settings.Identity, key, answer.Chain); err != nil {
+		return err
+	}
+	identity, err := readIdentity(c.settings.Identity)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.identity = identity
+	c.mu.Unlock()
+	c.http.CloseIdleConnections() // they speak for the old certificate
+	return nil
+}
+
+// newKey makes a key and asks for its certificate on a connection of its own, whose
+// exporter enters the binding: the request means nothing on any other.
+func newKey(ctx context.Context, server, path string, config *tls.Config, client []byte, p *wire.Permission) (*ecdsa.PrivateKey, wire.OperatorChain, error) {
+	var answer wire.OperatorChain
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, answer, err
+	}
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return nil, answer, err
+	}
+	message, binding := wire.NewKey{Key: public}, wire.Binding{Label: wire.LabelOperator, Client: client}
+	if p != nil {
+		message.Invitation, binding.Label = p.ID, wire.LabelAccept
+	}
+	if binding.Message, err = json.Marshal(message); err != nil {
+		return nil, answer, err
+	}
+	conn, err := dial(ctx, server, config)
+	if err != nil {
+		return nil, answer, err
+	}
+	defer conn.Close()
+	state := conn.ConnectionState()
+	if binding.Exporter, err = state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength); err != nil {
+		return nil, answer, err
+	}
+	sum := binding.Sum()
+	request := wire.KeyRequest{Message: binding.Message}
+	if request.Signature, err = ecdsa.SignASN1(rand.Reader, key, sum[:]); err != nil {
+		return nil, answer, err
+	}
+	if p != nil {
+		request.MAC = p.MAC(sum)
+	}
+	if err := exchange(ctx, through(conn), server, http.MethodPost, path, request, &answer); err != nil {
+		return nil, answer, err
+	}
+	return key, answer, certifies(answer.Chain, public)
+}
+
+// certifies checks that what came is a certificate for the key that was sent.
+func certifies(chain [][]byte, public []byte) error {
+	if len(chain) == 0 {
+		return errors.New("the server sent no certificate")
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return fmt.Errorf("the server's answer: %w", err)
+	}
+	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, public) {
+		return errors.New("the server certified another key than the one sent")
+	}
+	return nil
+}
+
+func dial(ctx context.Context, server string, config *tls.Config) (*tls.Conn, error) {
+	u, err := wire.ServerURL(server)
+	if err != nil {
+		return nil, err
+	}
+	address := u.Host
+	if u.Port() == "" {
+		address = net.JoinHostPort(u.Hostname(), "443")
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, unreachable(server, err)
+	}
+	return conn.(*tls.Conn), nil
+}
+
+// through speaks HTTP on a connection that is there already, once.
+func through(conn *tls.Conn) *http.Client {
+	return &http.Client{
+		Timeout: timeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// tryWriting makes the folder and a file in it, and removes the file.
+func tryWriting(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	probe := filepath.Join(dir, ".probe")
+	if err := replaceFile(probe, nil, 0o600); err != nil {
+		return err
+	}
+	return os.Remove(probe)
+}
