@@ -1,0 +1,135 @@
+// Demo does Hallmark's main job once, on a software TPM, with the very programs that
+// a user has, and says in a line per step what happened and how long it took.
+//
+//	go run ./internal/demo -bin DIR -dir DIR [-keep]
+//
+// Everything it makes is under -dir; without -keep it leaves no process behind.
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	bin := flag.String("bin", "build", "folder with hallmarkd, hallmark and hallmark-device")
+	dir := flag.String("dir", "build/demo", "folder to work in; it is emptied first")
+	keep := flag.Bool("keep", false, "leave the server and the TPM running")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *bin, *dir, *keep); err != nil {
+		fmt.Fprintf(os.Stderr, "\ndemo: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, bin, dir string, keep bool) error {
+	d, err := newDemo(ctx, bin, dir)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	fmt.Print("Hallmark: the main job on a software TPM\n\n")
+	begin := time.Now()
+	for _, s := range d.steps() {
+		started := time.Now()
+		said, err := s.do()
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Printf("  %-38s %7.0f ms   %s\n", s.name, float64(time.Since(started).Microseconds())/1000, said)
+	}
+	fmt.Printf("\n%s\nDone in %.1f s. Everything is in %s.\n", summary, time.Since(begin).Seconds(), d.dir)
+	if keep {
+		return d.wait()
+	}
+	fmt.Println("Nothing is left running; `make demo KEEP=1` leaves the server up.")
+	return nil
+}
+
+const summary = `What you saw:
+  A factory made a CA and a ticket. A device proved with its TPM that its keys live in
+  that very chip, and got an identity of its own: no password, nothing shared. It fetched
+  a working certificate and renewed it by itself, proving the chip again each time, and
+  used it in a TLS 1.3 connection in which the TPM made the signature.
+  Then an administrator revoked it: its renewal and its return are refused, and CRL and
+  OCSP tell everybody else.`
+
+// demo is the stage: where things are and what runs.
+type demo struct {
+	ctx     context.Context
+	bin     string
+	dir     string
+	port    int
+	config  string
+	ticket  string
+	serving *exec.Cmd
+	tpm     tpm
+	closers []func()
+}
+
+// program runs one of Hallmark's programs and gives what it printed, errors included.
+func (d *demo) program(name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(d.ctx, filepath.Join(d.bin, name), args...)
+	cmd.Env = append(os.Environ(), "HALLMARK_CONFIG="+filepath.Join(d.dir, "ca", "operator", "hallmark.yaml"))
+	out, err := cmd.CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if err != nil {
+		return text, fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, text)
+	}
+	return text, nil
+}
+
+// tool runs a program of somebody else's.
+func (d *demo) tool(name string, args ...string) (string, error) {
+	out, err := exec.CommandContext(d.ctx, name, args...).CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if err != nil {
+		return text, fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, text)
+	}
+	return text, nil
+}
+
+func (d *demo) path(elements ...string) string {
+	return filepath.Join(append([]string{d.dir}, elements...)...)
+}
+
+func (d *demo) close() {
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		d.closers[i]()
+	}
+}
+
+// wait is for -keep: the server runs until the user ends it.
+func (d *demo) wait() error {
+	fmt.Printf(`
+The server is up until you press Ctrl-C. In another terminal:
+
+  export HALLMARK_CONFIG=%s
+  %s device list
+  %s audit list
+  %s ticket create            # then enrol another device with it:
+  %s enrol TICKET --serial SN-0002 --tpm /dev/tpmrm0 --state ./device-2
+`, d.path("ca", "operator", "hallmark.yaml"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark-device"))
+	<-d.ctx.Done()
+	fmt.Println("\nstopping")
+	return nil
+}
+
+func writePEM(path string, certs ...[]byte) error {
+	var out []byte
+	for _, c := range certs {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)
+	}
+	return os.WriteFile(path, out, 0o644)
+}
