@@ -1,0 +1,245 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Handler serves
+//
+//	GET  /crl/ISSUER/SHARD.crl   the shard's CRL (RFC 2585)
+//	GET  /ocsp/BASE64            OCSP (RFC 6960 appendix A.1)
+//	POST /ocsp
+//	GET  /ca/ISSUER.crt          the CA certificate, DER
+//	GET  /healthz
+//
+// over plain HTTP: all of it is signed, and https here would need itself to be
+// checked. It must be the listener's own handler: below a ServeMux, base64 with "//"
+// in it would be cleaned and redirected away.
+func (s *Service) Handler() http.Handler { return &handler{s} }
+
+type handler struct{ *Service }
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	path := r.URL.Path
+	isOCSP := path == "/ocsp" || strings.HasPrefix(path, "/ocsp/")
+	switch {
+	case isOCSP && r.Method == http.MethodPost:
+		h.postOCSP(w, r)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		if isOCSP {
+			w.Header().Set("Allow", "GET, HEAD, POST")
+		}
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	case isOCSP:
+		h.getOCSP(w, r, strings.TrimPrefix(path, "/ocsp"))
+	case strings.HasPrefix(path, "/crl/"):
+		h.serveCRL(w, r, strings.TrimPrefix(path, "/crl/"))
+	case strings.HasPrefix(path, "/ca/"):
+		h.serveCertificate(w, r, strings.TrimPrefix(path, "/ca/"))
+	case path == "/healthz":
+		h.serveHealth(w)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func (h *handler) serveCertificate(w http.ResponseWriter, r *http.Request, file string) {
+	der := h.certificates[file]
+	if der == nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/pkix-cert") // RFC 2585 §4.1
+	w.Header().Set("Cache-Control", cacheControl(time.Hour))
+	w.Header().Set("ETag", etag(der))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(der))
+}
+
+func (h *handler) serveHealth(w http.ResponseWriter) {
+	w.Header().Set("Cache-Control", "no-store")
+	if oldest := h.Oldest(); !oldest.IsZero() && h.now().Sub(oldest) > lateAfter {
+		http.Error(w, "the oldest CRL is of "+oldest.UTC().Format(time.RFC3339), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+func (h *handler) serveCRL(w http.ResponseWriter, r *http.Request, path string) {
+	name, ok := parseShard(path)
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	l, err := h.list(r.Context(), name)
+	switch {
+	case errors.Is(err, record.ErrNotFound):
+		http.NotFound(w, r)
+		return
+	case err != nil:
+		h.log.Error("a CRL cannot be served", "issuer", name.Issuer, "shard", name.Number, "error", err)
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "the list cannot be read now; try again", http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/pkix-crl") // RFC 2585 §4.2
+	w.Header().Set("Cache-Control", cacheControl(cacheFor))
+	w.Header().Set("ETag", l.etag)
+	http.ServeContent(w, r, "", l.modified, bytes.NewReader(l.DER))
+}
+
+// parseShard reads ISSUER/SHARD.crl; the number has one spelling.
+func parseShard(path string) (record.Shard, bool) {
+	issuer, file, ok := strings.Cut(path, "/")
+	digits, isCRL := strings.CutSuffix(file, ".crl")
+	number, err := strconv.ParseInt(digits, 10, 64)
+	if !ok || !isCRL || err != nil || number < 0 || strconv.FormatInt(number, 10) != digits {
+		return record.Shard{}, false
+	}
+	return record.Shard{Issuer: issuer, Number: number}, true
+}
+
+// list finds the newest list of a shard, from memory or, now and then, from the
+// record; a shard that is open and has none yet is signed on the spot. ErrNotFound if
+// there is no such shard.
+func (s *Service) list(ctx context.Context, name record.Shard) (*list, error) {
+	if l := s.rootLists[name]; l != nil {
+		return l, nil
+	}
+	s.mu.Lock()
+	sh := s.shards[name]
+	s.mu.Unlock()
+	if sh == nil {
+		open, err := s.isOpen(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if !open {
+			return nil, record.ErrNotFound
+		}
+		if sh, err = s.shard(name); err != nil {
+			return nil, err
+		}
+	}
+	if now := s.now().UnixNano(); now-sh.asked.Load() > int64(askAgain) || now < sh.asked.Load() {
+		if err := s.load(ctx, sh); err != nil {
+			if sh.newest.Load() == nil {
+				return nil, err
+			}
+			s.log.Warn("the record cannot be read; the last CRL is served", "issuer", name.Issuer, "shard", name.Number, "error", err)
+		}
+	}
+	if l := sh.newest.Load(); l != nil {
+		return l, nil
+	}
+	if err := s.publish(context.WithoutCancel(ctx), sh); err != nil {
+		return nil, err
+	}
+	return sh.newest.Load(), nil
+}
+
+// isOpen reports whether the record has the shard. It asks for all shards of an
+// issuer at most once a second, so that guessing numbers costs us nothing.
+func (s *Service) isOpen(ctx context.Context, name record.Shard) (bool, error) {
+	i := s.issuers[name.Issuer]
+	if i == nil {
+		return false, nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := s.now()
+	if age := now.Sub(i.asked); age >= time.Second || age < 0 {
+		shards, err := s.store.Shards(ctx, name.Issuer)
+		if err != nil {
+			return false, err
+		}
+		i.opened, i.asked = make(map[int64]bool, len(shards)), now
+		for _, sh := range shards {
+			i.opened[sh.Number] = true
+		}
+	}
+	return i.opened[name.Number], nil
+}
+
+// maxPath bounds the path of a GET; RFC 9919 §5 has clients use POST beyond 255.
+const maxPath = 2 * ocsp.MaxRequest
+
+func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
+	if len(path) > maxPath {
+		http.Error(w, "request too long: use POST", http.StatusRequestURITooLong)
+		return
+	}
+	request, err := decodePath(path)
+	if err != nil {
+		writeOCSP(w, answer{der: ocsp.Malformed})
+		return
+	}
+	a, only := h.answerOCSP(r.Context(), request)
+	if only {
+		writeOCSP(w, a)
+		return
+	}
+	// RFC 9919 §7.2, but for Expires: its nextUpdate would let a cache repeat "good"
+	// for a day after a revocation.
+	w.Header().Set("Content-Type", "application/ocsp-response")
+	w.Header().Set("Cache-Control", cacheControl(min(cacheFor, a.nextUpdate.Sub(h.now()))))
+	w.Header().Set("ETag", etag(a.der))
+	w.Header().Set("Last-Modified", a.thisUpdate.Format(http.TimeFormat))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.der))
+}
+
+// decodePath undoes what clients and proxies do to the base64 of a request in a path
+// (RFC 6960 appendix A.1), beyond the escapes that net/url has undone: a "+" that
+// became a space, padding left out, and slashes too many in front. None of those can
+// be confused: a request begins with 0x30, its base64 with "M".
+func decodePath(path string) ([]byte, error) {
+	text := strings.TrimRight(strings.TrimLeft(path, "/"), "=")
+	return base64.RawStdEncoding.DecodeString(strings.ReplaceAll(text, " ", "+"))
+}
+
+func (h *handler) postOCSP(w http.ResponseWriter, r *http.Request) {
+	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, ocsp.MaxRequest))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		http.Error(w, "request too large", http.StatusRequestEntityTooLarge)
+		return
+	}
+	if err != nil {
+		http.Error(w, "the request could not be read", http.StatusBadRequest)
+		return
+	}
+	a, _ := h.answerOCSP(r.Context(), request)
+	writeOCSP(w, a)
+}
+
+// writeOCSP writes an answer that no cache may keep. Errors of the protocol are 200
+// too: they are inside (RFC 6960 §2.3).
+func writeOCSP(w http.ResponseWriter, a answer) {
+	w.Header().Set("Content-Type", "application/ocsp-response")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Length", strconv.Itoa(len(a.der)))
+	w.Write(a.der)
+}
+
+func cacheControl(d time.Duration) string {
+	return "public, no-transform, must-revalidate, max-age=" + strconv.Itoa(max(0, int(d.Seconds())))
+}
+
+func etag(content []byte) string {
+	sum := sha256.Sum256(content)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`
+}

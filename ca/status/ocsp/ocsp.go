@@ -1,0 +1,207 @@
+// Package ocsp reads OCSP requests and writes OCSP responses (RFC 6960, within the
+// profile of RFC 9919). It knows the format and nothing of who may ask or what the
+// answer is.
+//
+// golang.org/x/crypto/ocsp is the second opinion of the tests and not used here: it
+// drops a request's nonce, names the responder by subject only, takes producedAt from
+// the system clock and cannot put a nonce into a response.
+package ocsp
+
+import (
+	"crypto"
+	_ "crypto/sha1" // CertID hashes: RFC 6960 clients still send SHA-1
+	_ "crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"math/big"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// MaxRequest bounds a request, in bytes. An honest one has about 120, with a nonce of
+// the largest size 260; the rest is room for a signature, which is not read.
+const MaxRequest = 4 << 10
+
+// ErrMalformed is wrapped by every error of ParseRequest: the answer is Malformed.
+var ErrMalformed = errors.New("not an OCSP request")
+
+// Object identifiers of RFC 6960 §4 and of the hashes of a CertID.
+var (
+	oidBasic  = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 1}
+	oidNonce  = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 2}
+	oidSHA1   = asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}
+	oidSHA256 = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}
+)
+
+// Hashes are those that name an issuer in a CertID: SHA-1 for older clients, SHA-256
+// as RFC 9919 §3.1.1 has it. Neither protects anything here: they only say whose
+// certificate is meant.
+var Hashes = []crypto.Hash{crypto.SHA1, crypto.SHA256}
+
+// Request asks for the status of one certificate.
+type Request struct {
+	// CertID is the DER of the CertID as it was sent. The response repeats it, so a
+	// client that compares bytes finds its own.
+	CertID []byte
+	// Hash made NameHash and KeyHash from the issuer; 0 if it is not one of Hashes.
+	Hash              crypto.Hash
+	NameHash, KeyHash []byte
+	// Serial is the certificate's serial number, at most 20 octets.
+	Serial *big.Int
+	// Nonce is to be repeated in the answer; nil if none was sent.
+	Nonce []byte
+}
+
+// ParseRequest reads an OCSPRequest, strictly DER. It must hold exactly one Request
+// (RFC 9919 §3.1.1 binds clients to that) and no critical extension but a nonce. A
+// requestor's name and a signature are passed over: the answer is public.
+func ParseRequest(der []byte) (Request, error) {
+	if len(der) > MaxRequest {
+		return Request{}, fmt.Errorf("%w: over %d bytes", ErrMalformed, MaxRequest)
+	}
+	input := cryptobyte.String(der)
+	var request, tbs, list, single cryptobyte.String
+	var r Request
+	switch {
+	case !input.ReadASN1(&request, cbasn1.SEQUENCE) || !input.Empty(),
+		!request.ReadASN1(&tbs, cbasn1.SEQUENCE),
+		!skipOptional(&request, 0) || !request.Empty(), // optionalSignature
+		!skipOptional(&tbs, 0),                         // version: v1 is all there is
+		!skipOptional(&tbs, 1),                         // requestorName
+		!tbs.ReadASN1(&list, cbasn1.SEQUENCE),
+		!list.ReadASN1(&single, cbasn1.SEQUENCE):
+		return Request{}, ErrMalformed
+	case !list.Empty():
+		return Request{}, fmt.Errorf("%w: more than one certificate", ErrMalformed)
+	}
+	if err := r.readCertID(&single); err != nil {
+		return Request{}, err
+	}
+	// singleRequestExtensions [0] and requestExtensions [2]; only the latter may carry
+	// a nonce (RFC 6960 §4.4.1).
+	if _, err := readExtensions(&single, 0); err != nil {
+		return Request{}, err
+	}
+	var err error
+	r.Nonce, err = readExtensions(&tbs, 2)
+	return r, err
+}
+
+func (r *Request) readCertID(in *cryptobyte.String) error {
+	var element, id, algorithm cryptobyte.String
+	var oid asn1.ObjectIdentifier
+	r.Serial = new(big.Int)
+	if !in.ReadASN1Element(&element, cbasn1.SEQUENCE) {
+		return ErrMalformed
+	}
+	r.CertID = element
+	switch {
+	case !element.ReadASN1(&id, cbasn1.SEQUENCE),
+		!id.ReadASN1(&algorithm, cbasn1.SEQUENCE),
+		!algorithm.ReadASN1ObjectIdentifier(&oid),
+		!skipNull(&algorithm) || !algorithm.Empty(),
+		!id.ReadASN1Bytes(&r.NameHash, cbasn1.OCTET_STRING),
+		!id.ReadASN1Bytes(&r.KeyHash, cbasn1.OCTET_STRING),
+		!id.ReadASN1Integer(r.Serial) || !id.Empty():
+		return fmt.Errorf("%w: CertID", ErrMalformed)
+	case r.Serial.Sign() < 0 || r.Serial.BitLen() > 20*8: // RFC 5280 §4.1.2.2
+		return fmt.Errorf("%w: serial number", ErrMalformed)
+	}
+	switch {
+	case oid.Equal(oidSHA1):
+		r.Hash = crypto.SHA1
+	case oid.Equal(oidSHA256):
+		r.Hash = crypto.SHA256
+	}
+	return nil
+}
+
+// readExtensions reads the optional extensions under a context tag to the end of in
+// and returns the nonce among them. An unknown one is passed over unless it is
+// critical (RFC 6960 §4.4).
+func readExtensions(in *cryptobyte.String, tag uint8) (nonce []byte, err error) {
+	var wrapped, list cryptobyte.String
+	var present bool
+	if !in.ReadOptionalASN1(&wrapped, &present, explicit(tag)) || !in.Empty() {
+		return nil, ErrMalformed
+	}
+	if !present {
+		return nil, nil
+	}
+	if !wrapped.ReadASN1(&list, cbasn1.SEQUENCE) || !wrapped.Empty() {
+		return nil, fmt.Errorf("%w: extensions", ErrMalformed)
+	}
+	for !list.Empty() {
+		var extension, value cryptobyte.String
+		var oid asn1.ObjectIdentifier
+		var critical bool
+		if !list.ReadASN1(&extension, cbasn1.SEQUENCE) ||
+			!extension.ReadASN1ObjectIdentifier(&oid) ||
+			!extension.ReadOptionalASN1Boolean(&critical, cbasn1.BOOLEAN, false) ||
+			!extension.ReadASN1(&value, cbasn1.OCTET_STRING) || !extension.Empty() {
+			return nil, fmt.Errorf("%w: extension", ErrMalformed)
+		}
+		switch {
+		case oid.Equal(oidNonce) && tag == 2 && nonce == nil:
+			if nonce, err = readNonce(value); err != nil {
+				return nil, err
+			}
+		case oid.Equal(oidNonce) || critical:
+			return nil, fmt.Errorf("%w: extension %v", ErrMalformed, oid)
+		}
+	}
+	return nonce, nil
+}
+
+// readNonce: Nonce ::= OCTET STRING (SIZE(1..128)), and a responder must refuse an
+// empty or longer one (RFC 9654 §2.1).
+func readNonce(value cryptobyte.String) (nonce []byte, err error) {
+	if !value.ReadASN1Bytes(&nonce, cbasn1.OCTET_STRING) || !value.Empty() || len(nonce) < 1 || len(nonce) > 128 {
+		return nil, fmt.Errorf("%w: nonce", ErrMalformed)
+	}
+	return nonce, nil
+}
+
+// IssuerHashes are the two hashes that name an issuer in a CertID: over its subject
+// and over its public key's bits, without tag, length and unused bits (RFC 6960 §4.1.1).
+func IssuerHashes(issuer *x509.Certificate, hash crypto.Hash) (name, key []byte, err error) {
+	bits, err := keyBits(issuer)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := hash.New()
+	h.Write(issuer.RawSubject)
+	name = h.Sum(nil)
+	h.Reset()
+	h.Write(bits)
+	return name, h.Sum(nil), nil
+}
+
+// keyBits is the content of subjectPublicKey.
+func keyBits(c *x509.Certificate) ([]byte, error) {
+	var spki cryptobyte.String
+	var bits []byte
+	in := cryptobyte.String(c.RawSubjectPublicKeyInfo)
+	if !in.ReadASN1(&spki, cbasn1.SEQUENCE) || !spki.SkipASN1(cbasn1.SEQUENCE) || !spki.ReadASN1BitStringAsBytes(&bits) {
+		return nil, errors.New("certificate without a readable public key")
+	}
+	return bits, nil
+}
+
+func explicit(tag uint8) cbasn1.Tag { return cbasn1.Tag(tag).ContextSpecific().Constructed() }
+
+func skipOptional(in *cryptobyte.String, tag uint8) bool {
+	return in.SkipOptionalASN1(explicit(tag))
+}
+
+// skipNull passes over the NULL that hash algorithm parameters are, or are not.
+func skipNull(in *cryptobyte.String) bool {
+	if in.Empty() {
+		return true
+	}
+	var null cryptobyte.String
+	return in.ReadASN1(&null, cbasn1.NULL) && null.Empty()
+}

@@ -1,0 +1,252 @@
+// Package status tells relying parties which certificates still hold: sharded CRLs
+// (RFC 5280 §5), OCSP (RFC 6960, RFC 9919) and the CA certificates, over plain HTTP.
+//
+// Its promise: when Revoke, Suspend or Restore returns nil, whoever asks sees it. The
+// record is the truth; a CRL is a signed copy of one shard of it, and an OCSP answer
+// is given only while it agrees with it. If the record cannot be read, CRLs go on
+// being served as they are, and OCSP says "try later" rather than yesterday's "good".
+package status
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Times that everything here agrees on.
+const (
+	// crlLife is nextUpdate − thisUpdate: an outage over a weekend, and some, leaves
+	// relying parties with a list that still counts. It is below the 10 days that the
+	// CA/Browser Forum's baseline requirements allow (4.9.7).
+	crlLife = 7 * 24 * time.Hour
+	// resignAfter is the age at which a CRL or a kept OCSP answer is signed anew.
+	resignAfter = time.Hour
+	// ocspLife is nextUpdate − thisUpdate of an OCSP answer.
+	ocspLife = 24 * time.Hour
+	// cacheFor is how long an HTTP cache may repeat us without asking: what it may add
+	// to the time between a revocation and its effect.
+	cacheFor = time.Minute
+	// lateAfter is the age of a CRL at which /healthz complains.
+	lateAfter = 6 * time.Hour
+	// askAgain is how long a CRL is served from memory before the record is asked
+	// whether another replica has published a newer one.
+	askAgain = 5 * time.Second
+	// storeTimeout bounds one signing with its reads and its write.
+	storeTimeout = 30 * time.Second
+)
+
+// Config is what a Service is made of. All but Roots and Log is required.
+type Config struct {
+	Store record.Revocations
+	// Issuers are those whose certificates' status is told here.
+	Issuers []Issuer
+	// Roots certify the issuers; their keys are away, so their CRLs are made at founding.
+	Roots []Root
+	// Responder gives the OCSP responder's certificate, issued by issuer, and its key
+	// (ECDSA P-256). It is asked for every answer that is signed, so it may rotate them.
+	Responder func(ctx context.Context, issuer string) (*x509.Certificate, crypto.Signer, error)
+	// BaseURL is the http URL in front of /crl, /ocsp and /ca in certificates.
+	BaseURL string
+	Now     func() time.Time
+	// Log receives what failed and is being tried again; nil discards it.
+	Log *slog.Logger
+}
+
+// Issuer is an issuing CA with its key. Certificate needs cRLSign and a subject key
+// identifier, and Signer must hold its key.
+type Issuer struct {
+	Name        string
+	Certificate *x509.Certificate
+	Signer      crypto.Signer
+}
+
+// Root is a root certificate and the CRL over its issuers that it signed (DER).
+type Root struct {
+	Name        string
+	Certificate *x509.Certificate
+	CRL         []byte
+}
+
+// Service publishes status. Its methods may be called concurrently.
+type Service struct {
+	store     record.Revocations
+	responder func(context.Context, string) (*x509.Certificate, crypto.Signer, error)
+	base      string
+	now       func() time.Time
+	log       *slog.Logger
+
+	issuers      map[string]*issuer
+	byHash       map[string]*issuer     // OCSP: hash, name hash and key hash, concatenated
+	rootLists    map[record.Shard]*list // never change
+	certificates map[string][]byte      // DER by file name, issuers and roots
+	answers      answers
+	wake         chan struct{} // tells Run that a publication failed
+
+	mu     sync.Mutex
+	shards map[record.Shard]*shard
+}
+
+type issuer struct {
+	Issuer
+	mu     sync.Mutex
+	opened map[int64]bool // shards as the record listed them at asked
+	asked  time.Time
+}
+
+// New checks that keys, certificates and root CRLs belong together. It signs nothing;
+// Run does.
+func New(c Config) (*Service, error) {
+	base, err := baseURL(c.BaseURL)
+	if err != nil {
+		return nil, err
+	}
+	if c.Store == nil || c.Responder == nil || c.Now == nil || len(c.Issuers) == 0 {
+		return nil, errors.New("status: store, issuers, responder and clock are all needed")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{
+		store: c.Store, responder: c.Responder, base: base, now: c.Now, log: c.Log,
+		issuers: map[string]*issuer{}, byHash: map[string]*issuer{},
+		rootLists: map[record.Shard]*list{}, certificates: map[string][]byte{},
+		wake: make(chan struct{}, 1), shards: map[record.Shard]*shard{},
+	}
+	for _, i := range c.Issuers {
+		if err := s.addIssuer(i); err != nil {
+			return nil, fmt.Errorf("status: issuer %q: %w", i.Name, err)
+		}
+	}
+	for _, r := range c.Roots {
+		if err := s.addRoot(r); err != nil {
+			return nil, fmt.Errorf("status: root %q: %w", r.Name, err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Service) addIssuer(i Issuer) error {
+	if err := s.addCertificate(i.Name, i.Certificate); err != nil {
+		return err
+	}
+	key, ok := i.Certificate.PublicKey.(*ecdsa.PublicKey)
+	if !ok || i.Signer == nil || !key.Equal(i.Signer.Public()) {
+		return errors.New("the key is not the certificate's ECDSA key")
+	}
+	if i.Certificate.KeyUsage&x509.KeyUsageCRLSign == 0 || len(i.Certificate.SubjectKeyId) == 0 {
+		return errors.New("the certificate lacks cRLSign or a subject key identifier (RFC 5280 §4.2.1.2, §4.2.1.3)")
+	}
+	added := &issuer{Issuer: i}
+	s.issuers[i.Name] = added
+	for _, hash := range ocsp.Hashes {
+		name, key, err := ocsp.IssuerHashes(i.Certificate, hash)
+		if err != nil {
+			return err
+		}
+		s.byHash[issuerKey(hash, name, key)] = added
+	}
+	return nil
+}
+
+func (s *Service) addRoot(r Root) error {
+	if err := s.addCertificate(r.Name, r.Certificate); err != nil {
+		return err
+	}
+	crl, err := x509.ParseRevocationList(r.CRL)
+	if err != nil {
+		return fmt.Errorf("its CRL: %w", err)
+	}
+	if err := crl.CheckSignatureFrom(r.Certificate); err != nil {
+		return fmt.Errorf("its CRL: %w", err)
+	}
+	s.rootLists[record.Shard{Issuer: r.Name}] = newList(record.CRL{
+		DER: r.CRL, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate,
+	}, nil)
+	return nil
+}
+
+func (s *Service) addCertificate(name string, c *x509.Certificate) error {
+	file := name + ".crt"
+	switch {
+	case name == "" || name != url.PathEscape(name):
+		return errors.New("the name does not fit into a URL")
+	case c == nil:
+		return errors.New("no certificate")
+	case s.certificates[file] != nil:
+		return errors.New("the name is taken")
+	}
+	s.certificates[file] = c.Raw
+	return nil
+}
+
+func baseURL(text string) (string, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		// RFC 5280 §8: a CRL behind https may need itself to be fetched.
+		return "", fmt.Errorf("status: base URL %q: want http://HOST[:PORT]", text)
+	}
+	return strings.TrimRight(text, "/"), nil
+}
+
+// CRLURL is where a shard's CRL is found: the URI in the cRLDistributionPoints of its
+// certificates and in the issuingDistributionPoint of the CRL, byte for byte (RFC 5280
+// §6.3.3 (b)(2)(i) compares them). base is Config.BaseURL.
+func CRLURL(base string, s record.Shard) string {
+	return strings.TrimRight(base, "/") + "/crl/" + s.Issuer + "/" + strconv.FormatInt(s.Number, 10) + ".crl"
+}
+
+func issuerKey(hash crypto.Hash, name, key []byte) string {
+	return strconv.Itoa(int(hash)) + string(name) + string(key)
+}
+
+// Oldest is the thisUpdate of the oldest CRL being served, zero if there is none: how
+// far behind a relying party may be. A shard that nobody has asked for since the start
+// and Run has not reached yet is not counted.
+func (s *Service) Oldest() time.Time {
+	var oldest time.Time
+	for _, sh := range s.known() {
+		if l := sh.newest.Load(); l != nil && (oldest.IsZero() || l.ThisUpdate.Before(oldest)) {
+			oldest = l.ThisUpdate
+		}
+	}
+	return oldest
+}
+
+func (s *Service) known() []*shard {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*shard, 0, len(s.shards))
+	for _, sh := range s.shards {
+		all = append(all, sh)
+	}
+	return all
+}
+
+// list is a CRL as it is served.
+type list struct {
+	record.CRL
+	etag string
+	// modified is ThisUpdate, or zero if the list before it has the same second:
+	// If-Modified-Since cannot tell the two apart, so it is not offered.
+	modified time.Time
+}
+
+func newList(crl record.CRL, before *list) *list {
+	l := &list{CRL: crl, etag: etag(crl.DER), modified: crl.ThisUpdate}
+	if before != nil && before.ThisUpdate.Equal(crl.ThisUpdate) {
+		l.modified = time.Time{}
+	}
+	return l
+}
