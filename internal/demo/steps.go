@@ -378,4 +378,3 @@ func (d *demo) ocsp() (string, error) {
 	}
 	return "openssl ocsp: revoked", nil
 }
-
