@@ -2,13 +2,13 @@
 // roots, time keys and server addresses, signed by an infrastructure root whose key is
 // then put away; and the time, signed by a key that the bundle lists.
 //
-// Its promise: what it hands out passes the device's own check (wire.OpenBundle,
-// wire.TimeAnswer.Open), because it runs that check first.
+// Its promise: what it hands out passes the device's own checks (wire.OpenBundle,
+// wire.TimeAnswer.Open). Only provisioner/native puts it on the network.
 package trust
 
 import (
+	"bytes"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/wire"
@@ -33,6 +34,9 @@ type Root struct {
 func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 	if err := b.Validate(); err != nil {
 		return wire.SignedBundle{}, fmt.Errorf("trust bundle: %w", err)
+	}
+	if len(roots) == 0 {
+		return wire.SignedBundle{}, errors.New("trust bundle: no root to sign it with")
 	}
 	bundle, err := json.Marshal(b)
 	if err != nil {
@@ -54,25 +58,21 @@ func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 			return wire.SignedBundle{}, fmt.Errorf("the signature of %s: %w", root.Certificate.Subject, err)
 		}
 	}
-	if len(roots) == 0 {
-		return wire.SignedBundle{}, errors.New("trust bundle: no root to sign it with")
-	}
 	return signed, nil
 }
 
 // Service gives out one signed bundle and the signed time.
 type Service struct {
-	signed wire.SignedBundle
-	bundle wire.Bundle
-	answer []byte // the signed bundle as it is sent
-	clock  TimeSigner
-	now    func() time.Time
+	signed  wire.SignedBundle
+	bundle  wire.Bundle
+	timeKey crypto.Signer
+	keyName string
 }
 
 // New checks that the bundle in file (the JSON of wire.SignedBundle) is signed by root,
 // the infrastructure root of this installation, and lists timeKey.
-func New(file []byte, root *x509.Certificate, timeKey crypto.Signer, now func() time.Time) (*Service, error) {
-	s := &Service{now: now}
+func New(file []byte, root *x509.Certificate, timeKey crypto.Signer) (*Service, error) {
+	s := &Service{timeKey: timeKey}
 	if err := wire.DecodeBytes(file, &s.signed); err != nil {
 		return nil, fmt.Errorf("trust bundle: %w", err)
 	}
@@ -80,66 +80,33 @@ func New(file []byte, root *x509.Certificate, timeKey crypto.Signer, now func() 
 	if s.bundle, err = wire.OpenBundle(s.signed, pin(root)); err != nil {
 		return nil, fmt.Errorf("%w (hint: the bundle file and the infrastructure root must come from the same installation)", err)
 	}
-	if s.clock, err = NewTimeSigner(timeKey); err != nil {
-		return nil, err
+	spki, err := x509.MarshalPKIXPublicKey(timeKey.Public())
+	if err != nil {
+		return nil, fmt.Errorf("time key: %w", err)
 	}
-	if _, err := s.Time(make([]byte, wire.MinNonce)); err != nil {
-		return nil, fmt.Errorf("the time key is not the one in the trust bundle: %w", err)
+	if !slices.ContainsFunc(s.bundle.TimeKeys, func(listed []byte) bool { return bytes.Equal(listed, spki) }) {
+		return nil, errors.New("the trust bundle does not list this time key: devices would not believe it (hint: use the key that was made with the bundle)")
 	}
-	s.answer, err = json.Marshal(s.signed)
-	return s, err
+	s.keyName = fingerprint(spki)
+	return s, nil
 }
 
-// Signed is the bundle as devices fetch it.
-func (s *Service) Signed() wire.SignedBundle { return s.signed }
+// Newest is the bundle as devices fetch it, and its number.
+func (s *Service) Newest() (wire.SignedBundle, int64) { return s.signed, s.bundle.Number }
 
 // Bundle is its content.
 func (s *Service) Bundle() wire.Bundle { return s.bundle }
 
-// Number is the bundle's number.
-func (s *Service) Number() int64 { return s.bundle.Number }
-
-// Time answers a nonce with the present time; see TimeSigner.Sign.
-func (s *Service) Time(nonce []byte) (wire.TimeAnswer, error) {
-	a, err := s.clock.Sign(nonce, s.now())
-	if err != nil {
-		return wire.TimeAnswer{}, err
-	}
-	_, err = a.Open(nonce, s.bundle.TimeKeys)
-	return a, err
-}
-
-// TimeSigner signs the time with a time key.
-type TimeSigner struct {
-	key  crypto.Signer
-	name string
-}
-
-// NewTimeSigner takes an ECDSA key.
-func NewTimeSigner(key crypto.Signer) (TimeSigner, error) {
-	if _, ok := key.Public().(*ecdsa.PublicKey); !ok {
-		return TimeSigner{}, errors.New("the time key is not an ECDSA key")
-	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return TimeSigner{}, fmt.Errorf("the time key: %w", err)
-	}
-	return TimeSigner{key: key, name: fingerprint(spki)}, nil
-}
-
-// ErrNonce means that a nonce is not of 16 to 64 bytes.
-var ErrNonce = fmt.Errorf("the nonce must have %d to %d bytes", wire.MinNonce, wire.MaxNonce)
-
-// Sign binds now to the nonce that somebody who has no clock made up. ErrNonce if it is
-// too short to be fresh or longer than there is a use for.
-func (t TimeSigner) Sign(nonce []byte, now time.Time) (wire.TimeAnswer, error) {
+// SignTime binds now to a nonce that somebody without a clock made up. It has 16 to 64
+// bytes: fewer would not be fresh, and for more there is no use.
+func (s *Service) SignTime(nonce []byte, now time.Time) (wire.TimeAnswer, error) {
 	if len(nonce) < wire.MinNonce || len(nonce) > wire.MaxNonce {
-		return wire.TimeAnswer{}, ErrNonce
+		return wire.TimeAnswer{}, fmt.Errorf("the nonce must have %d to %d bytes", wire.MinNonce, wire.MaxNonce)
 	}
-	a := wire.TimeAnswer{Unix: now.Unix(), Key: t.name}
+	a := wire.TimeAnswer{Unix: now.Unix(), Key: s.keyName}
 	digest := wire.TimeMessage(nonce, a.Unix)
 	var err error
-	if a.Signature, err = t.key.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
+	if a.Signature, err = s.timeKey.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
 		return wire.TimeAnswer{}, fmt.Errorf("signing the time: %w", err)
 	}
 	return a, nil
