@@ -40,6 +40,10 @@ var rows = []row{
 
 	{"ca/trust", "record wire ca/profile",
 		"the bundle is what crosses the network, so its words are wire's (docs/decisions)"},
+	{"ca/status/ocsp", "",
+		"a wire format knows nothing of who may ask or what the answer is"},
+	{"ca/status", "record ca/profile ca/status/ocsp",
+		"the CA is the last check before a key is used; it does not know who asks"},
 	{"ca/*", "record ca/profile",
 		"the CA is the last check before a key is used; it does not know who asks"},
 	{"ca", "record ca/profile ca/keys ca/cas",
