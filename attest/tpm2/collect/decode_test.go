@@ -1,0 +1,104 @@
+package collect
+
+import (
+	"bytes"
+	"encoding/asn1"
+	"encoding/pem"
+	"testing"
+
+	gotpm "github.com/google/go-tpm/tpm2"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2"
+)
+
+func validKeyFile(t testing.TB) []byte {
+	f := keyFile{
+		Public:  gotpm.Marshal(gotpm.New2B(tpm2.LDevIDTemplate())),
+		Private: gotpm.Marshal(gotpm.TPM2BPrivate{Buffer: make([]byte, 100)}),
+	}
+	text, err := f.pem()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestKeyFileIsStrict(t *testing.T) {
+	valid := validKeyFile(t)
+	f, err := parseKeyFile(valid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := f.decode(); err != nil {
+		t.Fatal(err)
+	}
+	change := func(edit func(*keyFile)) []byte {
+		g := f
+		edit(&g)
+		der, err := asn1.Marshal(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "TSS2 PRIVATE KEY", Bytes: der})
+	}
+	for name, text := range map[string][]byte{
+		"empty":             nil,
+		"other block":       bytes.ReplaceAll(valid, []byte("TSS2 PRIVATE"), []byte("PRIVATE")),
+		"twice":             append(bytes.Clone(valid), valid...),
+		"too large":         bytes.Repeat([]byte("A"), maxKeyFile+1),
+		"sealed data":       change(func(f *keyFile) { f.Type = asn1.ObjectIdentifier{2, 23, 133, 10, 1, 5} }),
+		"with a password":   change(func(f *keyFile) { f.EmptyAuth = false }),
+		"other parent":      change(func(f *keyFile) { f.Parent = 0x81000001 }),
+		"public trailing":   change(func(f *keyFile) { f.Public = append(bytes.Clone(f.Public), 0) }),
+		"public truncated":  change(func(f *keyFile) { f.Public = f.Public[:20] }),
+		"private trailing":  change(func(f *keyFile) { f.Private = append(bytes.Clone(f.Private), 0) }),
+		"private truncated": change(func(f *keyFile) { f.Private = f.Private[:20] }),
+		"bytes behind the key": pem.EncodeToMemory(&pem.Block{Type: "TSS2 PRIVATE KEY", Bytes: func() []byte {
+			block, _ := pem.Decode(valid)
+			return append(block.Bytes, 0)
+		}()}),
+	} {
+		f, err := parseKeyFile(text)
+		if err == nil {
+			_, _, _, err = f.decode()
+		}
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func FuzzKeyFile(f *testing.F) {
+	f.Add(validKeyFile(f))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		k, err := parseKeyFile(text)
+		if err != nil {
+			return
+		}
+		_, contents, _, err := k.decode()
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(gotpm.Marshal(gotpm.New2B(contents)), k.Public) {
+			t.Fatal("the public part was not read as it is written")
+		}
+	})
+}
+
+// The TPM is on the other side of a bus that may be tapped or broken.
+func FuzzResponse(f *testing.F) {
+	f.Add([]byte{0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0})
+	f.Add([]byte{0x00, 0xC4, 0, 0, 0, 10, 0, 0, 0, 30})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, err := readResponse(bytes.NewReader(raw))
+		if err != nil {
+			return
+		}
+		if len(r) > maxResponse || len(r) > len(raw) {
+			t.Fatalf("%d bytes out of %d", len(r), len(raw))
+		}
+		if checkResponse(r) == nil {
+			responseCode(r)
+		}
+	})
+}

@@ -1,0 +1,183 @@
+package collect
+
+import (
+	"errors"
+	"fmt"
+
+	gotpm "github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/attest/tpm2"
+)
+
+// Identity is what the TPM says of itself before anything is proved.
+type Identity struct {
+	// EKCertificates as in attest.Evidence.Certificates; empty if the chip has none.
+	EKCertificates [][]byte
+	// EKPublic and AKPublic are TPMT_PUBLIC structures.
+	EKPublic, AKPublic []byte
+	// Warning is a sentence for the technician; empty if all is well.
+	Warning string
+}
+
+// Identify finds the endorsement key with its certificates and makes the attestation key.
+func (d *Device) Identify() (Identity, error) {
+	var id Identity
+	err := d.operation("reading the TPM's identity", func() error {
+		e, err := d.endorsement()
+		if err != nil {
+			return err
+		}
+		ek, err := d.endorsementKey(e)
+		if err != nil {
+			return err
+		}
+		ak, err := d.ak()
+		if err != nil {
+			return err
+		}
+		id = Identity{e.certificates, gotpm.Marshal(ek.public), gotpm.Marshal(ak.public), e.warning}
+		return nil
+	})
+	return id, err
+}
+
+// AKPublic is the attestation key's TPMT_PUBLIC.
+func (d *Device) AKPublic() ([]byte, error) {
+	var public []byte
+	err := d.operation("making the attestation key", func() error {
+		ak, err := d.ak()
+		if err != nil {
+			return err
+		}
+		public = gotpm.Marshal(ak.public)
+		return nil
+	})
+	return public, err
+}
+
+// Certify makes the attestation key vouch for a key of the same TPM, over a binding
+// (TPM2_Certify). It returns the TPMS_ATTEST and the TPMT_SIGNATURE.
+func (d *Device) Certify(k *Key, binding [32]byte) (statement, signature []byte, err error) {
+	err = d.operation("certifying a key", func() error {
+		ak, err := d.ak()
+		if err != nil {
+			return err
+		}
+		subject, err := k.load()
+		if err != nil {
+			return err
+		}
+		signer, err := d.authorise(ak, 0)
+		if err != nil {
+			return err
+		}
+		object, err := d.authorise(subject, gotpm.TPMCCCertify)
+		if err != nil {
+			return err
+		}
+		r, err := gotpm.Certify{
+			ObjectHandle:   object,
+			SignHandle:     signer,
+			QualifyingData: gotpm.TPM2BData{Buffer: binding[:]},
+			InScheme:       gotpm.TPMTSigScheme{Scheme: gotpm.TPMAlgNull},
+		}.Execute(d.link)
+		if err != nil {
+			return err
+		}
+		statement, signature = r.CertifyInfo.Bytes(), gotpm.Marshal(r.Signature)
+		return nil
+	})
+	return statement, signature, err
+}
+
+// Activate opens a credential challenge (TPM2_ActivateCredential), which only the TPM
+// that holds both the endorsement and the attestation key can do. The error is
+// ErrOtherTPM if the challenge was made for another.
+func (d *Device) Activate(c attest.Challenge) (secret []byte, err error) {
+	err = d.operation("answering the server's challenge", func() error {
+		e, err := d.endorsement()
+		if err != nil {
+			return err
+		}
+		ek, err := d.endorsementKey(e)
+		if err != nil {
+			return err
+		}
+		ak, err := d.ak()
+		if err != nil {
+			return err
+		}
+		activate, err := d.authorise(ak, gotpm.TPMCCActivateCredential)
+		if err != nil {
+			return err
+		}
+		decrypt, err := d.authorise(ek, 0)
+		if err != nil {
+			return err
+		}
+		r, err := gotpm.ActivateCredential{
+			ActivateHandle: activate,
+			KeyHandle:      decrypt,
+			CredentialBlob: gotpm.TPM2BIDObject{Buffer: c.Credential},
+			Secret:         gotpm.TPM2BEncryptedSecret{Buffer: c.Secret},
+		}.Execute(d.link)
+		if err != nil {
+			return d.explainActivate(err, ak)
+		}
+		secret = r.CertInfo.Buffer
+		return nil
+	})
+	return secret, err
+}
+
+// explainActivate recognises a challenge that was encrypted to another RSA key. TPMs
+// disagree on the code for it: some give TPM_RC_FAILURE although they go on working.
+func (d *Device) explainActivate(err error, ak *object) error {
+	if !is(err, gotpm.TPMRCFailure, gotpm.TPMRCValue, gotpm.TPMRCSize, gotpm.TPMRCECCPoint) {
+		return err
+	}
+	if _, failed := (gotpm.ReadPublic{ObjectHandle: ak.handle}).Execute(d.link); failed != nil {
+		return err
+	}
+	return &Error{Kind: ErrOtherTPM, Detail: "the server's challenge does not open", Hint: otherTPMHint, cause: err}
+}
+
+// plain authorises with the empty password: for keys that are exempt from the
+// dictionary-attack lockout (SRK, LDevID).
+func plain(o *object) gotpm.AuthHandle {
+	return gotpm.AuthHandle{Handle: o.handle, Name: o.name, Auth: gotpm.PasswordAuth(nil)}
+}
+
+// authorise begins a policy session for keys that have a policy. EK, AK and IDevID
+// have an empty password too, but they count towards the lockout: then the first use
+// after each start is written to NV, and a power cut before TPM2_Shutdown counts as a
+// wrong password (TPM 2.0 Part 1, 19.8). A role that the TPM allows by policy alone
+// (certifying, activating) is named by its command.
+func (d *Device) authorise(o *object, role gotpm.TPMCC) (gotpm.AuthHandle, error) {
+	if len(o.public.AuthPolicy.Buffer) == 0 {
+		return plain(o), nil
+	}
+	branches, ok := tpm2.PolicyBranches(o.public)
+	if !ok {
+		return gotpm.AuthHandle{}, errors.New("the key has a policy that is not TCG's")
+	}
+	session := gotpm.Policy(o.public.NameAlg, 16, func(t transport.TPM, h gotpm.TPMISHPolicy, nonce gotpm.TPM2BNonce) error {
+		d.sessions = append(d.sessions, h)
+		if _, err := (gotpm.PolicySecret{AuthHandle: gotpm.TPMRHEndorsement, PolicySession: h, NonceTPM: nonce}).Execute(t); err != nil {
+			return fmt.Errorf("proving access to the endorsement hierarchy: %w", err)
+		}
+		if role != 0 {
+			if _, err := (gotpm.PolicyCommandCode{PolicySession: h, Code: role}).Execute(t); err != nil {
+				return err
+			}
+		}
+		if branches == nil {
+			return nil
+		}
+		_, err := gotpm.PolicyOr{PolicySession: h, PHashList: gotpm.TPMLDigest{Digests: branches}}.Execute(t)
+		return err
+	})
+	return gotpm.AuthHandle{Handle: o.handle, Name: o.name, Auth: session}, nil
+}
