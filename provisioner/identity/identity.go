@@ -58,7 +58,7 @@ func Enrolling(f attest.Facts, serial, newID string, v record.View, now time.Tim
 // returning holds the claims of a chip that is in the inventory against its entry.
 func returning(f attest.Facts, serial string, d record.Device, now time.Time) (Identity, error) {
 	switch {
-	case serial != "" && Fold(serial) != Fold(d.Serial):
+	case serial != "" && record.Fold(serial) != record.Fold(d.Serial):
 		return Identity{}, &Clash{Code: "ek-taken", Device: d.ID,
 			Detail: fmt.Sprintf("this TPM is enrolled as %s", d.Name())}
 	case !bytes.Equal(f.TPM.AKName, d.AKName):

@@ -47,6 +47,3 @@ func CheckSerial(serial string) error {
 	}
 	return nil
 }
-
-// Fold is how serial numbers are compared: without case.
-func Fold(serial string) string { return strings.ToLower(serial) }
