@@ -186,7 +186,7 @@ func PolicyBranches(public gotpm.TPMTPublic) (branches []gotpm.TPM2BDigest, ok b
 }
 
 // identityBranches are A to D of "TPM 2.0 Keys for Device Identity and Attestation"
-//: use, certify, activate, and whatever the policy index allows.
+// : use, certify, activate, and whatever the policy index allows.
 func identityBranches(index uint32) []gotpm.TPM2BDigest {
 	const alg = gotpm.TPMAlgSHA256
 	secret := gotpm.PolicySecret{AuthHandle: gotpm.TPMRHEndorsement}

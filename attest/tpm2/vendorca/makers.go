@@ -1,0 +1,33 @@
+package vendorca
+
+// Maker is a maker of TPMs.
+type Maker struct {
+	// Name is the company's.
+	Name string
+	// Publishes is where its CA certificates are found; empty if we do not know.
+	Publishes string
+}
+
+// Makers are the makers whose vendor ID (TCG TPM Vendor ID Registry) we know by name.
+// The table helps people; nothing is trusted because it stands here.
+var Makers = map[string]Maker{
+	"AMD":  {"AMD", "https://ftpm.amd.com/pki/aia/"},
+	"ATML": {"Atmel", ""},
+	"BRCM": {"Broadcom", ""},
+	"GOOG": {"Google", ""},
+	"HISI": {"HiSilicon", ""},
+	"IBM":  {"IBM", ""},
+	"IFX":  {"Infineon", "https://pki.infineon.com/"},
+	"INTC": {"Intel", "https://tsci.intel.com/content/OnDieCA/certs/"},
+	"MSFT": {"Microsoft", "https://www.microsoft.com/pkiops/certs/"},
+	"NSG":  {"NSING", "https://pki.nsing.com.sg/"},
+	"NTC":  {"Nuvoton", "https://www.nuvoton.com/security/NTC-TPM-EK-Cert/"},
+	"NTZ":  {"Nationz", "https://pki.nationz.com.cn/"},
+	"QCOM": {"Qualcomm", ""},
+	"ROCC": {"Rockchip", ""},
+	"SECE": {"SecEdge", ""},
+	"SMSN": {"Samsung", ""},
+	"STM":  {"STMicroelectronics", "https://sw-center.st.com/STSAFE/ and https://secure.globalsign.com/cacert/"},
+	"TXN":  {"Texas Instruments", ""},
+	"WEC":  {"Winbond", ""},
+}

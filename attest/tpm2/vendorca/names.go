@@ -1,0 +1,114 @@
+package vendorca
+
+import (
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// OIDs of the attributes that name a TPM (TCG EK Credential Profile §3.2.9).
+const (
+	oidMaker   = "2.23.133.2.1"
+	oidModel   = "2.23.133.2.2"
+	oidVersion = "2.23.133.2.3"
+)
+
+// maxName bounds a name in bytes; the profile's are a few characters long.
+const maxName = 64
+
+// readNames takes maker, model and version out of the subject alternative name's
+// directoryName, one attribute to a relative distinguished name or several. crypto/x509
+// calls that extension unhandled if nothing else is in it; having read it, we clear it.
+func (e *EK) readNames() error {
+	for _, x := range e.Certificate.Extensions {
+		if !x.Id.Equal(oidSubjectAltName) {
+			continue
+		}
+		if err := e.readAltName(x.Value); err != nil {
+			return err
+		}
+		e.Certificate.UnhandledCriticalExtensions = slices.DeleteFunc(e.Certificate.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
+	}
+	return nil
+}
+
+func (e *EK) readAltName(der []byte) error {
+	malformed := errors.New("the certificate's subject alternative name is malformed")
+	names, ok := elements(der)
+	if !ok {
+		return malformed
+	}
+	for _, n := range names {
+		var general asn1.RawValue
+		if _, err := asn1.Unmarshal(n, &general); err != nil {
+			return malformed
+		}
+		if general.Class != asn1.ClassContextSpecific || general.Tag != 4 { // directoryName, RFC 5280 §4.2.1.6
+			continue
+		}
+		var directory pkix.RDNSequence
+		if rest, err := asn1.Unmarshal(general.Bytes, &directory); err != nil || len(rest) > 0 {
+			return malformed
+		}
+		for _, rdn := range directory {
+			for _, a := range rdn {
+				if err := e.setName(a); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (e *EK) setName(a pkix.AttributeTypeAndValue) error {
+	field := map[string]*string{oidMaker: &e.Maker, oidModel: &e.Model, oidVersion: &e.Version}[a.Type.String()]
+	if field == nil {
+		return nil
+	}
+	text, ok := a.Value.(string)
+	if !ok || text == "" || len(text) > maxName || !printable(text) {
+		return fmt.Errorf("the certificate's TPM attribute %v is not a short text", a.Type)
+	}
+	if *field != "" {
+		return fmt.Errorf("the certificate has the TPM attribute %v twice", a.Type)
+	}
+	if field == &e.Maker {
+		text = makerName(text)
+	}
+	*field = text
+	return nil
+}
+
+// makerName turns "id:53544D20" into "STM": the vendor ID is four ASCII characters,
+// padded with NUL or blank (TCG TPM Vendor ID Registry).
+func makerName(text string) string {
+	id, err := hex.DecodeString(strings.TrimPrefix(text, "id:"))
+	if err != nil || len(id) != 4 || !strings.HasPrefix(text, "id:") {
+		return text
+	}
+	if name := strings.TrimRight(string(id), " \x00"); name != "" && printable(name) {
+		return name
+	}
+	return strings.ToUpper(hex.EncodeToString(id))
+}
+
+func printable(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+}
+
+// Vendor IDs of TPMs that are programs: swtpm as Debian ships it, and FIDO's test value.
+const (
+	MakerSwtpm = "00001014"
+	MakerTest  = "FFFFF1D0"
+)
+
+// Simulated reports whether the certificate itself says that the TPM is a program for
+// tests. Whoever trusts such a maker's root admits anybody.
+func (e EK) Simulated() bool { return e.Maker == MakerSwtpm || e.Maker == MakerTest }
