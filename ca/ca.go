@@ -15,6 +15,9 @@ type Request struct {
 	// Profile is the shape, Content what varies in it.
 	Profile profile.Kind
 	Content profile.Content
+	// Issuer is the issuer that an OCSP responder answers for; empty for all other
+	// profiles, each of which has one issuer.
+	Issuer string
 	// Device is the record's ID of the device it is for; empty for the installation's own.
 	Device string
 	// Predecessor is the serial number of the certificate that authenticated the

@@ -1,0 +1,176 @@
+package ca
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// DefaultShardCapacity is how many certificates share one CRL, unless configured
+// otherwise: with every one of them revoked it stays under 1 MiB, the smallest limit
+// known among gateways.
+const DefaultShardCapacity = 16384
+
+// shardBlock is how many places of a shard are reserved at a time. So many at most are
+// lost in a restart, and so seldom does issuing wait for one more transaction.
+const shardBlock = 256
+
+// CAS signs exactly the template it is given, which it does not change; see ca/cas.
+type CAS interface {
+	Sign(template *x509.Certificate) (*x509.Certificate, error)
+}
+
+// Issuer is one issuing CA.
+type Issuer struct {
+	// Name is its name in URLs and in the record: one of profile.Issuers.
+	Name string
+	// Certificate is its certificate, Root that of the root that signed it.
+	Certificate, Root *x509.Certificate
+	// CAS signs with its key.
+	CAS CAS
+}
+
+// Config is what an Authority is made of.
+type Config struct {
+	Store   record.Issuance
+	Issuers []Issuer
+	// BaseURL is where CRLs, OCSP and CA certificates are served: "http://HOST:PORT".
+	BaseURL string
+	// Organisation is the maker's name in every subject.
+	Organisation string
+	// ShardCapacity is the most certificates that share a CRL; 0 means DefaultShardCapacity.
+	ShardCapacity int64
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Authority issues certificates. It is safe for concurrent use.
+type Authority struct {
+	store        record.Issuance
+	issuers      map[string]*issuer
+	lints        *linter
+	baseURL      string
+	organisation string
+	capacity     int64
+	now          func() time.Time
+
+	mu   sync.Mutex
+	idle *sync.Cond // a key is no longer busy
+	busy map[identity]bool
+}
+
+// issuer is an Issuer with what issuing needs at hand.
+type issuer struct {
+	Issuer
+	chain     [][]byte // DER, without the root
+	rehearsal rehearsal
+
+	mu    sync.Mutex
+	shard int64
+	left  int64 // places in shard that are reserved and not used
+}
+
+// New checks a configuration and makes an Authority of it. Recover must be called
+// before the first Issue.
+func New(c Config) (*Authority, error) {
+	base, err := profile.BaseURL(c.BaseURL)
+	if err != nil {
+		return nil, err
+	}
+	if err := profile.CheckOrganisation(c.Organisation); err != nil {
+		return nil, err
+	}
+	if c.Store == nil || len(c.Issuers) == 0 || c.ShardCapacity < 0 {
+		return nil, errors.New("a CA needs a record, issuers and a shard capacity that is not negative")
+	}
+	lints, err := newLinter()
+	if err != nil {
+		return nil, err
+	}
+	a := &Authority{
+		store: c.Store, issuers: map[string]*issuer{}, lints: lints, baseURL: base,
+		organisation: c.Organisation, capacity: c.ShardCapacity, now: c.Now, busy: map[identity]bool{},
+	}
+	a.idle = sync.NewCond(&a.mu)
+	if a.capacity == 0 {
+		a.capacity = DefaultShardCapacity
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	for _, i := range c.Issuers {
+		if a.issuers[i.Name] != nil {
+			return nil, fmt.Errorf("issuer %q is configured twice", i.Name)
+		}
+		if a.issuers[i.Name], err = newIssuer(i); err != nil {
+			return nil, fmt.Errorf("issuer %q: %w", i.Name, err)
+		}
+	}
+	return a, nil
+}
+
+func newIssuer(i Issuer) (*issuer, error) {
+	if !slices.Contains(profile.Issuers(), i.Name) {
+		return nil, fmt.Errorf("the name must be one of %v", profile.Issuers())
+	}
+	if i.Certificate == nil || i.Root == nil || i.CAS == nil {
+		return nil, errors.New("it needs a certificate, its root's and a signer")
+	}
+	if err := profile.CheckSignature(i.Certificate, i.Root); err != nil {
+		return nil, fmt.Errorf("the certificate is not its root's: %w", err)
+	}
+	if len(i.Certificate.SubjectKeyId) == 0 || i.Certificate.KeyUsage&x509.KeyUsageCertSign == 0 || !i.Certificate.IsCA {
+		return nil, errors.New("the certificate is not that of a CA")
+	}
+	r, err := newRehearsal(i.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	return &issuer{Issuer: i, chain: [][]byte{i.Certificate.Raw}, rehearsal: r}, nil
+}
+
+// Issuers lists the configured issuers' names, sorted.
+func (a *Authority) Issuers() []string {
+	var names []string
+	for name := range a.issuers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Chain is what follows a leaf of the issuer in a chain, DER, without the root; nil if
+// there is no such issuer.
+func (a *Authority) Chain(issuer string) [][]byte {
+	if i := a.issuers[issuer]; i != nil {
+		return slices.Clone(i.chain)
+	}
+	return nil
+}
+
+// place takes one place in the issuer's open CRL shard.
+func (i *issuer) place(ctx context.Context, store record.Issuance, capacity int64) (int64, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.left == 0 {
+		// Small shards, in tests and small fleets, shall not be lost whole in a restart.
+		want := max(1, min(shardBlock, capacity/16))
+		shard, given, err := store.ReserveShard(ctx, i.Name, want, capacity)
+		if err != nil {
+			return 0, fmt.Errorf("reserve a place in a CRL shard: %w", err)
+		}
+		if given < 1 {
+			return 0, errors.New("the record gave no place in a CRL shard")
+		}
+		i.shard, i.left = shard, given
+	}
+	i.left--
+	return i.shard, nil
+}

@@ -1,0 +1,149 @@
+package ca
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+)
+
+// Founding is what a new installation's CAs are made of.
+type Founding struct {
+	// Organisation is the maker's name in every subject.
+	Organisation string
+	// BaseURL is where CRLs, OCSP and CA certificates will be served: "http://HOST:PORT".
+	BaseURL string
+	// Now is when the CAs begin.
+	Now time.Time
+	// Key makes the key of one CA, named as in URLs ("operational", "operational-root"),
+	// and keeps it wherever the caller decides. P-256 or P-384.
+	Key func(name string) (crypto.Signer, error)
+}
+
+// Founded is one issuer with a root of its own.
+type Founded struct {
+	// Name is the issuer's name; its root's is profile.RootOf(Name).
+	Name string
+	// Root and Certificate are the root's certificate and the issuer's.
+	Root, Certificate *x509.Certificate
+	// RootSigner and Signer are their keys, as Founding.Key made them. The root's is
+	// needed again only to replace or revoke the issuer.
+	RootSigner, Signer crypto.Signer
+	// RootCRL is the root's CRL (DER). It names nothing and lasts as long as the issuer,
+	// so that a relying party that checks the whole chain finds one while the root's key
+	// is away; revoking the issuer takes the key and a list with a greater number.
+	RootCRL []byte
+}
+
+// Found makes three roots and three issuers, in the order of profile.Issuers. Each
+// certificate goes the way that a leaf goes: prepared, linted and checked before its key
+// signs, and looked at again afterwards. Nothing is written anywhere.
+func Found(f Founding) ([]Founded, error) {
+	base, err := profile.BaseURL(f.BaseURL)
+	if err != nil {
+		return nil, err
+	}
+	f.BaseURL = base
+	lints, err := newLinter()
+	if err != nil {
+		return nil, err
+	}
+	var all []Founded
+	for _, name := range profile.Issuers() {
+		founded, err := f.found(lints, name)
+		if err != nil {
+			return nil, fmt.Errorf("found the %s CA: %w", name, err)
+		}
+		all = append(all, founded)
+	}
+	return all, nil
+}
+
+func (f Founding) found(lints *linter, name string) (Founded, error) {
+	root := profile.RootOf(name)
+	made := Founded{Name: name}
+	var err error
+	if made.RootSigner, err = f.Key(root); err != nil {
+		return made, fmt.Errorf("make the root's key: %w", err)
+	}
+	if made.Signer, err = f.Key(name); err != nil {
+		return made, fmt.Errorf("make the issuer's key: %w", err)
+	}
+	p := profile.Placement{
+		Serial: profile.NewSerial(), NotBefore: f.Now.UTC().Add(-backdate).Truncate(time.Second),
+		Organisation: f.Organisation,
+	}
+	a := profile.Authority{Issuer: name, Root: true, Key: made.RootSigner.Public()}
+	if made.Root, err = certify(lints, a, p, made.RootSigner); err != nil {
+		return made, err
+	}
+	p.Serial, p.Issuer = profile.NewSerial(), made.Root
+	p.CRL, p.CA = profile.CRLURL(f.BaseURL, root, 0), profile.CAURL(f.BaseURL, root)
+	a = profile.Authority{Issuer: name, Key: made.Signer.Public()}
+	if made.Certificate, err = certify(lints, a, p, made.RootSigner); err != nil {
+		return made, err
+	}
+	made.RootCRL, err = emptyCRL(made.Root, made.RootSigner, f.Now, made.Certificate.NotAfter)
+	return made, err
+}
+
+// certify makes one CA certificate: prepare, lint, sign, look again.
+func certify(lints *linter, a profile.Authority, p profile.Placement, signer crypto.Signer) (*x509.Certificate, error) {
+	template, err := profile.AuthorityTemplate(a, p)
+	if err != nil {
+		return nil, err
+	}
+	name, parent := "issuer", p.Issuer
+	if a.Root {
+		name, parent = "root", template
+	}
+	r, err := newRehearsal(parent)
+	if err != nil {
+		return nil, err
+	}
+	rehearsed, err := r.sign(template)
+	if err != nil {
+		return nil, err
+	}
+	if err := lints.check(name, rehearsed); err != nil {
+		return nil, err
+	}
+	if _, err := profile.CheckAuthority(a, p, rehearsed); err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, a.Key, signer)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := profile.CheckAuthority(a, p, der)
+	if err != nil {
+		return nil, err
+	}
+	if a.Root {
+		parent = cert
+	}
+	return cert, profile.CheckSignature(cert, parent)
+}
+
+// emptyCRL is a root's CRL that names nothing (RFC 5280 §5).
+func emptyCRL(root *x509.Certificate, signer crypto.Signer, now, next time.Time) ([]byte, error) {
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: now.UTC().Add(-backdate).Truncate(time.Second), NextUpdate: next,
+	}, root, signer)
+	if err != nil {
+		return nil, fmt.Errorf("sign the root's CRL: %w", err)
+	}
+	crl, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, err
+	}
+	if len(crl.RevokedCertificateEntries) != 0 {
+		return nil, errors.New("the root's CRL should be empty")
+	}
+	return der, crl.CheckSignatureFrom(root)
+}

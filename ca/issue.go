@@ -1,0 +1,226 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// finish bounds what happens after the intent is recorded, which the caller's hanging
+// up does not stop: a certificate that was begun is better finished than voided.
+const finish = 15 * time.Second
+
+// job is one request on its way to a certificate.
+type job struct {
+	Request
+	id          identity
+	issuer      *issuer
+	placement   profile.Placement
+	template    *x509.Certificate
+	row         record.Certificate // the intent, then the result
+	certificate *x509.Certificate
+	again       bool
+}
+
+// identity is what at most one certificate is issued for at a time.
+type identity struct {
+	issuer, profile, device, operator string
+	key                               [32]byte // SHA-256 of the SubjectPublicKeyInfo
+}
+
+// Issue signs the certificates asked for, all or none, and returns them in the order of
+// the requests. E is the audit event written with them; if all had been issued before,
+// nothing changes and nothing is written.
+//
+// The same device (or operator), profile and key asking again gets the same certificate
+// for the first two thirds of its life: an answer may be lost, and a renewal brings a
+// new key. If Issue fails when the intent was recorded already, the error is a
+// [*VoidedError] that names the CRL shards to publish.
+func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) ([]Issued, error) {
+	jobs, err := a.check(reqs)
+	if err != nil {
+		return nil, err
+	}
+	defer a.hold(jobs)()
+	todo, err := a.recall(ctx, jobs)
+	if err != nil {
+		return nil, err
+	}
+	if len(todo) > 0 {
+		for _, j := range todo {
+			if err := a.prepare(ctx, j); err != nil {
+				return nil, fmt.Errorf("prepare the %s certificate: %w", j.Profile, err)
+			}
+		}
+		if err := a.store.Intend(ctx, rows(todo)); err != nil {
+			return nil, fmt.Errorf("record the intent to sign: %w", err)
+		}
+		// From here on certificates may exist. Whatever happens, the record must say so.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
+		defer cancel()
+		if err := a.signAndRecord(ctx, e, todo); err != nil {
+			return nil, a.void(ctx, e, todo, err)
+		}
+	}
+	return answers(jobs), nil
+}
+
+// check holds the requests against the profiles.
+func (a *Authority) check(reqs []Request) ([]*job, error) {
+	if len(reqs) == 0 {
+		return nil, errors.New("nothing was asked for")
+	}
+	var jobs []*job
+	seen := map[identity]bool{}
+	for _, r := range reqs {
+		j, err := a.newJob(r)
+		if err != nil {
+			return nil, err
+		}
+		if seen[j.id] {
+			return nil, fmt.Errorf("the same %s certificate was asked for twice", r.Profile)
+		}
+		seen[j.id] = true
+		jobs = append(jobs, j)
+	}
+	return jobs, nil
+}
+
+func (a *Authority) newJob(r Request) (*job, error) {
+	if err := r.Content.Validate(r.Profile); err != nil {
+		return nil, err
+	}
+	name := profile.IssuerOf(r.Profile)
+	switch {
+	case name == "":
+		name = r.Issuer
+	case r.Issuer != "":
+		return nil, fmt.Errorf("a %s certificate is always signed by issuer %q; the request must not name one", r.Profile, name)
+	}
+	i := a.issuers[name]
+	if i == nil {
+		return nil, fmt.Errorf("there is no issuer %q for a %s certificate; configured are %v", name, r.Profile, a.Issuers())
+	}
+	if (r.Device != "") != (r.Content.Model != "") {
+		return nil, fmt.Errorf("a %s certificate needs the device's ID in the record if, and only if, it is a device's", r.Profile)
+	}
+	key, err := x509.MarshalPKIXPublicKey(r.Content.Key)
+	if err != nil {
+		return nil, err
+	}
+	id := identity{name, string(r.Profile), r.Device, r.Content.Operator, sha256.Sum256(key)}
+	return &job{Request: r, id: id, issuer: i}, nil
+}
+
+// hold waits until no other call issues for the same identities, and then keeps others
+// waiting until release: of two askers for one certificate the second finds the first's.
+func (a *Authority) hold(jobs []*job) (release func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.anyBusy(jobs) {
+		a.idle.Wait()
+	}
+	for _, j := range jobs {
+		a.busy[j.id] = true
+	}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, j := range jobs {
+			delete(a.busy, j.id)
+		}
+		a.idle.Broadcast()
+	}
+}
+
+func (a *Authority) anyBusy(jobs []*job) bool {
+	for _, j := range jobs {
+		if a.busy[j.id] {
+			return true
+		}
+	}
+	return false
+}
+
+// recall finds what was issued before and returns the rest.
+func (a *Authority) recall(ctx context.Context, jobs []*job) (todo []*job, err error) {
+	for _, j := range jobs {
+		if j.Device == "" && j.id.operator == "" {
+			todo = append(todo, j) // the installation's own: nobody loses the answer
+			continue
+		}
+		row, err := a.store.IssuedFor(ctx, j.Device, j.id.operator, j.id.profile, j.id.key)
+		if errors.Is(err, record.ErrNotFound) || err == nil && a.ageing(row) {
+			todo = append(todo, j)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for an earlier certificate: %w", err)
+		}
+		j.row, j.again = row, true
+		if j.certificate, err = x509.ParseCertificate(row.DER); err != nil {
+			return nil, fmt.Errorf("recorded certificate %s: %w", row.Serial, err)
+		}
+	}
+	return todo, nil
+}
+
+// ageing reports whether a certificate is past two thirds of its life.
+func (a *Authority) ageing(c record.Certificate) bool {
+	return a.now().After(c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3))
+}
+
+// signAndRecord asks the issuers' keys, looks at what came back and records it.
+func (a *Authority) signAndRecord(ctx context.Context, e record.Event, jobs []*job) error {
+	for _, j := range jobs {
+		if err := j.sign(); err != nil {
+			return fmt.Errorf("sign the %s certificate: %w", j.Profile, err)
+		}
+		j.row.DER, j.row.Issued = j.certificate.Raw, a.now().UTC()
+	}
+	if err := a.store.Complete(ctx, rows(jobs), e); err != nil {
+		return fmt.Errorf("record the certificate: %w", err)
+	}
+	return nil
+}
+
+// sign has the certificate signed and believes nothing of what comes back: it must be
+// the recorded intent to the byte, read well by code that did not build it, and bear
+// the issuer's signature.
+func (j *job) sign() error {
+	signed, err := j.issuer.CAS.Sign(j.template)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(signed.RawTBSCertificate, j.row.TBS) {
+		return errors.New("the signer signed something else than was asked")
+	}
+	if j.certificate, err = profile.Check(j.Profile, j.Content, j.placement, signed.Raw); err != nil {
+		return err
+	}
+	return profile.CheckSignature(j.certificate, j.issuer.Certificate)
+}
+
+func rows(jobs []*job) []record.Certificate {
+	var all []record.Certificate
+	for _, j := range jobs {
+		all = append(all, j.row)
+	}
+	return all
+}
+
+func answers(jobs []*job) []Issued {
+	var all []Issued
+	for _, j := range jobs {
+		chain := append([][]byte{j.certificate.Raw}, j.issuer.chain...)
+		all = append(all, Issued{Certificate: j.certificate, Chain: chain, Record: j.row, Again: j.again})
+	}
+	return all
+}

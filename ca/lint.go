@@ -1,0 +1,49 @@
+package ca
+
+import (
+	"fmt"
+
+	"github.com/zmap/zcrypto/x509"
+	"github.com/zmap/zlint/v3/lint"
+	_ "github.com/zmap/zlint/v3/lints/community" // register their rules
+	_ "github.com/zmap/zlint/v3/lints/rfc"
+)
+
+// linter runs zlint's rules from the RFCs and its community over a certificate. The
+// rules for the public web (CA/Browser Forum, Apple, Mozilla) say the opposite of what
+// device identity needs and are not loaded.
+type linter struct {
+	rules  []*lint.CertificateLint
+	config lint.Configuration
+}
+
+// accepted names the findings that are wrong for a certificate, and why.
+var accepted = map[string]map[string]string{}
+
+func newLinter() (*linter, error) {
+	r, err := lint.GlobalRegistry().Filter(lint.FilterOptions{
+		IncludeSources: lint.SourceList{lint.RFC5280, lint.RFC5480, lint.RFC8813, lint.Community},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("zlint: %w", err)
+	}
+	return &linter{r.CertificateLints().Lints(), r.GetConfiguration()}, nil
+}
+
+// check lints a certificate; name is its profile, or "root" or "issuer".
+func (l *linter) check(name string, der []byte) error {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("zlint cannot read it: %w", err)
+	}
+	for _, rule := range l.rules {
+		found := rule.Execute(cert, l.config)
+		if found.Status <= lint.Pass {
+			continue
+		}
+		if _, ok := accepted[name][rule.Name]; !ok {
+			return fmt.Errorf("zlint %s: %s: %s %s (%s)", found.Status, rule.Name, rule.Description, found.Details, rule.Citation)
+		}
+	}
+	return nil
+}

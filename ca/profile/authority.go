@@ -1,0 +1,83 @@
+package profile
+
+import (
+	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"fmt"
+	"time"
+)
+
+// Authority is what varies between two CA certificates.
+type Authority struct {
+	// Issuer is Manufacturing, Operational or Infrastructure.
+	Issuer string
+	// Root: its root's certificate, self-signed; else the issuer's own.
+	Root bool
+	// Key is the CA's key: P-256 or P-384.
+	Key crypto.PublicKey
+}
+
+// lineage is what an issuer and its root fix.
+type lineage struct {
+	title          string
+	root, issuer   int // years of life; zero: no end
+	rootPathLength int // of the root; the issuer's is one less (RFC 5280 §4.2.1.9)
+}
+
+var lineages = map[string]lineage{
+	// Without end, for an issuer must outlive its leaves (IEEE 802.1AR-2018 §8.6), and
+	// one level deeper: the issuer certifies one delegated issuer per lot and station.
+	Manufacturing:  {title: "Manufacturing", rootPathLength: 2},
+	Operational:    {title: "Operational", root: 20, issuer: 10, rootPathLength: 1},
+	Infrastructure: {title: "Infrastructure", root: 20, issuer: 10, rootPathLength: 1},
+}
+
+// Issuers lists the issuers' names.
+func Issuers() []string { return []string{Manufacturing, Operational, Infrastructure} }
+
+// AuthorityTemplate builds a CA certificate, complete but for the signature.
+func AuthorityTemplate(a Authority, p Placement) (*x509.Certificate, error) {
+	l, ok := lineages[a.Issuer]
+	if !ok {
+		return nil, fmt.Errorf("there is no issuer %q", a.Issuer)
+	}
+	if err := checkKey(a.Key, false); err != nil {
+		return nil, fmt.Errorf("%s CA certificate: %w", a.Issuer, err)
+	}
+	years, role, pathLength := l.issuer, "issuer", l.rootPathLength-1
+	if a.Root {
+		years, role, pathLength = l.root, "root", l.rootPathLength
+	}
+	end := NoEnd
+	if years != 0 {
+		end = p.NotBefore.UTC().AddDate(years, 0, 0).Add(-time.Second)
+	}
+	t, err := base(a.Key, p, end)
+	if err != nil {
+		return nil, fmt.Errorf("%s CA certificate: %w", a.Issuer, err)
+	}
+	// A CA's name stands for one key for ever: with the beginning of the key's
+	// identifier neither a successor nor another installation of the same organisation
+	// can be taken for it (RFC 5280 §4.1.2.4, §4.1.2.6).
+	t.Subject = pkix.Name{
+		Organization: []string{p.Organisation},
+		CommonName:   fmt.Sprintf("%s %s %s", l.title, role, hex.EncodeToString(t.SubjectKeyId[:4])),
+	}
+	t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	t.IsCA, t.MaxPathLen, t.MaxPathLenZero = true, pathLength, pathLength == 0
+	if a.Root {
+		// Go adds the others' only. RFC 5280 §4.2.1.1 lets a root do without, but a
+		// rehearsed root is not self-signed, and zlint tells a root by that.
+		t.AuthorityKeyId = t.SubjectKeyId
+	} else {
+		// anyPolicy, so that a relying party may ask for a profile's policy (RFC 5280 §6.1).
+		t.Policies = []x509.OID{policyAny}
+		t.CRLDistributionPoints = []string{p.CRL}
+		t.IssuingCertificateURL = []string{p.CA}
+	}
+	return t, nil
+}
+
+var policyAny = oid("2.5.29.32.0")

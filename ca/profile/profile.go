@@ -1,0 +1,111 @@
+package profile
+
+import (
+	"crypto/x509"
+	"encoding/asn1"
+	"time"
+)
+
+// spec is what a kind fixes, as far as it can stand in a table. The builder reads it;
+// Check has a table of its own.
+type spec struct {
+	issuer     string   // who signs it; empty: whoever it answers for (OCSP)
+	policy     x509.OID // marks the profile, see arc
+	eku        []x509.ExtKeyUsage
+	otherEKU   []asn1.ObjectIdentifier
+	tcgPolicy  x509.OID      // second TCG policy of a certified TPM's key
+	longest    time.Duration // longest life; zero: no end
+	noStatus   bool          // neither CRL nor OCSP speak of it
+	takes      fields
+	acceptsRSA bool // TPMs and their AKs may be RSA; our own keys are not
+}
+
+// fields says which parts of Content a kind takes.
+type fields struct{ device, tpm, operator, names bool }
+
+const day = 24 * time.Hour
+
+// arc is the root of Hallmark's own object identifiers. The project has no private
+// enterprise number, and the arc made for such projects, 2.25.UUID, ends in a 128-bit
+// integer that zcrypto (zlint), and parsers on devices, cannot read. This one is the
+// arc that Microsoft gave to everybody: a UUID, here 2cab3e25-2b00-4fea-985a-8fcd6ccd2a69,
+// cut into seven small integers. Never change it: relying parties pin it.
+const arc = "1.2.840.113556.1.8000.2554.11435.15909.11008.20458.39002.9424236.13445737"
+
+var specs = map[Kind]spec{
+	IDevID: {
+		issuer: Manufacturing, policy: oid(arc + ".1.1"), tcgPolicy: oid("2.23.133.11.1.2"),
+		takes: fields{device: true, tpm: true}, acceptsRSA: true,
+		// No extended key usage: an IDevID may be shown for any purpose that begins
+		// with proving who made the device (IEEE 802.1AR-2018 §8.10).
+	},
+	AK: {
+		issuer: Manufacturing, policy: oid(arc + ".1.2"), tcgPolicy: oid("2.23.133.11.1.3"),
+		otherEKU: []asn1.ObjectIdentifier{{2, 23, 133, 8, 3}}, // tcg-kp-AIKCertificate
+		takes:    fields{device: true, tpm: true}, acceptsRSA: true,
+	},
+	LDevID: {
+		issuer: Operational, policy: oid(arc + ".1.3"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		longest: 825 * day, takes: fields{device: true}, acceptsRSA: true,
+	},
+	Server: {
+		issuer: Infrastructure, policy: oid(arc + ".1.4"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		longest: 398 * day, takes: fields{names: true},
+	},
+	Operator: {
+		issuer: Infrastructure, policy: oid(arc + ".1.5"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		longest: 398 * day, takes: fields{operator: true},
+	},
+	OCSP: {
+		policy: oid(arc + ".1.6"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},
+		longest: 90 * day, noStatus: true,
+	},
+}
+
+// Kinds lists every leaf shape.
+func Kinds() []Kind { return []Kind{IDevID, AK, LDevID, Server, Operator, OCSP} }
+
+// IssuerOf names the issuer that signs a kind; empty for OCSP, which is signed by the
+// issuer it answers for, and for an unknown kind.
+func IssuerOf(k Kind) string { return specs[k].issuer }
+
+// RootOf names an issuer's root, as it stands in URLs: "operational-root".
+func RootOf(issuer string) string { return issuer + "-root" }
+
+// Of reads which profile a certificate was issued under: listeners pin issuer and
+// profile, not merely a chain. It is false for a certificate that carries none of our
+// policies or more than one, and means nothing before the issuer's signature was
+// verified.
+func Of(cert *x509.Certificate) (Kind, bool) {
+	var found Kind
+	for _, p := range cert.Policies {
+		for k, s := range specs {
+			if !p.Equal(s.policy) {
+				continue
+			}
+			if found != "" {
+				return "", false
+			}
+			found = k
+		}
+	}
+	return found, found != ""
+}
+
+// Policy is the certificate policy that marks a kind, for relying parties that check
+// policies (openssl verify -explicit_policy -policy OID); empty for an unknown kind.
+func Policy(k Kind) string {
+	s, ok := specs[k]
+	if !ok {
+		return ""
+	}
+	return s.policy.String()
+}
+
+func oid(dotted string) x509.OID {
+	o, err := x509.ParseOID(dotted)
+	if err != nil {
+		panic("profile: " + dotted + ": " + err.Error()) // a constant of this file is wrong
+	}
+	return o
+}

@@ -1,0 +1,178 @@
+package profile
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+)
+
+// NoEnd is the notAfter of certificates without end: GeneralizedTime 99991231235959Z
+// (RFC 5280 §4.1.2.5, IEEE 802.1AR-2018 §8.6).
+var NoEnd = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// Placement is what the issuing CA adds to a certificate's content.
+type Placement struct {
+	// Serial is the serial number, from NewSerial.
+	Serial *big.Int
+	// NotBefore begins the certificate's life, to the second. Lifetime counts from here.
+	NotBefore time.Time
+	// Issuer is the signing CA's certificate; nil for a root, which signs itself.
+	Issuer *x509.Certificate
+	// CRL, OCSP and CA are the plain-HTTP URLs of the CRL shard, the OCSP responder and
+	// the issuer's certificate (RFC 5280 §8 warns of https here: it can loop). An OCSP
+	// responder's certificate carries none of them, a root none, an issuer no OCSP.
+	CRL, OCSP, CA string
+	// Organisation is the maker's name, organizationName in every subject.
+	Organisation string
+}
+
+// Template builds the certificate of a kind, complete but for the signature. It
+// refuses content that Validate refuses.
+func Template(k Kind, c Content, p Placement) (*x509.Certificate, error) {
+	if err := c.Validate(k); err != nil {
+		return nil, err
+	}
+	s := specs[k]
+	end := NoEnd
+	if s.longest != 0 {
+		// RFC 5280 §4.1.2.5: both ends belong to the validity, hence the second less.
+		end = p.NotBefore.Add(c.Lifetime - time.Second).UTC()
+	}
+	t, err := base(c.Key, p, end)
+	if err != nil {
+		return nil, fmt.Errorf("%s certificate: %w", k, err)
+	}
+	t.Subject = subject(k, c, p.Organisation)
+	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.ExtKeyUsage, t.UnknownExtKeyUsage = s.eku, s.otherEKU
+	t.Policies = []x509.OID{s.policy}
+	t.DNSNames, t.IPAddresses = c.DNSNames, c.IPs
+	if s.noStatus {
+		// RFC 6960 §4.2.2.2.1: whom to ask about the answerer? Nobody; it is short-lived.
+		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidNoCheck, Value: asn1.NullBytes})
+	} else {
+		t.CRLDistributionPoints = []string{p.CRL}
+		t.OCSPServer = []string{p.OCSP}
+		t.IssuingCertificateURL = []string{p.CA}
+	}
+	if c.TPM != nil {
+		err = addTPM(t, s, c.TPM)
+	}
+	return t, err
+}
+
+// base fills what all certificates have in common.
+func base(key crypto.PublicKey, p Placement, end time.Time) (*x509.Certificate, error) {
+	signer := key
+	if p.Issuer != nil {
+		signer = p.Issuer.PublicKey
+		if end.After(p.Issuer.NotAfter) {
+			return nil, fmt.Errorf("its issuer ends on %s, before it would: the issuer must be replaced first",
+				p.Issuer.NotAfter.Format(time.DateOnly))
+		}
+	}
+	algorithm, err := signatureAlgorithm(signer)
+	if err != nil {
+		return nil, err
+	}
+	id, err := keyID(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckOrganisation(p.Organisation); err != nil {
+		return nil, err
+	}
+	return &x509.Certificate{
+		SerialNumber:          p.Serial,
+		NotBefore:             p.NotBefore.UTC(),
+		NotAfter:              end,
+		SignatureAlgorithm:    algorithm,
+		PublicKey:             key,
+		SubjectKeyId:          id, // Go adds none to a leaf by itself
+		BasicConstraintsValid: true,
+	}, nil
+}
+
+// subject names what is certified. A manufacturing certificate follows IEEE
+// 802.1AR-2018 §8.6: model in commonName, and in serialNumber a value unique in the
+// issuer's domain, which a product's serial number is only together with its model.
+// The AK's subject equals the IDevID's (TCG, TPM 2.0 Keys for Device Identity and
+// Attestation). An underscore in a serial number makes Go write a UTF8String where
+// X.520 knows only PrintableString; OpenSSL, GnuTLS and Go read it.
+func subject(k Kind, c Content, organisation string) pkix.Name {
+	n := pkix.Name{Organization: []string{organisation}}
+	switch k {
+	case IDevID, AK:
+		n.CommonName, n.SerialNumber = c.Model, c.Model+":"+c.Serial
+	case LDevID:
+		n.CommonName = c.Model + ":" + c.Serial
+	case Operator:
+		n.CommonName = c.Operator
+	case OCSP:
+		n.CommonName = "OCSP responder"
+	case Server:
+		// The name that counts is in subjectAltName (RFC 9525 §2); this is for people.
+		n.CommonName = "Hallmark server"
+	}
+	return n
+}
+
+// addTPM adds the names of the chip to a manufacturing certificate and, if its maker
+// vouches for it, the TCG policies that say so.
+func addTPM(t *x509.Certificate, s spec, tpm *TPM) error {
+	san, err := subjectAltName(tpm)
+	if err != nil {
+		return err
+	}
+	// Never critical, the subject is not empty (RFC 5280 §4.2.1.6); Go's verifier would
+	// refuse a critical one that holds nothing but otherNames.
+	t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidSubjectAltName, Value: san})
+	if tpm.Certified {
+		t.Policies = append(t.Policies, policyResidency, s.tcgPolicy)
+	}
+	return nil
+}
+
+// signatureAlgorithm is the one that a signing key is used with. It is set, not left to
+// x509 or the CAS, because the prepared certificate names it before the key is asked.
+func signatureAlgorithm(signer crypto.PublicKey) (x509.SignatureAlgorithm, error) {
+	switch k := signer.(type) {
+	case *ecdsa.PublicKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return x509.ECDSAWithSHA256, nil
+		case elliptic.P384():
+			return x509.ECDSAWithSHA384, nil
+		}
+	case *rsa.PublicKey:
+		return x509.SHA256WithRSA, nil
+	}
+	return 0, errors.New("the issuing key must be ECDSA P-256 or P-384, or RSA")
+}
+
+// keyID is RFC 7093 §2 method 1: the leftmost 160 bits of the SHA-256 of the value of
+// subjectPublicKey.
+func keyID(key crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	var spki struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &spki); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(spki.Key.Bytes)
+	return sum[:20], nil
+}

@@ -1,0 +1,32 @@
+package profile
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// BaseURL checks the public address under which CRLs, OCSP and CA certificates are
+// served, "http://HOST[:PORT]", and returns it in the form that certificates carry. It
+// is plain HTTP: what is served is signed, and a relying party that had to verify TLS
+// first could go in circles (RFC 5280 §8).
+func BaseURL(text string) (string, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", errors.New("the status address stands in every certificate and looks like http://HOST:PORT; it is plain http, and nothing follows the path")
+	}
+	return strings.TrimRight(u.String(), "/"), nil
+}
+
+// CRLURL is where a shard's CRL is, in cRLDistributionPoints and, equal to the byte, in
+// the CRL's issuingDistributionPoint. Shard 0 of RootOf(issuer) is the root's only one.
+func CRLURL(base, issuer string, shard int64) string {
+	return fmt.Sprintf("%s/crl/%s/%d.crl", base, issuer, shard)
+}
+
+// OCSPURL is where the OCSP responder of every issuer is.
+func OCSPURL(base string) string { return base + "/ocsp" }
+
+// CAURL is where the certificate of an issuer or root is.
+func CAURL(base, issuer string) string { return base + "/ca/" + issuer + ".crt" }

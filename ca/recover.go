@@ -1,0 +1,66 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// VerbVoided is the audit verb of an intent that was revoked because nobody knows
+// whether it was signed.
+const VerbVoided = "certificate.voided"
+
+// VoidedError says that issuing failed after the intent had been recorded. The
+// certificates may exist; they are revoked, or will be by Recover.
+type VoidedError struct {
+	// Shards are the CRL shards to publish.
+	Shards []record.Shard
+	// Err is why issuing failed, and what went wrong in voiding, if anything did.
+	Err error
+}
+
+func (e *VoidedError) Error() string {
+	return fmt.Sprintf("%v (what was begun is revoked; publish CRL shards %v)", e.Err, e.Shards)
+}
+
+func (e *VoidedError) Unwrap() error { return e.Err }
+
+// Recover revokes every intent that a crash left open: it may have been signed, and is
+// never signed again. It returns the CRL shards to publish. It belongs before the first
+// Issue, while no other process issues from the same record.
+func (a *Authority) Recover(ctx context.Context) ([]record.Shard, error) {
+	open, err := a.store.OpenIntents(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look for unfinished certificates: %w", err)
+	}
+	e := record.Event{Actor: "server", Reason: "the server stopped while signing"}
+	return a.voidAll(ctx, e, open)
+}
+
+// void ends the intents of a failed Issue as Recover would.
+func (a *Authority) void(ctx context.Context, e record.Event, jobs []*job, cause error) error {
+	shards, err := a.voidAll(ctx, record.Event{Actor: e.Actor, Reason: cause.Error()}, rows(jobs))
+	return &VoidedError{Shards: shards, Err: errors.Join(cause, err)}
+}
+
+// voidAll revokes intents one by one, so that one failure does not keep the others
+// open, and returns their shards.
+func (a *Authority) voidAll(ctx context.Context, e record.Event, intents []record.Certificate) ([]record.Shard, error) {
+	var shards []record.Shard
+	var failed error
+	for _, c := range intents {
+		e.Time, e.Verb, e.Object = a.now().UTC(), VerbVoided, c.Issuer+"/"+c.Serial
+		err := a.store.Void(ctx, c.Issuer, c.Serial, e.Time, e)
+		if err != nil && !errors.Is(err, record.ErrConflict) { // conflict: revoked meanwhile, with its device
+			failed = errors.Join(failed, fmt.Errorf("void certificate %s: %w", c.Serial, err))
+			continue
+		}
+		if s := (record.Shard{Issuer: c.Issuer, Number: c.Shard}); !slices.Contains(shards, s) {
+			shards = append(shards, s)
+		}
+	}
+	return shards, failed
+}
