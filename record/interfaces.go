@@ -11,7 +11,8 @@ type Query struct {
 	Session string
 	// Ticket is the ticket's id.
 	Ticket string
-	// Serial is looked up, case-folded, in the model of the ticket's lot.
+	// Serial is looked up, case-folded, in the model of View.Lot; if it is empty, the
+	// ticket's is.
 	Serial string
 	// EK is the endorsement key's fingerprint, EKName its Name, AK the attestation key's Name.
 	EK     [32]byte
@@ -30,7 +31,7 @@ type View struct {
 	// SessionRedeemed: the session was used before.
 	SessionRedeemed bool
 	Ticket          *Ticket
-	// Lot and Model are the ticket's, or else the found device's.
+	// Lot and Model are the ticket's, or else those of the device found by ID, EK or AK.
 	Lot   *Lot
 	Model *Model
 	// OnList: the lot has a list and EKName is on it.
@@ -47,13 +48,16 @@ type View struct {
 // Admission is what a judge decided to write.
 type Admission struct {
 	// Device is the device as it shall stand. With an ID that is not in the record it
-	// is added and counted in its lot; otherwise it replaces the recorded one.
+	// is added, active, and counted in its lot; otherwise it replaces the recorded one,
+	// whose Model, Lot, Serial, State and Enrolled it must repeat and whose EKs it must
+	// contain.
 	Device Device
 	// Session (until Expires) and Ticket are redeemed by it; empty means none.
 	Session string
 	Expires time.Time
 	Ticket  string
-	// Used marks the certificate Query.CertificateSerial as having authenticated its holder.
+	// Used marks the certificate Query.CertificateSerial as having authenticated its
+	// holder, at Event.Time if it is the first time.
 	Used bool
 	// Event is written with it.
 	Event Event
@@ -72,7 +76,8 @@ type Admissions interface {
 	// quota, an unused ticket, an unredeemed session or a free serial. An error of
 	// judge comes back unchanged and nothing is written. Beyond what judge decides the
 	// store itself refuses (ErrConflict) a second redemption of a session or ticket, a
-	// quota overrun, and a second device with the same EK, AK or serial.
+	// quota overrun, a closed lot, and a second device with the same EK, AK or serial. A
+	// panic of judge goes on in the caller and nothing is written.
 	Admit(ctx context.Context, q Query, judge Judge) (Device, error)
 }
 
@@ -84,15 +89,24 @@ type Issuance interface {
 	// the shard with fewer certificates, never with more.
 	ReserveShard(ctx context.Context, issuer string, want, capacity int64) (shard, given int64, err error)
 	// Intend records certificates about to be signed: TBS set, DER nil. All or none.
-	// ErrExists if a serial number is taken.
+	// ErrExists if a serial number is taken; ErrNotFound if the device or operator that
+	// one is for does not exist, ErrConflict if it is not active or is disabled: a device
+	// once revoked is never signed for.
 	Intend(ctx context.Context, intents []Certificate) error
 	// Complete records the signed certificates of recorded intents (Issuer, Serial, DER
-	// and Issued are read). All or none; ErrConflict if one is not an open intent.
+	// and Issued are read). All or none; ErrConflict if one is no intent or has its
+	// certificate already.
+	//
+	// An intent that was revoked, held or voided meanwhile gets its certificate recorded
+	// all the same, for it exists, and is born revoked or on hold. Complete has then
+	// recorded everything, the event too, and returns ErrConflict nevertheless, so that
+	// no caller hands the certificate out.
 	Complete(ctx context.Context, signed []Certificate, e Event) error
-	// Void revokes an open intent, which may or may not have been signed; its shard
-	// must be published afterwards. ErrConflict if it is not an open intent.
+	// Void revokes an intent without certificate, open or on hold, which may or may not
+	// have been signed; its shard must be published afterwards. ErrConflict otherwise.
 	Void(ctx context.Context, issuer, serial string, at time.Time, e Event) error
-	// OpenIntents lists what was intended and neither completed nor voided.
+	// OpenIntents lists what was intended and neither completed nor revoked for good,
+	// oldest first; intents on hold are among them.
 	OpenIntents(ctx context.Context) ([]Certificate, error)
 	// IssuedFor finds the newest good (not revoked or held), completed certificate of a
 	// device (or, if device is empty, of an operator) with this profile and key: a lost
@@ -104,13 +118,15 @@ type Issuance interface {
 type Revocations interface {
 	// Revoke ends a device: in one transaction its state, all its certificates (open
 	// intents too; those on hold keep their date) and a tombstone on all its EKs, its AK
-	// and its serial. It returns the shards that changed. Revoking a revoked device
-	// changes nothing and returns no shards.
+	// and its serial. It returns the shards that changed, but for those where only expired
+	// certificates did (so do the verbs below). Revoking a revoked device changes nothing
+	// and returns no shards. A reason that does not end (6, 8) is an error.
 	Revoke(ctx context.Context, device string, at time.Time, reason int, why string, e Event) ([]Shard, error)
-	// Suspend puts an active device and all its good certificates on hold; ErrConflict
-	// if it is revoked; nothing changes if it is suspended.
+	// Suspend puts an active device, its good certificates and its open intents on hold;
+	// ErrConflict if it is revoked; nothing changes if it is suspended.
 	Suspend(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
-	// Restore lifts a suspension; ErrConflict if the device is revoked.
+	// Restore lifts a suspension; ErrConflict if the device is revoked; nothing changes
+	// if it is active.
 	Restore(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
 	// RevokeOperator ends an operator's (all of a name) certificates and returns the shards.
 	RevokeOperator(ctx context.Context, operator string, at time.Time, reason int, e Event) ([]Shard, error)
@@ -140,7 +156,8 @@ type Factory interface {
 	CreateModel(ctx context.Context, m Model, e Event) error
 	Models(ctx context.Context) ([]Model, error)
 	Model(ctx context.Context, name string) (Model, error)
-	// CreateLot also records the list of EK Names, if there is one.
+	// CreateLot also records the list of EK Names, if there is one. Used and Closed are
+	// not read. ErrNotFound if the model does not exist.
 	CreateLot(ctx context.Context, l Lot, ekNames [][]byte, e Event) error
 	Lots(ctx context.Context) ([]Lot, error)
 	Lot(ctx context.Context, name string) (Lot, error)
@@ -170,14 +187,17 @@ type Inventory interface {
 
 // Operators is who administers.
 type Operators interface {
-	// Invite records an operator with an invitation, or renews the invitation of one
-	// that never accepted; ErrExists if the operator has a certificate.
+	// Invite records an operator with an invitation, or invites a recorded one again.
+	// ErrExists if at o.Created the operator has a certificate that is neither expired
+	// nor revoked; ErrConflict if the operator is disabled.
 	Invite(ctx context.Context, o Operator, e Event) error
 	// AcceptInvitation uses an invitation up; ErrNotFound if there is none that is valid at that time.
 	AcceptInvitation(ctx context.Context, id string, at time.Time, e Event) (Operator, error)
-	// DisableOperator bars an operator; disabling a disabled one changes nothing.
+	// DisableOperator bars an operator and withdraws an invitation; disabling a disabled
+	// one changes nothing. The operator's certificates are ended by RevokeOperator.
 	DisableOperator(ctx context.Context, name string, at time.Time, e Event) error
-	// RecoverOperator makes or re-enables an operator; only the host may.
+	// RecoverOperator makes or re-enables an operator; only the host may. Its event is
+	// written in any case.
 	RecoverOperator(ctx context.Context, name string, at time.Time, e Event) error
 	Operator(ctx context.Context, name string) (Operator, error)
 	Operators(ctx context.Context) ([]Operator, error)
@@ -196,7 +216,8 @@ type Authorities interface {
 type Audit interface {
 	// Note writes events that change nothing else: refusals, mostly.
 	Note(ctx context.Context, es ...Event) error
-	// Events lists events after the given sequence number, oldest first.
+	// Events lists at most limit (1 to 10,000) events after the given sequence number,
+	// oldest first.
 	Events(ctx context.Context, after int64, limit int) ([]Event, error)
 	// LastEvents lists the newest events, newest first.
 	LastEvents(ctx context.Context, limit int) ([]Event, error)

@@ -4,12 +4,15 @@
 // Each interface here is one capability with its guarantees; a store (record/sqlite,
 // …) satisfies them all and passes the exam of record/recordtest. When a verb that
 // changes something returns nil, the change is durable: it survives a power cut. A
-// verb that returns an error has changed nothing. Every change takes the Event that
-// is written in the same transaction, so no change is unaudited.
+// verb that returns an error has changed nothing (Issuance.Complete names the one
+// exception). Every change takes the Event that is written in the same transaction,
+// so no change is unaudited; a verb that finds nothing to change writes no event.
+// Times are kept to the microsecond and come back in UTC.
 package record
 
 import (
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -30,6 +33,12 @@ const (
 	DefaultModel = "default"
 	DefaultLot   = "default"
 )
+
+// ProfileLDevID is the profile of working certificates, of which View.Newest speaks.
+const ProfileLDevID = "ldevid"
+
+// Fold is the form in which serial numbers are compared: without case.
+func Fold(serial string) string { return strings.ToLower(serial) }
 
 // Assurance is what is known of where a device's key lives: two facts, and whether
 // there is hardware at all.
@@ -204,7 +213,8 @@ type Certificate struct {
 	Key       [32]byte  `json:"key"`
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
-	// TBS is what was intended to be signed; durable before the key was used.
+	// TBS is what was intended to be signed; durable before the key was used. It is nil
+	// once there is a DER, which holds it.
 	TBS []byte `json:"-"`
 	// DER is the certificate; nil while only the intent is recorded.
 	DER []byte `json:"der,omitempty"`

@@ -5,6 +5,13 @@ import "time"
 // Selector is a parsed condition over devices or certificates: a tree of And, Or and
 // Not over comparisons. It is made by admin/selector from what a person typed and
 // turned by each store into its own query, values always passed as parameters.
+//
+// Text compares byte by byte, a device's "serial" case-folded on both sides. A device
+// has as many values of "ek.issuer" as EKs: one that fits is enough, and "!=" is the
+// opposite of "=". A time that has not come equals none and is neither before nor
+// after any. "status" takes "=" and "!=" and the values of StatusOf. A store refuses
+// an unknown field or operator, a value of the wrong type, more than eight "*" in one
+// pattern and more than 500 parts.
 type Selector struct {
 	// Op is one of the Op constants.
 	Op string

@@ -1,0 +1,349 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Look gives the View of the last commit.
+func (s *Store) Look(ctx context.Context, q record.Query) (v record.View, err error) {
+	err = s.view(ctx, func(c *conn) error {
+		v, err = look(c, q)
+		return err
+	})
+	return v, err
+}
+
+// Admit runs judge in the writer, so nothing changes between the View and the decision.
+func (s *Store) Admit(ctx context.Context, q record.Query, judge record.Judge) (record.Device, error) {
+	var admitted record.Device
+	err := s.write(ctx, func(c *conn) error {
+		v, err := look(c, q)
+		if err != nil {
+			return err
+		}
+		a, err := judge(v)
+		if err != nil {
+			return err
+		}
+		admitted = a.Device
+		return s.admit(c, q, a)
+	})
+	if err != nil {
+		return record.Device{}, err
+	}
+	for _, t := range []*time.Time{&admitted.Enrolled, &admitted.Renewed, &admitted.Seen} {
+		if !t.IsZero() {
+			*t = time.UnixMicro(t.UnixMicro()).UTC() // as it will be read
+		}
+	}
+	return admitted, nil
+}
+
+// look collects the View: what the query names, then what that leads to.
+func look(c *conn, q record.Query) (v record.View, err error) {
+	if q.Session != "" {
+		n, err := first(c, number, "SELECT 1 FROM sessions WHERE id = ?", q.Session)
+		if err != nil {
+			return v, err
+		}
+		v.SessionRedeemed = n != nil
+	}
+	if q.Ticket != "" {
+		if v.Ticket, err = ticket(c, q.Ticket); err != nil {
+			return v, err
+		}
+	}
+	if err = lookDevices(c, q, &v); err != nil {
+		return v, err
+	}
+	if err = lookCertificates(c, q, &v); err != nil {
+		return v, err
+	}
+	if err = lookLot(c, q, &v); err != nil {
+		return v, err
+	}
+	return v, lookTombstones(c, q, &v)
+}
+
+func lookDevices(c *conn, q record.Query, v *record.View) (err error) {
+	if q.Device != "" {
+		if v.ByID, err = device(c, "d.id = ?", q.Device); err != nil {
+			return err
+		}
+	}
+	if q.EK != [32]byte{} {
+		if v.ByEK, err = device(c, "d.seq = (SELECT device FROM eks WHERE fingerprint = ?)", q.EK[:]); err != nil {
+			return err
+		}
+	}
+	if len(q.AK) != 0 {
+		v.ByAK, err = device(c, "d.ak_name = ?", q.AK)
+	}
+	return err
+}
+
+func lookCertificates(c *conn, q record.Query, v *record.View) (err error) {
+	if q.CertificateSerial == "" {
+		return nil
+	}
+	if v.Presented, err = certificate(c, q.Issuer, q.CertificateSerial); err != nil || v.Presented == nil || v.Presented.Device == "" {
+		return err
+	}
+	if v.ByID, err = device(c, "d.id = ?", v.Presented.Device); err != nil {
+		return err
+	}
+	v.Newest, err = first(c, scanCertificate, selectCertificate+
+		" WHERE c.device = (SELECT seq FROM devices WHERE id = ?) AND c.profile = ? AND c.issued IS NOT NULL ORDER BY c.seq DESC LIMIT 1",
+		v.Presented.Device, record.ProfileLDevID)
+	return err
+}
+
+// lookLot finds the lot and its model, and in that model the serial number.
+func lookLot(c *conn, q record.Query, v *record.View) (err error) {
+	serial, name := q.Serial, ""
+	if v.Ticket != nil {
+		name = v.Ticket.Lot
+		if serial == "" {
+			serial = v.Ticket.Serial
+		}
+	} else {
+		for _, d := range []*record.Device{v.ByID, v.ByEK, v.ByAK} {
+			if d != nil {
+				name = d.Lot
+				break
+			}
+		}
+	}
+	if name == "" {
+		return nil
+	}
+	if v.Lot, err = lot(c, name); err != nil || v.Lot == nil {
+		return err
+	}
+	if v.Model, err = model(c, v.Lot.Model); err != nil {
+		return err
+	}
+	if v.Lot.Listed && len(q.EKName) != 0 {
+		n, err := first(c, number, "SELECT 1 FROM lot_list WHERE lot = ? AND ek_name = ?", name, q.EKName)
+		if err != nil {
+			return err
+		}
+		v.OnList = n != nil
+	}
+	if serial != "" {
+		v.BySerial, err = device(c, "d.serial_folded = ? AND d.model = ?", record.Fold(serial), v.Lot.Model)
+	}
+	return err
+}
+
+func lookTombstones(c *conn, q record.Query, v *record.View) (err error) {
+	var ek, ak, serial any
+	if q.EK != [32]byte{} {
+		ek = hex.EncodeToString(q.EK[:])
+	}
+	if len(q.AK) != 0 {
+		ak = hex.EncodeToString(q.AK)
+	}
+	if v.Model != nil && q.Serial != "" {
+		serial = v.Model.Name + ":" + record.Fold(q.Serial)
+	}
+	v.Tombstones, err = query(context.Background(), c, func(r row) record.Tombstone {
+		return record.Tombstone{Kind: r.text(0), Value: r.text(1), Device: r.text(2), Since: r.time(3), Reason: r.text(4)}
+	}, `SELECT t.kind, t.value, d.id, t.since, t.reason FROM tombstones t JOIN devices d ON d.seq = t.device
+		WHERE (t.kind = 'ek' AND t.value = ?) OR (t.kind = 'ak' AND t.value = ?) OR (t.kind = 'serial' AND t.value = ?)`, ek, ak, serial)
+	return err
+}
+
+// admit writes a decision. The constraints of the schema decide once more.
+func (s *Store) admit(c *conn, q record.Query, a record.Admission) error {
+	d := a.Device
+	recorded, err := device(c, "d.id = ?", d.ID)
+	if err != nil {
+		return err
+	}
+	if recorded == nil {
+		err = addDevice(c, d)
+	} else {
+		err = changeDevice(c, *recorded, d)
+	}
+	if err != nil {
+		return err
+	}
+	if a.Session != "" {
+		if err := s.redeem(c, a.Session, a.Expires); err != nil {
+			return err
+		}
+	}
+	if a.Ticket != "" {
+		n, err := c.exec("UPDATE tickets SET redeemed = ?, device = (SELECT seq FROM devices WHERE id = ?) WHERE id = ? AND redeemed IS NULL",
+			a.Event.Time, d.ID, a.Ticket)
+		if err := changed(n, err, "the ticket was used before or does not exist"); err != nil {
+			return err
+		}
+	}
+	if a.Used {
+		n, err := c.exec("UPDATE certificates SET used = coalesce(used, ?) WHERE serial = ? AND issuer = ?", a.Event.Time, q.CertificateSerial, q.Issuer)
+		if err := changed(n, err, "there is no such certificate to mark as used"); err != nil {
+			return err
+		}
+	}
+	return addEvent(c, a.Event)
+}
+
+// Redeemed sessions are forgotten forgetAfter their end, which outlasts any
+// disagreement between clocks, at most purgeLimit of them at every purgeEvery-th
+// redemption: quicker than they come, and never long.
+const (
+	forgetAfter = time.Hour
+	purgeEvery  = 256
+	purgeLimit  = 1024
+)
+
+// redeem remembers a session; the primary key lets it happen once.
+func (s *Store) redeem(c *conn, session string, expires time.Time) error {
+	_, err := c.exec("INSERT INTO sessions (id, expires) VALUES (?, ?)", session, expires)
+	if taken(err) {
+		return fmt.Errorf("%w: the session was used before", record.ErrConflict)
+	}
+	if s.redeemed++; err != nil || s.redeemed%purgeEvery != 0 {
+		return err
+	}
+	_, err = c.exec("DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires < ? ORDER BY expires LIMIT ?)", s.now().Add(-forgetAfter), purgeLimit)
+	return err
+}
+
+// changed is err, or ErrConflict with the reason if a statement changed no row.
+func changed(n int64, err error, otherwise string) error {
+	if err == nil && n == 0 {
+		return fmt.Errorf("%w: %s", record.ErrConflict, otherwise)
+	}
+	return err
+}
+
+func addDevice(c *conn, d record.Device) error {
+	if d.State != record.StateActive {
+		return fmt.Errorf("%w: a new device is active, not %q", record.ErrConflict, d.State)
+	}
+	n, err := c.exec("UPDATE lots SET used = used + 1 WHERE name = ? AND model = ? AND closed IS NULL AND (quota = 0 OR used < quota)", d.Lot, d.Model)
+	if err := changed(n, err, "lot "+d.Lot+" is full, closed or not of model "+d.Model); err != nil {
+		return err
+	}
+	if _, err := c.exec(`INSERT INTO devices (id, model, lot, serial, serial_folded, state, certified, registered, hardware,
+			tpm_maker, tpm_model, tpm_firmware, enrolled, renewed, seen, ak_name, ak_public, idevid_key)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		d.ID, d.Model, d.Lot, d.Serial, record.Fold(d.Serial), d.State, d.Assurance.Certified, d.Assurance.Registered, d.Assurance.Hardware,
+		d.TPMMaker, d.TPMModel, d.TPMFirmware, d.Enrolled, d.Renewed, d.Seen, blobOrNull(d.AKName), d.AKPublic, d.Key[:]); err != nil {
+		return err
+	}
+	for _, ek := range d.EKs {
+		if err := addEK(c, d.ID, ek); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeDevice writes what an admission may change of a recorded device. Most often
+// that is two times, so those have a statement that touches no index.
+func changeDevice(c *conn, old, d record.Device) error {
+	if old.Model != d.Model || old.Lot != d.Lot || old.Serial != d.Serial || old.State != d.State || old.Enrolled.UnixMicro() != d.Enrolled.UnixMicro() {
+		return fmt.Errorf("%w: an admission changes neither model, lot, serial number, state nor first enrolment of a recorded device", record.ErrConflict)
+	}
+	if err := changeEKs(c, old, d); err != nil {
+		return err
+	}
+	if old.Assurance == d.Assurance && old.Key == d.Key && bytes.Equal(old.AKName, d.AKName) && bytes.Equal(old.AKPublic, d.AKPublic) &&
+		old.TPMMaker == d.TPMMaker && old.TPMModel == d.TPMModel && old.TPMFirmware == d.TPMFirmware {
+		_, err := c.exec("UPDATE devices SET renewed = ?, seen = ? WHERE id = ?", d.Renewed, d.Seen, d.ID)
+		return err
+	}
+	_, err := c.exec(`UPDATE devices SET certified = ?, registered = ?, hardware = ?, tpm_maker = ?, tpm_model = ?, tpm_firmware = ?,
+			renewed = ?, seen = ?, ak_name = ?, ak_public = ?, idevid_key = ? WHERE id = ?`,
+		d.Assurance.Certified, d.Assurance.Registered, d.Assurance.Hardware, d.TPMMaker, d.TPMModel, d.TPMFirmware,
+		d.Renewed, d.Seen, blobOrNull(d.AKName), d.AKPublic, d.Key[:], d.ID)
+	return err
+}
+
+// changeEKs adds endorsement keys and refreshes what is known of recorded ones. It
+// forgets none: a tombstone must one day cover them all.
+func changeEKs(c *conn, old, d record.Device) error {
+	for _, ek := range old.EKs {
+		if !slices.ContainsFunc(d.EKs, func(e record.EK) bool { return e.Fingerprint == ek.Fingerprint }) {
+			return fmt.Errorf("%w: an admission forgets no endorsement key of a recorded device", record.ErrConflict)
+		}
+	}
+	for _, ek := range d.EKs {
+		i := slices.IndexFunc(old.EKs, func(e record.EK) bool { return e.Fingerprint == ek.Fingerprint })
+		if i < 0 {
+			if err := addEK(c, d.ID, ek); err != nil {
+				return err
+			}
+			continue
+		}
+		if was := old.EKs[i]; bytes.Equal(was.Certificate, ek.Certificate) && was.Issuer == ek.Issuer && bytes.Equal(was.Name, ek.Name) && bytes.Equal(was.Public, ek.Public) {
+			continue
+		}
+		if _, err := c.exec("UPDATE eks SET issuer = ?, name = ?, public = ?, certificate = ? WHERE fingerprint = ?",
+			ek.Issuer, ek.Name, ek.Public, ek.Certificate, ek.Fingerprint[:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addEK(c *conn, device string, ek record.EK) error {
+	_, err := c.exec("INSERT INTO eks (device, fingerprint, issuer, name, public, certificate) VALUES ((SELECT seq FROM devices WHERE id = ?), ?, ?, ?, ?, ?)",
+		device, ek.Fingerprint[:], ek.Issuer, ek.Name, ek.Public, ek.Certificate)
+	return err
+}
+
+const deviceColumns = `d.seq, d.id, d.model, d.lot, d.serial, d.state, d.certified, d.registered, d.hardware,
+	d.tpm_maker, d.tpm_model, d.tpm_firmware, d.enrolled, d.renewed, d.seen, d.ak_name, d.ak_public, d.idevid_key`
+
+// recorded is a device with its place in the order of enrolment.
+type recorded struct {
+	seq int64
+	record.Device
+}
+
+func scanDevice(r row) recorded {
+	return recorded{r.int(0), record.Device{
+		ID: r.text(1), Model: r.text(2), Lot: r.text(3), Serial: r.text(4), State: r.text(5),
+		Assurance: record.Assurance{Certified: r.bool(6), Registered: r.bool(7), Hardware: r.bool(8)},
+		TPMMaker:  r.text(9), TPMModel: r.text(10), TPMFirmware: r.text(11),
+		Enrolled: r.time(12), Renewed: r.time(13), Seen: r.time(14),
+		AKName: r.blob(15), AKPublic: r.blob(16), Key: r.sum(17),
+	}}
+}
+
+func scanEK(r row) record.EK {
+	return record.EK{Fingerprint: r.sum(0), Issuer: r.text(1), Name: r.blob(2), Public: r.blob(3), Certificate: r.blob(4)}
+}
+
+// device finds at most one device; nil if there is none.
+func device(c *conn, where string, args ...any) (*record.Device, error) {
+	d, err := first(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE "+where, args...)
+	if err != nil || d == nil {
+		return nil, err
+	}
+	return &d.Device, withEKs(context.Background(), c, d)
+}
+
+func withEKs(ctx context.Context, c *conn, d *recorded) (err error) {
+	d.EKs, err = query(ctx, c, scanEK, "SELECT fingerprint, issuer, name, public, certificate FROM eks WHERE device = ? ORDER BY seq", d.seq)
+	return err
+}
+
+func blobOrNull(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,135 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// maxPage is record.Page's bound.
+const maxPage = 1000
+
+// Devices pages by the order of enrolment, which no change of a device moves.
+func (s *Store) Devices(ctx context.Context, where *record.Selector, p record.Page) (list []record.Device, next string, err error) {
+	after, err := cursor(p, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	condition, args, err := deviceCondition(where)
+	if err != nil {
+		return nil, "", err
+	}
+	err = s.view(ctx, func(c *conn) error {
+		found, err := query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.seq > ? AND "+condition+" ORDER BY d.seq LIMIT ?",
+			append(append([]any{after}, args...), p.Limit+1)...)
+		if err != nil {
+			return err
+		}
+		if len(found) > p.Limit {
+			found = found[:p.Limit]
+			next = strconv.FormatInt(found[p.Limit-1].seq, 10)
+		}
+		for i := range found {
+			if err := withEKs(ctx, c, &found[i]); err != nil {
+				return err
+			}
+			list = append(list, found[i].Device)
+		}
+		return nil
+	})
+	return list, next, err
+}
+
+// Device finds by ID.
+func (s *Store) Device(ctx context.Context, id string) (d record.Device, err error) {
+	err = s.view(ctx, func(c *conn) error {
+		found, err := device(c, "d.id = ?", id)
+		if err != nil {
+			return err
+		}
+		if found == nil {
+			return fmt.Errorf("device %s: %w", id, record.ErrNotFound)
+		}
+		d = *found
+		return nil
+	})
+	return d, err
+}
+
+// DevicesNamed lists by model.
+func (s *Store) DevicesNamed(ctx context.Context, model, serial string) (list []record.Device, err error) {
+	err = s.view(ctx, func(c *conn) error {
+		found, err := query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.serial_folded = ? AND (?2 = '' OR d.model = ?2) ORDER BY d.model LIMIT ?3",
+			record.Fold(serial), model, maxPage)
+		if err != nil {
+			return err
+		}
+		for i := range found {
+			if err := withEKs(ctx, c, &found[i]); err != nil {
+				return err
+			}
+			list = append(list, found[i].Device)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Certificates pages by the order of intent, backwards.
+func (s *Store) Certificates(ctx context.Context, where *record.Selector, p record.Page) (list []record.Certificate, next string, err error) {
+	before, err := cursor(p, math.MaxInt64)
+	if err != nil {
+		return nil, "", err
+	}
+	condition, args, err := certificateCondition(where, s.now())
+	if err != nil {
+		return nil, "", err
+	}
+	type numbered struct {
+		seq int64
+		record.Certificate
+	}
+	err = s.read(ctx, func(c *conn) error {
+		found, err := query(ctx, c, func(r row) numbered { return numbered{r.int(0), scanCertificate(r)} },
+			listCertificate+" WHERE c.seq < ? AND "+condition+" ORDER BY c.seq DESC LIMIT ?", append(append([]any{before}, args...), p.Limit+1)...)
+		if err != nil {
+			return err
+		}
+		if len(found) > p.Limit {
+			found = found[:p.Limit]
+			next = strconv.FormatInt(found[p.Limit-1].seq, 10)
+		}
+		for _, f := range found {
+			list = append(list, f.Certificate)
+		}
+		return nil
+	})
+	return list, next, err
+}
+
+// CertificatesNumbered lists by issuer.
+func (s *Store) CertificatesNumbered(ctx context.Context, serial string) (list []record.Certificate, err error) {
+	err = s.read(ctx, func(c *conn) error {
+		list, err = query(ctx, c, scanCertificate, selectCertificate+" WHERE c.serial = ? ORDER BY c.issuer", serial)
+		return err
+	})
+	return list, err
+}
+
+// cursor reads where a page begins; start is where the first one does.
+func cursor(p record.Page, start int64) (int64, error) {
+	if p.Limit < 1 || p.Limit > maxPage {
+		return 0, fmt.Errorf("a page has 1 to %d rows, not %d", maxPage, p.Limit)
+	}
+	if p.After == "" {
+		return start, nil
+	}
+	n, err := strconv.ParseInt(p.After, 10, 64)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("the page cursor %q is not one of ours", p.After)
+	}
+	return n, nil
+}

@@ -1,0 +1,125 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// Snapshot writes the last commit into file (mode 0600), compacted, on a connection
+// of its own, so that neither the writer nor the readers wait for it.
+func (s *Store) Snapshot(ctx context.Context, file string) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	defer f.Close()
+	if err := s.snapshot(ctx, file); err != nil {
+		os.Remove(file)
+		return fmt.Errorf("snapshot: %w", classify(err))
+	}
+	// SQLite does not sync what VACUUM INTO writes.
+	return errors.Join(f.Sync(), syncDir(file))
+}
+
+func (s *Store) snapshot(ctx context.Context, file string) error {
+	select {
+	case <-s.closing:
+		return errClosed
+	default:
+	}
+	c, err := connect(ctx, s.path, "mode=ro&_pragma=busy_timeout(5000)")
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	_, err = query(ctx, c, number, "VACUUM INTO ?", file) // query, because ctx can interrupt it
+	return err
+}
+
+// invariants are statements that find what must not be: the first column says what.
+var invariants = []string{
+	"SELECT 'lot ' || name || ' counts ' || used || ' devices' FROM lots l WHERE used <> (SELECT count(*) FROM devices WHERE lot = l.name)",
+	"SELECT 'lot ' || name || ' is over its quota' FROM lots WHERE quota > 0 AND used > quota",
+	"SELECT 'device ' || d.id || ' has another model than its lot' FROM devices d JOIN lots l ON l.name = d.lot WHERE l.model <> d.model",
+	`SELECT 'certificate ' || c.serial || ' of revoked device ' || d.id || ' is not revoked' FROM certificates c JOIN devices d ON d.seq = c.device
+		WHERE d.state = 'revoked' AND (c.revoked IS NULL OR c.reason = 6)`,
+	`SELECT 'certificate ' || c.serial || ' of suspended device ' || d.id || ' is good' FROM certificates c JOIN devices d ON d.seq = c.device
+		WHERE d.state = 'suspended' AND c.revoked IS NULL`,
+	`SELECT 'certificate ' || c.serial || ' of active device ' || d.id || ' is on hold' FROM certificates c JOIN devices d ON d.seq = c.device
+		WHERE d.state = 'active' AND c.revoked IS NOT NULL AND c.reason = 6`,
+	`SELECT 'endorsement key of revoked device ' || d.id || ' is not barred' FROM devices d JOIN eks e ON e.device = d.seq
+		WHERE d.state = 'revoked' AND NOT EXISTS (SELECT 1 FROM tombstones WHERE kind = 'ek' AND value = lower(hex(e.fingerprint)))`,
+	`SELECT 'serial number of revoked device ' || d.id || ' is not barred' FROM devices d
+		WHERE d.state = 'revoked' AND NOT EXISTS (SELECT 1 FROM tombstones WHERE kind = 'serial' AND value = d.model || ':' || d.serial_folded)`,
+	`SELECT 'shard ' || s.number || ' of ' || s.issuer || ' holds more certificates than places were given' FROM shards s
+		WHERE given < (SELECT count(*) FROM certificates WHERE issuer = s.issuer AND shard = s.number)`,
+}
+
+// maxFaults bounds the report of Verify.
+const maxFaults = 20
+
+// Verify asks SQLite for its own checks, then holds the invariants of the record.
+func (s *Store) Verify(ctx context.Context) error {
+	var faults []error
+	report := func(what []string) {
+		for _, w := range what[:min(len(what), maxFaults)] {
+			faults = append(faults, errors.New(w))
+		}
+	}
+	err := s.view(ctx, func(c *conn) error {
+		text := func(r row) string { return r.text(0) }
+		check, err := query(ctx, c, text, "PRAGMA integrity_check")
+		if err != nil {
+			return err
+		}
+		if len(check) != 1 || check[0] != "ok" {
+			report(check)
+		}
+		orphans, err := query(ctx, c, func(r row) string { return fmt.Sprintf("row %d of %s points to no %s", r.int(1), r.text(0), r.text(2)) }, "PRAGMA foreign_key_check")
+		if err != nil {
+			return err
+		}
+		report(orphans)
+		for _, sql := range invariants {
+			found, err := query(ctx, c, text, sql+" LIMIT ?", maxFaults)
+			if err != nil {
+				return err
+			}
+			report(found)
+		}
+		found, err := misnumbered(ctx, c)
+		report(found)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	return errors.Join(faults...)
+}
+
+// misnumbered reads every certificate and looks for its serial number in it.
+func misnumbered(ctx context.Context, c *conn) (faults []string, err error) {
+	for after := int64(0); ; {
+		type issued struct {
+			seq    int64
+			serial string
+			der    []byte
+		}
+		batch, err := query(ctx, c, func(r row) issued { return issued{r.int(0), r.text(1), r.blob(2)} },
+			"SELECT seq, serial, der FROM certificates WHERE seq > ? AND der IS NOT NULL ORDER BY seq LIMIT ?", after, maxPage)
+		if err != nil || len(batch) == 0 {
+			return faults, err
+		}
+		for _, i := range batch {
+			after = i.seq
+			if x, err := x509.ParseCertificate(i.der); err != nil {
+				faults = append(faults, fmt.Sprintf("certificate %s cannot be read: %v", i.serial, err))
+			} else if got := fmt.Sprintf("%032x", x.SerialNumber); got != i.serial {
+				faults = append(faults, fmt.Sprintf("certificate %s has the serial number %s", i.serial, got))
+			}
+		}
+	}
+}
