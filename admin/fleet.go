@@ -1,0 +1,189 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/hallmark-pki/hallmark/admin/selector"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+func (s *Service) devices(ctx context.Context, c *call) (any, error) {
+	page, filter, err := c.page()
+	if err != nil {
+		return nil, err
+	}
+	where, err := selector.Parse(filter, record.DeviceFields)
+	if err != nil {
+		return nil, err
+	}
+	rows, after, err := s.Store.Devices(ctx, where, page)
+	return list(rows, after, showDevice), err
+}
+
+func (s *Service) device(ctx context.Context, c *call) (any, error) {
+	d, err := s.resolve(ctx, c.request.PathValue("device"))
+	if err != nil {
+		return nil, err
+	}
+	certificates, err := s.certificatesOf(ctx, d)
+	out := showDevice(d)
+	for i, ek := range d.EKs {
+		out.TPM.EKs[i].Certificate = ek.Certificate
+	}
+	for _, row := range certificates {
+		out.Certificates = append(out.Certificates, showCertificate(row, c.now))
+	}
+	return out, err
+}
+
+// certificatesOf lists a device's certificates, newest first; past a thousand, the
+// newest thousand.
+func (s *Service) certificatesOf(ctx context.Context, d record.Device) ([]record.Certificate, error) {
+	rows, _, err := s.Store.Certificates(ctx, &record.Selector{Op: record.OpEqual, Field: "device", Value: d.ID}, record.Page{Limit: wire.MaxPage})
+	return rows, err
+}
+
+// resolve finds the one device that a person means by MODEL:SERIAL, SERIAL or ID. A
+// full name comes first: serial numbers may hold colons, and there must be a name for
+// every device that means no other.
+func (s *Service) resolve(ctx context.Context, text string) (record.Device, error) {
+	var found []record.Device
+	var err error
+	if model, serial, ok := strings.Cut(text, ":"); ok && model != "" {
+		found, err = s.Store.DevicesNamed(ctx, model, serial)
+	}
+	if err == nil && len(found) == 0 {
+		found, err = s.Store.DevicesNamed(ctx, "", text)
+	}
+	if err != nil {
+		return record.Device{}, err
+	}
+	if len(found) == 0 {
+		d, err := s.Store.Device(ctx, text)
+		return d, absent(err, "hallmark device list shows those there are", "there is no device %q", text)
+	}
+	if len(found) > 1 {
+		names := make([]string, len(found))
+		for i, d := range found {
+			names[i] = d.Name()
+		}
+		slices.Sort(names)
+		return record.Device{}, refuse(http.StatusConflict, wire.CodeAmbiguous, "write MODEL:SERIAL",
+			"%q is the serial number of %d devices: %s", text, len(found), strings.Join(names[:min(len(names), 20)], ", "))
+	}
+	return found[0], nil
+}
+
+// crlReasons are the words for CRLReason (RFC 5280 §5.3.1).
+var crlReasons = map[string]int{
+	"unspecified": record.ReasonUnspecified, "key-compromise": record.ReasonKeyCompromise,
+	"affiliation-changed": record.ReasonAffiliation, "superseded": record.ReasonSuperseded,
+	"cessation": record.ReasonCessation, "privilege-withdrawn": record.ReasonPrivilege,
+}
+
+const maxWhy = 1000 // bytes of free text
+
+func (s *Service) suspend(ctx context.Context, c *call) (any, error) {
+	return s.change(ctx, c, record.StateSuspended, "hold", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
+		_, shards, err := s.Status.Suspend(ctx, d.ID, e)
+		return shards, err
+	})
+}
+
+func (s *Service) restore(ctx context.Context, c *call) (any, error) {
+	return s.change(ctx, c, record.StateActive, "good", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
+		_, shards, err := s.Status.Restore(ctx, d.ID, e)
+		return shards, err
+	})
+}
+
+func (s *Service) revoke(ctx context.Context, c *call) (any, error) {
+	return s.change(ctx, c, record.StateRevoked, "revoked", func(d record.Device, reason int, e record.Event) ([]record.Shard, error) {
+		_, shards, err := s.Status.Revoke(ctx, d.ID, reason, e.Reason, e)
+		return shards, err
+	})
+}
+
+// change brings a device into a state, and its certificates to a status.
+func (s *Service) change(ctx context.Context, c *call, state, certificates string, do func(record.Device, int, record.Event) ([]record.Shard, error)) (any, error) {
+	var in wire.StatusRequest
+	if err := c.read(&in); err != nil {
+		return nil, err
+	}
+	reason, known := crlReasons[in.Reason]
+	switch {
+	case state == record.StateRevoked && !known:
+		return nil, invalid("", "reason %q: one of %s", in.Reason, strings.Join(wire.RevocationReasons, ", "))
+	case state != record.StateRevoked && in.Reason != "":
+		return nil, invalid("", "only a revocation has a reason; say why in words")
+	case len(in.Why) > maxWhy:
+		return nil, invalid("", "why: at most %d bytes", maxWhy)
+	}
+	d, err := s.resolve(ctx, c.request.PathValue("device"))
+	if err != nil {
+		return nil, err
+	}
+	verb := map[string]string{record.StateSuspended: "device.suspended", record.StateActive: "device.restored", record.StateRevoked: "device.revoked"}[state]
+	e := c.event(verb, d.Name())
+	e.Reason = in.Why
+	if known {
+		e.Detail["reason"] = in.Reason
+	}
+	shards, err := do(d, reason, e)
+	if errors.Is(err, record.ErrConflict) {
+		return nil, refuse(http.StatusConflict, wire.CodeRevoked, "a revocation is final", "%s is revoked", d.Name())
+	}
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.certificatesOf(ctx, d)
+	out := wire.StatusChange{Device: d.Name(), State: state, Changed: d.State != state, Shards: len(shards)}
+	for _, row := range rows {
+		if record.StatusOf(row, c.now) == certificates && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
+			out.Certificates++
+		}
+	}
+	return out, err
+}
+
+func (s *Service) certificates(ctx context.Context, c *call) (any, error) {
+	page, filter, err := c.page()
+	if err != nil {
+		return nil, err
+	}
+	where, err := selector.Parse(filter, record.CertificateFields)
+	if err != nil {
+		return nil, err
+	}
+	rows, after, err := s.Store.Certificates(ctx, where, page)
+	return list(rows, after, func(row record.Certificate) wire.Certificate { return showCertificate(row, c.now) }), err
+}
+
+func (s *Service) certificate(ctx context.Context, c *call) (any, error) {
+	text := c.request.PathValue("serial")
+	rows, err := s.Store.CertificatesNumbered(ctx, recordedSerial(text))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(rows) == 0:
+		return nil, refuse(http.StatusNotFound, wire.CodeNotFound, "write the serial number in hex, as hallmark cert list or openssl x509 -serial shows it",
+			"no certificate here has the serial number %q", text)
+	case len(rows) > 1:
+		return nil, refuse(http.StatusConflict, wire.CodeAmbiguous, "", "%d issuers have used the serial number %q", len(rows), text)
+	}
+	out := showCertificate(rows[0], c.now)
+	out.PEM = certificatePEM(rows[0].DER)
+	return out, nil
+}
+
+// recordedSerial turns a serial number as tools print it (upper case, colons, leading
+// zeros dropped) into the record's form.
+func recordedSerial(text string) string {
+	text = strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(text, ":", "")), "0x")
+	return strings.Repeat("0", max(0, 32-len(text))) + text
+}

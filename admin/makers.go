@@ -1,0 +1,136 @@
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+func (s *Service) authorities(ctx context.Context, _ *call) (any, error) {
+	all, err := s.Store.Authorities(ctx)
+	return list(all, "", s.showAuthority), err
+}
+
+func (s *Service) importAuthorities(ctx context.Context, c *call) (any, error) {
+	var in wire.NewAuthorities
+	if err := c.read(&in); err != nil {
+		return nil, err
+	}
+	if n := len(in.Certificates); n < 1 || n > wire.MaxAuthorities {
+		return nil, invalid("", "1 to %d certificates at a time", wire.MaxAuthorities)
+	}
+	known, err := s.fingerprints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var rows []record.Authority
+	var out []wire.Authority
+	for i, der := range in.Certificates {
+		certificates, skipped := s.ReadAuthorities(der)
+		if len(certificates) != 1 || skipped != 0 || len(certificates[0].Raw) != len(der) {
+			return nil, invalid("", "certificate %d is not a CA certificate", i+1)
+		}
+		sum := sha256.Sum256(der)
+		row := record.Authority{Fingerprint: hex.EncodeToString(sum[:]), DER: der, Added: c.now, AddedBy: c.caller.Operator}
+		shown := authorityOf(row, certificates[0])
+		shown.New = !known[row.Fingerprint]
+		known[row.Fingerprint] = true
+		rows, out = append(rows, row), append(out, shown)
+	}
+	e := c.event("vendorca.imported", rows[0].Fingerprint)
+	e.Detail["count"], e.Detail["subject"] = strconv.Itoa(len(rows)), out[0].Subject
+	if _, err := s.Store.AddAuthorities(ctx, rows, e); err != nil {
+		return nil, err
+	}
+	s.Changed()
+	return wire.List[wire.Authority]{Items: out}, nil
+}
+
+func (s *Service) fingerprints(ctx context.Context) (map[string]bool, error) {
+	all, err := s.Store.Authorities(ctx)
+	known := make(map[string]bool, len(all))
+	for _, a := range all {
+		known[a.Fingerprint] = true
+	}
+	return known, err
+}
+
+// shortest is how many digits of a fingerprint name a certificate at least.
+const shortest = 8
+
+func (s *Service) removeAuthority(ctx context.Context, c *call) (any, error) {
+	prefix := strings.ToLower(strings.ReplaceAll(c.request.PathValue("fingerprint"), ":", ""))
+	if len(prefix) < shortest {
+		return nil, invalid("", "at least %d digits of the fingerprint", shortest)
+	}
+	all, err := s.Store.Authorities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []record.Authority
+	for _, a := range all {
+		if strings.HasPrefix(a.Fingerprint, prefix) {
+			found = append(found, a)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark vendorca list shows those there are", "no imported certificate has a fingerprint that begins with %q", prefix)
+	case 1:
+	default:
+		return nil, refuse(http.StatusConflict, wire.CodeAmbiguous, "write more of it", "%d fingerprints begin with %q", len(found), prefix)
+	}
+	shown := s.showAuthority(found[0])
+	e := c.event("vendorca.removed", found[0].Fingerprint)
+	e.Detail["subject"] = shown.Subject
+	if err := s.Store.RemoveAuthority(ctx, found[0].Fingerprint, e); err != nil {
+		return nil, err
+	}
+	s.Changed()
+	return shown, nil
+}
+
+// showAuthority shows a recorded certificate; one that can no longer be read is shown
+// by its fingerprint alone, so that it can be removed.
+func (s *Service) showAuthority(a record.Authority) wire.Authority {
+	if certificates, _ := s.ReadAuthorities(a.DER); len(certificates) == 1 {
+		return authorityOf(a, certificates[0])
+	}
+	return authorityOf(a, &x509.Certificate{})
+}
+
+func authorityOf(a record.Authority, c *x509.Certificate) wire.Authority {
+	return wire.Authority{Fingerprint: a.Fingerprint, Subject: c.Subject.String(), Issuer: c.Issuer.String(),
+		NotAfter: c.NotAfter, Added: a.Added, AddedBy: a.AddedBy}
+}
+
+func (s *Service) audit(ctx context.Context, c *call) (any, error) {
+	page, filter, err := c.page()
+	if err != nil {
+		return nil, err
+	}
+	if filter != "" {
+		return nil, invalid("", "the audit has no filter")
+	}
+	if page.After == "" {
+		events, err := s.Store.LastEvents(ctx, page.Limit)
+		return list(events, "", showEvent), err
+	}
+	after, err := strconv.ParseInt(page.After, 10, 64)
+	if err != nil || after < 0 {
+		return nil, invalid("", "after %q: a sequence number", page.After)
+	}
+	events, err := s.Store.Events(ctx, after, page.Limit)
+	next := ""
+	if len(events) == page.Limit {
+		next = strconv.FormatInt(events[len(events)-1].Sequence, 10)
+	}
+	return list(events, next, showEvent), err
+}

@@ -1,0 +1,172 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+func (s *Service) operators(ctx context.Context, _ *call) (any, error) {
+	all, err := s.Store.Operators(ctx)
+	return list(all, "", showOperator), err
+}
+
+func (s *Service) invite(ctx context.Context, c *call) (any, error) {
+	var in wire.NewOperator
+	if err := c.read(&in); err != nil {
+		return nil, err
+	}
+	switch {
+	case !operatorName.MatchString(in.Name):
+		return nil, invalid("", "operator %q: 1 to 32 of a-z, 0-9 and . _ -, beginning with a letter or digit", in.Name)
+	case in.TTL != 0 && !within(in.TTL, time.Minute, wire.MaxInvitation):
+		return nil, invalid("", "an invitation is valid for 1 minute to 7 days")
+	}
+	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
+	o := record.Operator{Name: in.Name, Created: c.now, Invitation: s.Permissions.NewID(), InvitedUntil: c.now.Add(ttl)}
+	e := c.event("operator.invited", o.Name)
+	e.Detail["until"] = o.InvitedUntil.UTC().Format(time.RFC3339)
+	err := s.Store.Invite(ctx, o, e)
+	if errors.Is(err, record.ErrExists) {
+		err = refuse(http.StatusConflict, wire.CodeConflict, "a name is used once: invite under another", "%q is, or was, an operator", o.Name)
+	}
+	return wire.Invitation{Invitation: s.permission(wire.KindInvitation, o.Invitation, s.OperatorServer), Expires: o.InvitedUntil}, err
+}
+
+// accept makes the first certificate of an invited operator. The invitation is used up
+// before anything is signed: a lost answer costs a new invitation, never a second
+// certificate.
+func (s *Service) accept(ctx context.Context, c *call) (any, error) {
+	message, key, err := s.openKeyRequest(c, wire.LabelAccept)
+	if err != nil {
+		return nil, err
+	}
+	s.people.Lock()
+	defer s.people.Unlock()
+	no := refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark operator invite NAME",
+		"the invitation is unknown, used or expired")
+	all, err := s.Store.Operators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range all {
+		if o.Invitation == "" || o.Invitation != message.Invitation || !o.Disabled.IsZero() {
+			continue
+		}
+		e := c.event("operator.accepted", o.Name)
+		e.Actor = "invitation:" + o.Invitation
+		if _, err := s.Store.AcceptInvitation(ctx, o.Invitation, c.now, e); errors.Is(err, record.ErrNotFound) {
+			return nil, no
+		} else if err != nil {
+			return nil, err
+		}
+		return s.issue(ctx, c, o.Name, key)
+	}
+	return nil, no
+}
+
+// renew gives a recognised operator a certificate for a new key.
+func (s *Service) renew(ctx context.Context, c *call) (any, error) {
+	_, key, err := s.openKeyRequest(c, wire.LabelOperator)
+	if err != nil {
+		return nil, err
+	}
+	s.people.Lock()
+	defer s.people.Unlock()
+	// Once more under the lock: disabling may have come in between.
+	if _, err := s.Authenticate(ctx, c.request.TLS); err != nil {
+		return nil, err
+	}
+	return s.issue(ctx, c, c.caller.Operator, key)
+}
+
+func (s *Service) issue(ctx context.Context, c *call, operator string, key crypto.PublicKey) (any, error) {
+	e := c.event("certificate.issued", operator)
+	e.Actor = "operator:" + operator
+	chain, err := s.Issuer.IssueOperator(ctx, operator, key, e)
+	return wire.OperatorChain{Operator: operator, Chain: chain}, err
+}
+
+// openKeyRequest reads a request for a certificate and checks that it was made on this
+// connection by the holder of the new key and, with an invitation, of its secret.
+func (s *Service) openKeyRequest(c *call, label string) (wire.NewKey, crypto.PublicKey, error) {
+	var in wire.KeyRequest
+	var message wire.NewKey
+	if err := c.read(&in); err != nil {
+		return message, nil, err
+	}
+	if err := wire.DecodeBytes(in.Message, &message); err != nil {
+		return message, nil, malformed(err)
+	}
+	binding := wire.Binding{Label: label, Message: in.Message}
+	if c.caller.Certificate != nil {
+		binding.Client = c.caller.Certificate.Raw
+	}
+	if c.request.TLS == nil {
+		return message, nil, unauthorised("this needs TLS 1.3", "")
+	}
+	var err error
+	if binding.Exporter, err = c.request.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength); err != nil {
+		return message, nil, err
+	}
+	sum := binding.Sum()
+	if label == wire.LabelAccept && !s.Permissions.Verify(wire.KindInvitation, message.Invitation, sum, in.MAC) {
+		return message, nil, refuse(http.StatusForbidden, wire.CodeInvitation, "copy the whole line, or ask for a new one", "the invitation is not of this installation")
+	}
+	parsed, err := x509.ParsePKIXPublicKey(message.Key)
+	key, ok := parsed.(*ecdsa.PublicKey)
+	if err != nil || !ok || key.Curve != elliptic.P256() {
+		return message, nil, invalid("", "an operator's key is a P-256 key")
+	}
+	if !ecdsa.VerifyASN1(key, sum[:], in.Signature) {
+		return message, nil, invalid("", "the request is not signed by the new key for this connection")
+	}
+	return message, key, nil
+}
+
+// disable bars an operator, revokes the operator's certificates and publishes that.
+func (s *Service) disable(ctx context.Context, c *call) (any, error) {
+	name := c.request.PathValue("name")
+	if err := c.read(&struct{}{}); err != nil {
+		return nil, err
+	}
+	s.people.Lock()
+	defer s.people.Unlock()
+	all, err := s.Store.Operators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	others, found := 0, false
+	for _, o := range all {
+		if o.Name == name {
+			found = true
+		} else if operatorState(o) == operatorActive {
+			others++
+		}
+	}
+	if !found {
+		return nil, refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark operator list shows those there are", "there is no operator %q", name)
+	}
+	if others == 0 {
+		return nil, refuse(http.StatusConflict, wire.CodeLastOperator,
+			"invite another first; when nobody can sign in any more, hallmarkd operator recover on the server is the way back",
+			"without %q nobody could administer this installation", name)
+	}
+	if err := s.Store.DisableOperator(ctx, name, c.now, c.event("operator.disabled", name)); err != nil {
+		return nil, err
+	}
+	if _, _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.event("operator.revoked", name)); err != nil {
+		return nil, err
+	}
+	o, err := s.Store.Operator(ctx, name)
+	return showOperator(o), err
+}

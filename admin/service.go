@@ -1,0 +1,106 @@
+// Package admin is what an operator sees and does, as an HTTP API (package wire).
+//
+// Every request is judged and answered in one place (handler.go): who calls is
+// established from the connection and the record, a change carries the event that is
+// written with it in the same transaction, and a refused change is written down too.
+// Handlers get a [call] and no other way to the record, so an unaudited change has no
+// way to be written.
+package admin
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Store is what operators' requests ask of the record.
+type Store interface {
+	record.Factory
+	record.Inventory
+	record.Operators
+	record.Authorities
+	record.Audit
+	// Status is record.Revocations.Status.
+	Status(ctx context.Context, issuer, serial string) (record.Certificate, error)
+}
+
+// Status ends identities and publishes that before it returns (ca/status.Service).
+type Status interface {
+	Revoke(ctx context.Context, device string, reason int, why string, e record.Event) (changed bool, shards []record.Shard, err error)
+	Suspend(ctx context.Context, device string, e record.Event) (changed bool, shards []record.Shard, err error)
+	Restore(ctx context.Context, device string, e record.Event) (changed bool, shards []record.Shard, err error)
+	RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (changed bool, shards []record.Shard, err error)
+}
+
+// Issuer makes operators' certificates.
+type Issuer interface {
+	// IssueOperator gives the chain (DER, leaf first, without the root) for a key that
+	// the operator was shown to hold.
+	IssueOperator(ctx context.Context, operator string, key crypto.PublicKey, e record.Event) (chain [][]byte, err error)
+}
+
+// Permissions makes and checks single-use permissions (provisioner/factory.Permissions).
+type Permissions interface {
+	NewID() string
+	Secret(kind, id string) []byte
+	Verify(kind, id string, binding [32]byte, mac []byte) bool
+}
+
+// Config is what a Service is made of; every field is needed.
+type Config struct {
+	// Name is the installation's name, Version the server's version.
+	Name, Version string
+	Store         Store
+	Status        Status
+	Issuer        Issuer
+	Permissions   Permissions
+	// Infrastructure is the issuer whose operator certificates may speak here.
+	Infrastructure *x509.Certificate
+	// Root is the SHA-256 of the infrastructure root, DeviceServer and OperatorServer
+	// the https URLs of the two listeners: tickets and invitations carry them.
+	Root                         [32]byte
+	DeviceServer, OperatorServer string
+	// Bundle gives the newest signed trust bundle.
+	Bundle func() wire.SignedBundle
+	// CheckSerial says why a text cannot be a device's serial number
+	// (provisioner/identity.CheckSerial).
+	CheckSerial func(serial string) error
+	// ReadAuthorities reads TPM makers' CA certificates and counts what is none
+	// (attest/tpm2/vendorca.ReadCertificates).
+	ReadAuthorities func(file []byte) (certificates []*x509.Certificate, skipped int)
+	// Changed is called after the set of TPM makers' certificates changed.
+	Changed func()
+	Now     func() time.Time
+	Log     *slog.Logger
+}
+
+// Service answers operators.
+type Service struct {
+	Config
+	// people serialises what makes and ends operators, so that two cannot disable each
+	// other at once, and none gets a certificate while being disabled.
+	people    sync.Mutex
+	strangers sampler
+}
+
+// New checks that nothing is missing.
+func New(c Config) (*Service, error) {
+	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Permissions == nil ||
+		c.Infrastructure == nil || c.Root == [32]byte{} || c.Bundle == nil || c.CheckSerial == nil ||
+		c.ReadAuthorities == nil || c.Changed == nil || c.Now == nil || c.Log == nil {
+		return nil, errors.New("admin: a part is missing")
+	}
+	for _, server := range []string{c.DeviceServer, c.OperatorServer} {
+		if _, err := wire.ServerURL(server); err != nil {
+			return nil, err
+		}
+	}
+	return &Service{Config: c}, nil
+}
