@@ -122,7 +122,7 @@ func (s *Service) challenge(p attest.Pending, bound session.Context) (Answer, er
 	if err != nil {
 		return Answer{}, err
 	}
-	made, err := s.Challenge(p, begun.Secret)
+	made, err := s.Verifier.Challenge(p, begun.Secret)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -136,7 +136,7 @@ func (s *Service) answer(d record.Device, p attest.Pending, id *Identity) (Answe
 	if err != nil {
 		return Answer{}, err
 	}
-	made, err := s.Challenge(p, next.Secret)
+	made, err := s.Verifier.Challenge(p, next.Secret)
 	if err != nil {
 		return Answer{}, err
 	}

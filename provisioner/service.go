@@ -21,12 +21,14 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Verifier turns evidence into facts (attest/tpm2.Verifier).
+// Verifier turns evidence into facts and challenges its chip (attest/tpm2.Verifier).
 type Verifier interface {
 	// Verify checks the whole evidence of a device that enrols.
 	Verify(e attest.Evidence, binding [32]byte, now time.Time) (attest.Pending, error)
 	// Reverify checks that the recorded attestation key certified a fresh key.
 	Reverify(k attest.Known, e attest.Evidence, binding [32]byte) (attest.Pending, error)
+	// Challenge hides a secret (32 bytes) for the chip of pending evidence.
+	Challenge(p attest.Pending, secret []byte) (attest.Challenge, error)
 }
 
 // Authority signs and records certificates (ca.Authority).
@@ -42,11 +44,9 @@ type Store interface {
 
 // Config is what a Service is made of; every field is needed.
 type Config struct {
-	Store     Store
-	Authority Authority
-	Verifier  Verifier
-	// Challenge hides a secret for the chip of pending evidence (tpm2.Challenge).
-	Challenge   func(p attest.Pending, secret []byte) (attest.Challenge, error)
+	Store       Store
+	Authority   Authority
+	Verifier    Verifier
 	Sessions    *session.Keeper
 	Permissions *factory.Permissions
 	// Manufacturing and Operational are the issuer certificates whose IDevIDs and
@@ -68,7 +68,7 @@ type Service struct {
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
-	if c.Store == nil || c.Authority == nil || c.Verifier == nil || c.Challenge == nil || c.Sessions == nil ||
+	if c.Store == nil || c.Authority == nil || c.Verifier == nil || c.Sessions == nil ||
 		c.Permissions == nil || c.Manufacturing == nil || c.Operational == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("provisioner: a part is missing")
 	}

@@ -41,12 +41,12 @@ type Envelope struct {
 	Message json.RawMessage `json:"message"`
 	// Statement and Signature are TPMS_ATTEST and TPMT_SIGNATURE of TPM2_Certify over
 	// Message's key by the attestation key, with extraData = the binding.
-	Statement []byte `json:"statement"`
-	Signature []byte `json:"signature"`
+	Statement Bytes `json:"statement"`
+	Signature Bytes `json:"signature"`
 	// TicketMAC is HMAC-SHA-256 over the binding, keyed by the ticket's secret.
-	TicketMAC []byte `json:"ticket_mac,omitempty"`
+	TicketMAC Bytes `json:"ticket_mac,omitempty"`
 	// Nonce and Client belong to nonce mode alone (a proxy ends TLS).
-	Nonce  []byte       `json:"nonce,omitempty"`
+	Nonce  Bytes        `json:"nonce,omitempty"`
 	Client *ClientProof `json:"client,omitempty"`
 }
 
@@ -55,7 +55,7 @@ type Envelope struct {
 // RSA-PSS with SHA-256).
 type ClientProof struct {
 	Certificates [][]byte `json:"certificates"`
-	Signature    []byte   `json:"signature"`
+	Signature    Bytes    `json:"signature"`
 }
 
 // Enrol is message one of an enrolment, or of coming back with nothing but the TPM:
@@ -96,8 +96,8 @@ type Challenge struct {
 
 // Activate is message two: the session and the secret that TPM2_ActivateCredential gave.
 type Activate struct {
-	Session []byte `json:"session"`
-	Secret  []byte `json:"secret"`
+	Session Bytes `json:"session"`
+	Secret  Bytes `json:"secret"`
 }
 
 // Answer is what PathEnrol, PathActivate and PathRenew give: either a challenge to

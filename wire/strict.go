@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,5 +94,27 @@ func checkKeys(body []byte) error {
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("trailing bytes after the JSON value")
 	}
+	return nil
+}
+
+// Bytes is base64 in JSON, read strictly: encoding/json's own reading ignores line
+// breaks and the unused bits of the last character, so that one proof could be sent in
+// many spellings. It is for what stands outside a signed message.
+type Bytes []byte
+
+// UnmarshalJSON reads padded standard base64 and nothing else.
+func (b *Bytes) UnmarshalJSON(text []byte) error {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	if strings.ContainsAny(s, "\r\n") {
+		return errors.New("base64 with line breaks")
+	}
+	raw, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return err
+	}
+	*b = raw
 	return nil
 }
