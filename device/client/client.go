@@ -1,0 +1,284 @@
+// Package client speaks the native protocol to a Hallmark server from a device: a
+// server is believed only if its certificate chains to a pinned infrastructure root,
+// evidence is bound to the very connection that carries it, and a wrong clock neither
+// locks the device out nor lets anybody in.
+//
+// It uses net/http for parsing responses alone. Its transport is left out because the
+// TLS exporter of the connection must be known before the request is written, and
+// because it would be a quarter of the binary.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Config is what a device knows before it speaks.
+type Config struct {
+	// Servers are https URLs, tried in this order after those of the trust bundle.
+	Servers []string
+	// Pins are the SHA-256 of infrastructure roots (DER) that are trusted from the start.
+	Pins [][32]byte
+	// Trust is the bundle on file; zero if there is none yet.
+	Trust wire.SignedBundle
+	// Floor is a time that has certainly passed: when the program was built, when the
+	// device's certificates began. The client adds the bundle's.
+	Floor time.Time
+	// Now is the system clock, which may be wrong; nil means time.Now.
+	Now func() time.Time
+}
+
+// Client is one device's view of its server. It is not for concurrent use.
+type Client struct {
+	servers []string
+	pins    map[[32]byte]bool
+	signed  wire.SignedBundle
+	bundle  *wire.Bundle
+	floor   time.Time
+	system  func() time.Time
+	clock   clock
+	sent    int64
+	got     int64
+}
+
+// Prover makes evidence for a binding (TPM2_Certify): TPMS_ATTEST and TPMT_SIGNATURE.
+type Prover func(binding [32]byte) (statement, signature []byte, err error)
+
+// New checks the configuration; the network is not used yet.
+func New(c Config) (*Client, error) {
+	n := &Client{servers: c.Servers, pins: make(map[[32]byte]bool), floor: c.Floor, system: c.Now}
+	if n.system == nil {
+		n.system = time.Now
+	}
+	for _, p := range c.Pins {
+		n.pins[p] = true
+	}
+	for _, s := range c.Servers {
+		if _, err := wire.ServerURL(s); err != nil {
+			return nil, fmt.Errorf("server %q: %w", s, err)
+		}
+	}
+	if len(c.Trust.Bundle) > 0 {
+		if _, err := n.adopt(c.Trust); err != nil {
+			return nil, fmt.Errorf("the trust bundle on file: %w", err)
+		}
+	}
+	if len(n.pins) == 0 || len(n.order()) == 0 {
+		return nil, errors.New("a server and a root to trust are needed")
+	}
+	return n, nil
+}
+
+// adopt takes a bundle that a pinned root signed and whose number does not go back.
+func (c *Client) adopt(s wire.SignedBundle) (newer bool, err error) {
+	b, err := wire.OpenBundle(s, func(root [32]byte) bool { return c.pins[root] })
+	if err != nil {
+		return false, err
+	}
+	if c.bundle != nil && b.Number < c.bundle.Number {
+		return false, fmt.Errorf("trust bundle %d is older than %d, which is on file", b.Number, c.bundle.Number)
+	}
+	newer = c.bundle == nil || b.Number > c.bundle.Number
+	c.signed, c.bundle, c.floor = s, &b, latest(c.floor, b.Created)
+	// The roots of a bundle may sign the next one: this is how roots are rolled over.
+	for _, root := range b.Infrastructure {
+		c.pins[sha256.Sum256(root)] = true
+	}
+	return newer, nil
+}
+
+// Trust is the newest bundle seen, as signed and opened; nil before the first.
+func (c *Client) Trust() (wire.SignedBundle, *wire.Bundle) { return c.signed, c.bundle }
+
+// Bytes is how many bytes crossed the network, sent and received, TLS included.
+func (c *Client) Bytes() (sent, received int64) { return c.sent, c.got }
+
+// order is the list of servers to try.
+func (c *Client) order() []string {
+	var list []string
+	if c.bundle != nil {
+		list = append(list, c.bundle.Servers...)
+	}
+next:
+	for _, s := range c.servers {
+		for _, have := range list {
+			if s == have {
+				continue next
+			}
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// Connect makes sure that the server is genuine and the time known. The other methods
+// do so by themselves; it serves those who need Now or Trust before.
+func (c *Client) Connect(ctx context.Context) error {
+	conn, err := c.open(ctx, nil)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Enrol sends message one of an enrolment. ticket is nil for a device that comes back.
+func (c *Client) Enrol(ctx context.Context, m wire.Enrol, prove Prover, ticket *wire.Permission) (*wire.Answer, error) {
+	if ticket != nil {
+		m.Ticket = ticket.ID
+	}
+	return c.evidence(ctx, wire.PathEnrol, wire.LabelEnrol, m, prove, ticket, nil)
+}
+
+// Renew asks for a working certificate, authenticated by id: the LDevID or the IDevID.
+func (c *Client) Renew(ctx context.Context, m wire.Renew, prove Prover, id *tls.Certificate) (*wire.Answer, error) {
+	return c.evidence(ctx, wire.PathRenew, wire.LabelRenew, m, prove, nil, id)
+}
+
+// Activate sends message two: the answer to a challenge. id is the certificate shown
+// with message one, nil in an enrolment.
+func (c *Client) Activate(ctx context.Context, m wire.Activate, id *tls.Certificate) (*wire.Answer, error) {
+	conn, err := c.open(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var answer wire.Answer
+	return &answer, conn.call(http.MethodPost, wire.PathActivate, m, &answer)
+}
+
+// Probe opens a connection with a certificate and fetches the trust bundle over it. It
+// succeeds only if the server accepts the certificate, and adopts a newer bundle.
+func (c *Client) Probe(ctx context.Context, id *tls.Certificate) error {
+	conn, err := c.open(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return c.fetchTrust(conn)
+}
+
+// evidence sends a message with the evidence for it over one connection.
+func (c *Client) evidence(ctx context.Context, path, label string, message any, prove Prover, ticket *wire.Permission, id *tls.Certificate) (*wire.Answer, error) {
+	raw, err := json.Marshal(message)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.open(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	binding := wire.Binding{Label: label, Message: raw}
+	if id != nil {
+		binding.Client = id.Certificate[0]
+	}
+	envelope := wire.Envelope{Message: raw}
+	if c.bundle.NonceMode {
+		var nonce wire.NonceAnswer
+		if err := conn.call(http.MethodPost, wire.PathNonce, nil, &nonce); err != nil {
+			return nil, err
+		}
+		binding.Nonce, envelope.Nonce = nonce.Nonce, nonce.Nonce
+	} else if binding.Exporter, err = conn.exporter(); err != nil {
+		return nil, err
+	}
+	sum := binding.Sum()
+	if envelope.Statement, envelope.Signature, err = prove(sum); err != nil {
+		return nil, err
+	}
+	if ticket != nil {
+		envelope.TicketMAC = ticket.MAC(sum)
+	}
+	if c.bundle.NonceMode && id != nil {
+		if envelope.Client, err = proveClient(id, sum); err != nil {
+			return nil, err
+		}
+	}
+	var answer wire.Answer
+	return &answer, conn.call(http.MethodPost, path, envelope, &answer)
+}
+
+// proveClient stands in for mutual TLS where a proxy ends TLS.
+func proveClient(id *tls.Certificate, binding [32]byte) (*wire.ClientProof, error) {
+	signer, ok := id.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("the certificate's key cannot sign")
+	}
+	signature, err := signer.Sign(rand.Reader, binding[:], crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ClientProof{Certificates: id.Certificate, Signature: signature}, nil
+}
+
+// fetchTrust gets the newest bundle and adopts it.
+func (c *Client) fetchTrust(conn *connection) error {
+	var s wire.SignedBundle
+	if err := conn.call(http.MethodGet, wire.PathTrust, nil, &s); err != nil {
+		return err
+	}
+	if _, err := c.adopt(s); err != nil {
+		return &TrustError{conn.server, err}
+	}
+	return nil
+}
+
+// ParsePin reads the hex SHA-256 of a root.
+func ParsePin(text string) ([32]byte, error) {
+	raw, err := hex.DecodeString(text)
+	if err != nil || len(raw) != 32 {
+		return [32]byte{}, errors.New("a root's fingerprint is 64 hexadecimal digits")
+	}
+	return [32]byte(raw), nil
+}
+
+// NetworkError: the server could not be reached, or the connection broke.
+type NetworkError struct {
+	Server string
+	Err    error
+}
+
+func (e *NetworkError) Error() string { return fmt.Sprintf("%s: %v", e.Server, e.Err) }
+func (e *NetworkError) Unwrap() error { return e.Err }
+
+// TrustError: what answered is not the server that this device trusts.
+type TrustError struct {
+	Server string
+	Err    error
+}
+
+func (e *TrustError) Error() string {
+	return fmt.Sprintf("%s is not to be trusted: %v", e.Server, e.Err)
+}
+func (e *TrustError) Unwrap() error { return e.Err }
+
+func latest(times ...time.Time) time.Time {
+	var t time.Time
+	for _, u := range times {
+		if u.After(t) {
+			t = u
+		}
+	}
+	return t
+}
+
+func encode(v any) ([]byte, error) {
+	if v == nil {
+		return nil, nil
+	}
+	var b bytes.Buffer
+	err := json.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}

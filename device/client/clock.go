@@ -1,0 +1,112 @@
+package client
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// clock is what is known of the time (decision 10 of the design). The system clock is
+// believed once a genuine server's chain has verified at it; otherwise the server's
+// signed time is, counted on from when it was learned.
+type clock struct {
+	known bool
+	// learned is the server's time and at the system's at that moment; zero if the
+	// system clock is believed.
+	learned, at time.Time
+}
+
+// skew is how far the server's own clock may be behind times that it has signed.
+const skew = 10 * time.Minute
+
+// Now is the best knowledge of the time: checked once the server was reached, and
+// never before the floor.
+func (c *Client) Now() time.Time {
+	now := c.system()
+	if !c.clock.learned.IsZero() {
+		// Sub counts by the monotonic clock, which no correction of the system's moves.
+		now = c.clock.learned.Add(now.Sub(c.clock.at))
+	}
+	return latest(now, c.floor)
+}
+
+// judge verifies a server's chain. limited means that it holds, but at a time of our
+// choice: then nothing but the time and the trust bundle may be exchanged.
+func (c *Client) judge(chain []*x509.Certificate, host string) (limited bool, err error) {
+	verify := func(at time.Time) error { return c.verifyChain(chain, host, at) }
+	if c.clock.known {
+		return false, verify(c.Now())
+	}
+	if now := c.system(); !now.Before(c.floor) {
+		if err = verify(now); err == nil {
+			c.clock = clock{known: true}
+			return false, nil
+		}
+	}
+	return true, verify(latest(c.floor, newestStart(chain)))
+}
+
+// newestStart is the latest notBefore of a chain: the earliest moment at which all of
+// it can be valid, and one that has passed if the chain is genuine.
+func newestStart(chain []*x509.Certificate) time.Time {
+	var t time.Time
+	for _, certificate := range chain {
+		t = latest(t, certificate.NotBefore)
+	}
+	return t
+}
+
+func (c *Client) verifyChain(chain []*x509.Certificate, host string, at time.Time) error {
+	if len(chain) == 0 {
+		return errors.New("it shows no certificate")
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, der := range c.bundle.Infrastructure {
+		root, err := x509.ParseCertificate(der)
+		if err != nil {
+			return err
+		}
+		roots.AddCert(root)
+	}
+	for _, certificate := range chain[1:] {
+		intermediates.AddCert(certificate)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		DNSName: host, Roots: roots, Intermediates: intermediates, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	return err
+}
+
+// learnTime exchanges a nonce for the signed time over a limited connection and
+// verifies that connection's chain again at that time. The bundle is fetched first:
+// the server may have new time keys.
+func (c *Client) learnTime(conn *connection) error {
+	if err := c.fetchTrust(conn); err != nil {
+		return err
+	}
+	nonce := make([]byte, 32)
+	rand.Read(nonce) // never fails since Go 1.24
+	var answer wire.TimeAnswer
+	if err := conn.call(http.MethodPost, wire.PathTime, wire.TimeRequest{Nonce: nonce}, &answer); err != nil {
+		return err
+	}
+	now, err := answer.Open(nonce, c.bundle.TimeKeys)
+	if err != nil {
+		return &TrustError{conn.server, err}
+	}
+	if now.Before(c.floor.Add(-skew)) {
+		return &TrustError{conn.server, fmt.Errorf("it says that it is %s, which is before %s and has passed for certain",
+			now.Format(time.RFC3339), c.floor.Format(time.RFC3339))}
+	}
+	if err := c.verifyChain(conn.chain, conn.host, latest(now, c.floor)); err != nil {
+		return &TrustError{conn.server, err}
+	}
+	c.clock = clock{known: true, learned: now, at: c.system()}
+	return nil
+}

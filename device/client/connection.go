@@ -1,0 +1,254 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+const (
+	dialTimeout = 15 * time.Second
+	// exchangeTimeout bounds one request and its answer, and the handshake: a slow TPM
+	// signs in it.
+	exchangeTimeout = time.Minute
+	// maxHeader bounds the header of an answer, in bytes.
+	maxHeader = 16 << 10
+)
+
+// connection is one TLS 1.3 connection to a server whose chain holds.
+type connection struct {
+	*tls.Conn
+	server, host string
+	chain        []*x509.Certificate
+	limited      bool
+	bounded      *io.LimitedReader
+	reader       *bufio.Reader
+	stop         func() bool
+}
+
+// open connects to the first server that answers, shows id if it is not nil, and
+// returns a connection over which everything may be said. If the bundle or the time
+// is missing it is fetched first, over a connection of its own.
+func (c *Client) open(ctx context.Context, id *tls.Certificate) (*connection, error) {
+	var failed error
+	for _, server := range c.order() {
+		conn, err := c.openServer(ctx, server, id)
+		if err == nil {
+			return conn, nil
+		}
+		if failed == nil {
+			failed = err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if p := (*wire.Problem)(nil); errors.As(err, &p) {
+			return nil, err // it is a server of ours, and this is its answer
+		}
+	}
+	return nil, failed
+}
+
+func (c *Client) openServer(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
+	if c.bundle == nil {
+		if err := c.firstTrust(ctx, server); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := c.dial(ctx, server, id)
+	if err != nil || !conn.limited {
+		return conn, err
+	}
+	err = c.learnTime(conn)
+	conn.Close()
+	if err != nil {
+		return nil, err
+	}
+	return c.dial(ctx, server, id)
+}
+
+// firstTrust fetches the first bundle. Nothing is known yet but a fingerprint, so the
+// connection is not verified until the bundle, which a pinned root has signed, brings
+// the root.
+func (c *Client) firstTrust(ctx context.Context, server string) error {
+	conn, err := c.dial(ctx, server, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := c.fetchTrust(conn); err != nil {
+		return err
+	}
+	if _, err := c.judge(conn.chain, conn.host); err != nil {
+		c.bundle = nil
+		return &TrustError{server, err}
+	}
+	return nil
+}
+
+// dial opens one connection. Its chain is verified during the handshake, before the
+// client certificate is sent, which a limited connection never shows.
+func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
+	u, err := wire.ServerURL(server)
+	if err != nil {
+		return nil, err
+	}
+	address := u.Host
+	if u.Port() == "" {
+		address = net.JoinHostPort(u.Hostname(), "443")
+	}
+	dialer := net.Dialer{Timeout: dialTimeout}
+	raw, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, &NetworkError{server, err}
+	}
+	conn := &connection{server: server, host: u.Hostname()}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		ServerName: u.Hostname(),
+		// Verification is VerifyConnection's: the time to verify at is not the clock's.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			conn.chain, conn.limited = s.PeerCertificates, true
+			if c.bundle == nil {
+				return nil // firstTrust judges it afterwards
+			}
+			limited, err := c.judge(s.PeerCertificates, u.Hostname())
+			if err != nil {
+				return &TrustError{server, err}
+			}
+			conn.limited = limited
+			return nil
+		},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if id == nil || conn.limited {
+				return new(tls.Certificate), nil
+			}
+			return id, nil
+		},
+	}
+	conn.Conn = tls.Client(&counted{raw, &c.sent, &c.got}, config)
+	conn.SetDeadline(time.Now().Add(exchangeTimeout))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		if e, ok := errors.AsType[*TrustError](err); ok {
+			return nil, e
+		}
+		return nil, &NetworkError{server, err}
+	}
+	conn.bounded = &io.LimitedReader{R: conn.Conn}
+	conn.reader = bufio.NewReader(conn.bounded)
+	conn.stop = context.AfterFunc(ctx, func() { raw.Close() })
+	return conn, nil
+}
+
+// Close closes the connection.
+func (conn *connection) Close() error {
+	conn.stop()
+	return conn.Conn.Close()
+}
+
+// exporter is the channel binding of this connection (RFC 9266).
+func (conn *connection) exporter() ([]byte, error) {
+	s := conn.ConnectionState()
+	return s.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength)
+}
+
+// call sends one request and decodes the answer into out. Fields that a newer server
+// adds are passed over. A refusal is a *wire.Problem.
+func (conn *connection) call(method, path string, in, out any) error {
+	body, err := encode(in)
+	if err != nil {
+		return err
+	}
+	if len(body) > wire.MaxMessage {
+		return fmt.Errorf("the message has %d bytes, the server takes %d", len(body), wire.MaxMessage)
+	}
+	status, contentType, answer, err := conn.exchange(method, path, body)
+	if err != nil {
+		return &NetworkError{conn.server, err}
+	}
+	if status != http.StatusOK {
+		return problem(status, contentType, answer)
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return &NetworkError{conn.server, fmt.Errorf("the answer to %s is not of the protocol: %w", path, err)}
+	}
+	return nil
+}
+
+func (conn *connection) exchange(method, path string, body []byte) (status int, contentType string, answer []byte, err error) {
+	if err := conn.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
+		return 0, "", nil, err
+	}
+	var request bytes.Buffer
+	fmt.Fprintf(&request, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: hallmark-device\r\nAccept: application/json\r\n",
+		method, path, strings.TrimPrefix(conn.server, "https://"))
+	if method == http.MethodPost {
+		fmt.Fprintf(&request, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
+	}
+	request.WriteString("\r\n")
+	request.Write(body)
+	if _, err := conn.Write(request.Bytes()); err != nil {
+		return 0, "", nil, err
+	}
+	conn.bounded.N = maxHeader + wire.MaxMessage
+	response, err := http.ReadResponse(conn.reader, &http.Request{Method: method})
+	if err != nil {
+		return 0, "", nil, err
+	}
+	defer response.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(response.Body, wire.MaxMessage+1))
+	if err == nil && len(answer) > wire.MaxMessage {
+		err = wire.ErrTooLarge
+	}
+	return response.StatusCode, response.Header.Get("Content-Type"), answer, err
+}
+
+// problem decodes a refusal. What did not come from a Hallmark server (a proxy's
+// error page) becomes one as well.
+func problem(status int, contentType string, body []byte) *wire.Problem {
+	var p wire.Problem
+	if strings.HasPrefix(contentType, wire.ProblemType) && json.Unmarshal(body, &p) == nil && p.Code != "" && p.Detail != "" {
+		p.Status = status
+		return &p
+	}
+	p = wire.Problem{Status: status, Code: wire.CodeUnavailable, Detail: fmt.Sprintf("the server answered %d %s", status, http.StatusText(status))}
+	switch {
+	case status == http.StatusNotFound:
+		p.Code, p.Hint = wire.CodeNotFound, "is this the address of a Hallmark server's device listener?"
+	case status < 500:
+		p.Code = wire.CodeForbidden
+	}
+	return &p
+}
+
+// counted counts the bytes of a connection.
+type counted struct {
+	net.Conn
+	sent, got *int64
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	*c.got += int64(n)
+	return n, err
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	*c.sent += int64(n)
+	return n, err
+}

@@ -1,0 +1,110 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// files are the operations that change a state folder, in the order that a power cut
+// may interrupt. Tests put their own here to cut between any two.
+type files interface {
+	// mkdir makes a folder, emptying one that a crash left half-written.
+	mkdir(path string) error
+	// write makes a file with contents and syncs it.
+	write(path string, data []byte, mode os.FileMode) error
+	// link makes path a symbolic link to target, replacing what was there at once.
+	link(target, path string) error
+	// syncDir makes the folder's entries durable.
+	syncDir(path string) error
+	// remove removes a folder.
+	remove(path string) error
+}
+
+type disk struct{}
+
+func (disk) mkdir(path string) error {
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	return os.Mkdir(path, 0o755)
+}
+
+func (disk) write(path string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func (disk) link(target, path string) error {
+	staged := path + ".new"
+	if err := os.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(target, staged); err != nil {
+		return err
+	}
+	return os.Rename(staged, path)
+}
+
+func (disk) syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func (disk) remove(path string) error { return os.RemoveAll(path) }
+
+// HeldError: another agent is at work in the folder.
+type HeldError struct {
+	// Dir is the folder, PID the process that holds it; 0 if unknown.
+	Dir string
+	PID int
+}
+
+func (e *HeldError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("another hallmark-device is using %s", e.Dir)
+	}
+	return fmt.Sprintf("another hallmark-device (process %d) is using %s", e.PID, e.Dir)
+}
+
+// Lock makes the folder if needed and takes it for the calling process, until release
+// is called or the process ends. The error is *HeldError if another process has it.
+func (d *Dir) Lock() (release func(), err error) {
+	if _, err := os.Stat(d.path); errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(d.path, 0o755); err != nil {
+			return nil, err
+		}
+		if err := d.fs.syncDir(filepath.Dir(filepath.Clean(d.path))); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(d.path, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+		}
+		text := make([]byte, 20)
+		n, _ := f.Read(text)
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(text[:n])))
+		return nil, &HeldError{d.path, pid}
+	}
+	// The number is for the person who asks who it is; the lock itself is the kernel's.
+	f.Truncate(0)
+	f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	return func() { f.Close() }, nil
+}

@@ -1,0 +1,302 @@
+// Package state keeps what a device must not lose: the servers and roots that it
+// trusts, its certificates and its working key. A reader at any moment, also after a
+// power cut, sees one whole set, the old or the new, never a mix.
+//
+// A set is a folder of its own, written and synced in full before the symbolic link
+// "current" is renamed over to it; the set before is kept. Other programs find the
+// working certificate and key under fixed names that lead through the link:
+// ldevid.pem and ldevid.key, and idevid.pem.
+package state
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// DefaultDir is the state folder of a device.
+const DefaultDir = "/var/lib/hallmark-device"
+
+// ErrEmpty: there is no state in the folder, the device is not enrolled.
+var ErrEmpty = errors.New("the device is not enrolled")
+
+// Set is all that a device keeps. The zero value of a field means that there is none.
+type Set struct {
+	Settings
+	// IDevID, AK and LDevID are chains, DER, leaf first.
+	IDevID, AK, LDevID [][]byte
+	// LDevIDKey is the working key's file (TSS2 PEM), which belongs to LDevID.
+	LDevIDKey []byte
+}
+
+// Settings is the part of a Set that is not certificates and keys (settings.json).
+type Settings struct {
+	// Device, Model and Serial name the device as its certificates do.
+	Device string `json:"device"`
+	Model  string `json:"model"`
+	Serial string `json:"serial"`
+	// TPM says which TPM holds the keys (collect.Open).
+	TPM string `json:"tpm"`
+	// Server is the https URL that the device enrolled at; it is tried after those of the bundle.
+	Server string `json:"server"`
+	// Pins are the SHA-256 of the infrastructure roots trusted from the start, hex.
+	Pins []string `json:"pins"`
+	// Trust is the newest trust bundle, exactly as signed.
+	Trust wire.SignedBundle `json:"trust"`
+	// Next is the challenge whose secret the next renewal returns.
+	Next *wire.Challenge `json:"next,omitempty"`
+	// RenewAfter is when the next renewal is due; zero before the first.
+	RenewAfter time.Time `json:"renew_after,omitzero"`
+}
+
+// Names of the files of a set.
+const (
+	settingsFile = "settings.json"
+	idevidFile   = "idevid.pem"
+	akFile       = "ak.pem"
+	ldevidFile   = "ldevid.pem"
+	keyFile      = "ldevid.key"
+	currentLink  = "current"
+	setPrefix    = "set-"
+)
+
+// maxFile bounds every file that is read, in bytes.
+const maxFile = 256 << 10
+
+// Dir is a state folder.
+type Dir struct {
+	path string
+	fs   files
+}
+
+// At names a state folder; nothing is read or made yet. Empty means DefaultDir.
+func At(path string) *Dir {
+	if path == "" {
+		path = DefaultDir
+	}
+	return &Dir{path, disk{}}
+}
+
+// Path is the folder.
+func (d *Dir) Path() string { return d.path }
+
+// Load reads the current set; ErrEmpty if there is none. If the current set cannot be
+// read (a worn-out flash) the one before it is read instead, and damaged says why.
+func (d *Dir) Load() (s Set, damaged error, err error) {
+	for range 3 { // the set may be replaced twice while it is read, and the folder pruned
+		target, linkErr := os.Readlink(filepath.Join(d.path, currentLink))
+		if errors.Is(linkErr, os.ErrNotExist) {
+			return Set{}, nil, ErrEmpty
+		}
+		if linkErr != nil {
+			return Set{}, nil, fmt.Errorf("reading the state: %w", linkErr)
+		}
+		if s, err = d.read(target); err == nil {
+			return s, nil, nil
+		}
+		if again, _ := os.Readlink(filepath.Join(d.path, currentLink)); again == target {
+			break
+		}
+	}
+	damaged = err
+	for _, n := range d.numbers() {
+		if s, older := d.read(setName(n)); older == nil {
+			return s, damaged, nil
+		}
+	}
+	return Set{}, nil, fmt.Errorf("reading the state: %w", damaged)
+}
+
+// Save makes s the current set. When it returns nil the set is durable; when it
+// returns an error the current set is the old one or, if the very last step failed,
+// the new one, and in either case whole.
+func (d *Dir) Save(s Set) error {
+	if err := d.save(s); err != nil {
+		return fmt.Errorf("writing the state folder %s: %w", d.path, err)
+	}
+	return nil
+}
+
+func (d *Dir) save(s Set) error {
+	contents, err := s.files()
+	if err != nil {
+		return err
+	}
+	present := d.numbers()
+	var next int64 = 1
+	if len(present) > 0 {
+		next = present[0] + 1
+	}
+	name, current := setName(next), filepath.Join(d.path, currentLink)
+	previous, _ := os.Readlink(current)
+	if err := d.stage(filepath.Join(d.path, name), contents); err != nil {
+		d.fs.remove(filepath.Join(d.path, name)) // a full disk needs the room
+		return err
+	}
+	if err := d.fs.link(name, current); err != nil {
+		return err
+	}
+	if err := d.fs.syncDir(d.path); err != nil {
+		return err
+	}
+	for _, n := range present {
+		if old := setName(n); old != previous {
+			d.fs.remove(filepath.Join(d.path, old)) // what cannot be removed is removed next time
+		}
+	}
+	return nil
+}
+
+// stage writes a set that nobody looks at yet.
+func (d *Dir) stage(folder string, contents []file) error {
+	if err := d.fs.mkdir(folder); err != nil {
+		return err
+	}
+	for _, f := range contents {
+		if err := d.fs.write(filepath.Join(folder, f.name), f.data, f.mode); err != nil {
+			return err
+		}
+	}
+	if err := d.fs.syncDir(folder); err != nil {
+		return err
+	}
+	return d.fixedNames()
+}
+
+// fixedNames makes the links that other programs follow. They never change: only
+// "current" does, so certificate and key change together.
+func (d *Dir) fixedNames() error {
+	for _, name := range []string{ldevidFile, keyFile, idevidFile} {
+		path, target := filepath.Join(d.path, name), filepath.Join(currentLink, name)
+		if have, err := os.Readlink(path); err == nil && have == target {
+			continue
+		}
+		if err := d.fs.link(target, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type file struct {
+	name string
+	data []byte
+	mode os.FileMode
+}
+
+// files is the set as files: the key for its owner alone, the rest for everybody.
+func (s Set) files() ([]file, error) {
+	settings, err := json.MarshalIndent(s.Settings, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	list := []file{{settingsFile, append(settings, '\n'), 0o644}}
+	for _, c := range s.chains() {
+		if len(*c.chain) > 0 {
+			list = append(list, file{c.file, encodeChain(*c.chain), 0o644})
+		}
+	}
+	if len(s.LDevIDKey) > 0 {
+		list = append(list, file{keyFile, s.LDevIDKey, 0o600})
+	}
+	return list, nil
+}
+
+type chainFile struct {
+	file  string
+	chain *[][]byte
+}
+
+func (s *Set) chains() []chainFile {
+	return []chainFile{{idevidFile, &s.IDevID}, {akFile, &s.AK}, {ldevidFile, &s.LDevID}}
+}
+
+// read reads one set.
+func (d *Dir) read(name string) (Set, error) {
+	var s Set
+	settings, err := d.readFile(name, settingsFile)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(settings, &s.Settings); err != nil {
+		return s, fmt.Errorf("%s: %w", filepath.Join(d.path, name, settingsFile), err)
+	}
+	for _, c := range s.chains() {
+		text, err := d.readFile(name, c.file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			*c.chain, err = decodeChain(text)
+		}
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", filepath.Join(d.path, name, c.file), err)
+		}
+	}
+	if s.LDevIDKey, err = d.readFile(name, keyFile); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+		return s, err
+	}
+	if s.IDevID == nil {
+		return s, fmt.Errorf("%s: no IDevID certificate", filepath.Join(d.path, name))
+	}
+	return s, nil
+}
+
+func (d *Dir) readFile(set, name string) ([]byte, error) {
+	path := filepath.Join(d.path, set, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxFile)
+	}
+	return os.ReadFile(path)
+}
+
+// numbers lists the sets in the folder, the newest first.
+func (d *Dir) numbers() []int64 {
+	entries, _ := os.ReadDir(d.path) // sorted by name, which is by number
+	var numbers []int64
+	for i := len(entries) - 1; i >= 0; i-- {
+		digits, ok := strings.CutPrefix(entries[i].Name(), setPrefix)
+		if n, err := strconv.ParseInt(digits, 10, 64); ok && err == nil && setName(n) == entries[i].Name() {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
+
+func setName(n int64) string { return fmt.Sprintf("%s%08d", setPrefix, n) }
+
+func encodeChain(chain [][]byte) []byte {
+	var out bytes.Buffer
+	for _, der := range chain {
+		pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	return out.Bytes()
+}
+
+func decodeChain(text []byte) ([][]byte, error) {
+	var chain [][]byte
+	for len(bytes.TrimSpace(text)) > 0 {
+		block, rest := pem.Decode(text)
+		if block == nil || block.Type != "CERTIFICATE" {
+			return nil, errors.New("not a PEM file of certificates")
+		}
+		chain, text = append(chain, block.Bytes), rest
+	}
+	if chain == nil {
+		return nil, errors.New("empty")
+	}
+	return chain, nil
+}
