@@ -149,9 +149,9 @@ func (s *Service) load(ctx context.Context, sh *shard) error {
 	}
 }
 
-// sign makes the next list of a shard. Its number is taken before the entries are
-// read: of two lists, the one with the greater number then knows at least as much, also
-// when replicas sign at once.
+// sign makes the next list of a shard. The shard's lock is held from here until the
+// list is stored: of two lists of one process, the one with the greater number knows at
+// least as much. Processes that sign the same shard need a lease between them.
 func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	now := s.now()
 	number := now.UnixMilli() // after a restore from a backup, greater than what was lost

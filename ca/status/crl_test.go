@@ -1,0 +1,362 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+func TestRevocationIsVisibleBeforeItReturns(t *testing.T) {
+	p := newPKI(t)
+	const devices = 60
+	var serials [devices]*big.Int
+	for i := range serials {
+		serials[i] = newSerial()
+		p.record(fmt.Sprint("d", i), int64(i%3), serials[i], func(*record.Certificate) {})
+	}
+	var all sync.WaitGroup
+	for i, serial := range serials {
+		all.Go(func() {
+			changed, shards, err := p.service.Revoke(background, fmt.Sprint("d", i), record.ReasonKeyCompromise, "", record.Event{})
+			if err != nil || !changed || len(shards) != 1 {
+				t.Error(changed, shards, err)
+			}
+			if reason, ok := lists(p.crl(int64(i%3)), serial); !ok || reason != record.ReasonKeyCompromise {
+				t.Errorf("device %d: not on its list after Revoke returned", i)
+			}
+			if l := p.crl(int64((i + 1) % 3)); len(l.RevokedCertificateEntries) > 0 {
+				if _, ok := lists(l, serial); ok {
+					t.Errorf("device %d is on another shard's list", i)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if changed, shards, err := p.service.Revoke(background, "d0", 0, "", record.Event{}); changed || len(shards) > 0 || err != nil {
+		t.Error("a second revocation changed something:", changed, shards, err)
+	}
+}
+
+func TestManyChangesAreFewSignings(t *testing.T) {
+	p := newPKI(t)
+	p.store.open(0)
+	p.must(p.service.Publish(background, p.shard(0)))
+	sh, err := p.service.shard(p.shard(0))
+	p.must(err)
+	before := p.store.stored
+	sh.mu.Lock() // a signing is under way
+	const callers = 500
+	var all, waiting sync.WaitGroup
+	waiting.Add(callers)
+	for range callers {
+		all.Go(func() {
+			waiting.Done()
+			if err := p.service.Publish(background, p.shard(0), p.shard(0)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	waiting.Wait()
+	time.Sleep(20 * time.Millisecond) // most are at the door by now
+	sh.mu.Unlock()
+	all.Wait()
+	if n := p.store.stored - before; n < 1 || n > callers/10 {
+		t.Errorf("%d signings for %d changes at once", n, callers)
+	}
+}
+
+func TestHoldAndRestore(t *testing.T) {
+	p := newPKI(t)
+	serial := newSerial()
+	p.record("d", 0, serial, func(*record.Certificate) {})
+	if changed, _, err := p.service.Suspend(background, "d", record.Event{}); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	if reason, ok := lists(p.crl(0), serial); !ok || reason != record.ReasonHold {
+		t.Fatal("not on hold:", reason, ok)
+	}
+	if changed, _, err := p.service.Restore(background, "d", record.Event{}); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	// removeFromCRL belongs to delta CRLs; in a full one the entry is gone (RFC 5280 §5.3.1).
+	if _, ok := lists(p.crl(0), serial); ok {
+		t.Error("still listed after Restore")
+	}
+}
+
+func TestRevokeOperator(t *testing.T) {
+	p := newPKI(t)
+	serial := newSerial()
+	p.record("", 0, serial, func(c *record.Certificate) { c.Operator = "anna" })
+	if changed, _, err := p.service.RevokeOperator(background, "anna", 0, record.Event{}); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	if _, ok := lists(p.crl(0), serial); !ok {
+		t.Error("not listed")
+	}
+}
+
+func TestTenThousandEntries(t *testing.T) {
+	p := newPKI(t)
+	const n = 10_000
+	for i := range n {
+		p.record("d", 0, newSerial(), func(c *record.Certificate) {
+			c.Revoked, c.Reason = p.clock.Now(), i%2
+		})
+	}
+	p.must(p.service.Publish(background, p.shard(0)))
+	list := p.crl(0)
+	if len(list.RevokedCertificateEntries) != n {
+		t.Fatalf("%d entries, want %d", len(list.RevokedCertificateEntries), n)
+	}
+	if size := len(list.Raw); size > n*50 {
+		t.Errorf("%d bytes", size)
+	}
+	out := files{p, t.TempDir()}
+	out.want([]string{"verify OK"}, "openssl", "crl", "-in", out.pem("crl.pem", "X509 CRL", list.Raw), "-noout",
+		"-CAfile", out.pem("issuer.pem", "CERTIFICATE", p.issuer.Raw), "-verify")
+}
+
+// A full shard, every certificate revoked with a reason, stays under the smallest
+// limit known among gateways, 1 MiB (design decision 13).
+func TestAFullShardFits(t *testing.T) {
+	p := newPKI(t)
+	revoked := make([]record.Revoked, 16_384)
+	for i := range revoked {
+		revoked[i] = record.Revoked{Serial: fmt.Sprintf("%032x", newSerial()), Since: p.clock.Now(), Reason: 1}
+	}
+	crl := record.CRL{Shard: p.shard(0), Sequence: p.clock.Now().UnixMilli(), ThisUpdate: p.clock.Now(), NextUpdate: p.clock.Now().Add(crlLife)}
+	der, err := p.service.issuers["operational"].signCRL(crl, revoked, CRLURL(p.url, crl.Shard))
+	p.must(err)
+	if len(der) > 1<<20 {
+		t.Errorf("%d bytes", len(der))
+	}
+}
+
+func TestEntriesOutliveTheirCertificates(t *testing.T) {
+	p := newPKI(t)
+	serial := newSerial()
+	p.record("d", 0, serial, func(c *record.Certificate) { c.NotAfter = p.clock.Now().Add(time.Hour) })
+	p.must(third(p.service.Revoke(background, "d", 0, "", record.Event{})))
+	for _, c := range []struct {
+		after  time.Duration
+		listed bool
+	}{{0, true}, {2 * time.Hour, true}, {crlLife - 2*time.Hour, true}, {2 * time.Hour, false}} {
+		p.clock.Add(c.after)
+		p.must(p.service.Publish(background, p.shard(0)))
+		if _, ok := lists(p.crl(0), serial); ok != c.listed {
+			t.Errorf("%v later: listed %v, want %v", c.after, ok, c.listed)
+		}
+	}
+}
+
+func TestNumbersOnlyGrow(t *testing.T) {
+	p := newPKI(t)
+	p.store.open(0)
+	last := big.NewInt(0)
+	next := func(what string) {
+		t.Helper()
+		p.must(p.service.Publish(background, p.shard(0)))
+		if n := p.crl(0).Number; n.Cmp(last) <= 0 {
+			t.Fatalf("%s: number %v after %v", what, n, last)
+		} else {
+			last = n
+		}
+	}
+	next("first")
+	if ms := last.Int64(); ms != p.clock.Now().UnixMilli() {
+		t.Errorf("first number %d is not the time in milliseconds", ms)
+	}
+	next("the same instant")
+	p.clock.Add(-48 * time.Hour)
+	next("the clock went back")
+	p.service = p.newService()
+	next("after a restart")
+	p.clock.Add(96 * time.Hour)
+	next("the clock is right again")
+	// A restore from a backup: the record has forgotten lists that were handed out.
+	p.store.set(func(m *memory) { clear(m.crls) })
+	p.service = p.newService()
+	p.clock.Add(time.Second)
+	next("after a restore")
+}
+
+// Another process may publish too (a replica, or the one before a restart): its
+// numbers are passed, and its lists are served a few seconds later.
+func TestAnotherProcessPublishes(t *testing.T) {
+	p := newPKI(t)
+	one, two := p.newService(), p.newService()
+	for i := range 6 {
+		p.record(fmt.Sprint("d", i), 0, newSerial(), func(*record.Certificate) {})
+		s := one
+		if i%2 == 1 {
+			s = two
+		}
+		p.must(third(s.Revoke(background, fmt.Sprint("d", i), 0, "", record.Event{})))
+	}
+	p.clock.Add(askAgain + time.Second)
+	for _, s := range []*Service{one, two} {
+		p.service = s
+		if n := len(p.crl(0).RevokedCertificateEntries); n != 6 {
+			t.Errorf("%d entries, want 6", n)
+		}
+	}
+}
+
+func TestOnlyOpenShardsAreSigned(t *testing.T) {
+	p := newPKI(t)
+	p.store.open(3)
+	if l := p.crl(3); len(l.RevokedCertificateEntries) != 0 || p.store.stored != 1 {
+		t.Error("an open shard was not signed once on demand")
+	}
+	listed := p.store.listed
+	for n := range 50 {
+		p.get(fmt.Sprintf("/crl/operational/%d.crl", 100+n), http.StatusNotFound)
+	}
+	if p.store.listed != listed || len(p.service.shards) != 1 {
+		t.Errorf("guessing asked the record %d times, and left %d shards in memory", p.store.listed-listed, len(p.service.shards))
+	}
+	p.store.open(4)
+	p.clock.Add(time.Second)
+	p.crl(4)
+	for _, path := range []string{"operational/03.crl", "operational/-1.crl", "operational/+3.crl", "operational/3", "operational/3.crl/", "other/3.crl", "3.crl", "operational/operational/3.crl", "operational/99999999999999999999.crl", "operational-root/1.crl"} {
+		p.get("/crl/"+path, http.StatusNotFound)
+	}
+}
+
+func TestTheStoreIsAway(t *testing.T) {
+	p := newPKI(t)
+	p.store.open(1)
+	c := p.leaf("d", 0)
+	p.must(p.service.Publish(background, p.shard(0)))
+	p.store.set(func(m *memory) { m.fail = record.ErrUnavailable })
+	p.clock.Add(time.Hour)
+	if l := p.crl(0); len(l.RevokedCertificateEntries) != 0 {
+		t.Error("not the last good list")
+	}
+	p.get("/crl/operational/1.crl", http.StatusServiceUnavailable)
+	p.get("/crl/operational/9.crl", http.StatusServiceUnavailable)
+	if _, _, err := p.service.Revoke(background, "d", 0, "", record.Event{}); !errors.Is(err, record.ErrUnavailable) || errors.Is(err, ErrUnpublished) {
+		t.Error("nothing was recorded, but:", err)
+	}
+	p.store.set(func(m *memory) { m.fail, m.failCRL = nil, record.ErrUnavailable })
+	changed, _, err := p.service.Revoke(background, "d", 0, "", record.Event{})
+	if !changed || !errors.Is(err, ErrUnpublished) || !errors.Is(err, record.ErrUnavailable) {
+		t.Error("recorded and not published, but:", changed, err)
+	}
+	if _, ok := lists(p.crl(0), c.SerialNumber); ok {
+		t.Error("listed on a list that could not be stored")
+	}
+}
+
+// A key service that signs with another key than it showed must not replace a list.
+func TestAGarbledSignatureIsNotPublished(t *testing.T) {
+	p := newPKI(t)
+	p.store.open(0)
+	p.must(p.service.Publish(background, p.shard(0)))
+	good := p.get("/crl/operational/0.crl", 200)
+	p.service.issuers["operational"].Signer = newKey(p)
+	if err := p.service.Publish(background, p.shard(0)); err == nil {
+		t.Error("published with another key")
+	}
+	if !bytes.Equal(p.get("/crl/operational/0.crl", 200), good) {
+		t.Error("the good list is gone")
+	}
+}
+
+func TestConditionalGet(t *testing.T) {
+	p := newPKI(t)
+	p.store.open(0)
+	p.must(p.service.Publish(background, p.shard(0)))
+	ask := func(header, value string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("GET", "/crl/operational/0.crl", nil)
+		if header != "" {
+			r.Header.Set(header, value)
+		}
+		w := httptest.NewRecorder()
+		p.service.Handler().ServeHTTP(w, r)
+		return w
+	}
+	first := ask("", "")
+	tag, modified := first.Header().Get("ETag"), first.Header().Get("Last-Modified")
+	if first.Header().Get("Content-Type") != "application/pkix-crl" || tag == "" || modified == "" ||
+		first.Header().Get("Cache-Control") != "public, no-transform, must-revalidate, max-age=60" {
+		t.Fatal(first.Header())
+	}
+	if c := ask("If-None-Match", tag).Code; c != http.StatusNotModified {
+		t.Error("If-None-Match:", c)
+	}
+	if c := ask("If-Modified-Since", modified).Code; c != http.StatusNotModified {
+		t.Error("If-Modified-Since:", c)
+	}
+	// Another list in the same second: dates cannot tell them apart, tags can.
+	p.must(p.service.Publish(background, p.shard(0)))
+	if w := ask("If-Modified-Since", modified); w.Code != http.StatusOK || w.Header().Get("Last-Modified") != "" {
+		t.Error("a newer list of the same second was hidden by its date:", w.Code)
+	}
+	if w := ask("If-None-Match", tag); w.Code != http.StatusOK || w.Header().Get("ETag") == tag {
+		t.Error("a newer list has the old tag:", w.Code)
+	}
+}
+
+func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
+	p := newPKI(t)
+	p.leaf("d", 0)
+	p.store.open(1)
+	// The record and the list disagree, as after a crash between the two.
+	p.must(p.service.Publish(background, p.shard(0)))
+	p.must(second(p.store.Revoke(background, "d", p.clock.Now(), 0, "", record.Event{})))
+
+	synctest.Test(t, func(t *testing.T) {
+		config := p.config()
+		config.Now = time.Now // the bubble's
+		s, err := New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(background)
+		go s.Run(ctx)
+		stored := func() int { defer p.store.lock()(); return p.store.stored }
+		synctest.Wait()
+		if n := stored(); n != 3 {
+			t.Errorf("%d lists after the start, want 1 + one for each shard", n)
+		}
+		time.Sleep(30 * time.Minute)
+		if n := stored(); n != 3 {
+			t.Errorf("%d lists after half an hour, want no more", n)
+		}
+		time.Sleep(32 * time.Minute)
+		if n := stored(); n != 5 {
+			t.Errorf("%d lists after an hour, want both anew", n)
+		}
+		// A publication fails: it is tried again long before the hour, and the record
+		// being away for a while neither stops Run nor floods it.
+		p.store.set(func(m *memory) { m.failCRL = record.ErrUnavailable })
+		if err := s.Publish(ctx, p.shard(0)); err == nil {
+			t.Error("no error")
+		}
+		time.Sleep(5 * time.Minute)
+		p.store.set(func(m *memory) { m.failCRL = nil })
+		time.Sleep(time.Minute + time.Second)
+		if n := stored(); n != 6 {
+			t.Errorf("%d lists after the failure was over, want one more", n)
+		}
+		if age := time.Since(s.Oldest()); age < time.Minute || age > time.Hour {
+			t.Errorf("oldest list: %v", age)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func second[A any](_ A, err error) error { return err }
