@@ -9,11 +9,12 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
 // Look gives the View of the last commit.
 func (s *Store) Look(ctx context.Context, q record.Query) (v record.View, err error) {
-	err = s.view(ctx, func(c *conn) error {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
 		v, err = look(c, q)
 		return err
 	})
@@ -23,7 +24,7 @@ func (s *Store) Look(ctx context.Context, q record.Query) (v record.View, err er
 // Admit runs judge in the writer, so nothing changes between the View and the decision.
 func (s *Store) Admit(ctx context.Context, q record.Query, judge record.Judge) (record.Device, error) {
 	var admitted record.Device
-	err := s.write(ctx, func(c *conn) error {
+	err := s.db.Write(ctx, func(c *engine.Conn) error {
 		v, err := look(c, q)
 		if err != nil {
 			return err
@@ -47,9 +48,9 @@ func (s *Store) Admit(ctx context.Context, q record.Query, judge record.Judge) (
 }
 
 // look collects the View: what the query names, then what that leads to.
-func look(c *conn, q record.Query) (v record.View, err error) {
+func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 	if q.Session != "" {
-		n, err := first(c, number, "SELECT 1 FROM sessions WHERE id = ?", q.Session)
+		n, err := engine.First(c, engine.Number, "SELECT 1 FROM sessions WHERE id = ?", q.Session)
 		if err != nil {
 			return v, err
 		}
@@ -72,7 +73,7 @@ func look(c *conn, q record.Query) (v record.View, err error) {
 	return v, lookTombstones(c, q, &v)
 }
 
-func lookDevices(c *conn, q record.Query, v *record.View) (err error) {
+func lookDevices(c *engine.Conn, q record.Query, v *record.View) (err error) {
 	if q.Device != "" {
 		if v.ByID, err = device(c, "d.id = ?", q.Device); err != nil {
 			return err
@@ -89,7 +90,7 @@ func lookDevices(c *conn, q record.Query, v *record.View) (err error) {
 	return err
 }
 
-func lookCertificates(c *conn, q record.Query, v *record.View) (err error) {
+func lookCertificates(c *engine.Conn, q record.Query, v *record.View) (err error) {
 	if q.CertificateSerial == "" {
 		return nil
 	}
@@ -99,14 +100,14 @@ func lookCertificates(c *conn, q record.Query, v *record.View) (err error) {
 	if v.ByID, err = device(c, "d.id = ?", v.Presented.Device); err != nil {
 		return err
 	}
-	v.Newest, err = first(c, scanCertificate, selectCertificate+
+	v.Newest, err = engine.First(c, scanCertificate, selectCertificate+
 		" WHERE c.device = (SELECT seq FROM devices WHERE id = ?) AND c.profile = ? AND c.issued IS NOT NULL ORDER BY c.seq DESC LIMIT 1",
 		v.Presented.Device, record.ProfileLDevID)
 	return err
 }
 
 // lookLot finds the lot and its model, and in that model the serial number.
-func lookLot(c *conn, q record.Query, v *record.View) (err error) {
+func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
 	serial, name := q.Serial, ""
 	if v.Ticket != nil {
 		name = v.Ticket.Lot
@@ -131,7 +132,7 @@ func lookLot(c *conn, q record.Query, v *record.View) (err error) {
 		return err
 	}
 	if v.Lot.Listed && len(q.EKName) != 0 {
-		n, err := first(c, number, "SELECT 1 FROM lot_list WHERE lot = ? AND ek_name = ?", name, q.EKName)
+		n, err := engine.First(c, engine.Number, "SELECT 1 FROM lot_list WHERE lot = ? AND ek_name = ?", name, q.EKName)
 		if err != nil {
 			return err
 		}
@@ -143,7 +144,7 @@ func lookLot(c *conn, q record.Query, v *record.View) (err error) {
 	return err
 }
 
-func lookTombstones(c *conn, q record.Query, v *record.View) (err error) {
+func lookTombstones(c *engine.Conn, q record.Query, v *record.View) (err error) {
 	var ek, ak, serial any
 	if q.EK != [32]byte{} {
 		ek = hex.EncodeToString(q.EK[:])
@@ -154,15 +155,15 @@ func lookTombstones(c *conn, q record.Query, v *record.View) (err error) {
 	if v.Model != nil && q.Serial != "" {
 		serial = v.Model.Name + ":" + record.Fold(q.Serial)
 	}
-	v.Tombstones, err = query(context.Background(), c, func(r row) record.Tombstone {
-		return record.Tombstone{Kind: r.text(0), Value: r.text(1), Device: r.text(2), Since: r.time(3), Reason: r.text(4)}
+	v.Tombstones, err = engine.Query(context.Background(), c, func(r engine.Row) record.Tombstone {
+		return record.Tombstone{Kind: r.Text(0), Value: r.Text(1), Device: r.Text(2), Since: r.Time(3), Reason: r.Text(4)}
 	}, `SELECT t.kind, t.value, d.id, t.since, t.reason FROM tombstones t JOIN devices d ON d.seq = t.device
 		WHERE (t.kind = 'ek' AND t.value = ?) OR (t.kind = 'ak' AND t.value = ?) OR (t.kind = 'serial' AND t.value = ?)`, ek, ak, serial)
 	return err
 }
 
 // admit writes a decision. The constraints of the schema decide once more.
-func (s *Store) admit(c *conn, q record.Query, a record.Admission) error {
+func (s *Store) admit(c *engine.Conn, q record.Query, a record.Admission) error {
 	d := a.Device
 	recorded, err := device(c, "d.id = ?", d.ID)
 	if err != nil {
@@ -182,14 +183,14 @@ func (s *Store) admit(c *conn, q record.Query, a record.Admission) error {
 		}
 	}
 	if a.Ticket != "" {
-		n, err := c.exec("UPDATE tickets SET redeemed = ?, device = (SELECT seq FROM devices WHERE id = ?) WHERE id = ? AND redeemed IS NULL",
+		n, err := c.Exec("UPDATE tickets SET redeemed = ?, device = (SELECT seq FROM devices WHERE id = ?) WHERE id = ? AND redeemed IS NULL",
 			a.Event.Time, d.ID, a.Ticket)
 		if err := changed(n, err, "the ticket was used before or does not exist"); err != nil {
 			return err
 		}
 	}
 	if a.Used {
-		n, err := c.exec("UPDATE certificates SET used = coalesce(used, ?) WHERE serial = ? AND issuer = ?", a.Event.Time, q.CertificateSerial, q.Issuer)
+		n, err := c.Exec("UPDATE certificates SET used = coalesce(used, ?) WHERE serial = ? AND issuer = ?", a.Event.Time, q.CertificateSerial, q.Issuer)
 		if err := changed(n, err, "there is no such certificate to mark as used"); err != nil {
 			return err
 		}
@@ -207,15 +208,15 @@ const (
 )
 
 // redeem remembers a session; the primary key lets it happen once.
-func (s *Store) redeem(c *conn, session string, expires time.Time) error {
-	_, err := c.exec("INSERT INTO sessions (id, expires) VALUES (?, ?)", session, expires)
-	if taken(err) {
+func (s *Store) redeem(c *engine.Conn, session string, expires time.Time) error {
+	_, err := c.Exec("INSERT INTO sessions (id, expires) VALUES (?, ?)", session, expires)
+	if engine.Taken(err) {
 		return fmt.Errorf("%w: the session was used before", record.ErrConflict)
 	}
 	if s.redeemed++; err != nil || s.redeemed%purgeEvery != 0 {
 		return err
 	}
-	_, err = c.exec("DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires < ? ORDER BY expires LIMIT ?)", s.now().Add(-forgetAfter), purgeLimit)
+	_, err = c.Exec("DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires < ? ORDER BY expires LIMIT ?)", s.now().Add(-forgetAfter), purgeLimit)
 	return err
 }
 
@@ -227,19 +228,19 @@ func changed(n int64, err error, otherwise string) error {
 	return err
 }
 
-func addDevice(c *conn, d record.Device) error {
+func addDevice(c *engine.Conn, d record.Device) error {
 	if d.State != record.StateActive {
 		return fmt.Errorf("%w: a new device is active, not %q", record.ErrConflict, d.State)
 	}
-	n, err := c.exec("UPDATE lots SET used = used + 1 WHERE name = ? AND model = ? AND closed IS NULL AND (quota = 0 OR used < quota)", d.Lot, d.Model)
+	n, err := c.Exec("UPDATE lots SET used = used + 1 WHERE name = ? AND model = ? AND closed IS NULL AND (quota = 0 OR used < quota)", d.Lot, d.Model)
 	if err := changed(n, err, "lot "+d.Lot+" is full, closed or not of model "+d.Model); err != nil {
 		return err
 	}
-	if _, err := c.exec(`INSERT INTO devices (id, model, lot, serial, serial_folded, state, certified, registered, hardware,
+	if _, err := c.Exec(`INSERT INTO devices (id, model, lot, serial, serial_folded, state, certified, registered, hardware,
 			tpm_maker, tpm_model, tpm_firmware, enrolled, renewed, seen, ak_name, ak_public, idevid_key)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		d.ID, d.Model, d.Lot, d.Serial, record.Fold(d.Serial), d.State, d.Assurance.Certified, d.Assurance.Registered, d.Assurance.Hardware,
-		d.TPMMaker, d.TPMModel, d.TPMFirmware, d.Enrolled, d.Renewed, d.Seen, blobOrNull(d.AKName), d.AKPublic, d.Key[:]); err != nil {
+		d.TPMMaker, d.TPMModel, d.TPMFirmware, d.Enrolled, d.Renewed, d.Seen, engine.OrNull(d.AKName), d.AKPublic, d.Key[:]); err != nil {
 		return err
 	}
 	for _, ek := range d.EKs {
@@ -252,28 +253,28 @@ func addDevice(c *conn, d record.Device) error {
 
 // changeDevice writes what an admission may change of a recorded device. Most often
 // that is two times, so those have a statement that touches no index.
-func changeDevice(c *conn, old, d record.Device) error {
+func changeDevice(c *engine.Conn, old, d record.Device) error {
 	if old.Model != d.Model || old.Lot != d.Lot || old.Serial != d.Serial || old.State != d.State || old.Enrolled.UnixMicro() != d.Enrolled.UnixMicro() {
-		return fmt.Errorf("%w: an admission changes neither model, lot, serial number, state nor first enrolment of a recorded device", record.ErrConflict)
+		return fmt.Errorf("%w: an admission changes neither model, lot, serial engine.Number, state nor first enrolment of a recorded device", record.ErrConflict)
 	}
 	if err := changeEKs(c, old, d); err != nil {
 		return err
 	}
 	if old.Assurance == d.Assurance && old.Key == d.Key && bytes.Equal(old.AKName, d.AKName) && bytes.Equal(old.AKPublic, d.AKPublic) &&
 		old.TPMMaker == d.TPMMaker && old.TPMModel == d.TPMModel && old.TPMFirmware == d.TPMFirmware {
-		_, err := c.exec("UPDATE devices SET renewed = ?, seen = ? WHERE id = ?", d.Renewed, d.Seen, d.ID)
+		_, err := c.Exec("UPDATE devices SET renewed = ?, seen = ? WHERE id = ?", d.Renewed, d.Seen, d.ID)
 		return err
 	}
-	_, err := c.exec(`UPDATE devices SET certified = ?, registered = ?, hardware = ?, tpm_maker = ?, tpm_model = ?, tpm_firmware = ?,
+	_, err := c.Exec(`UPDATE devices SET certified = ?, registered = ?, hardware = ?, tpm_maker = ?, tpm_model = ?, tpm_firmware = ?,
 			renewed = ?, seen = ?, ak_name = ?, ak_public = ?, idevid_key = ? WHERE id = ?`,
 		d.Assurance.Certified, d.Assurance.Registered, d.Assurance.Hardware, d.TPMMaker, d.TPMModel, d.TPMFirmware,
-		d.Renewed, d.Seen, blobOrNull(d.AKName), d.AKPublic, d.Key[:], d.ID)
+		d.Renewed, d.Seen, engine.OrNull(d.AKName), d.AKPublic, d.Key[:], d.ID)
 	return err
 }
 
 // changeEKs adds endorsement keys and refreshes what is known of recorded ones. It
 // forgets none: a tombstone must one day cover them all.
-func changeEKs(c *conn, old, d record.Device) error {
+func changeEKs(c *engine.Conn, old, d record.Device) error {
 	for _, ek := range old.EKs {
 		if !slices.ContainsFunc(d.EKs, func(e record.EK) bool { return e.Fingerprint == ek.Fingerprint }) {
 			return fmt.Errorf("%w: an admission forgets no endorsement key of a recorded device", record.ErrConflict)
@@ -290,7 +291,7 @@ func changeEKs(c *conn, old, d record.Device) error {
 		if was := old.EKs[i]; bytes.Equal(was.Certificate, ek.Certificate) && was.Issuer == ek.Issuer && bytes.Equal(was.Name, ek.Name) && bytes.Equal(was.Public, ek.Public) {
 			continue
 		}
-		if _, err := c.exec("UPDATE eks SET issuer = ?, name = ?, public = ?, certificate = ? WHERE fingerprint = ?",
+		if _, err := c.Exec("UPDATE eks SET issuer = ?, name = ?, public = ?, certificate = ? WHERE fingerprint = ?",
 			ek.Issuer, ek.Name, ek.Public, ek.Certificate, ek.Fingerprint[:]); err != nil {
 			return err
 		}
@@ -298,8 +299,8 @@ func changeEKs(c *conn, old, d record.Device) error {
 	return nil
 }
 
-func addEK(c *conn, device string, ek record.EK) error {
-	_, err := c.exec("INSERT INTO eks (device, fingerprint, issuer, name, public, certificate) VALUES ((SELECT seq FROM devices WHERE id = ?), ?, ?, ?, ?, ?)",
+func addEK(c *engine.Conn, device string, ek record.EK) error {
+	_, err := c.Exec("INSERT INTO eks (device, fingerprint, issuer, name, public, certificate) VALUES ((SELECT seq FROM devices WHERE id = ?), ?, ?, ?, ?, ?)",
 		device, ek.Fingerprint[:], ek.Issuer, ek.Name, ek.Public, ek.Certificate)
 	return err
 }
@@ -313,37 +314,30 @@ type recorded struct {
 	record.Device
 }
 
-func scanDevice(r row) recorded {
-	return recorded{r.int(0), record.Device{
-		ID: r.text(1), Model: r.text(2), Lot: r.text(3), Serial: r.text(4), State: r.text(5),
-		Assurance: record.Assurance{Certified: r.bool(6), Registered: r.bool(7), Hardware: r.bool(8)},
-		TPMMaker:  r.text(9), TPMModel: r.text(10), TPMFirmware: r.text(11),
-		Enrolled: r.time(12), Renewed: r.time(13), Seen: r.time(14),
-		AKName: r.blob(15), AKPublic: r.blob(16), Key: r.sum(17),
+func scanDevice(r engine.Row) recorded {
+	return recorded{r.Int(0), record.Device{
+		ID: r.Text(1), Model: r.Text(2), Lot: r.Text(3), Serial: r.Text(4), State: r.Text(5),
+		Assurance: record.Assurance{Certified: r.Bool(6), Registered: r.Bool(7), Hardware: r.Bool(8)},
+		TPMMaker:  r.Text(9), TPMModel: r.Text(10), TPMFirmware: r.Text(11),
+		Enrolled: r.Time(12), Renewed: r.Time(13), Seen: r.Time(14),
+		AKName: r.Blob(15), AKPublic: r.Blob(16), Key: r.Sum(17),
 	}}
 }
 
-func scanEK(r row) record.EK {
-	return record.EK{Fingerprint: r.sum(0), Issuer: r.text(1), Name: r.blob(2), Public: r.blob(3), Certificate: r.blob(4)}
+func scanEK(r engine.Row) record.EK {
+	return record.EK{Fingerprint: r.Sum(0), Issuer: r.Text(1), Name: r.Blob(2), Public: r.Blob(3), Certificate: r.Blob(4)}
 }
 
 // device finds at most one device; nil if there is none.
-func device(c *conn, where string, args ...any) (*record.Device, error) {
-	d, err := first(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE "+where, args...)
+func device(c *engine.Conn, where string, args ...any) (*record.Device, error) {
+	d, err := engine.First(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE "+where, args...)
 	if err != nil || d == nil {
 		return nil, err
 	}
 	return &d.Device, withEKs(context.Background(), c, d)
 }
 
-func withEKs(ctx context.Context, c *conn, d *recorded) (err error) {
-	d.EKs, err = query(ctx, c, scanEK, "SELECT fingerprint, issuer, name, public, certificate FROM eks WHERE device = ? ORDER BY seq", d.seq)
+func withEKs(ctx context.Context, c *engine.Conn, d *recorded) (err error) {
+	d.EKs, err = engine.Query(ctx, c, scanEK, "SELECT fingerprint, issuer, name, public, certificate FROM eks WHERE device = ? ORDER BY seq", d.seq)
 	return err
-}
-
-func blobOrNull(b []byte) any {
-	if len(b) == 0 {
-		return nil
-	}
-	return b
 }

@@ -6,13 +6,14 @@ import (
 	"fmt"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
 // maxEvents bounds one listing of events.
 const maxEvents = 10_000
 
 // addEvent writes one line of audit in the transaction of its change.
-func addEvent(c *conn, e record.Event) error {
+func addEvent(c *engine.Conn, e record.Event) error {
 	if e.Verb == "" || e.Time.IsZero() {
 		return fmt.Errorf("an event needs a verb and a time: %+v", e)
 	}
@@ -23,14 +24,14 @@ func addEvent(c *conn, e record.Event) error {
 			return err
 		}
 	}
-	_, err := c.exec("INSERT INTO events (time, actor, verb, object, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
+	_, err := c.Exec("INSERT INTO events (time, actor, verb, object, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
 		e.Time, e.Actor, e.Verb, e.Object, e.Reason, string(detail))
 	return err
 }
 
 // Note writes all events or none.
 func (s *Store) Note(ctx context.Context, es ...record.Event) error {
-	return s.write(ctx, func(c *conn) error {
+	return s.db.Write(ctx, func(c *engine.Conn) error {
 		for _, e := range es {
 			if err := addEvent(c, e); err != nil {
 				return err
@@ -55,17 +56,17 @@ func (s *Store) events(ctx context.Context, limit int, tail string, args ...any)
 		return nil, fmt.Errorf("list events: the limit is 1 to %d, not %d", maxEvents, limit)
 	}
 	var bad error
-	scan := func(r row) record.Event {
-		e := record.Event{Sequence: r.int(0), Time: r.time(1), Actor: r.text(2), Verb: r.text(3), Object: r.text(4), Reason: r.text(5)}
-		if detail := r.text(6); detail != "" {
+	scan := func(r engine.Row) record.Event {
+		e := record.Event{Sequence: r.Int(0), Time: r.Time(1), Actor: r.Text(2), Verb: r.Text(3), Object: r.Text(4), Reason: r.Text(5)}
+		if detail := r.Text(6); detail != "" {
 			if err := json.Unmarshal([]byte(detail), &e.Detail); err != nil {
 				bad = fmt.Errorf("event %d: %w", e.Sequence, err)
 			}
 		}
 		return e
 	}
-	err = s.read(ctx, func(c *conn) error {
-		list, err = query(ctx, c, scan, "SELECT seq, time, actor, verb, object, reason, detail FROM events "+tail, append(args, limit)...)
+	err = s.db.Read(ctx, func(c *engine.Conn) error {
+		list, err = engine.Query(ctx, c, scan, "SELECT seq, time, actor, verb, object, reason, detail FROM events "+tail, append(args, limit)...)
 		if err == nil {
 			err = bad
 		}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
 )
 
 // maxPage is record.Page's bound.
@@ -18,12 +20,12 @@ func (s *Store) Devices(ctx context.Context, where *record.Selector, p record.Pa
 	if err != nil {
 		return nil, "", err
 	}
-	condition, args, err := deviceCondition(where)
+	condition, args, err := filter.Devices(where)
 	if err != nil {
 		return nil, "", err
 	}
-	err = s.view(ctx, func(c *conn) error {
-		found, err := query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.seq > ? AND "+condition+" ORDER BY d.seq LIMIT ?",
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.seq > ? AND "+condition+" ORDER BY d.seq LIMIT ?",
 			append(append([]any{after}, args...), p.Limit+1)...)
 		if err != nil {
 			return err
@@ -44,25 +46,14 @@ func (s *Store) Devices(ctx context.Context, where *record.Selector, p record.Pa
 }
 
 // Device finds by ID.
-func (s *Store) Device(ctx context.Context, id string) (d record.Device, err error) {
-	err = s.view(ctx, func(c *conn) error {
-		found, err := device(c, "d.id = ?", id)
-		if err != nil {
-			return err
-		}
-		if found == nil {
-			return fmt.Errorf("device %s: %w", id, record.ErrNotFound)
-		}
-		d = *found
-		return nil
-	})
-	return d, err
+func (s *Store) Device(ctx context.Context, id string) (record.Device, error) {
+	return get(ctx, s, "device "+id, func(c *engine.Conn) (*record.Device, error) { return device(c, "d.id = ?", id) })
 }
 
 // DevicesNamed lists by model.
 func (s *Store) DevicesNamed(ctx context.Context, model, serial string) (list []record.Device, err error) {
-	err = s.view(ctx, func(c *conn) error {
-		found, err := query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.serial_folded = ? AND (?2 = '' OR d.model = ?2) ORDER BY d.model LIMIT ?3",
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.serial_folded = ? AND (?2 = '' OR d.model = ?2) ORDER BY d.model LIMIT ?3",
 			record.Fold(serial), model, maxPage)
 		if err != nil {
 			return err
@@ -84,7 +75,7 @@ func (s *Store) Certificates(ctx context.Context, where *record.Selector, p reco
 	if err != nil {
 		return nil, "", err
 	}
-	condition, args, err := certificateCondition(where, s.now())
+	condition, args, err := filter.Certificates(where, s.now())
 	if err != nil {
 		return nil, "", err
 	}
@@ -92,8 +83,8 @@ func (s *Store) Certificates(ctx context.Context, where *record.Selector, p reco
 		seq int64
 		record.Certificate
 	}
-	err = s.read(ctx, func(c *conn) error {
-		found, err := query(ctx, c, func(r row) numbered { return numbered{r.int(0), scanCertificate(r)} },
+	err = s.db.Read(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, func(r engine.Row) numbered { return numbered{r.Int(0), scanCertificate(r)} },
 			listCertificate+" WHERE c.seq < ? AND "+condition+" ORDER BY c.seq DESC LIMIT ?", append(append([]any{before}, args...), p.Limit+1)...)
 		if err != nil {
 			return err
@@ -111,12 +102,8 @@ func (s *Store) Certificates(ctx context.Context, where *record.Selector, p reco
 }
 
 // CertificatesNumbered lists by issuer.
-func (s *Store) CertificatesNumbered(ctx context.Context, serial string) (list []record.Certificate, err error) {
-	err = s.read(ctx, func(c *conn) error {
-		list, err = query(ctx, c, scanCertificate, selectCertificate+" WHERE c.serial = ? ORDER BY c.issuer", serial)
-		return err
-	})
-	return list, err
+func (s *Store) CertificatesNumbered(ctx context.Context, serial string) ([]record.Certificate, error) {
+	return list(ctx, s, scanCertificate, selectCertificate+" WHERE c.serial = ? ORDER BY c.issuer", serial)
 }
 
 // cursor reads where a page begins; start is where the first one does.

@@ -5,38 +5,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
+
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
-// Snapshot writes the last commit into file (mode 0600), compacted, on a connection
-// of its own, so that neither the writer nor the readers wait for it.
+// Snapshot writes a compacted copy with mode 0600.
 func (s *Store) Snapshot(ctx context.Context, file string) error {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
+	if err := s.db.Snapshot(ctx, file); err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	defer f.Close()
-	if err := s.snapshot(ctx, file); err != nil {
-		os.Remove(file)
-		return fmt.Errorf("snapshot: %w", classify(err))
-	}
-	// SQLite does not sync what VACUUM INTO writes.
-	return errors.Join(f.Sync(), syncDir(file))
-}
-
-func (s *Store) snapshot(ctx context.Context, file string) error {
-	select {
-	case <-s.closing:
-		return errClosed
-	default:
-	}
-	c, err := connect(ctx, s.path, "mode=ro&_pragma=busy_timeout(5000)")
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	_, err = query(ctx, c, number, "VACUUM INTO ?", file) // query, because ctx can interrupt it
-	return err
+	return nil
 }
 
 // invariants are statements that find what must not be: the first column says what.
@@ -69,22 +47,24 @@ func (s *Store) Verify(ctx context.Context) error {
 			faults = append(faults, errors.New(w))
 		}
 	}
-	err := s.view(ctx, func(c *conn) error {
-		text := func(r row) string { return r.text(0) }
-		check, err := query(ctx, c, text, "PRAGMA integrity_check")
+	err := s.db.View(ctx, func(c *engine.Conn) error {
+		text := func(r engine.Row) string { return r.Text(0) }
+		check, err := engine.Query(ctx, c, text, "PRAGMA integrity_check")
 		if err != nil {
 			return err
 		}
 		if len(check) != 1 || check[0] != "ok" {
 			report(check)
 		}
-		orphans, err := query(ctx, c, func(r row) string { return fmt.Sprintf("row %d of %s points to no %s", r.int(1), r.text(0), r.text(2)) }, "PRAGMA foreign_key_check")
+		orphans, err := engine.Query(ctx, c, func(r engine.Row) string {
+			return fmt.Sprintf("row %d of %s points to no %s", r.Int(1), r.Text(0), r.Text(2))
+		}, "PRAGMA foreign_key_check")
 		if err != nil {
 			return err
 		}
 		report(orphans)
 		for _, sql := range invariants {
-			found, err := query(ctx, c, text, sql+" LIMIT ?", maxFaults)
+			found, err := engine.Query(ctx, c, text, sql+" LIMIT ?", maxFaults)
 			if err != nil {
 				return err
 			}
@@ -101,14 +81,14 @@ func (s *Store) Verify(ctx context.Context) error {
 }
 
 // misnumbered reads every certificate and looks for its serial number in it.
-func misnumbered(ctx context.Context, c *conn) (faults []string, err error) {
+func misnumbered(ctx context.Context, c *engine.Conn) (faults []string, err error) {
 	for after := int64(0); ; {
 		type issued struct {
 			seq    int64
 			serial string
 			der    []byte
 		}
-		batch, err := query(ctx, c, func(r row) issued { return issued{r.int(0), r.text(1), r.blob(2)} },
+		batch, err := engine.Query(ctx, c, func(r engine.Row) issued { return issued{r.Int(0), r.Text(1), r.Blob(2)} },
 			"SELECT seq, serial, der FROM certificates WHERE seq > ? AND der IS NOT NULL ORDER BY seq LIMIT ?", after, maxPage)
 		if err != nil || len(batch) == 0 {
 			return faults, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
 // Revoke ends a device and all that it has.
@@ -14,7 +15,7 @@ func (s *Store) Revoke(ctx context.Context, id string, at time.Time, reason int,
 	if err := final(reason); err != nil {
 		return nil, err
 	}
-	return s.end(ctx, id, record.StateRevoked, e, func(c *conn, d *recorded) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateRevoked, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
 		if err := bury(c, d, at, why); err != nil {
 			return nil, err
 		}
@@ -23,61 +24,59 @@ func (s *Store) Revoke(ctx context.Context, id string, at time.Time, reason int,
 		if err != nil {
 			return nil, err
 		}
-		_, err = c.exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+mine, at, reason, d.seq)
+		_, err = c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+mine, at, reason, d.seq)
 		return changed, err
 	})
 }
 
 // Suspend holds the device's certificates, open intents too.
 func (s *Store) Suspend(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateSuspended, e, func(c *conn, d *recorded) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateSuspended, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
 		changed, err := shards(c, at, "device = ? AND revoked IS NULL", d.seq)
 		if err != nil {
 			return nil, err
 		}
-		_, err = c.exec("UPDATE certificates SET revoked = ?, reason = 6 WHERE device = ? AND revoked IS NULL", at, d.seq)
+		_, err = c.Exec("UPDATE certificates SET revoked = ?, reason = 6 WHERE device = ? AND revoked IS NULL", at, d.seq)
 		return changed, err
 	})
 }
 
 // Restore makes what is held good again.
 func (s *Store) Restore(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateActive, e, func(c *conn, d *recorded) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateActive, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
 		const held = "device = ? AND revoked IS NOT NULL AND reason = 6"
 		changed, err := shards(c, at, held, d.seq)
 		if err != nil {
 			return nil, err
 		}
-		_, err = c.exec("UPDATE certificates SET revoked = NULL, reason = 0 WHERE "+held, d.seq)
+		_, err = c.Exec("UPDATE certificates SET revoked = NULL, reason = 0 WHERE "+held, d.seq)
 		return changed, err
 	})
 }
 
 // end moves a device to a state and its certificates with it. Nothing happens to a
 // device that is in the state; nothing but ErrConflict to a revoked one.
-func (s *Store) end(ctx context.Context, id, state string, e record.Event, certificates func(*conn, *recorded) ([]record.Shard, error)) (changed []record.Shard, err error) {
-	err = s.write(ctx, func(c *conn) error {
-		d, err := first(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.id = ?", id)
+func (s *Store) end(ctx context.Context, id, state string, e record.Event, certificates func(*engine.Conn, *recorded) ([]record.Shard, error)) (changed []record.Shard, err error) {
+	err = s.change(ctx, e, func(c *engine.Conn) error {
+		d, err := engine.First(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.id = ?", id)
 		switch {
 		case err != nil:
 			return err
 		case d == nil:
 			return fmt.Errorf("device %s: %w", id, record.ErrNotFound)
 		case d.State == state:
-			return nil
+			return errUnchanged
 		case d.State == record.StateRevoked:
 			return fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
 		}
 		if err := withEKs(ctx, c, d); err != nil {
 			return err
 		}
-		if _, err := c.exec("UPDATE devices SET state = ? WHERE seq = ?", state, d.seq); err != nil {
+		if _, err := c.Exec("UPDATE devices SET state = ? WHERE seq = ?", state, d.seq); err != nil {
 			return err
 		}
-		if changed, err = certificates(c, d); err != nil {
-			return err
-		}
-		return addEvent(c, e)
+		changed, err = certificates(c, d)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -86,7 +85,7 @@ func (s *Store) end(ctx context.Context, id, state string, e record.Event, certi
 }
 
 // bury bars all identities of a device.
-func bury(c *conn, d *recorded, at time.Time, why string) error {
+func bury(c *engine.Conn, d *recorded, at time.Time, why string) error {
 	type identity struct{ kind, value string }
 	all := []identity{{"serial", d.Model + ":" + record.Fold(d.Serial)}}
 	if len(d.AKName) != 0 {
@@ -96,7 +95,7 @@ func bury(c *conn, d *recorded, at time.Time, why string) error {
 		all = append(all, identity{"ek", hex.EncodeToString(ek.Fingerprint[:])})
 	}
 	for _, i := range all {
-		if _, err := c.exec("INSERT INTO tombstones (kind, value, device, since, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		if _, err := c.Exec("INSERT INTO tombstones (kind, value, device, since, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
 			i.kind, i.value, d.seq, at, why); err != nil {
 			return err
 		}
@@ -109,7 +108,7 @@ func (s *Store) RevokeOperator(ctx context.Context, name string, at time.Time, r
 	if err := final(reason); err != nil {
 		return nil, err
 	}
-	err = s.write(ctx, func(c *conn) error {
+	err = s.change(ctx, e, func(c *engine.Conn) error {
 		if _, err := operator(c, name); err != nil {
 			return err
 		}
@@ -117,23 +116,26 @@ func (s *Store) RevokeOperator(ctx context.Context, name string, at time.Time, r
 		if changed, err = shards(c, at, theirs, name); err != nil {
 			return err
 		}
-		n, err := c.exec("UPDATE certificates SET revoked = ?, reason = ? WHERE "+theirs, at, reason, name)
-		if err != nil || n == 0 {
-			return err
+		n, err := c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE "+theirs, at, reason, name)
+		if err == nil && n == 0 {
+			return errUnchanged
 		}
-		return addEvent(c, e)
+		return err
 	})
-	return changed, err
+	if err != nil {
+		return nil, err
+	}
+	return changed, nil
 }
 
 // shards lists the shards of certificates that have not expired: no list needs to
 // show the others (RFC 5280 §3.3).
-func shards(c *conn, at time.Time, where string, args ...any) ([]record.Shard, error) {
-	return query(context.Background(), c, scanShard,
+func shards(c *engine.Conn, at time.Time, where string, args ...any) ([]record.Shard, error) {
+	return engine.Query(context.Background(), c, scanShard,
 		"SELECT DISTINCT issuer, shard FROM certificates WHERE "+where+" AND not_after >= ? ORDER BY issuer, shard", append(args, at)...)
 }
 
-func scanShard(r row) record.Shard { return record.Shard{Issuer: r.text(0), Number: r.int(1)} }
+func scanShard(r engine.Row) record.Shard { return record.Shard{Issuer: r.Text(0), Number: r.Int(1)} }
 
 // final refuses a reason that is none for an end: a hold is Suspend's, and
 // removeFromCRL belongs to delta lists (RFC 5280 §5.3.1).
@@ -147,34 +149,26 @@ func final(reason int) error {
 
 // Status finds by the primary key.
 func (s *Store) Status(ctx context.Context, issuer, serial string) (record.Certificate, error) {
-	return get(s, ctx, "certificate "+serial+" of "+issuer, func(c *conn) (*record.Certificate, error) { return certificate(c, issuer, serial) })
+	return get(ctx, s, "certificate "+serial+" of "+issuer, func(c *engine.Conn) (*record.Certificate, error) { return certificate(c, issuer, serial) })
 }
 
-// RevokedIn reads the index of revoked certificates alone but for the end.
-func (s *Store) RevokedIn(ctx context.Context, sh record.Shard, now time.Time, keep time.Duration) (list []record.Revoked, err error) {
-	err = s.read(ctx, func(c *conn) error {
-		list, err = query(ctx, c, func(r row) record.Revoked {
-			return record.Revoked{Serial: r.text(0), Since: r.time(1), Reason: int(r.int(2))}
-		}, "SELECT serial, revoked, reason FROM certificates WHERE issuer = ? AND shard = ? AND revoked IS NOT NULL AND not_after >= ? ORDER BY serial",
-			sh.Issuer, sh.Number, now.Add(-keep))
-		return err
-	})
-	return list, err
+// RevokedIn reads an index alone, not the certificates.
+func (s *Store) RevokedIn(ctx context.Context, sh record.Shard, now time.Time, keep time.Duration) ([]record.Revoked, error) {
+	return list(ctx, s, func(r engine.Row) record.Revoked {
+		return record.Revoked{Serial: r.Text(0), Since: r.Time(1), Reason: int(r.Int(2))}
+	}, "SELECT serial, revoked, reason FROM certificates WHERE issuer = ? AND shard = ? AND revoked IS NOT NULL AND not_after >= ? ORDER BY serial",
+		sh.Issuer, sh.Number, now.Add(-keep))
 }
 
 // Shards lists what ReserveShard has opened.
-func (s *Store) Shards(ctx context.Context, issuer string) (list []record.Shard, err error) {
-	err = s.read(ctx, func(c *conn) error {
-		list, err = query(ctx, c, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ? ORDER BY number", issuer)
-		return err
-	})
-	return list, err
+func (s *Store) Shards(ctx context.Context, issuer string) ([]record.Shard, error) {
+	return list(ctx, s, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ? ORDER BY number", issuer)
 }
 
 // PublishCRL replaces the stored list by one with a greater number.
 func (s *Store) PublishCRL(ctx context.Context, crl record.CRL) error {
-	return s.write(ctx, func(c *conn) error {
-		n, err := c.exec(`INSERT INTO crls (issuer, shard, sequence, this_update, next_update, der) VALUES (?, ?, ?, ?, ?, ?)
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		n, err := c.Exec(`INSERT INTO crls (issuer, shard, sequence, this_update, next_update, der) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (issuer, shard) DO UPDATE SET sequence = excluded.sequence, this_update = excluded.this_update,
 				next_update = excluded.next_update, der = excluded.der WHERE excluded.sequence > sequence`,
 			crl.Issuer, crl.Number, crl.Sequence, crl.ThisUpdate, crl.NextUpdate, crl.DER)
@@ -184,9 +178,9 @@ func (s *Store) PublishCRL(ctx context.Context, crl record.CRL) error {
 
 // NewestCRL finds the stored list.
 func (s *Store) NewestCRL(ctx context.Context, sh record.Shard) (record.CRL, error) {
-	return get(s, ctx, fmt.Sprintf("list of shard %d of %s", sh.Number, sh.Issuer), func(c *conn) (*record.CRL, error) {
-		return first(c, func(r row) record.CRL {
-			return record.CRL{Shard: sh, Sequence: r.int(0), ThisUpdate: r.time(1), NextUpdate: r.time(2), DER: r.blob(3)}
+	return get(ctx, s, fmt.Sprintf("list of shard %d of %s", sh.Number, sh.Issuer), func(c *engine.Conn) (*record.CRL, error) {
+		return engine.First(c, func(r engine.Row) record.CRL {
+			return record.CRL{Shard: sh, Sequence: r.Int(0), ThisUpdate: r.Time(1), NextUpdate: r.Time(2), DER: r.Blob(3)}
 		}, "SELECT sequence, this_update, next_update, der FROM crls WHERE issuer = ? AND shard = ?", sh.Issuer, sh.Number)
 	})
 }

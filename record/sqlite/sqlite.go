@@ -4,7 +4,7 @@
 // One goroutine owns the one connection that writes. It takes the verbs that wait,
 // runs each in a savepoint of one transaction, and answers them after the COMMIT, so
 // that thirty-two callers pay for one fsync and a verb that fails undoes only itself
-// (writer.go). Readers have connections of their own and see the last commit. What
+// (internal/engine). Readers have connections of their own and see the last commit. What
 // must hold is also said in the schema (migrations/), so that a second process
 // working on the same file is held to it as well.
 //
@@ -13,22 +13,15 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
-	"path/filepath"
-	"runtime"
-	"sync"
 	"time"
 
-	"github.com/pressly/goose/v3"
-	"modernc.org/sqlite"
-
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
 //go:embed migrations/*.sql
@@ -36,17 +29,6 @@ var migrations embed.FS
 
 // applicationID marks the file as ours (PRAGMA application_id): "HALM".
 const applicationID = 0x48414C4D
-
-// Pragmas of the connections. FULL makes COMMIT wait for the fsync of the log; a
-// savepoint's undo log stays in memory; the log is copied back every 16 MiB, for the
-// hot pages of random indices are then copied once instead of many times.
-const (
-	forWriter = "mode=rw&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)&_pragma=cache_size(-32768)" +
-		"&_pragma=wal_autocheckpoint(4096)&_pragma=journal_size_limit(67108864)&_pragma=trusted_schema(0)"
-	forReader = "mode=ro&_pragma=busy_timeout(5000)&_pragma=temp_store(MEMORY)&_pragma=cache_size(-8192)" +
-		"&_pragma=query_only(1)&_pragma=trusted_schema(0)"
-)
 
 // Options is what a store is given from outside.
 type Options struct {
@@ -59,15 +41,10 @@ type Options struct {
 // Store is a [record.Store]; make one with Open or Create. Its methods may be called
 // from any number of goroutines.
 type Store struct {
-	path    string
-	now     func() time.Time
-	queue   chan *write
-	readers chan *conn
-	closing chan struct{}
-	written chan struct{} // closed when the writer has gone
+	db  *engine.DB
+	now func() time.Time
 	// redeemed counts redemptions; the writer's own.
 	redeemed int
-	close   sync.Once
 }
 
 var _ record.Store = (*Store)(nil)
@@ -94,25 +71,19 @@ func Create(ctx context.Context, path string, o Options) (*Store, error) {
 }
 
 func create(ctx context.Context, path string, o Options) (*Store, error) {
-	if err := migrate(ctx, path, true); err != nil {
-		return nil, err
-	}
-	s, err := open(ctx, path, o)
+	s, err := open(ctx, path, o, true)
 	if err != nil {
 		return nil, err
 	}
-	err = s.write(ctx, func(c *conn) error {
-		now := s.now()
+	now := s.now()
+	err = s.change(ctx, record.Event{Time: now, Actor: "host", Verb: "record.created"}, func(c *engine.Conn) error {
 		if err := createModel(c, record.Model{Name: record.DefaultModel, Assurance: record.LevelFirstUse, Created: now}); err != nil {
 			return err
 		}
-		if err := createLot(c, record.Lot{Name: record.DefaultLot, Model: record.DefaultModel, Created: now}, nil); err != nil {
-			return err
-		}
-		return addEvent(c, record.Event{Time: now, Actor: "host", Verb: "record.created"})
+		return createLot(c, record.Lot{Name: record.DefaultLot, Model: record.DefaultModel, Created: now}, nil)
 	})
 	if err == nil {
-		err = syncDir(path)
+		err = engine.SyncDir(path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -127,117 +98,75 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open database: %w; a new one is made by init, a lost one comes back by restore", err)
 	}
-	if err := migrate(ctx, path, false); err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, classify(err))
-	}
-	s, err := open(ctx, path, o)
+	s, err := open(ctx, path, o, false)
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, classify(err))
+		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func open(ctx context.Context, path string, o Options) (_ *Store, err error) {
-	s := &Store{
-		path:    path,
-		now:     o.Now,
-		queue:   make(chan *write),
-		closing: make(chan struct{}),
-		written: make(chan struct{}),
-	}
-	if s.now == nil {
-		s.now = time.Now
-	}
-	writer, err := connect(ctx, path, forWriter)
+func open(ctx context.Context, path string, o Options, fresh bool) (*Store, error) {
+	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err
 	}
-	n := max(4, runtime.NumCPU())
-	s.readers = make(chan *conn, n)
-	for range n {
-		c, err := connect(ctx, path, forReader)
-		if err != nil {
-			s.closeReaders(len(s.readers))
-			writer.close()
-			return nil, err
-		}
-		s.readers <- c
+	if err := engine.Migrate(ctx, path, files, applicationID, fresh); err != nil {
+		return nil, err
 	}
-	go s.run(writer)
-	return s, nil
+	db, err := engine.Open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Store{db: db, now: o.Now}, nil
 }
 
-// Close waits for writes under way, refuses later ones and releases the file.
+// Close waits for verbs under way, refuses later ones and releases the file.
 func (s *Store) Close() error {
-	s.close.Do(func() {
-		close(s.closing)
-		s.closeReaders(cap(s.readers))
-		<-s.written // last: the last connection to go copies the log back
-	})
+	s.db.Close()
 	return nil
 }
 
-func (s *Store) closeReaders(n int) {
-	for range n {
-		c := <-s.readers
-		c.close()
-	}
-}
+// errUnchanged is how a verb says that there was nothing to do.
+var errUnchanged = errors.New("unchanged")
 
-// migrate brings the schema up to date. A fresh file is empty; any other must carry
-// our mark.
-func migrate(ctx context.Context, path string, fresh bool) error {
-	connector, err := sqlite.NewConnector(dsn(path, forWriter))
-	if err != nil {
-		return err
-	}
-	db := sql.OpenDB(connector)
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if !fresh {
-		var id int64
-		if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+// change is a write with its event; no event is written if do returns errUnchanged.
+func (s *Store) change(ctx context.Context, e record.Event, do func(*engine.Conn) error) error {
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		switch err := do(c); err {
+		case nil:
+			return addEvent(c, e)
+		case errUnchanged:
+			return nil
+		default:
 			return err
 		}
-		if id != applicationID {
-			return errors.New("this is not a Hallmark database")
+	})
+}
+
+// get reads one thing; ErrNotFound, naming it, if there is none.
+func get[T any](ctx context.Context, s *Store, name string, find func(*engine.Conn) (*T, error)) (found T, err error) {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		p, err := find(c)
+		if err == nil && p == nil {
+			err = fmt.Errorf("%s: %w", name, record.ErrNotFound)
 		}
-	}
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, files, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return err
-	}
-	current, target, err := p.GetVersions(ctx)
-	if err != nil {
-		return err
-	}
-	if current > target {
-		return fmt.Errorf("its schema is version %d and this program knows %d: use the newer program that wrote it", current, target)
-	}
-	if current == target {
+		if err != nil {
+			return err
+		}
+		found = *p
 		return nil
-	}
-	_, err = p.Up(ctx)
-	return err
+	})
+	return found, err
 }
 
-func dsn(path, query string) string {
-	if abs, err := filepath.Abs(path); err == nil {
-		path = abs
-	}
-	return (&url.URL{Scheme: "file", Path: path, RawQuery: query}).String()
-}
-
-// syncDir makes a new file's name durable.
-func syncDir(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
+// list reads all rows of one statement.
+func list[T any](ctx context.Context, s *Store, scan func(engine.Row) T, sql string, args ...any) (found []T, err error) {
+	err = s.db.Read(ctx, func(c *engine.Conn) error {
+		found, err = engine.Query(ctx, c, scan, sql, args...)
 		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	})
+	return found, err
 }

@@ -1,4 +1,4 @@
-package sqlite
+package engine
 
 import (
 	"context"
@@ -14,11 +14,11 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// conn is one connection with its prepared statements, used by one goroutine at a
+// Conn is one connection with its prepared statements, used by one goroutine at a
 // time. It stands on the driver below database/sql: the writer and the readers own
 // their connections anyway, and a pool, its locks and its conversions in between
 // would cost a third of the time of a statement.
-type conn struct {
+type Conn struct {
 	driver     driver.Conn
 	statements map[string]statement
 	args       []driver.NamedValue
@@ -34,7 +34,7 @@ type statement interface {
 // selectors are without number.
 const maxStatements = 256
 
-func connect(ctx context.Context, path, query string) (*conn, error) {
+func connect(ctx context.Context, path, query string) (*Conn, error) {
 	connector, err := sqlite.NewConnector(dsn(path, query))
 	if err != nil {
 		return nil, err
@@ -43,22 +43,22 @@ func connect(ctx context.Context, path, query string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{driver: d, statements: map[string]statement{}}, nil
+	return &Conn{driver: d, statements: map[string]statement{}}, nil
 }
 
-func (c *conn) close() error {
+func (c *Conn) close() error {
 	c.forget()
 	return c.driver.Close()
 }
 
-func (c *conn) forget() {
+func (c *Conn) forget() {
 	for _, s := range c.statements {
 		s.Close()
 	}
 	clear(c.statements)
 }
 
-func (c *conn) prepare(sql string) (statement, error) {
+func (c *Conn) prepare(sql string) (statement, error) {
 	if s, ok := c.statements[sql]; ok {
 		return s, nil
 	}
@@ -74,8 +74,8 @@ func (c *conn) prepare(sql string) (statement, error) {
 	return s, nil
 }
 
-// exec runs one statement and returns how many rows it changed.
-func (c *conn) exec(sql string, args ...any) (int64, error) {
+// Exec runs one statement and returns how many rows it changed.
+func (c *Conn) Exec(sql string, args ...any) (int64, error) {
 	s, err := c.prepare(sql)
 	if err != nil {
 		return 0, err
@@ -87,9 +87,9 @@ func (c *conn) exec(sql string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
-// query runs one statement and returns what scan makes of each row. ctx interrupts
-// it; the driver spends a goroutine on that, so quick look-ups use first.
-func query[T any](ctx context.Context, c *conn, scan func(row) T, sql string, args ...any) (_ []T, err error) {
+// Query runs one statement and returns what scan makes of each row. ctx interrupts
+// it; the driver spends a goroutine on that, so quick look-ups use First.
+func Query[T any](ctx context.Context, c *Conn, scan func(Row) T, sql string, args ...any) (_ []T, err error) {
 	s, err := c.prepare(sql)
 	if err != nil {
 		return nil, err
@@ -98,8 +98,12 @@ func query[T any](ctx context.Context, c *conn, scan func(row) T, sql string, ar
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	r := make(row, len(rows.Columns()))
+	defer func() {
+		if e := rows.Close(); err == nil {
+			err = e
+		}
+	}()
+	r := make(Row, len(rows.Columns()))
 	var out []T
 	for {
 		switch err := rows.Next(r); {
@@ -112,16 +116,16 @@ func query[T any](ctx context.Context, c *conn, scan func(row) T, sql string, ar
 	}
 }
 
-// first is query for at most one row; nil if there is none.
-func first[T any](c *conn, scan func(row) T, sql string, args ...any) (*T, error) {
-	found, err := query(context.Background(), c, scan, sql, args...)
+// First is Query for at most one row; nil if there is none.
+func First[T any](c *Conn, scan func(Row) T, sql string, args ...any) (*T, error) {
+	found, err := Query(context.Background(), c, scan, sql, args...)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
 	return &found[0], nil
 }
 
-func (c *conn) bind(args []any) []driver.NamedValue {
+func (c *Conn) bind(args []any) []driver.NamedValue {
 	c.args = c.args[:0]
 	for i, a := range args {
 		c.args = append(c.args, driver.NamedValue{Ordinal: i + 1, Value: value(a)})
@@ -150,34 +154,47 @@ func value(a any) driver.Value {
 	return a
 }
 
-// orNull is for text that stands under a constraint or an index.
-func orNull(text string) any {
-	if text == "" {
+// OrNull is for what stands under a constraint or an index, which an empty value
+// shall not meet.
+func OrNull[T string | []byte](v T) any {
+	if len(v) == 0 {
 		return nil
 	}
-	return text
+	return v
 }
 
-// row is one row of a result. What is NULL reads as the zero value.
-type row []driver.Value
+// Row is one row of a result. What is NULL reads as the zero value.
+type Row []driver.Value
 
-func (r row) int(i int) int64    { v, _ := r[i].(int64); return v }
-func (r row) bool(i int) bool    { return r.int(i) != 0 }
-func (r row) text(i int) string  { v, _ := r[i].(string); return v }
-func (r row) blob(i int) []byte  { v, _ := r[i].([]byte); return v }
-func (r row) sum(i int) [32]byte { var s [32]byte; copy(s[:], r.blob(i)); return s }
-func (r row) time(i int) (t time.Time) {
+// Int reads column i as an integer.
+func (r Row) Int(i int) int64 { v, _ := r[i].(int64); return v }
+
+// Bool reads column i as an integer that is not 0.
+func (r Row) Bool(i int) bool { return r.Int(i) != 0 }
+
+// Text reads column i as text.
+func (r Row) Text(i int) string { v, _ := r[i].(string); return v }
+
+// Blob reads column i as bytes, the caller's own.
+func (r Row) Blob(i int) []byte { v, _ := r[i].([]byte); return v }
+
+// Sum reads column i as a SHA-256.
+func (r Row) Sum(i int) (s [32]byte) { copy(s[:], r.Blob(i)); return s }
+
+// Time reads column i as microseconds since 1970, in UTC.
+func (r Row) Time(i int) (t time.Time) {
 	if v, ok := r[i].(int64); ok {
 		t = time.UnixMicro(v).UTC()
 	}
 	return t
 }
 
-func number(r row) int64 { return r.int(0) }
+// Number scans one integer.
+func Number(r Row) int64 { return r.Int(0) }
 
-// classify turns what SQLite says into the errors of package record; any other
+// Classify turns what SQLite says into the errors of package record; any other
 // error passes unchanged.
-func classify(err error) error {
+func Classify(err error) error {
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
 		return err
@@ -193,8 +210,8 @@ func classify(err error) error {
 	return err
 }
 
-// taken reports whether err is the violation of a UNIQUE or PRIMARY KEY constraint.
-func taken(err error) bool {
+// Taken reports whether err is the violation of a UNIQUE or PRIMARY KEY constraint.
+func Taken(err error) bool {
 	var e *sqlite.Error
 	return errors.As(err, &e) && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 }

@@ -1,4 +1,6 @@
-package sqlite
+// Package filter turns a record.Selector into a condition of SQLite's SQL, values
+// always as parameters.
+package filter
 
 import (
 	"errors"
@@ -63,11 +65,14 @@ type builder struct {
 	nodes int
 }
 
-func deviceCondition(s *record.Selector) (string, []any, error) {
+// Devices gives a condition over the table devices as d, and its parameters.
+func Devices(s *record.Selector) (string, []any, error) {
 	return condition(&builder{table: deviceTable}, s)
 }
 
-func certificateCondition(s *record.Selector, now time.Time) (string, []any, error) {
+// Certificates gives a condition over certificates as c joined with devices as d,
+// and its parameters; now decides what has expired.
+func Certificates(s *record.Selector, now time.Time) (string, []any, error) {
 	return condition(&builder{table: certificateTable, now: now}, s)
 }
 

@@ -1,0 +1,171 @@
+// Package engine runs one SQLite file for a program that must not lose what it has
+// answered: many readers, and one writer whose every unit of work is durable when
+// Write returns.
+//
+// It knows connections, statements, transactions and schema versions, and nothing of
+// what the tables mean.
+package engine
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+)
+
+// Parameters of the connections. FULL makes COMMIT wait for the fsync of the log; a
+// savepoint's undo log stays in memory; the log is copied back every 16 MiB, for the
+// hot pages of random indices are then copied once instead of many times.
+const (
+	forWriter = "mode=rw&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)&_pragma=cache_size(-32768)" +
+		"&_pragma=wal_autocheckpoint(4096)&_pragma=journal_size_limit(67108864)&_pragma=trusted_schema(0)"
+	forReader = "mode=ro&_pragma=busy_timeout(5000)&_pragma=temp_store(MEMORY)&_pragma=cache_size(-8192)" +
+		"&_pragma=query_only(1)&_pragma=trusted_schema(0)"
+)
+
+// DB is an open file. Its methods may be called from any number of goroutines.
+type DB struct {
+	path    string
+	queue   chan *write
+	readers chan *Conn
+	closing chan struct{}
+	written chan struct{} // closed when the writer has gone
+	once    sync.Once
+}
+
+// Open opens an existing file.
+func Open(ctx context.Context, path string) (*DB, error) {
+	db := &DB{
+		path:    path,
+		queue:   make(chan *write),
+		readers: make(chan *Conn, max(4, runtime.NumCPU())),
+		closing: make(chan struct{}),
+		written: make(chan struct{}),
+	}
+	writer, err := connect(ctx, path, forWriter)
+	if err != nil {
+		return nil, Classify(err)
+	}
+	for range cap(db.readers) {
+		c, err := connect(ctx, path, forReader)
+		if err != nil {
+			db.closeReaders(len(db.readers))
+			writer.close()
+			return nil, Classify(err)
+		}
+		db.readers <- c
+	}
+	go db.run(writer)
+	return db, nil
+}
+
+// Close waits for work under way, refuses later work and releases the file.
+func (db *DB) Close() {
+	db.once.Do(func() {
+		close(db.closing)
+		db.closeReaders(cap(db.readers))
+		<-db.written // last: the last connection to go copies the log back
+	})
+}
+
+func (db *DB) closeReaders(n int) {
+	for range n {
+		c := <-db.readers
+		c.close()
+	}
+}
+
+// Migrate brings the schema of a file up to date. An existing file must carry the
+// mark (PRAGMA application_id) that the first migration gives a fresh one, and must
+// not be newer than the last.
+func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fresh bool) error {
+	connector, err := sqlite.NewConnector(dsn(path, forWriter))
+	if err != nil {
+		return err
+	}
+	db := sql.OpenDB(connector)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	if !fresh {
+		var id int64
+		if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+			return Classify(err)
+		}
+		if id != mark {
+			return errors.New("this is another program's database")
+		}
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, migrations, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	current, target, err := p.GetVersions(ctx)
+	if err != nil {
+		return Classify(err)
+	}
+	if current > target {
+		return fmt.Errorf("its schema is version %d and this program knows %d: use the newer program that wrote it", current, target)
+	}
+	if current < target {
+		_, err = p.Up(ctx)
+	}
+	return Classify(err)
+}
+
+// Snapshot writes the last commit, compacted, into a new file (mode 0600). It works
+// on a connection of its own: neither the writer nor the readers wait for it.
+func (db *DB) Snapshot(ctx context.Context, file string) error {
+	select {
+	case <-db.closing:
+		return errClosed
+	default:
+	}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := db.vacuum(ctx, file); err != nil {
+		os.Remove(file)
+		return Classify(err)
+	}
+	// SQLite does not sync what VACUUM INTO writes.
+	return errors.Join(f.Sync(), SyncDir(file))
+}
+
+func (db *DB) vacuum(ctx context.Context, file string) error {
+	c, err := connect(ctx, db.path, "mode=ro&_pragma=busy_timeout(5000)")
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	_, err = Query(ctx, c, Number, "VACUUM INTO ?", file) // not Exec, because ctx can interrupt it
+	return err
+}
+
+// SyncDir makes a new file's name durable.
+func SyncDir(path string) error {
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func dsn(path, query string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: query}).String()
+}
