@@ -16,7 +16,7 @@ import (
 )
 
 // This file holds a finished certificate against what it had to become. It shares no
-// table and no encoder with the builder: it walks the DER itself, and writes every
+// table and no encoder with the builder (only the reader of EK certificates): it walks the DER itself, and writes every
 // extension a second time, from the standards, in the one form that DER allows. What it
 // was not told to expect, it refuses.
 

@@ -40,12 +40,12 @@ func chipNames(tpm *TPM) []byte {
 	if tpm.EKCertificate != nil {
 		id, assigner = sha256.Sum256(tpm.EKCertificate), ekPermID
 	}
-	issuerKey, serial := ekNames(tpm.EKCertificate)
+	serial := moduleSerial(tpm)
 	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		if tpm.Maker != "" && issuerKey != "" && serial != "" {
+		if serial != "" {
 			addOther(b, onHardware, func(b *cryptobyte.Builder) {
 				addOID(b, hwTPM20)
-				b.AddASN1OctetString([]byte(tpm.Maker + ":" + issuerKey + ":" + serial))
+				b.AddASN1OctetString([]byte(serial))
 			})
 		}
 		addOther(b, onPermID, func(b *cryptobyte.Builder) {
@@ -55,38 +55,6 @@ func chipNames(tpm *TPM) []byte {
 			}
 		})
 	})
-}
-
-// ekNames reads the authority key identifier and the serial number of an EK certificate.
-func ekNames(der []byte) (issuerKey, serial string) {
-	in := cryptobyte.String(der)
-	var cert, tbs, number, skip, list cryptobyte.String
-	if !in.ReadASN1(&cert, asn1.SEQUENCE) || !cert.ReadASN1(&tbs, asn1.SEQUENCE) ||
-		!tbs.SkipOptionalASN1(asn1.Tag(0).ContextSpecific().Constructed()) || !tbs.ReadASN1(&number, asn1.INTEGER) {
-		return "", ""
-	}
-	for range 5 { // signature, issuer, validity, subject, subjectPublicKeyInfo
-		if !tbs.ReadASN1(&skip, asn1.SEQUENCE) {
-			return "", ""
-		}
-	}
-	tbs.SkipOptionalASN1(asn1.Tag(1).ContextSpecific())
-	tbs.SkipOptionalASN1(asn1.Tag(2).ContextSpecific())
-	if !tbs.ReadASN1(&skip, asn1.Tag(3).ContextSpecific().Constructed()) || !skip.ReadASN1(&list, asn1.SEQUENCE) {
-		return "", ""
-	}
-	for !list.Empty() {
-		var e, id, value, keyID cryptobyte.String
-		if !list.ReadASN1(&e, asn1.SEQUENCE) || !e.ReadASN1(&id, asn1.OBJECT_IDENTIFIER) {
-			return "", ""
-		}
-		e.SkipOptionalASN1(asn1.BOOLEAN)
-		if hex.EncodeToString(id) == ceAuthorityKeyID && e.ReadASN1(&value, asn1.OCTET_STRING) &&
-			value.ReadASN1(&value, asn1.SEQUENCE) && value.ReadASN1(&keyID, asn1.Tag(0).ContextSpecific()) {
-			return hex.EncodeToString(keyID), hex.EncodeToString(number)
-		}
-	}
-	return "", ""
 }
 
 // distributionPoint is a cRLDistributionPoints with one fullName (RFC 5280 §4.2.1.13).

@@ -50,7 +50,8 @@ type Content struct {
 
 // TPM names the chip in manufacturing certificates; it never appears in an LDevID.
 type TPM struct {
-	// Maker is the TCG vendor ID as text ("STM"); empty if unknown.
+	// Maker is the TCG vendor ID as text ("STM"), or in hex where it is none
+	// ("00001014"); empty if unknown.
 	Maker string
 	// EKCertificate is the EK certificate (DER); nil if the chip has none.
 	EKCertificate []byte

@@ -4,12 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/hex"
-	"fmt"
+
+	"golang.org/x/crypto/cryptobyte"
+	der "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 var (
 	oidSubjectAltName      = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidAuthorityKeyID      = asn1.ObjectIdentifier{2, 5, 29, 35}
 	oidNoCheck             = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
 	oidPermanentIdentifier = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 3}
 	oidHardwareModuleName  = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}
@@ -17,6 +18,9 @@ var (
 	oidEKPermID            = asn1.ObjectIdentifier{2, 23, 133, 12, 1} // tcg-on-ekPermIdSha256
 	policyResidency        = oid("2.23.133.11.1.1")                   // tcg-cap-verifiedTPMResidency
 )
+
+// authorityKeyID is the DER contents of 2.5.29.35.
+const authorityKeyID = "\x55\x1d\x23"
 
 // otherName is RFC 5280 §4.2.1.6; T is what stands in it.
 type otherName[T any] struct {
@@ -65,45 +69,46 @@ func subjectAltName(tpm *TPM) ([]byte, error) {
 }
 
 // moduleSerial is "MAKER:EK-AKI:EK-SERIAL", the latter two in lower-case hex; empty if
-// one of the three is not known. EK certificates are often malformed in ways that
-// crypto/x509 refuses (negative serial numbers, critical names), so only the two fields
-// are read; that the certificate is genuine is for the verifier to say.
+// one of the three is not known. It is the one thing that the builder and the check
+// share: two readers of what TPM makers sign would differ just where a chip is odd, and
+// an honest device would be refused.
 func moduleSerial(tpm *TPM) string {
-	var cert struct {
-		TBS struct {
-			Version       int `asn1:"optional,explicit,tag:0"`
-			Serial        asn1.RawValue
-			Algorithm     asn1.RawValue
-			Issuer        asn1.RawValue
-			Validity      asn1.RawValue
-			Subject       asn1.RawValue
-			Key           asn1.RawValue
-			IssuerUnique  asn1.BitString `asn1:"optional,tag:1"`
-			SubjectUnique asn1.BitString `asn1:"optional,tag:2"`
-			Extensions    []struct {
-				ID       asn1.ObjectIdentifier
-				Critical bool `asn1:"optional"`
-				Value    []byte
-			} `asn1:"optional,explicit,tag:3"`
-		}
-		Algorithm asn1.RawValue
-		Signature asn1.BitString
-	}
-	if _, err := asn1.Unmarshal(tpm.EKCertificate, &cert); err != nil {
+	issuerKey, serial := ekNames(tpm.EKCertificate)
+	if tpm.Maker == "" || issuerKey == "" || serial == "" {
 		return ""
 	}
-	for _, e := range cert.TBS.Extensions {
-		var id struct {
-			Key    []byte        `asn1:"optional,tag:0"`
-			Issuer asn1.RawValue `asn1:"optional,tag:1"`
-			Serial asn1.RawValue `asn1:"optional,tag:2"`
-		}
-		if !e.ID.Equal(oidAuthorityKeyID) {
-			continue
-		}
-		if _, err := asn1.Unmarshal(e.Value, &id); err == nil && len(id.Key) > 0 && tpm.Maker != "" {
-			return fmt.Sprintf("%s:%x:%x", tpm.Maker, id.Key, cert.TBS.Serial.Bytes)
+	return tpm.Maker + ":" + issuerKey + ":" + serial
+}
+
+// ekNames reads the authority key identifier and the serial number of an EK certificate
+// and nothing else: these certificates are often malformed in ways that crypto/x509
+// refuses, and whether this one is genuine is for the attestation verifier to say.
+func ekNames(certificate []byte) (issuerKey, serial string) {
+	in := cryptobyte.String(certificate)
+	var cert, tbs, number, skip, list cryptobyte.String
+	if !in.ReadASN1(&cert, der.SEQUENCE) || !cert.ReadASN1(&tbs, der.SEQUENCE) ||
+		!tbs.SkipOptionalASN1(der.Tag(0).ContextSpecific().Constructed()) || !tbs.ReadASN1(&number, der.INTEGER) {
+		return "", ""
+	}
+	for range 5 { // signature, issuer, validity, subject, subjectPublicKeyInfo
+		if !tbs.ReadASN1(&skip, der.SEQUENCE) {
+			return "", ""
 		}
 	}
-	return ""
+	tbs.SkipOptionalASN1(der.Tag(1).ContextSpecific()) // issuerUniqueID
+	tbs.SkipOptionalASN1(der.Tag(2).ContextSpecific()) // subjectUniqueID
+	if !tbs.ReadASN1(&skip, der.Tag(3).ContextSpecific().Constructed()) || !skip.ReadASN1(&list, der.SEQUENCE) {
+		return "", ""
+	}
+	for !list.Empty() {
+		var e, id, value, keyID cryptobyte.String
+		if !list.ReadASN1(&e, der.SEQUENCE) || !e.ReadASN1(&id, der.OBJECT_IDENTIFIER) || !e.SkipOptionalASN1(der.BOOLEAN) {
+			return "", ""
+		}
+		if string(id) == authorityKeyID && e.ReadASN1(&value, der.OCTET_STRING) &&
+			value.ReadASN1(&value, der.SEQUENCE) && value.ReadASN1(&keyID, der.Tag(0).ContextSpecific()) {
+			return hex.EncodeToString(keyID), hex.EncodeToString(number)
+		}
+	}
+	return "", ""
 }

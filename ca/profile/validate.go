@@ -75,8 +75,8 @@ func (t *TPM) validate() error {
 		return errors.New("the TPM is said to be certified but there is no EK certificate")
 	case t.EKFingerprint == [32]byte{}:
 		return errors.New("the TPM has no EK fingerprint")
-	case len(t.Maker) > 4 || strings.ContainsFunc(t.Maker, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' }):
-		return fmt.Errorf("TPM maker %q is not a TCG vendor ID", t.Maker)
+	case len(t.Maker) > 8 || strings.ContainsFunc(t.Maker, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' }):
+		return fmt.Errorf("TPM maker %q is not a TCG vendor ID: four characters, or eight hex digits", t.Maker)
 	}
 	return nil
 }

@@ -91,9 +91,9 @@ func (e *EK) setName(a pkix.AttributeTypeAndValue) error {
 func makerName(text string) string {
 	id, err := hex.DecodeString(strings.TrimPrefix(text, "id:"))
 	if err != nil || len(id) != 4 || !strings.HasPrefix(text, "id:") {
-		return text
+		return "" // not a vendor ID: nothing that may be quoted
 	}
-	if name := strings.TrimRight(string(id), " \x00"); name != "" && printable(name) {
+	if name := strings.TrimRight(string(id), " \x00"); name != "" && printable(name) && !strings.ContainsAny(name, ": ") {
 		return name
 	}
 	return strings.ToUpper(hex.EncodeToString(id))

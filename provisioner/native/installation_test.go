@@ -1,0 +1,199 @@
+package native_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/cas"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/provisioner"
+	"github.com/hallmark-pki/hallmark/provisioner/factory"
+	"github.com/hallmark-pki/hallmark/provisioner/native"
+	"github.com/hallmark-pki/hallmark/provisioner/session"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// foundation is what is made once: CAs, a TPM maker, the server's secret. Every
+// installation of a test run shares it, since founding takes longer than a test.
+type foundation struct {
+	founded []ca.Founded
+	maker   *simtpm.Maker
+	secret  []byte
+	server  tls.Certificate
+	pool    *x509.CertPool
+}
+
+var found = sync.OnceValues(func() (*foundation, error) {
+	f := &foundation{secret: make([]byte, 32)}
+	rand.Read(f.secret)
+	var err error
+	if f.founded, err = ca.Found(ca.Founding{Organisation: "Acme Devices", BaseURL: "http://localhost:8445", Now: time.Now().Add(-time.Hour),
+		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }}); err != nil {
+		return nil, err
+	}
+	if f.maker, err = simtpm.NewMaker(time.Now()); err != nil {
+		return nil, err
+	}
+	f.server, f.pool, err = serverCertificate()
+	return f, err
+})
+
+// serverCertificate is a plain one: what devices check of it is device/client's matter.
+func serverCertificate() (tls.Certificate, *x509.CertPool, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool, nil
+}
+
+// installation is a whole server but for its process: real record, CA and verifier
+// behind a real TLS listener.
+type installation struct {
+	*foundation
+	store       record.Store
+	permissions *factory.Permissions
+	url         string
+}
+
+// settings are what a test may want otherwise.
+type settings struct {
+	nonceMode bool
+	// wrap puts something between the pipeline and the record.
+	wrap func(record.Store) record.Store
+	now  func() time.Time
+	// secret is another server secret than the others'.
+	secret []byte
+}
+
+// install makes a fresh installation in a folder of the test's.
+func install(t testing.TB, o settings) *installation {
+	t.Helper()
+	store, err := sqlite.Create(t.Context(), filepath.Join(t.TempDir(), "hallmark.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return open(t, store, o)
+}
+
+// open puts a server on a store.
+func open(t testing.TB, store record.Store, o settings) *installation {
+	t.Helper()
+	f, err := found()
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler, permissions, err := f.assemble(t.Context(), store, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(handler)
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, Certificates: []tls.Certificate{f.server}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return &installation{foundation: f, store: store, permissions: permissions, url: server.URL}
+}
+
+func (f *foundation) assemble(ctx context.Context, store record.Store, o settings) (http.Handler, *factory.Permissions, error) {
+	now, used, secret := time.Now, store, f.secret
+	if o.secret != nil {
+		secret = o.secret
+	}
+	if o.now != nil {
+		now = o.now
+	}
+	if o.wrap != nil {
+		used = o.wrap(store)
+	}
+	config := ca.Config{Store: used, BaseURL: "http://localhost:8445", Organisation: "Acme Devices", Now: now}
+	certificates := map[string]*x509.Certificate{}
+	for _, i := range f.founded {
+		signer, err := cas.New(ctx, cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{i.Certificate, i.Root}, Signer: i.Signer})
+		if err != nil {
+			return nil, nil, err
+		}
+		config.Issuers = append(config.Issuers, ca.Issuer{Name: i.Name, Certificate: i.Certificate, Root: i.Root, CAS: signer})
+		certificates[i.Name] = i.Certificate
+	}
+	authority, err := ca.New(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := authority.Recover(ctx); err != nil {
+		return nil, nil, err
+	}
+	makers, err := vendorca.New([][]byte{f.maker.Root.Raw})
+	if err != nil {
+		return nil, nil, err
+	}
+	sessions, err := session.New(secret)
+	if err != nil {
+		return nil, nil, err
+	}
+	permissions, err := factory.NewPermissions(secret)
+	if err != nil {
+		return nil, nil, err
+	}
+	service, err := provisioner.New(provisioner.Config{
+		Store: used, Authority: authority, Verifier: tpm2.New(func() *vendorca.Set { return makers }, true),
+		Sessions: sessions, Permissions: permissions, Manufacturing: certificates[profile.Manufacturing], Operational: certificates[profile.Operational],
+		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Now: now, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return native.Handler(service, native.Config{
+		Bundle:   func() (wire.SignedBundle, int64) { return wire.SignedBundle{}, 1 },
+		SignTime: func([]byte, time.Time) (wire.TimeAnswer, error) { return wire.TimeAnswer{}, nil },
+		Now:      now, NonceMode: o.nonceMode, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
+	}), permissions, nil
+}
+
+// ticket makes a ticket in a lot.
+func (i *installation) ticket(t testing.TB, change func(*record.Ticket)) wire.Permission {
+	t.Helper()
+	p := wire.Permission{Kind: wire.KindTicket, ID: i.permissions.NewID(), Server: i.url}
+	p.Secret = i.permissions.Secret(p.Kind, p.ID)
+	row := record.Ticket{ID: p.ID, Lot: record.DefaultLot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}
+	if change != nil {
+		change(&row)
+	}
+	if err := i.store.CreateTickets(t.Context(), []record.Ticket{row}, record.Event{Time: time.Now(), Actor: "test", Verb: "ticket.created"}); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
