@@ -94,7 +94,9 @@ type settings struct {
 	nonceMode bool
 	// wrap puts something between the pipeline and the record.
 	wrap func(record.Store) record.Store
-	now  func() time.Time
+	// wrapCAS puts something between the CA and its signers.
+	wrapCAS func(ca.CAS) ca.CAS
+	now     func() time.Time
 	// secret is another server secret than the others'.
 	secret []byte
 }
@@ -146,7 +148,11 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 		if err != nil {
 			return nil, nil, err
 		}
-		config.Issuers = append(config.Issuers, ca.Issuer{Name: i.Name, Certificate: i.Certificate, Root: i.Root, CAS: signer})
+		issuer := ca.Issuer{Name: i.Name, Certificate: i.Certificate, Root: i.Root, CAS: signer}
+		if o.wrapCAS != nil {
+			issuer.CAS = o.wrapCAS(signer)
+		}
+		config.Issuers = append(config.Issuers, issuer)
 		certificates[i.Name] = i.Certificate
 	}
 	authority, err := ca.New(config)
