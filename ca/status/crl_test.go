@@ -147,7 +147,7 @@ func TestEntriesOutliveTheirCertificates(t *testing.T) {
 	p := newPKI(t)
 	serial := newSerial()
 	p.record("d", 0, serial, func(c *record.Certificate) { c.NotAfter = p.clock.Now().Add(time.Hour) })
-	p.must(third(p.service.Revoke(background, "d", 0, "", record.Event{})))
+	p.must(err3(p.service.Revoke(background, "d", 0, "", record.Event{})))
 	for _, c := range []struct {
 		after  time.Duration
 		listed bool
@@ -202,7 +202,7 @@ func TestAnotherProcessPublishes(t *testing.T) {
 		if i%2 == 1 {
 			s = two
 		}
-		p.must(third(s.Revoke(background, fmt.Sprint("d", i), 0, "", record.Event{})))
+		p.must(err3(s.Revoke(background, fmt.Sprint("d", i), 0, "", record.Event{})))
 	}
 	p.clock.Add(askAgain + time.Second)
 	for _, s := range []*Service{one, two} {
@@ -315,7 +315,7 @@ func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
 	p.store.open(1)
 	// The record and the list disagree, as after a crash between the two.
 	p.must(p.service.Publish(background, p.shard(0)))
-	p.must(second(p.store.Revoke(background, "d", p.clock.Now(), 0, "", record.Event{})))
+	p.must(err2(p.store.Revoke(background, "d", p.clock.Now(), 0, "", record.Event{})))
 
 	synctest.Test(t, func(t *testing.T) {
 		config := p.config()
@@ -359,4 +359,4 @@ func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
 	})
 }
 
-func second[A any](_ A, err error) error { return err }
+func err2[A any](_ A, err error) error { return err }

@@ -198,7 +198,7 @@ func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
 	// for a day after a revocation.
 	w.Header().Set("Content-Type", "application/ocsp-response")
 	w.Header().Set("Cache-Control", cacheControl(min(cacheFor, a.nextUpdate.Sub(h.now()))))
-	w.Header().Set("ETag", etag(a.der))
+	w.Header().Set("ETag", a.etag)
 	w.Header().Set("Last-Modified", a.thisUpdate.Format(http.TimeFormat))
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.der))
 }

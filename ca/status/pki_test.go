@@ -184,7 +184,7 @@ func (c *clock) Now() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.now
 func (c *clock) Add(d time.Duration) { c.mu.Lock(); defer c.mu.Unlock(); c.now = c.now.Add(d) }
 
 func newPKI(t testing.TB) *pki {
-	p := &pki{TB: t, store: newMemory(), clock: &clock{now: time.Now()}}
+	p := &pki{TB: t, store: newMemory(), clock: &clock{now: time.Now().Truncate(time.Second)}}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.service.Handler().ServeHTTP(w, r) }))
 	t.Cleanup(server.Close)
 	p.url = server.URL

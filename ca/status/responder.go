@@ -27,6 +27,7 @@ type verdict struct {
 type answer struct {
 	verdict
 	der                    []byte
+	etag                   string
 	thisUpdate, nextUpdate time.Time
 }
 
@@ -112,6 +113,7 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, v v
 		CertID: r.CertID, Status: v.status, Since: time.Unix(v.since, 0), Reason: v.reason,
 		ThisUpdate: a.thisUpdate, NextUpdate: a.nextUpdate, Nonce: r.Nonce,
 	}.Sign(certificate, key)
+	a.etag = etag(a.der)
 	return a, err
 }
 

@@ -123,8 +123,8 @@ func TestStrangersAskOCSP(t *testing.T) {
 	good, bad, held := p.leaf("good", 0), p.leaf("bad", 0), p.leaf("held", 0)
 	never := p.sign(&x509.Certificate{SerialNumber: newSerial(), NotBefore: p.clock.Now(), NotAfter: p.clock.Now().AddDate(0, 1, 0)}, p.issuer, newKey(p), p.key)
 	for _, err := range []error{
-		third(p.service.Revoke(background, "bad", record.ReasonSuperseded, "", record.Event{})),
-		third(p.service.Suspend(background, "held", record.Event{})),
+		err3(p.service.Revoke(background, "bad", record.ReasonSuperseded, "", record.Event{})),
+		err3(p.service.Suspend(background, "held", record.Event{})),
 	} {
 		p.must(err)
 	}
@@ -166,7 +166,7 @@ func TestStrangersAskOCSP(t *testing.T) {
 	}
 }
 
-func third[A, B any](_ A, _ B, err error) error { return err }
+func err3[A, B any](_ A, _ B, err error) error { return err }
 
 func TestIssuingDistributionPointBytes(t *testing.T) {
 	got, err := issuingDistributionPoint("http://a/b")
