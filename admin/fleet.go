@@ -160,8 +160,31 @@ func (s *Service) certificates(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.nameDevices(ctx, where); err != nil {
+		return nil, err
+	}
 	rows, after, err := s.Store.Certificates(ctx, where, page)
 	return list(rows, after, func(row record.Certificate) wire.Certificate { return showCertificate(row, c.now) }), err
+}
+
+// nameDevices replaces the names of devices in a selector by the IDs that the record
+// knows their certificates by.
+func (s *Service) nameDevices(ctx context.Context, where *record.Selector) error {
+	if where == nil {
+		return nil
+	}
+	for _, arg := range where.Args {
+		if err := s.nameDevices(ctx, arg); err != nil {
+			return err
+		}
+	}
+	name, ok := where.Value.(string)
+	if where.Field != "device" || where.Op == record.OpHas || !ok || name == "" {
+		return nil
+	}
+	d, err := s.resolve(ctx, name)
+	where.Value = d.ID
+	return err
 }
 
 func (s *Service) certificate(ctx context.Context, c *call) (any, error) {

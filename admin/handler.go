@@ -70,7 +70,11 @@ func (s *Service) Handler() http.Handler {
 		s.fail(w, r, refuse(http.StatusNotFound, wire.CodeNotFound, "", "there is no %s %s", r.Method, r.URL.Path))
 	})
 	// A browser may hold an operator's certificate: no other site's page may use it.
-	return http.NewCrossOriginProtection().Handler(mux)
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, refuse(http.StatusForbidden, wire.CodeForbidden, "", "a page of another site asked for this"))
+	}))
+	return protection.Handler(mux)
 }
 
 // serve judges who calls, lets the route do its work and writes down what it refused.

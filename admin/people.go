@@ -36,8 +36,11 @@ func (s *Service) invite(ctx context.Context, c *call) (any, error) {
 	e := c.event("operator.invited", o.Name)
 	e.Detail["until"] = o.InvitedUntil.UTC().Format(time.RFC3339)
 	err := s.Store.Invite(ctx, o, e)
-	if errors.Is(err, record.ErrExists) {
-		err = refuse(http.StatusConflict, wire.CodeConflict, "a name is used once: invite under another", "%q is, or was, an operator", o.Name)
+	switch {
+	case errors.Is(err, record.ErrExists):
+		err = refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate", o.Name)
+	case errors.Is(err, record.ErrConflict):
+		err = refuse(http.StatusConflict, wire.CodeConflict, "invite under another name", "%q was an operator and is disabled", o.Name)
 	}
 	return wire.Invitation{Invitation: s.permission(wire.KindInvitation, o.Invitation, s.OperatorServer), Expires: o.InvitedUntil}, err
 }

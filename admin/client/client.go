@@ -102,7 +102,7 @@ func (c *Client) tlsConfig() *tls.Config {
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	leaf := c.current().Leaf
 	if now := time.Now(); now.After(leaf.NotAfter) {
-		return fmt.Errorf("the certificate of %s expired on %s: ask another operator for an invitation under a new name, or run hallmarkd operator recover on the server",
+		return fmt.Errorf("the certificate of %s expired on %s: ask another operator for an invitation, or run hallmarkd operator recover on the server",
 			c.Operator(), leaf.NotAfter.Format(time.DateOnly))
 	}
 	c.renewal.Do(func() { c.renewIfDue(ctx, leaf) })

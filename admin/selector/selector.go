@@ -35,7 +35,15 @@ const (
 	MaxLength      = 4 << 10
 	maxDepth       = 32
 	maxComparisons = 200
+	maxStars       = 8
 )
+
+// words are the values of fields that have only a few: a misspelt one would select
+// nothing, and look like an answer.
+var words = map[string][]string{
+	"state":  {record.StateActive, record.StateSuspended, record.StateRevoked},
+	"status": {"intended", "good", "hold", "revoked", "expired"}, // record.StatusOf
+}
 
 // Fields are what an expression may name.
 type Fields = map[string]record.FieldKind
@@ -171,13 +179,23 @@ func (p *parser) comparison() (*record.Selector, error) {
 	if kind == record.Time {
 		return p.timeComparison(field, operator, operatorAt, value, valueAt)
 	}
+	return p.textComparison(field, operator, operatorAt, value, valueAt)
+}
+
+func (p *parser) textComparison(field, operator string, operatorAt int, value string, valueAt int) (*record.Selector, error) {
+	equality := operator == record.OpEqual || operator == record.OpNotEqual
+	choice := words[field]
 	switch {
-	case operator == record.OpEqual || operator == record.OpNotEqual:
-		if strings.Contains(value, "*") {
-			return nil, p.errorAt(operatorAt, fmt.Sprintf("a pattern is compared with a colon: %s:%s", field, value))
-		}
-	case operator != record.OpHas:
+	case choice != nil && !equality:
+		return nil, p.errorAt(operatorAt, fmt.Sprintf("%s compares with = and != only", field))
+	case choice != nil && !slices.Contains(choice, value):
+		return nil, p.errorAt(valueAt, fmt.Sprintf("%s is one of %s", field, strings.Join(choice, ", ")))
+	case equality && strings.Contains(value, "*"):
+		return nil, p.errorAt(operatorAt, fmt.Sprintf("a pattern is compared with a colon: %s:%s", field, value))
+	case !equality && operator != record.OpHas:
 		return nil, p.errorAt(operatorAt, fmt.Sprintf("%s is text: it compares with = != and : only", field))
+	case strings.Count(value, "*") > maxStars:
+		return nil, p.errorAt(valueAt, fmt.Sprintf("more than %d stars in one pattern", maxStars))
 	}
 	return &record.Selector{Op: operator, Field: field, Value: value}, nil
 }

@@ -57,13 +57,13 @@ func TestParse(t *testing.T) {
 		"serial = 007":                      `serial = "007"`,
 		`serial = "a b" lot='c"d'`:          `(serial = "a b" AND lot = "c\"d")`,
 		`ek.issuer:"*O=\"STM\\x\"*"`:        `ek.issuer : "*O=\"STM\\x\"*"`,
-		"state=a AND lot=b OR lot=c":        `(state = "a" AND (lot = "b" OR lot = "c"))`,
-		"state=a OR lot=b AND lot=c":        `((state = "a" OR lot = "b") AND lot = "c")`,
-		"state=a lot=b":                     `(state = "a" AND lot = "b")`,
-		"(state=a AND lot=b)OR lot=c":       `((state = "a" AND lot = "b") OR lot = "c")`,
-		"NOT state=a":                       `NOT state = "a"`,
-		"NOT(state=a OR lot=b)":             `NOT (state = "a" OR lot = "b")`,
-		"-state=a -lot=b":                   `(NOT state = "a" AND NOT lot = "b")`,
+		"model=a AND lot=b OR lot=c":        `(model = "a" AND (lot = "b" OR lot = "c"))`,
+		"model=a OR lot=b AND lot=c":        `((model = "a" OR lot = "b") AND lot = "c")`,
+		"model=a lot=b":                     `(model = "a" AND lot = "b")`,
+		"(model=a AND lot=b)OR lot=c":       `((model = "a" AND lot = "b") OR lot = "c")`,
+		"NOT model=a":                       `NOT model = "a"`,
+		"NOT(model=a OR lot=b)":             `NOT (model = "a" OR lot = "b")`,
+		"-model=a -lot=b":                   `(NOT model = "a" AND NOT lot = "b")`,
 		"lot=ANDROID":                       `lot = "ANDROID"`,
 		`lot=""`:                            `lot = ""`,
 		"seen >= 2026-11-22T10:00:00+02:00": `seen >= "2026-11-22T08:00:00Z"`,
@@ -102,17 +102,20 @@ func TestErrorsPointAtThePlace(t *testing.T) {
 		{"state=active AND", 17, "the expression ends"},
 		{"state=active OR ", 17, "the expression ends"},
 		{"NOT", 4, "the expression ends"},
-		{"state=a and lot=b", 9, "AND, OR and NOT are written in capitals"},
+		{"model=a and lot=b", 9, "AND, OR and NOT are written in capitals"},
 		{"OR state=a", 1, "AND, OR and NOT are written in capitals"},
-		{"state=a AND OR lot=b", 13, "AND, OR and NOT are written in capitals"},
-		{"(state=a", 1, "this bracket is never closed"},
-		{"state=a)", 8, "this bracket closes nothing"},
+		{"model=a AND OR lot=b", 13, "AND, OR and NOT are written in capitals"},
+		{"(model=a", 1, "this bracket is never closed"},
+		{"model=a)", 8, "this bracket closes nothing"},
 		{"()", 2, "a comparison should stand here"},
 		{`serial="a`, 8, "this quote is never closed"},
 		{`serial="a"b`, 11, "a blank should stand behind"},
 		{`serial=a"b"`, 9, "put a value that holds this character in quotes"},
 		{"serial<a", 7, "serial is text"},
 		{"serial=SN*", 7, "a pattern is compared with a colon: serial:SN*"},
+		{"state=actve", 7, "state is one of active, suspended, revoked"},
+		{"state:act*", 6, "state compares with = and != only"},
+		{"serial:" + strings.Repeat("*", 9), 8, "more than 8 stars"},
 		{"seen:2026*", 5, "seen is a time: it compares with"},
 		{"seen<yesterday", 6, "seen is a time: write 2026-11-22"},
 		{"seen<2026-13-01", 6, "seen is a time: write 2026-11-22"},
@@ -130,6 +133,9 @@ func TestErrorsPointAtThePlace(t *testing.T) {
 	_, err := Parse(strings.Repeat(" ", MaxLength+1), record.DeviceFields)
 	if err == nil || !strings.Contains(err.Error(), "at most 4096") {
 		t.Errorf("too long: %v", err)
+	}
+	if _, err := Parse("status = good AND NOT profile = ldevid", record.CertificateFields); err != nil {
+		t.Error(err)
 	}
 	_, err = Parse("lot = W47", record.CertificateFields)
 	if err == nil || !strings.Contains(err.Error(), "issued, issuer, profile") {
@@ -189,7 +195,7 @@ func randomExpression(r *rand.Rand, depth int) string {
 			b.WriteString("(" + randomExpression(r, depth-1) + ")")
 			continue
 		}
-		field := []string{"state", "lot", "tpm.maker"}[r.IntN(3)]
+		field := []string{"model", "lot", "tpm.maker"}[r.IntN(3)]
 		operator := []string{"=", "!=", ":", " = ", " : "}[r.IntN(5)]
 		b.WriteString(field + operator + []string{`"a"`, `'b c'`, `"SN-1"`}[r.IntN(3)])
 	}

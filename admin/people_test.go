@@ -1,0 +1,217 @@
+package admin_test
+
+import (
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+func TestInvitation(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	for _, bad := range []wire.NewOperator{{}, {Name: "Bo"}, {Name: ".."}, {Name: "bo", TTL: 8 * 24 * 3600}, {Name: "bo", TTL: -1}} {
+		_, err := h.anna.Invite(ctx, bad)
+		wantProblem(t, err, wire.CodeMalformed)
+	}
+	_, err := h.anna.Invite(ctx, wire.NewOperator{Name: "anna"})
+	wantProblem(t, err, wire.CodeConflict)
+	first, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	check(t, err)
+	second, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	check(t, err)
+
+	dir := filepath.Join(t.TempDir(), "bo")
+	_, _, err = client.Accept(ctx, first.Invitation, dir)
+	wantProblem(t, err, wire.CodeInvitation) // the second has replaced it
+	wrong, err := wire.ParsePermission(wire.KindInvitation, second.Invitation)
+	check(t, err)
+	wrong.Secret = make([]byte, 32)
+	_, _, err = client.Accept(ctx, wrong.String(), dir)
+	wantProblem(t, err, wire.CodeInvitation)
+
+	name, settings, err := client.Accept(ctx, second.Invitation, dir)
+	check(t, err)
+	bo := h.load(settings)
+	who, err := bo.Whoami(ctx)
+	check(t, err)
+	if name != "bo" || who.Operator != "bo" || who.Name != "Acme" || bo.Operator() != "bo" {
+		t.Errorf("accepted as %s, known as %+v", name, who)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "identity.pem")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key's file: %v, %v", info, err)
+	}
+	if _, _, err = client.Accept(ctx, second.Invitation, dir); err == nil || !strings.Contains(err.Error(), "already") {
+		t.Errorf("an operator's folder was overwritten: %v", err)
+	}
+	_, _, err = client.Accept(ctx, second.Invitation, filepath.Join(t.TempDir(), "again"))
+	wantProblem(t, err, wire.CodeInvitation) // used
+
+	late, err := h.anna.Invite(ctx, wire.NewOperator{Name: "cy", TTL: 60})
+	check(t, err)
+	h.offset.Store(int64(2 * time.Minute))
+	_, _, err = client.Accept(ctx, late.Invitation, filepath.Join(t.TempDir(), "late"))
+	wantProblem(t, err, wire.CodeInvitation)
+	if verbs := h.events("operator:bo"); !slices.Equal(verbs, []string{"certificate.issued"}) {
+		t.Errorf("bo's events: %v", verbs)
+	}
+}
+
+// TestInvitationLeadsToOneServer: an invitation is worth nothing to whoever stands in
+// between, and leads nowhere else.
+func TestInvitationLeadsToOneServer(t *testing.T) {
+	h, other := newHouse(t), newHouse(t)
+	ctx := t.Context()
+	got, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	check(t, err)
+	p, err := wire.ParsePermission(wire.KindInvitation, got.Invitation)
+	check(t, err)
+	p.Server = other.server.URL // a redirected name, an impostor's address
+	_, _, err = client.Accept(ctx, p.String(), filepath.Join(t.TempDir(), "bo"))
+	var wrong *client.Unreachable
+	if !errors.As(err, &wrong) || !strings.Contains(wrong.Hint, "another server") {
+		t.Fatalf("got %v", err)
+	}
+	// The right root, but a server whose certificate it did not vouch for.
+	p.Root = sha256.Sum256(other.founded[profile.Infrastructure].Root.Raw)
+	p.Server = strings.Replace(other.server.URL, "127.0.0.1", "localhost", 1)
+	_, _, err = client.Accept(ctx, p.String(), filepath.Join(t.TempDir(), "bo"))
+	if !errors.As(err, &wrong) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestDisable(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	_, err := h.anna.DisableOperator(ctx, "anna")
+	if p := wantProblem(t, err, wire.CodeLastOperator); !strings.Contains(p.Hint, "hallmarkd operator recover") {
+		t.Errorf("hint: %s", p.Hint)
+	}
+	_, err = h.anna.DisableOperator(ctx, "nina")
+	wantProblem(t, err, wire.CodeNotFound)
+	invitation, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	check(t, err)
+	_, err = h.anna.DisableOperator(ctx, "anna")
+	wantProblem(t, err, wire.CodeLastOperator) // bo has not accepted
+	_, settings, err := client.Accept(ctx, invitation.Invitation, filepath.Join(t.TempDir(), "bo"))
+	check(t, err)
+	bo := h.load(settings)
+	_, err = bo.Whoami(ctx)
+	check(t, err)
+
+	gone, err := h.anna.DisableOperator(ctx, "bo")
+	check(t, err)
+	if gone.State != "disabled" || gone.Disabled.IsZero() {
+		t.Errorf("disabled: %+v", gone)
+	}
+	_, err = bo.Whoami(ctx) // on the connection that was open
+	wantProblem(t, err, wire.CodeUnauthorised)
+	_, err = h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	wantProblem(t, err, wire.CodeConflict)
+	_, err = h.anna.DisableOperator(ctx, "bo")
+	check(t, err) // once more changes nothing
+	revoked, err := h.anna.Certificates(ctx, client.Query{Filter: "profile = operator AND status = revoked", Limit: 10})
+	check(t, err)
+	if len(revoked.Items) != 1 || revoked.Items[0].Operator != "bo" || revoked.Items[0].Reason != "privilege-withdrawn" {
+		t.Errorf("revoked: %+v", revoked.Items)
+	}
+	crl, err := h.store.NewestCRL(ctx, record.Shard{Issuer: profile.Infrastructure, Number: 1})
+	check(t, err)
+	if crl.Sequence == 0 {
+		t.Error("the infrastructure CRL was not published")
+	}
+	all, err := h.anna.Operators(ctx)
+	check(t, err)
+	if len(all.Items) != 2 || all.Items[0].State != "active" || all.Items[1].State != "disabled" {
+		t.Errorf("operators: %+v", all.Items)
+	}
+}
+
+// TestTwoDisableEachOther: whatever the order, one is left.
+func TestTwoDisableEachOther(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	check(t, h.store.RecoverOperator(ctx, "bo", h.now(), record.Event{Time: h.now(), Actor: "host", Verb: "operator.recovered"}))
+	bo := h.operator("bo")
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = h.anna.DisableOperator(ctx, "bo") })
+	wg.Go(func() { _, _ = bo.DisableOperator(ctx, "anna") })
+	wg.Wait()
+	all, err := h.store.Operators(ctx)
+	check(t, err)
+	if len(all) != 2 || all[0].Disabled.IsZero() == all[1].Disabled.IsZero() {
+		t.Errorf("left: %+v", all)
+	}
+}
+
+// TestRenewal: past two thirds of its life the client fetches a certificate for a new
+// key, and carries on with the old one if it cannot.
+func TestRenewal(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	h.offset.Store(int64(-50 * time.Minute))
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: time.Hour}})
+	h.offset.Store(0)
+	settings := h.write(key, chain)
+	identity := filepath.Join(filepath.Dir(settings), "identity.pem")
+	before, err := os.ReadFile(identity)
+	check(t, err)
+
+	// It cannot: the folder is not writable in a way that root minds as well.
+	var warnings []string
+	stuck, err := client.Load(settings, func(w string) { warnings = append(warnings, w) })
+	check(t, err)
+	check(t, os.Rename(filepath.Dir(settings), filepath.Dir(settings)+".away"))
+	_, err = stuck.Whoami(ctx)
+	check(t, err)
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "could not be renewed") {
+		t.Errorf("warnings: %q", warnings)
+	}
+	check(t, os.Rename(filepath.Dir(settings)+".away", filepath.Dir(settings)))
+
+	c := h.load(settings)
+	old, err := h.anna.Certificates(ctx, client.Query{Filter: "profile = operator", Limit: 10})
+	check(t, err)
+	who, err := c.Whoami(ctx)
+	check(t, err)
+	if slices.ContainsFunc(old.Items, func(row wire.Certificate) bool { return row.Serial == who.Certificate }) {
+		t.Error("the first request was not made with the renewed certificate")
+	}
+	after, err := os.ReadFile(identity)
+	check(t, err)
+	if strings.Split(string(before), "-----")[2] == strings.Split(string(after), "-----")[2] {
+		t.Error("the key was not replaced")
+	}
+	again, err := h.load(settings).Whoami(ctx)
+	check(t, err)
+	if again.Certificate != who.Certificate {
+		t.Error("a fresh certificate was renewed")
+	}
+}
+
+// TestKeyRequestBelongsToItsConnection: neither a copied request nor somebody else's
+// key becomes a certificate.
+func TestKeyRequestBelongsToItsConnection(t *testing.T) {
+	h := newHouse(t)
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: time.Hour}})
+	with := tlsPair(key, chain)
+	for name, body := range map[string]string{
+		"not a key":    keyRequest(t, nil, []byte("key"), ""),
+		"another conn": keyRequest(t, key, nil, ""),
+	} {
+		if status, p := h.ask("POST", wire.PathRenewal, body, with); status != 400 || p.Code != wire.CodeMalformed {
+			t.Errorf("%s: %d %+v", name, status, p)
+		}
+	}
+	if status, p := h.ask("POST", wire.PathAccept, keyRequest(t, key, nil, "aaaaaaaaaaaaaaaa"), nil); status != 403 || p.Code != wire.CodeInvitation {
+		t.Errorf("accept: %d %+v", status, p)
+	}
+}
