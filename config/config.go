@@ -5,7 +5,10 @@
 // missing file are errors with line, column, reason and what to write instead.
 package config
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Config is hallmark.yaml. Paths in it are relative to the file; [Load] makes them
 // absolute. Keys without a default must be present.
@@ -143,4 +146,22 @@ func defaults() Config {
 		CRLShardCapacity: 16384,
 		Log:              Log{Level: "info", Format: "text"},
 	}
+}
+
+// Secrets lists the local files that only their owner may read: keys, the server's
+// secret and the record.
+func (c *Config) Secrets() []string {
+	paths := []string{c.ServerSecret}
+	uris := []string{c.TimeKey, c.Database}
+	for _, i := range c.issuers() {
+		uris = append(uris, i.Key)
+	}
+	for _, uri := range uris {
+		for _, scheme := range []string{"file:", "sqlite:"} {
+			if path, ok := strings.CutPrefix(uri, scheme); ok {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths
 }

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/config"
+	wireformat "github.com/hallmark-pki/hallmark/wire"
+)
+
+// Bounds of every listener. A device on a slow radio link sends at most 64 KiB, and an
+// operator a list of EK Names of some MiB.
+const (
+	headerTimeout   = 10 * time.Second // also bounds the TLS handshake
+	readTimeout     = 60 * time.Second
+	writeTimeout    = 90 * time.Second
+	idleTimeout     = 30 * time.Second
+	requestTimeout  = 60 * time.Second
+	shutdownTimeout = 20 * time.Second
+	maxHeader       = 16 << 10
+	maxConnections  = 4096 // on each listener
+	maxDeviceBody   = 128 << 10
+	maxOperatorBody = 16 << 20
+	maxStatusBody   = 64 << 10
+)
+
+// handlers are what the listeners serve.
+type handlers struct{ devices, operators, status, metrics http.Handler }
+
+// listener is one public of the server (design decision 18).
+type listener struct {
+	name, address string
+	handler       http.Handler
+	maxBody       int64
+	tls           *tls.Config // nil: plain HTTP
+}
+
+func (h *house) listeners(c config.Listen) []listener {
+	secure := h.tlsConfig()
+	return []listener{
+		{"devices", c.Devices, h.handlers.devices, maxDeviceBody, secure},
+		{"operators", c.Operators, h.handlers.operators, maxOperatorBody, secure},
+		{"status", c.Status, h.handlers.status, maxStatusBody, nil},
+		{"metrics", c.Metrics, h.handlers.metrics, 0, nil},
+	}
+}
+
+// tlsConfig is TLS 1.3 only. A client certificate is asked for and proof of its key
+// demanded; whose it must be is judged by each room, which pins issuer and profile.
+// Session tickets are off: resumption would skip both the TPM and the revocation
+// check (design decision 7).
+func (h *house) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		SessionTicketsDisabled: true,
+		ClientAuth:             tls.RequestClientCert,
+		NextProtos:             []string{"http/1.1"},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return h.own.get(hello.Context(), time.Now())
+		},
+	}
+}
+
+// run serves until ctx ends or a listener fails, then shuts down in order.
+func (h *house) run(ctx context.Context, in *installation, log *slog.Logger) error {
+	// All sockets before the first request: a port that is taken is an error, not half a server.
+	all := h.listeners(in.config.Listen)
+	sockets := make([]net.Listener, len(all))
+	for i, l := range all {
+		socket, err := net.Listen("tcp", l.address)
+		if err != nil {
+			for _, open := range sockets[:i] {
+				open.Close()
+			}
+			return hinted(fmt.Errorf("listener for %s: %w", l.name, err), "change listen.%s in %s", l.name, in.config.File)
+		}
+		sockets[i] = socket
+	}
+	if _, err := h.own.get(ctx, time.Now()); err != nil {
+		return fmt.Errorf("the server's own certificate: %w", err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var background sync.WaitGroup
+	background.Go(func() { h.status.Run(ctx) })
+	failed := make(chan error, len(all))
+	servers := make([]*http.Server, len(all))
+	for i, l := range all {
+		servers[i] = h.server(l, log)
+		go func() { failed <- serveOn(servers[i], sockets[i], l) }()
+	}
+	log.Info("ready", "name", in.config.Name, "version", version, "devices", in.config.Public.Devices, "operators", in.config.Public.Operators,
+		"status", in.config.Public.Status, "metrics", in.config.Listen.Metrics)
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	log.Info("stopping")
+	err = errors.Join(err, shutdown(servers))
+	stop()
+	background.Wait()
+	return err
+}
+
+func serveOn(s *http.Server, socket net.Listener, l listener) error {
+	limited := &limit{Listener: socket, places: make(chan struct{}, maxConnections)}
+	err := error(nil)
+	if l.tls != nil {
+		err = s.ServeTLS(limited, "", "")
+	} else {
+		err = s.Serve(limited)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("listener for %s: %w", l.name, err)
+}
+
+func shutdown(servers []*http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	var wait sync.WaitGroup
+	errs := make([]error, len(servers))
+	for i, s := range servers {
+		wait.Go(func() {
+			if errs[i] = s.Shutdown(ctx); errs[i] != nil {
+				s.Close()
+			}
+		})
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+func (h *house) server(l listener, log *slog.Logger) *http.Server {
+	s := &http.Server{
+		Handler:           h.metrics.count(l.name, guard(l, log)),
+		TLSConfig:         l.tls,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(log.With("listener", l.name).Handler(), slog.LevelDebug), // strangers' handshakes, mostly
+		Protocols:      new(http.Protocols),
+	}
+	s.Protocols.SetHTTP1(true)
+	return s
+}
+
+// guard bounds each request and turns a panic into an answer: one bad request must not
+// take the others with it.
+func guard(l listener, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			log.Error("panic", "listener", l.name, "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			w.Header().Set("Content-Type", wireformat.ProblemType)
+			w.WriteHeader(http.StatusInternalServerError)
+			json.NewEncoder(w).Encode(wireformat.Problem{Status: http.StatusInternalServerError, Code: wireformat.CodeInternal,
+				Detail: "the server made an error; it is in its log"})
+		}()
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		r.Body = http.MaxBytesReader(w, r.Body, l.maxBody)
+		l.handler.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// limit holds back connections beyond the number of places: the kernel's queue keeps
+// them waiting, and memory stays bounded.
+type limit struct {
+	net.Listener
+	places chan struct{}
+}
+
+func (l *limit) Accept() (net.Conn, error) {
+	l.places <- struct{}{}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.places
+		return nil, err
+	}
+	return &limited{Conn: c, free: sync.OnceFunc(func() { <-l.places })}, nil
+}
+
+type limited struct {
+	net.Conn
+	free func()
+}
+
+func (c *limited) Close() error {
+	defer c.free()
+	return c.Conn.Close()
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+)
+
+func operatorCommand() *cobra.Command {
+	c := &cobra.Command{Use: "operator", Short: "Operators, from the host", Args: noArguments,
+		Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml",
+		RunE:    func(c *cobra.Command, _ []string) error { return usage(c, fmt.Errorf("which verb?")) }}
+	c.AddCommand(recoverCommand())
+	return c
+}
+
+func recoverCommand() *cobra.Command {
+	var path, name, to string
+	c := &cobra.Command{
+		Use: "recover", Short: "Make or re-enable an operator when nobody else can", Args: noArguments,
+		Long: `Recover makes an operator, or re-enables a disabled one, and writes settings with a
+fresh certificate to a new folder. It needs the issuer's key and so works on the host
+alone; every other operator sees it in the audit. The server may be running.`,
+		Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml --name anna",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return recoverOperator(c.Context(), c.OutOrStdout(), path, name, to)
+		},
+	}
+	configFlag(c, &path)
+	c.Flags().StringVar(&name, "name", firstOperator, "the operator")
+	c.Flags().StringVar(&to, "out", "", "the folder to write (default: operator-NAME-TIME beside the configuration)")
+	return c
+}
+
+func recoverOperator(ctx context.Context, out io.Writer, path, name, to string) error {
+	in, err := load(path)
+	if err != nil {
+		return err
+	}
+	if to == "" {
+		to = filepath.Join(in.config.Dir, "operator-"+name+"-"+time.Now().UTC().Format("20060102T150405Z"))
+	}
+	if _, err := os.Stat(to); err == nil {
+		return hinted(fmt.Errorf("%s exists", to), "name another folder with --out")
+	}
+	store, err := openStore(ctx, in.config.Database)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if err := in.recover(ctx, store, name, to); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "%s may administer again.\nNext:\n  export HALLMARK_CONFIG=%s\n  hallmark whoami\n", name, filepath.Join(to, client.SettingsFile))
+	return err
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"net"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+const (
+	// ownLife is the life of the certificates that the server issues to itself. Their
+	// keys are in memory only, so a restart replaces them anyway.
+	ownLife = 30 * 24 * time.Hour
+	// retryOwn is how long after a failed renewal the next is tried.
+	retryOwn = time.Minute
+)
+
+// own is one certificate that the server issues to itself, renewed at two thirds of
+// its life with a new key while the old one goes on serving.
+type own struct {
+	request   ca.Request // without a key
+	authority interface {
+		Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error)
+	}
+	log *slog.Logger
+
+	mu      sync.Mutex
+	current *tls.Certificate
+	due     time.Time
+}
+
+// get returns a certificate that is valid now.
+func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.current != nil && now.Before(o.due) {
+		return o.current, nil
+	}
+	fresh, err := o.issue(ctx, now)
+	if err == nil {
+		leaf := fresh.Leaf
+		o.current, o.due = fresh, leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)
+		return fresh, nil
+	}
+	if o.current == nil || now.After(o.current.Leaf.NotAfter) {
+		return nil, err
+	}
+	o.log.Error("the server's own certificate could not be renewed; the old one serves on",
+		"profile", o.request.Profile, "until", o.current.Leaf.NotAfter, "err", err)
+	o.due = now.Add(retryOwn)
+	return o.current, nil
+}
+
+func (o *own) issue(ctx context.Context, now time.Time) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	request := o.request
+	request.Content.Key, request.Content.Lifetime = key.Public(), ownLife
+	// A caller that hangs up must not take the renewal of all others with it.
+	issued, err := o.authority.Issue(context.WithoutCancel(ctx), record.Event{
+		Time: now, Actor: "server", Verb: "certificate.issued", Object: string(request.Profile) + " " + request.Issuer}, request)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: issued[0].Chain, PrivateKey: key, Leaf: issued[0].Certificate}, nil
+}
+
+// serverRequest asks for a TLS server certificate for every host in the public URLs.
+func (in *installation) serverRequest() ca.Request {
+	r := ca.Request{Profile: profile.Server}
+	seen := map[string]bool{}
+	for _, text := range append([]string{in.config.Public.Operators}, in.config.Public.Devices...) {
+		u, err := url.Parse(text)
+		if err != nil || seen[u.Hostname()] {
+			continue // config has checked them
+		}
+		seen[u.Hostname()] = true
+		if ip := net.ParseIP(u.Hostname()); ip != nil {
+			r.Content.IPs = append(r.Content.IPs, ip)
+		} else {
+			r.Content.DNSNames = append(r.Content.DNSNames, u.Hostname())
+		}
+	}
+	return r
+}
+
+// responders keeps one OCSP responder certificate for each issuer.
+type responders map[string]*own
+
+func newResponders(in *installation, a *ca.Authority, log *slog.Logger) responders {
+	r := responders{}
+	for _, i := range in.issuers {
+		r[i.name] = &own{request: ca.Request{Profile: profile.OCSP, Issuer: i.name}, authority: a, log: log}
+	}
+	return r
+}
+
+// get is status.Config.Responder.
+func (r responders) get(ctx context.Context, issuer string) (*x509.Certificate, crypto.Signer, error) {
+	c, err := r[issuer].get(ctx, time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.Leaf, c.PrivateKey.(crypto.Signer), nil
+}
