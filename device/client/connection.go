@@ -30,12 +30,14 @@ const (
 // connection is one TLS 1.3 connection to a server whose chain holds.
 type connection struct {
 	*tls.Conn
-	server, host string
-	chain        []*x509.Certificate
-	limited      bool
-	bounded      *io.LimitedReader
-	reader       *bufio.Reader
-	stop         func() bool
+	// server is the URL, authority its host and port as written, host the bare name.
+	server, authority, host string
+	chain                   []*x509.Certificate
+	// limited: the chain was verified at a time of our choice, or not at all yet.
+	limited bool
+	bounded *io.LimitedReader
+	reader  *bufio.Reader
+	stop    func() bool
 }
 
 // open connects to the first server that answers, shows id if it is not nil, and
@@ -114,7 +116,7 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate) (
 	if err != nil {
 		return nil, &NetworkError{server, err}
 	}
-	conn := &connection{server: server, host: u.Hostname()}
+	conn := &connection{server: server, authority: u.Host, host: u.Hostname()}
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ServerName: u.Hostname(),
@@ -195,7 +197,7 @@ func (conn *connection) exchange(method, path string, body []byte) (status int, 
 	}
 	var request bytes.Buffer
 	fmt.Fprintf(&request, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: hallmark-device\r\nAccept: application/json\r\n",
-		method, path, strings.TrimPrefix(conn.server, "https://"))
+		method, path, conn.authority)
 	if method == http.MethodPost {
 		fmt.Fprintf(&request, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
 	}

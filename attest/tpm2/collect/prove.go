@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 
@@ -17,6 +18,8 @@ type Identity struct {
 	EKCertificates [][]byte
 	// EKPublic and AKPublic are TPMT_PUBLIC structures.
 	EKPublic, AKPublic []byte
+	// AK is AKPublic's key, which its certificate must be for.
+	AK crypto.PublicKey
 	// Warning is a sentence for the technician; empty if all is well.
 	Warning string
 }
@@ -37,24 +40,11 @@ func (d *Device) Identify() (Identity, error) {
 		if err != nil {
 			return err
 		}
-		id = Identity{e.certificates, gotpm.Marshal(ek.public), gotpm.Marshal(ak.public), e.warning}
-		return nil
+		id = Identity{EKCertificates: e.certificates, EKPublic: gotpm.Marshal(ek.public), AKPublic: gotpm.Marshal(ak.public), Warning: e.warning}
+		id.AK, err = gotpm.Pub(ak.public)
+		return err
 	})
 	return id, err
-}
-
-// AKPublic is the attestation key's TPMT_PUBLIC.
-func (d *Device) AKPublic() ([]byte, error) {
-	var public []byte
-	err := d.operation("making the attestation key", func() error {
-		ak, err := d.ak()
-		if err != nil {
-			return err
-		}
-		public = gotpm.Marshal(ak.public)
-		return nil
-	})
-	return public, err
 }
 
 // Certify makes the attestation key vouch for a key of the same TPM, over a binding

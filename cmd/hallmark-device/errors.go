@@ -1,0 +1,126 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Exit codes. A production line sends a device back for 3, 5 and 6, and takes it out
+// of the line for 4.
+const (
+	exitError   = 1
+	exitUsage   = 2
+	exitRefused = 3
+	exitFinal   = 4
+	exitTPM     = 5
+	exitNetwork = 6
+)
+
+const exitCodes = `Exit codes:
+  0  done, or there was nothing to do
+  1  another error
+  2  the command line is wrong
+  3  the server refused; it may not once what it names is put right, or later
+  4  the server refused for good: the device is revoked or barred
+  5  a problem with the TPM
+  6  the server was not reached, or what answered is not the server`
+
+// usageError is a mistake on the command line.
+type usageError struct {
+	error
+	command string
+}
+
+// failure tells the errors of commands from those of the command line.
+type failure struct{ error }
+
+func (f failure) Unwrap() error { return f.error }
+
+func exitCode(err error) int {
+	if _, ok := errors.AsType[failure](err); !ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	if p, ok := errors.AsType[*wire.Problem](err); ok {
+		if p.Final() {
+			return exitFinal
+		}
+		return exitRefused
+	}
+	if _, ok := errors.AsType[*collect.Error](err); ok {
+		return exitTPM
+	}
+	if _, ok := errors.AsType[*client.NetworkError](err); ok {
+		return exitNetwork
+	}
+	if _, ok := errors.AsType[*client.TrustError](err); ok {
+		return exitNetwork
+	}
+	return exitError
+}
+
+// hintFor says what to do next.
+func hintFor(err error) string {
+	if e, ok := errors.AsType[usageError](err); ok {
+		return fmt.Sprintf("see: %s --help", e.command)
+	}
+	if _, ok := errors.AsType[failure](err); !ok {
+		return "see: hallmark-device --help"
+	}
+	if p, ok := errors.AsType[*wire.Problem](err); ok {
+		switch {
+		case p.Hint != "":
+			return p.Hint
+		case p.Final():
+			return "take this device out of the line; only an operator can lift this"
+		}
+		return "the server's operator finds the refusal in the audit list, under code " + p.Code
+	}
+	if e, ok := errors.AsType[*collect.Error](err); ok {
+		return e.Hint
+	}
+	if e, ok := errors.AsType[*device.ConflictError](err); ok {
+		return e.Hint
+	}
+	if _, ok := errors.AsType[*client.TrustError](err); ok {
+		return "this is another server than the ticket's, or something in between answers for it; check the address"
+	}
+	if _, ok := errors.AsType[*client.NetworkError](err); ok {
+		return "check the network and the address, then run the same command again: nothing is lost"
+	}
+	switch {
+	case errors.As(err, new(*state.HeldError)):
+		return "wait until it has finished"
+	case errors.Is(err, state.ErrEmpty):
+		return "run: hallmark-device enrol TICKET"
+	case errors.Is(err, device.ErrNoLDevID):
+		return "run: hallmark-device renew"
+	case errors.Is(err, os.ErrPermission):
+		return "run as root, or name another folder with --state"
+	}
+	return ""
+}
+
+// message is a server's refusal without its hint, which is printed apart.
+func message(err error) error {
+	if p, ok := errors.AsType[*wire.Problem](err); ok {
+		return &refusal{p}
+	}
+	return err
+}
+
+type refusal struct{ problem *wire.Problem }
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("the server refused: %s [%s]", r.problem.Detail, r.problem.Code)
+}
+func (r *refusal) Unwrap() error { return r.problem }

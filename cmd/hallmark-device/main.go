@@ -1,0 +1,44 @@
+// Command hallmark-device gives a device its identity: it proves to a Hallmark server
+// what its TPM is, keeps the certificates it is given and renews them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// Set by the linker: -X main.version=v1.2.3 -X main.built=2026-11-22T00:00:00Z.
+var (
+	version = "unreleased"
+	built   = ""
+)
+
+// since is when this source was written: no device's clock is right if it is earlier.
+var since = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+
+// buildTime is the earliest time that can be.
+func buildTime() time.Time {
+	if t, err := time.Parse(time.RFC3339, built); err == nil && t.After(since) {
+		return t
+	}
+	return since
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "error:", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintln(os.Stderr, "hint:", hint)
+	}
+	stop()
+	os.Exit(exitCode(err))
+}

@@ -1,0 +1,262 @@
+// Package device is the agent on a device: it proves what the TPM is, asks for
+// certificates, keeps them and renews them.
+//
+// Every step may be cut off at any moment and be done again. Nothing that works is
+// given up before its successor has worked, and the identity needs nothing but the
+// TPM: a device whose state folder was lost gets it back.
+package device
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Options are common to everything that the agent does.
+type Options struct {
+	// State is the state folder; empty means state.DefaultDir.
+	State string
+	// TPM is the TPM as collect.Open takes it; empty means the one enrolled with, or
+	// collect.DefaultSpec.
+	TPM string
+	// Built is when the program was built: a time that has passed.
+	Built time.Time
+	// Now is the system clock, which may be wrong; nil means time.Now.
+	Now func() time.Time
+	// Report is told, a line each, what the agent does and what it had to work around;
+	// nil means nobody.
+	Report func(line string)
+}
+
+func (o Options) report(format string, args ...any) {
+	if o.Report != nil {
+		o.Report(fmt.Sprintf(format, args...))
+	}
+}
+
+// ConflictError: the state folder belongs to something else than what was asked for.
+type ConflictError struct {
+	// Detail says what is wrong, Hint what to do about it.
+	Detail, Hint string
+}
+
+func (e *ConflictError) Error() string { return e.Detail }
+
+// Result is what an enrolment or a renewal came to.
+type Result struct {
+	// Device is the name in the certificates: MODEL:SERIAL.
+	Device string `json:"device"`
+	Model  string `json:"model"`
+	Serial string `json:"serial"`
+	// Already: there was nothing to do.
+	Already bool `json:"already,omitempty"`
+	// Shown is the certificate that a renewal was authenticated by: "ldevid" or "idevid".
+	Shown string `json:"shown,omitempty"`
+	// NotAfter is the end of the working certificate, RenewAfter when to renew it; zero
+	// after an enrolment.
+	NotAfter   time.Time `json:"not_after,omitzero"`
+	RenewAfter time.Time `json:"renew_after,omitzero"`
+	// TPMCommands, Sent and Received say what it cost (bytes on the wire, TLS included).
+	TPMCommands int   `json:"tpm_commands"`
+	Sent        int64 `json:"bytes_sent"`
+	Received    int64 `json:"bytes_received"`
+}
+
+// attempts is how often a step is begun whose answer may have been lost; the server
+// gives a lost answer again.
+const attempts = 3
+
+// agent is one run: a locked state folder, an opened TPM and a server.
+type agent struct {
+	Options
+	dir    *state.Dir
+	set    state.Set
+	tpm    *collect.Device
+	idevid *collect.Key
+	client *client.Client
+}
+
+// openTPM opens the TPM and derives the birth key.
+func (a *agent) openTPM() (err error) {
+	spec := a.TPM
+	if spec == "" {
+		spec = a.set.TPM
+	}
+	if spec == "" {
+		spec = collect.DefaultSpec
+	}
+	if a.tpm, err = collect.Open(spec); err != nil {
+		return err
+	}
+	a.set.TPM = spec
+	a.idevid, err = a.tpm.IDevID()
+	return err
+}
+
+// close ends the run.
+func (a *agent) close() {
+	if a.tpm != nil {
+		a.tpm.Close()
+	}
+}
+
+// sameTPM makes sure that the certificates on file are this TPM's.
+func (a *agent) sameTPM() error {
+	leaf, err := x509.ParseCertificate(a.set.IDevID[0])
+	if err != nil {
+		return fmt.Errorf("the IDevID certificate on file: %w", err)
+	}
+	if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(a.idevid.Public()) {
+		return &collect.Error{Kind: collect.ErrOtherTPM,
+			Detail: fmt.Sprintf("the state folder %s belongs to %s, which has another TPM", a.dir.Path(), a.set.Device),
+			Hint:   "remove the folder, or name another with --state, and enrol this device"}
+	}
+	return nil
+}
+
+// connect makes the client from what is on file.
+func (a *agent) connect(servers []string, pins [][32]byte) (err error) {
+	a.client, err = client.New(client.Config{
+		Servers: servers, Pins: pins, Trust: a.set.Trust, Floor: a.floor(), Now: a.Now,
+	})
+	return err
+}
+
+// floor is the latest time that has passed for certain, the trust bundle's apart.
+func (a *agent) floor() time.Time {
+	floor := a.Built
+	for _, chain := range [][][]byte{a.set.IDevID, a.set.AK, a.set.LDevID} {
+		if len(chain) == 0 {
+			continue
+		}
+		if leaf, err := x509.ParseCertificate(chain[0]); err == nil && leaf.NotBefore.After(floor) {
+			floor = leaf.NotBefore
+		}
+	}
+	return floor
+}
+
+// pins reads the fingerprints on file.
+func (a *agent) pins() ([][32]byte, error) {
+	var pins [][32]byte
+	for _, text := range a.set.Pins {
+		pin, err := client.ParsePin(text)
+		if err != nil {
+			return nil, fmt.Errorf("the state folder %s: %w", a.dir.Path(), err)
+		}
+		pins = append(pins, pin)
+	}
+	return pins, nil
+}
+
+// again calls step until it succeeds, is refused, or has failed attempts times for
+// want of an answer.
+func (a *agent) again(ctx context.Context, step func() error) error {
+	for n := 1; ; n++ {
+		err := step()
+		if err == nil || n == attempts || !lost(err) {
+			return err
+		}
+		a.report("%v; trying again", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Duration(n) * time.Second):
+		}
+	}
+}
+
+// lost reports whether a step failed in a way that beginning it again may cure.
+func lost(err error) bool {
+	if _, ok := errors.AsType[*client.NetworkError](err); ok {
+		return true
+	}
+	p, ok := errors.AsType[*wire.Problem](err)
+	return ok && (p.Code == wire.CodeSession || p.Code == wire.CodeUnavailable)
+}
+
+// finish answers the challenge, if the answer is one, and returns the identity.
+func (a *agent) finish(ctx context.Context, answer *wire.Answer, shown *tls.Certificate) (*wire.Identity, error) {
+	if c := answer.Challenge; c != nil {
+		secret, err := a.tpm.Activate(attest.Challenge{Credential: c.Credential, Secret: c.Secret})
+		if err != nil {
+			return nil, err
+		}
+		if answer, err = a.client.Activate(ctx, wire.Activate{Session: c.Session, Secret: secret}, shown); err != nil {
+			return nil, err
+		}
+	}
+	if answer.Identity == nil {
+		return nil, errors.New("the server answered with neither a challenge nor an identity")
+	}
+	return answer.Identity, nil
+}
+
+// prover certifies a key over the binding that the client computes.
+func (a *agent) prover(key *collect.Key) client.Prover {
+	return func(binding [32]byte) ([]byte, []byte, error) { return a.tpm.Certify(key, binding) }
+}
+
+// checkChain makes sure that a chain is for the key and ends in one of the roots: what
+// is kept must work, and a server's mistake should be seen before it replaces anything.
+func (a *agent) checkChain(what string, chain [][]byte, key crypto.PublicKey, roots [][]byte) error {
+	if len(chain) == 0 {
+		return fmt.Errorf("the server sent no %s certificate", what)
+	}
+	var certificates []*x509.Certificate
+	for _, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("the server's %s certificate: %w", what, err)
+		}
+		certificates = append(certificates, c)
+	}
+	leaf := certificates[0]
+	if public, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !public.Equal(key) {
+		return fmt.Errorf("the server's %s certificate is for another key", what)
+	}
+	anchors, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, der := range roots {
+		if root, err := x509.ParseCertificate(der); err == nil {
+			anchors.AddCert(root)
+		}
+	}
+	for _, c := range certificates[1:] {
+		intermediates.AddCert(c)
+	}
+	at := a.client.Now()
+	if leaf.NotBefore.After(at) {
+		at = leaf.NotBefore // the server's clock may be a little ahead
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: anchors, Intermediates: intermediates, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		return fmt.Errorf("the server's %s certificate: %w", what, err)
+	}
+	return nil
+}
+
+// result sums up the run.
+func (a *agent) result() Result {
+	r := Result{Device: a.set.Device, Model: a.set.Model, Serial: a.set.Serial, RenewAfter: a.set.RenewAfter}
+	if len(a.set.LDevID) > 0 {
+		if leaf, err := x509.ParseCertificate(a.set.LDevID[0]); err == nil {
+			r.NotAfter = leaf.NotAfter
+		}
+	}
+	r.TPMCommands = a.tpm.Commands()
+	if a.client != nil {
+		r.Sent, r.Received = a.client.Bytes()
+	}
+	return r
+}

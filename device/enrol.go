@@ -1,0 +1,150 @@
+package device
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Enrolment asks for the device's identity.
+type Enrolment struct {
+	Options
+	// Ticket is the permission to enrol; nil for a device that the server knows already.
+	Ticket *wire.Permission
+	// Server and Roots (certificates, DER) stand in for what a ticket carries, or replace it.
+	Server string
+	Roots  [][]byte
+	// Serial is the product's serial number; empty if the ticket or the record fixes it.
+	Serial string
+}
+
+// Enrol gets the IDevID and AK certificates and the trust bundle and keeps them. On an
+// enrolled device it changes nothing and says so; on one that lost its state it gets
+// the same identity again.
+func Enrol(ctx context.Context, e Enrolment) (Result, error) {
+	a := &agent{Options: e.Options, dir: state.At(e.State)}
+	release, err := a.dir.Lock()
+	if err != nil {
+		return Result{}, err
+	}
+	defer release()
+	defer a.close()
+	set, damaged, err := a.dir.Load()
+	switch {
+	case errors.Is(err, state.ErrEmpty):
+	case err != nil:
+		a.report("%v; enrolling again", err)
+	default:
+		if damaged != nil {
+			a.report("%v; using the state before it", damaged)
+		}
+		a.set = set
+		return a.already(e)
+	}
+	servers, pins, err := e.trust()
+	if err != nil {
+		return Result{}, err
+	}
+	if err := a.openTPM(); err != nil {
+		return Result{}, err
+	}
+	if err := a.connect(servers, pins); err != nil {
+		return Result{}, err
+	}
+	if err := a.again(ctx, func() error { return a.enrol(ctx, e) }); err != nil {
+		return Result{}, err
+	}
+	a.set.Server = servers[0]
+	for _, pin := range pins {
+		a.set.Pins = append(a.set.Pins, hex.EncodeToString(pin[:]))
+	}
+	return a.result(), a.dir.Save(a.set)
+}
+
+// already holds what is on file against the TPM and against what was asked for.
+func (a *agent) already(e Enrolment) (Result, error) {
+	if e.Ticket != nil && !a.trusts(e.Ticket.Root) {
+		return Result{}, &ConflictError{
+			Detail: fmt.Sprintf("the state folder %s belongs to %s, enrolled at %s; the ticket is for another installation", a.dir.Path(), a.set.Device, a.set.Server),
+			Hint:   "name another folder with --state, or remove this one"}
+	}
+	if err := a.openTPM(); err != nil {
+		return Result{}, err
+	}
+	if err := a.sameTPM(); err != nil {
+		return Result{}, err
+	}
+	r := a.result()
+	r.Already = true
+	return r, nil
+}
+
+// trusts reports whether a root is among those on file.
+func (a *agent) trusts(root [32]byte) bool {
+	var bundle wire.Bundle
+	if json.Unmarshal(a.set.Trust.Bundle, &bundle) == nil { // it was verified before it was kept
+		for _, der := range bundle.Infrastructure {
+			if sha256.Sum256(der) == root {
+				return true
+			}
+		}
+	}
+	return slices.Contains(a.set.Pins, hex.EncodeToString(root[:]))
+}
+
+// trust is whom to speak to and whom to believe.
+func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
+	if e.Ticket != nil {
+		servers, pins = []string{e.Ticket.Server}, [][32]byte{e.Ticket.Root}
+	}
+	if e.Server != "" {
+		servers = []string{e.Server}
+	}
+	if len(e.Roots) > 0 {
+		pins = nil
+	}
+	for _, der := range e.Roots {
+		pins = append(pins, sha256.Sum256(der))
+	}
+	if len(servers) == 0 || len(pins) == 0 {
+		return nil, nil, errors.New("a ticket is needed, or a server and its roots")
+	}
+	return servers, pins, nil
+}
+
+// enrol runs the protocol once, from message one to the certificates.
+func (a *agent) enrol(ctx context.Context, e Enrolment) error {
+	id, err := a.tpm.Identify()
+	if err != nil {
+		return err
+	}
+	if id.Warning != "" {
+		a.report("%s", id.Warning)
+	}
+	m := wire.Enrol{Serial: e.Serial, EKCertificates: id.EKCertificates, EKPublic: id.EKPublic, AKPublic: id.AKPublic, Key: a.idevid.TPMPublic()}
+	answer, err := a.client.Enrol(ctx, m, a.prover(a.idevid), e.Ticket)
+	if err != nil {
+		return err
+	}
+	got, err := a.finish(ctx, answer, nil)
+	if err != nil {
+		return err
+	}
+	signed, bundle := a.client.Trust()
+	if err := a.checkChain("IDevID", got.IDevID, a.idevid.Public(), bundle.Manufacturing); err != nil {
+		return err
+	}
+	if err := a.checkChain("attestation key", got.AK, id.AK, bundle.Manufacturing); err != nil {
+		return err
+	}
+	a.set.Device, a.set.Model, a.set.Serial = got.Device, got.Model, got.Serial
+	a.set.IDevID, a.set.AK, a.set.Next, a.set.Trust = got.IDevID, got.AK, got.Next, signed
+	return nil
+}
