@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -74,7 +73,7 @@ func crashOnce(t *testing.T, f *foundation, renewing bool, at int) (crashed bool
 	u := i.unit(t, simtpm.Options{})
 	ticket := i.ticket(t, nil)
 	if renewing {
-		if _, err := u.enrol(ticket, "SN-1"); err != nil {
+		if _, err := u.Enrol(ticket, "SN-1"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -86,21 +85,21 @@ func crashOnce(t *testing.T, f *foundation, renewing bool, at int) (crashed bool
 	}
 	exchange := func() error {
 		if !renewing {
-			_, err := u.enrol(ticket, "SN-1")
+			_, err := u.Enrol(ticket, "SN-1")
 			return err
 		}
-		_, err := u.renew(u.idevid)
+		_, err := u.Renew(u.IDevID)
 		return err
 	}
 	child := startChild(t, dir, at)
-	u.installation = &installation{foundation: f, url: child.url}
+	u.Address = child.address
 	failure := exchange()
 	crashed = child.stop()
 	if !crashed && failure != nil {
 		t.Fatalf("renewing %v, step %d: refused without a crash: %v", renewing, at, failure)
 	}
 	again := startChild(t, dir, 0)
-	u.url = again.url
+	u.Address = again.address
 	if err := exchange(); err != nil {
 		t.Errorf("renewing %v, killed at step %d: the retry fails: %v", renewing, at, err)
 	}
@@ -145,8 +144,8 @@ func checkRecord(t *testing.T, dir, when string) {
 }
 
 type child struct {
-	cmd *exec.Cmd
-	url string
+	cmd     *exec.Cmd
+	address string
 }
 
 func startChild(t *testing.T, dir string, at int) *child {
@@ -162,11 +161,11 @@ func startChild(t *testing.T, dir string, at int) *child {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	url, err := bufio.NewReader(out).ReadString('\n')
+	address, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatalf("the server does not start: %v", err)
 	}
-	return &child{cmd, strings.TrimSpace(url)}
+	return &child{cmd, strings.TrimSpace(address)}
 }
 
 // stop ends a child and reports whether it had killed itself.
@@ -205,7 +204,7 @@ func serveUntilCrash(dir string, at int64) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("https://127.0.0.1:%d\n", l.Addr().(*net.TCPAddr).Port)
+	fmt.Println(l.Addr())
 	return http.Serve(l, handler)
 }
 

@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -25,6 +27,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/cas"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/provisioner"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/provisioner/native"
@@ -86,7 +89,7 @@ type installation struct {
 	*foundation
 	store       record.Store
 	permissions *factory.Permissions
-	url         string
+	server      simdevice.Server
 }
 
 // settings are what a test may want otherwise.
@@ -127,7 +130,7 @@ func open(t testing.TB, store record.Store, o settings) *installation {
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, Certificates: []tls.Certificate{f.server}}
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	return &installation{foundation: f, store: store, permissions: permissions, url: server.URL}
+	return &installation{foundation: f, store: store, permissions: permissions, server: simdevice.Server{Address: server.Listener.Addr().String(), Name: "localhost", Roots: f.pool}}
 }
 
 func (f *foundation) assemble(ctx context.Context, store record.Store, o settings) (http.Handler, *factory.Permissions, error) {
@@ -192,7 +195,7 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 // ticket makes a ticket in a lot.
 func (i *installation) ticket(t testing.TB, change func(*record.Ticket)) wire.Permission {
 	t.Helper()
-	p := wire.Permission{Kind: wire.KindTicket, ID: i.permissions.NewID(), Server: i.url}
+	p := wire.Permission{Kind: wire.KindTicket, ID: i.permissions.NewID(), Server: "https://" + i.server.Address}
 	p.Secret = i.permissions.Secret(p.Kind, p.ID)
 	row := record.Ticket{ID: p.ID, Lot: record.DefaultLot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}
 	if change != nil {
@@ -202,4 +205,65 @@ func (i *installation) ticket(t testing.TB, change func(*record.Ticket)) wire.Pe
 		t.Fatal(err)
 	}
 	return p
+}
+
+// unit is a simulated device as it stands on a line.
+type unit struct{ *simdevice.Device }
+
+func (i *installation) unit(t testing.TB, o simtpm.Options) *unit {
+	t.Helper()
+	chip, err := simtpm.NewDevice(i.maker, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i.holding(chip)
+}
+
+func (i *installation) holding(chip *simtpm.Device) *unit {
+	return &unit{&simdevice.Device{Server: i.server, TPM: chip}}
+}
+
+// over runs one exchange on a connection of its own.
+func (u *unit) over(exchange func(*simdevice.Conn) (*wire.Answer, error)) (*wire.Answer, error) {
+	c, err := u.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return exchange(c)
+}
+
+func (u *unit) begin(ticket wire.Permission, serial string) (*wire.Answer, error) {
+	return u.over(func(c *simdevice.Conn) (*wire.Answer, error) { return u.Begin(c, ticket, serial) })
+}
+
+func (u *unit) answer(ch *wire.Challenge) (*wire.Answer, error) {
+	return u.over(func(c *simdevice.Conn) (*wire.Answer, error) { return u.Answer(c, ch) })
+}
+
+func (u *unit) activate(m wire.Activate) (*wire.Answer, error) {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return u.raw(wire.PathActivate, body)
+}
+
+func (u *unit) raw(path string, body []byte) (*wire.Answer, error) {
+	return u.over(func(c *simdevice.Conn) (*wire.Answer, error) { return c.Post(path, body) })
+}
+
+// code is the problem code of an error, "" if there is none.
+func code(err error) string {
+	var p *wire.Problem
+	if errors.As(err, &p) {
+		return p.Code
+	}
+	return ""
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
@@ -22,7 +21,7 @@ func TestEnrolAndRenew(t *testing.T) {
 	for n, o := range []simtpm.Options{{}, {EK: "L-1"}, {EK: "H-3"}, {RSA: true}} {
 		serial := fmt.Sprintf("SN-%d", n)
 		u := i.unit(t, o)
-		id, err := u.enrol(i.ticket(t, nil), serial)
+		id, err := u.Enrol(i.ticket(t, nil), serial)
 		if err != nil {
 			t.Fatalf("%+v: %v", o, err)
 		}
@@ -36,11 +35,11 @@ func TestEnrolAndRenew(t *testing.T) {
 		if kind, _ := profile.Of(leaf); kind != profile.IDevID || !leaf.NotAfter.Equal(profile.NoEnd) {
 			t.Errorf("IDevID is a %s until %s", kind, leaf.NotAfter)
 		}
-		first, err := u.renew(u.idevid)
+		first, err := u.Renew(u.IDevID)
 		if err != nil {
 			t.Fatalf("first renewal: %v", err)
 		}
-		second, err := u.renew(u.ldevid)
+		second, err := u.Renew(u.LDevID)
 		if err != nil {
 			t.Fatalf("second renewal: %v", err)
 		}
@@ -59,14 +58,14 @@ func TestComingBackIsUncounted(t *testing.T) {
 	i := install(t, settings{})
 	u := i.unit(t, simtpm.Options{})
 	ticket := i.ticket(t, nil)
-	first, err := u.enrol(ticket, "SN-1")
+	first, err := u.Enrol(ticket, "SN-1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, again := range map[string]func() (*wire.Identity, error){
-		"same ticket":          func() (*wire.Identity, error) { return u.enrol(ticket, "SN-1") },
-		"no ticket":            func() (*wire.Identity, error) { return u.enrol(wire.Permission{}, "") },
-		"no ticket but serial": func() (*wire.Identity, error) { return u.enrol(wire.Permission{}, "sn-1") },
+		"same ticket":          func() (*wire.Identity, error) { return u.Enrol(ticket, "SN-1") },
+		"no ticket":            func() (*wire.Identity, error) { return u.Enrol(wire.Permission{}, "") },
+		"no ticket but serial": func() (*wire.Identity, error) { return u.Enrol(wire.Permission{}, "sn-1") },
 	} {
 		id, err := again()
 		if err != nil {
@@ -79,7 +78,7 @@ func TestComingBackIsUncounted(t *testing.T) {
 	}
 	// A fresh ticket shown by a known device is not used up.
 	spare := i.ticket(t, nil)
-	if _, err := u.enrol(spare, "SN-1"); err != nil {
+	if _, err := u.Enrol(spare, "SN-1"); err != nil {
 		t.Error(err)
 	}
 	if got, err := i.store.Ticket(t.Context(), spare.ID); err != nil || !got.Redeemed.IsZero() {
@@ -94,7 +93,7 @@ func TestRefusals(t *testing.T) {
 	i := install(t, settings{})
 	known := i.unit(t, simtpm.Options{})
 	used := i.ticket(t, nil)
-	if _, err := known.enrol(used, "SN-1"); err != nil {
+	if _, err := known.Enrol(used, "SN-1"); err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range []record.Lot{{Name: "full", Model: "default", Quota: 1}, {Name: "closed", Model: "default"}, {Name: "certified", Model: "strict"}} {
@@ -109,7 +108,7 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	in := func(lot string) func(*record.Ticket) { return func(k *record.Ticket) { k.Lot = lot } }
-	if _, err := i.unit(t, simtpm.Options{}).enrol(i.ticket(t, in("full")), "F-1"); err != nil {
+	if _, err := i.unit(t, simtpm.Options{}).Enrol(i.ticket(t, in("full")), "F-1"); err != nil {
 		t.Fatal(err)
 	}
 	closed := i.ticket(t, in("closed"))
@@ -142,10 +141,10 @@ func TestRefusals(t *testing.T) {
 		{"EK taken", known, i.ticket(t, nil), "SN-2", wire.CodeEKTaken},
 		{"full", fresh(), i.ticket(t, in("full")), "F-2", wire.CodeQuotaFull},
 		{"closed", fresh(), closed, "C-1", wire.CodeLotClosed},
-		{"no EK certificate", &unit{installation: i, tpm: bare}, i.ticket(t, in("certified")), "S-1", wire.CodeAssurance},
+		{"no EK certificate", i.holding(bare), i.ticket(t, in("certified")), "S-1", wire.CodeAssurance},
 	} {
 		before, _ := i.store.LastEvents(t.Context(), 1)
-		id, err := c.unit.enrol(c.ticket, c.serial)
+		id, err := c.unit.Enrol(c.ticket, c.serial)
 		if id != nil || code(err) != c.want {
 			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
 		}
@@ -161,48 +160,48 @@ func TestRefusals(t *testing.T) {
 func TestEveryByteMatters(t *testing.T) {
 	i := install(t, settings{})
 	u := i.unit(t, simtpm.Options{})
-	if _, err := u.enrol(i.ticket(t, nil), "SN-1"); err != nil {
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.renew(u.idevid); err != nil {
+	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Fatal(err)
 	}
 	victim := i.unit(t, simtpm.Options{})
 	ticket := i.ticket(t, nil)
 	t.Run("message one", func(t *testing.T) {
 		flipEach(t, func(tamper func(string, []byte) []byte) error {
-			victim.tamper = tamper
+			victim.Tamper = tamper
 			a, err := victim.begin(ticket, "SN-2")
 			if err == nil && a.Challenge != nil {
 				// The challenge alone is no certificate; see that none follows from it.
-				victim.tamper = nil
+				victim.Tamper = nil
 				_, err = victim.answer(a.Challenge)
 			}
 			return err
 		})
 	})
-	victim.tamper = nil
+	victim.Tamper = nil
 	t.Run("message two", func(t *testing.T) {
 		flipEach(t, func(tamper func(string, []byte) []byte) error {
 			a, err := victim.begin(ticket, "SN-2")
 			if err != nil {
 				return err
 			}
-			victim.tamper = tamper
-			defer func() { victim.tamper = nil }()
+			victim.Tamper = tamper
+			defer func() { victim.Tamper = nil }()
 			_, err = victim.answer(a.Challenge)
 			return err
 		})
 	})
 	t.Run("renewal", func(t *testing.T) {
 		flipEach(t, func(tamper func(string, []byte) []byte) error {
-			u.tamper = tamper
-			defer func() { u.tamper = nil }()
-			_, err := u.renew(u.ldevid)
+			u.Tamper = tamper
+			defer func() { u.Tamper = nil }()
+			_, err := u.Renew(u.LDevID)
 			return err
 		})
 	})
-	if _, err := victim.enrol(ticket, "SN-2"); err != nil {
+	if _, err := victim.Enrol(ticket, "SN-2"); err != nil {
 		t.Errorf("and unchanged: %v", err)
 	}
 }
@@ -244,16 +243,16 @@ func TestReplaysAndSwaps(t *testing.T) {
 	a, b := i.unit(t, simtpm.Options{}), i.unit(t, simtpm.Options{})
 	// Message one recorded on one connection, sent on another.
 	var recorded []byte
-	a.tamper = func(_ string, body []byte) []byte { recorded = body; return body }
+	a.Tamper = func(_ string, body []byte) []byte { recorded = body; return body }
 	first, err := a.begin(i.ticket(t, nil), "SN-A")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.tamper = func(string, []byte) []byte { return recorded }
+	a.Tamper = func(string, []byte) []byte { return recorded }
 	if _, err := a.begin(wire.Permission{}, ""); err == nil {
 		t.Error("message one of another connection was accepted")
 	}
-	a.tamper = nil
+	a.Tamper = nil
 	// A challenge opened by the other device.
 	if _, err := b.answer(first.Challenge); err == nil {
 		t.Error("another TPM opened the challenge")
@@ -262,15 +261,15 @@ func TestReplaysAndSwaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := a.tpm.Activate(attestChallenge(first.Challenge))
+	opened, err := a.Open(first.Challenge)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.activate(wire.Activate{Session: second.Challenge.Session, Secret: secret}); code(err) != wire.CodeEvidence {
+	if _, err := b.activate(wire.Activate{Session: second.Challenge.Session, Secret: opened.Secret}); code(err) != wire.CodeEvidence {
 		t.Errorf("the secret of another session: %v", err)
 	}
 	// The right answer, twice.
-	m := wire.Activate{Session: first.Challenge.Session, Secret: secret}
+	m := opened
 	if _, err := a.activate(m); err != nil {
 		t.Fatal(err)
 	}
@@ -278,20 +277,20 @@ func TestReplaysAndSwaps(t *testing.T) {
 		t.Errorf("a session used twice: %v", err)
 	}
 	// To another server with another secret.
-	stranger := &unit{installation: install(t, settings{secret: random(32)}), tpm: a.tpm}
+	stranger := install(t, settings{secret: random(32)}).holding(a.TPM)
 	if _, err := stranger.activate(m); code(err) != wire.CodeSession {
 		t.Errorf("a session of another server: %v", err)
 	}
 	// A renewal by one device with the other's certificate.
-	if _, err := a.enrol(wire.Permission{}, ""); err != nil {
+	if _, err := a.Enrol(wire.Permission{}, ""); err != nil {
 		t.Fatal(err)
 	}
-	b.tamper = nil
-	if _, err := b.enrol(i.ticket(t, nil), "SN-B"); err != nil {
+	b.Tamper = nil
+	if _, err := b.Enrol(i.ticket(t, nil), "SN-B"); err != nil {
 		t.Fatal(err)
 	}
-	thief := &unit{installation: i, tpm: b.tpm, next: b.next}
-	if _, err := thief.renew(a.idevid); err == nil {
+	thief := i.holding(b.TPM)
+	if _, err := thief.Renew(a.IDevID); err == nil {
 		t.Error("a device renewed with the certificate of another")
 	}
 }
@@ -315,27 +314,27 @@ func TestExpiredSession(t *testing.T) {
 func TestOldCertificatesDoNotRenew(t *testing.T) {
 	i := install(t, settings{})
 	u := i.unit(t, simtpm.Options{})
-	if _, err := u.enrol(i.ticket(t, nil), "SN-1"); err != nil {
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.renew(u.idevid); err != nil {
+	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Fatal(err)
 	}
-	first := u.ldevid
-	if _, err := u.renew(first); err != nil {
+	first := u.LDevID
+	if _, err := u.Renew(first); err != nil {
 		t.Fatal(err)
 	}
 	// The answer was lost: the predecessor asks again.
-	if _, err := u.renew(first); err != nil {
+	if _, err := u.Renew(first); err != nil {
 		t.Fatalf("the predecessor of an unused successor: %v", err)
 	}
-	if _, err := u.renew(u.ldevid); err != nil {
+	if _, err := u.Renew(u.LDevID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.renew(first); code(err) != wire.CodeSuperseded {
+	if _, err := u.Renew(first); code(err) != wire.CodeSuperseded {
 		t.Errorf("an old certificate: %v", err)
 	}
-	if _, err := u.renew(u.idevid); err != nil {
+	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Errorf("the IDevID: %v", err)
 	}
 }
@@ -343,17 +342,17 @@ func TestOldCertificatesDoNotRenew(t *testing.T) {
 func TestRenewalWithoutSecretCostsASecondMessage(t *testing.T) {
 	i := install(t, settings{})
 	u := i.unit(t, simtpm.Options{})
-	if _, err := u.enrol(i.ticket(t, nil), "SN-1"); err != nil {
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
 		t.Fatal(err)
 	}
 	messages := 0
-	u.tamper = func(_ string, b []byte) []byte { messages++; return b }
-	u.next = nil
-	if _, err := u.renew(u.idevid); err != nil || messages != 2 {
+	u.Tamper = func(_ string, b []byte) []byte { messages++; return b }
+	u.Next = nil
+	if _, err := u.Renew(u.IDevID); err != nil || messages != 2 {
 		t.Errorf("%d messages, %v", messages, err)
 	}
 	messages = 0
-	if _, err := u.renew(u.ldevid); err != nil || messages != 1 {
+	if _, err := u.Renew(u.LDevID); err != nil || messages != 1 {
 		t.Errorf("%d messages, %v", messages, err)
 	}
 }
@@ -362,10 +361,10 @@ func TestEndedDevices(t *testing.T) {
 	i := install(t, settings{})
 	u := i.unit(t, simtpm.Options{})
 	ticket := i.ticket(t, nil)
-	if _, err := u.enrol(ticket, "SN-1"); err != nil {
+	if _, err := u.Enrol(ticket, "SN-1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.renew(u.idevid); err != nil {
+	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Fatal(err)
 	}
 	ds, err := i.store.DevicesNamed(t.Context(), "", "SN-1")
@@ -376,31 +375,31 @@ func TestEndedDevices(t *testing.T) {
 	if _, err := i.store.Suspend(t.Context(), ds[0].ID, time.Now(), e); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.renew(u.ldevid); code(err) != wire.CodeSuspended {
+	if _, err := u.Renew(u.LDevID); code(err) != wire.CodeSuspended {
 		t.Errorf("a suspended device renews: %v", err)
 	}
-	if _, err := u.enrol(ticket, "SN-1"); code(err) != wire.CodeSuspended {
+	if _, err := u.Enrol(ticket, "SN-1"); code(err) != wire.CodeSuspended {
 		t.Errorf("a suspended device returns: %v", err)
 	}
 	if _, err := i.store.Restore(t.Context(), ds[0].ID, time.Now(), e); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.renew(u.ldevid); err != nil {
+	if _, err := u.Renew(u.LDevID); err != nil {
 		t.Errorf("a restored device: %v", err)
 	}
 	if _, err := i.store.Revoke(t.Context(), ds[0].ID, time.Now(), record.ReasonKeyCompromise, "stolen", e); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.renew(u.ldevid); code(err) != wire.CodeRevoked {
+	if _, err := u.Renew(u.LDevID); code(err) != wire.CodeRevoked {
 		t.Errorf("a revoked device renews: %v", err)
 	}
-	if _, err := u.enrol(i.ticket(t, nil), "SN-1"); code(err) != wire.CodeBarred {
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); code(err) != wire.CodeBarred {
 		t.Errorf("a revoked device returns: %v", err)
 	}
-	if _, err := u.enrol(i.ticket(t, nil), "SN-2"); code(err) == "" {
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-2"); code(err) == "" {
 		t.Errorf("a revoked chip enrols under another serial number: %v", err)
 	}
-	if _, err := i.unit(t, simtpm.Options{}).enrol(i.ticket(t, nil), "SN-1"); code(err) == "" {
+	if _, err := i.unit(t, simtpm.Options{}).Enrol(i.ticket(t, nil), "SN-1"); code(err) == "" {
 		t.Errorf("another chip enrols under a revoked serial number: %v", err)
 	}
 }
@@ -415,7 +414,7 @@ func TestQuotaHoldsUnderParallelEnrolment(t *testing.T) {
 	for n := range 40 {
 		u, ticket := i.unit(t, simtpm.Options{}), i.ticket(t, func(k *record.Ticket) { k.Lot = "ten" })
 		all.Go(func() {
-			switch _, err := u.enrol(ticket, fmt.Sprintf("Q-%d", n)); code(err) {
+			switch _, err := u.Enrol(ticket, fmt.Sprintf("Q-%d", n)); code(err) {
 			case "":
 				made.Add(1)
 				if err != nil {
@@ -455,26 +454,12 @@ func TestBadBodies(t *testing.T) {
 			if path == wire.PathActivate && (name == "nonce" || name == "no message") {
 				continue
 			}
-			c2, _, err := u.dial(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := u.post(c2, path, []byte(c.body)); code(err) != c.want {
+			if _, err := u.raw(path, []byte(c.body)); code(err) != c.want {
 				t.Errorf("%s to %s: %v", name, path, err)
 			}
-			c2.Close()
 		}
 	}
-	c, _, err := u.dial(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := u.post(c, "/v1/other", nil); code(err) != wire.CodeNotFound {
+	if _, err := u.raw("/v1/other", nil); code(err) != wire.CodeNotFound {
 		t.Errorf("an unknown path: %v", err)
 	}
-}
-
-func attestChallenge(c *wire.Challenge) attest.Challenge {
-	return attest.Challenge{Credential: c.Credential, Secret: c.Secret}
 }
