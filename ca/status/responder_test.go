@@ -392,9 +392,6 @@ func FuzzOCSP(f *testing.F) {
 			method = "POST"
 		}
 		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, &http.Request{Method: method, URL: &url.URL{Path: path}, Header: http.Header{},
-			Body: http.NoBody, Proto: "HTTP/1.1"})
-		w = httptest.NewRecorder()
 		r := httptest.NewRequest(method, "/ocsp", bytes.NewReader(body))
 		r.URL.Path = path
 		handler.ServeHTTP(w, r)

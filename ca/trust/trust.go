@@ -49,14 +49,11 @@ func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 		if err != nil {
 			return wire.SignedBundle{}, fmt.Errorf("trust bundle: signing with %s: %w", root.Certificate.Subject, err)
 		}
-		signed.Signatures = append(signed.Signatures, wire.BundleSignature{
-			Root: fingerprint(root.Certificate.Raw), Signature: signature,
-		})
-	}
-	for _, root := range roots { // each signature must be enough by itself
-		if _, err := wire.OpenBundle(signed, pin(root.Certificate)); err != nil {
+		alone := []wire.BundleSignature{{Root: fingerprint(root.Certificate.Raw), Signature: signature}}
+		if _, err := wire.OpenBundle(wire.SignedBundle{Bundle: bundle, Signatures: alone}, pin(root.Certificate)); err != nil {
 			return wire.SignedBundle{}, fmt.Errorf("the signature of %s: %w", root.Certificate.Subject, err)
 		}
+		signed.Signatures = append(signed.Signatures, alone...)
 	}
 	return signed, nil
 }
