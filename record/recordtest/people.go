@@ -1,0 +1,159 @@
+package recordtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+func operators(t *testing.T, b *bench) {
+	anna := record.Operator{Name: "anna", Created: Now, Invitation: "i1", InvitedUntil: Now.Add(time.Hour)}
+	b.must(b.Invite(b.ctx, anna, event("operator.invited")))
+	b.recorded("operator.invited")
+	b.equalOperator(anna)
+	b.refused("invitation of another", record.ErrExists, func() error {
+		return b.Invite(b.ctx, record.Operator{Name: "bert", Created: Now, Invitation: "i1", InvitedUntil: Now.Add(time.Hour)}, event("x"))
+	})
+	anna.Invitation = "i2"
+	b.must(b.Invite(b.ctx, anna, event("operator.invited")))
+
+	accept := func(id string, at time.Time) func() error {
+		return func() error { _, err := b.AcceptInvitation(b.ctx, id, at, event("x")); return err }
+	}
+	b.refused("renewed invitation", record.ErrNotFound, accept("i1", Now))
+	b.refused("late", record.ErrNotFound, accept("i2", Now.Add(time.Hour)))
+	b.refused("no invitation", record.ErrNotFound, accept("", Now))
+	if n := b.parallelAccept("i2"); n != 1 {
+		t.Errorf("one invitation was accepted %d times", n)
+	}
+	b.recorded("operator.accepted")
+	anna.Invitation, anna.InvitedUntil = "", time.Time{}
+	b.equalOperator(anna)
+
+	certificate := newIntent("")
+	certificate.Operator = "anna"
+	b.issue(certificate)
+	again := record.Operator{Name: "anna", Created: Now, Invitation: "i3", InvitedUntil: Now.Add(time.Hour)}
+	b.refused("invite who has a certificate", record.ErrExists, func() error { return b.Invite(b.ctx, again, event("x")) })
+	late := again
+	late.Created = certificate.NotAfter.Add(time.Hour)
+	b.must(b.Invite(b.ctx, late, event("operator.invited"))) // the certificate has expired
+
+	b.must(b.DisableOperator(b.ctx, "anna", Now.Add(time.Minute), event("operator.disabled")))
+	b.recorded("operator.disabled")
+	anna.Disabled = Now.Add(time.Minute)
+	b.equalOperator(anna)
+	b.refused("accept when disabled", record.ErrNotFound, accept("i3", Now))
+	b.refused("invite who is disabled", record.ErrConflict, func() error { return b.Invite(b.ctx, late, event("x")) })
+	b.unchanged("disable again", func() error { return b.DisableOperator(b.ctx, "anna", Now, event("x")) })
+	b.refused("disable a stranger", record.ErrNotFound, func() error { return b.DisableOperator(b.ctx, "nil", Now, event("x")) })
+
+	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
+	b.recorded("operator.recovered")
+	anna.Disabled = time.Time{}
+	b.equalOperator(anna)
+	before := b.last().Sequence
+	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
+	if b.last().Sequence != before+1 {
+		t.Error("a recovery was not written down")
+	}
+	b.must(b.RecoverOperator(b.ctx, "cleo", Now, event("operator.recovered")))
+	b.equalOperator(record.Operator{Name: "cleo", Created: Now})
+	all, err := b.Operators(b.ctx)
+	if err != nil || len(all) != 2 {
+		t.Errorf("operators: %v, %v", all, err)
+	}
+	_, err = b.Operator(b.ctx, "nil")
+	b.isErr("unknown operator", err, record.ErrNotFound)
+}
+
+func (b *bench) parallelAccept(id string) (accepted int) {
+	results := make(chan error, 20)
+	for range cap(results) {
+		go func() {
+			_, err := b.AcceptInvitation(b.ctx, id, Now, event("operator.accepted"))
+			results <- err
+		}()
+	}
+	for range cap(results) {
+		if err := <-results; err == nil {
+			accepted++
+		} else {
+			b.isErr("late to accept", err, record.ErrNotFound)
+		}
+	}
+	return accepted
+}
+
+func (b *bench) equalOperator(want record.Operator) {
+	b.Helper()
+	got, err := b.Operator(b.ctx, want.Name)
+	b.must(err)
+	b.equal("operator", got, want)
+}
+
+func authorities(t *testing.T, b *bench) {
+	one := record.Authority{Fingerprint: "aa", DER: []byte("one"), Added: Now, AddedBy: "anna"}
+	two := record.Authority{Fingerprint: "bb", DER: []byte("two"), Added: Now, AddedBy: "anna"}
+	add := func(want int, as ...record.Authority) {
+		t.Helper()
+		n, err := b.AddAuthorities(b.ctx, as, event("vendorca.imported"))
+		b.must(err)
+		b.equal("added", n, want)
+	}
+	add(1, one)
+	b.recorded("vendorca.imported")
+	add(1, one, two)
+	b.unchanged("import again", func() error { _, err := b.AddAuthorities(b.ctx, []record.Authority{one, two}, event("x")); return err })
+	got, err := b.Authorities(b.ctx)
+	b.must(err)
+	b.equal("authorities", got, []record.Authority{one, two})
+	b.must(b.RemoveAuthority(b.ctx, "aa", event("vendorca.removed")))
+	b.recorded("vendorca.removed")
+	b.refused("remove again", record.ErrNotFound, func() error { return b.RemoveAuthority(b.ctx, "aa", event("x")) })
+	got, err = b.Authorities(b.ctx)
+	b.must(err)
+	b.equal("authorities", got, []record.Authority{two})
+}
+
+func events(t *testing.T, b *bench) {
+	start := b.last().Sequence
+	var want []record.Event
+	for i, verb := range []string{"a", "b", "c", "d"} {
+		e := record.Event{Time: Now.Add(time.Duration(i) * time.Second), Actor: "operator:anna", Verb: verb, Object: "default:SN-1",
+			Reason: `why "not" — 100%`, Detail: map[string]string{"key": "value", "other": "ü\n"}}
+		if i == 3 {
+			e = record.Event{Time: Now, Verb: verb}
+		}
+		want = append(want, e)
+	}
+	b.must(b.Note(b.ctx, want...))
+	for i := range want {
+		want[i].Sequence = start + 1 + int64(i)
+	}
+	got, err := b.Events(b.ctx, start, 10)
+	b.must(err)
+	b.equal("events", got, want)
+	got, err = b.Events(b.ctx, start+1, 2)
+	b.must(err)
+	b.equal("events after one, at most two", got, want[1:3])
+	got, err = b.LastEvents(b.ctx, 2)
+	b.must(err)
+	b.equal("last events", got, []record.Event{want[3], want[2]})
+	for _, limit := range []int{0, -1, 10_001} {
+		if _, err := b.Events(b.ctx, 0, limit); err == nil {
+			t.Errorf("a limit of %d was accepted", limit)
+		}
+		if _, err := b.LastEvents(b.ctx, limit); err == nil {
+			t.Errorf("a limit of %d was accepted", limit)
+		}
+	}
+	b.refused("an event without verb", nil, func() error { return b.Note(b.ctx, event("fine"), record.Event{Time: Now}) })
+	b.refused("an event without time", nil, func() error { return b.Note(b.ctx, record.Event{Verb: "x"}) })
+	d := newDevice()
+	b.refused("an admission that cannot be written down", nil, func() error {
+		_, err := b.Admit(b.ctx, record.Query{}, func(record.View) (record.Admission, error) { return record.Admission{Device: d}, nil })
+		return err
+	})
+}

@@ -1,0 +1,380 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// A journal is a folder of segments, files that are only appended to. Each segment is
+// named after its first group and holds groups, one behind the other:
+//
+//	length of the payload (4 bytes), number (8), hash (32), payload
+//
+// The hash is SHA-256 over the hash before, the number and the payload, so a journal
+// cannot be spliced and a snapshot fits one journal only. docs/decisions/0002-restore.md
+// says what it is for.
+const (
+	groupHeader  = 4 + 8 + sha256.Size
+	maxPayload   = 256 << 20
+	segmentLimit = 64 << 20
+	segmentName  = ".journal"
+)
+
+// journal writes down what groups change. It belongs to the writer.
+type journal struct {
+	dir     string
+	file    *os.File
+	segment int64
+}
+
+// place is where the record stands in its journal: number and hash of its last group,
+// and the end of that in a segment. It is a row of the file, changed with the group.
+type place struct {
+	number, segment, size int64
+	hash                  [sha256.Size]byte
+}
+
+// start makes the row of a file that has kept no journal so far.
+func (j *journal) start(c *Conn) error {
+	if err := os.MkdirAll(j.dir, 0o700); err != nil {
+		return err
+	}
+	if _, err := c.Exec(`CREATE TABLE IF NOT EXISTS journal (one INTEGER PRIMARY KEY CHECK (one = 1),
+		number INTEGER NOT NULL, hash BLOB NOT NULL, segment INTEGER NOT NULL, size INTEGER NOT NULL) STRICT`); err != nil {
+		return err
+	}
+	_, err := c.Exec("INSERT OR IGNORE INTO journal VALUES (1, 0, ?, 1, 0)", make([]byte, sha256.Size))
+	return err
+}
+
+// keepsJournal reports whether the file has ever been opened with a journal.
+func keepsJournal(c *Conn) (bool, error) {
+	n, err := First(c, Number, "SELECT 1 FROM sqlite_schema WHERE name = 'journal'")
+	return n != nil, err
+}
+
+func placeIn(c *Conn) (place, error) {
+	p, err := First(c, func(r Row) place { return place{r.Int(0), r.Int(1), r.Int(2), r.Sum(3)} },
+		"SELECT number, segment, size, hash FROM journal")
+	if err == nil && p == nil {
+		err = errors.New("the file does not say where it stands in its journal")
+	}
+	if err != nil {
+		return place{}, err
+	}
+	return *p, nil
+}
+
+func (p place) save(c *Conn) error {
+	_, err := c.Exec("UPDATE journal SET number = ?, segment = ?, size = ?, hash = ?", p.number, p.segment, p.size, p.hash[:])
+	return err
+}
+
+// append makes a group durable, within the transaction that is about to commit it.
+func (j *journal) append(c *Conn, payload []byte) error {
+	at, err := placeIn(c)
+	if err != nil {
+		return err
+	}
+	if len(payload) > maxPayload {
+		return fmt.Errorf("%w: one group changes %d bytes, and the journal takes %d", record.ErrUnavailable, len(payload), maxPayload)
+	}
+	if at.size >= segmentLimit {
+		at.segment, at.size = at.number+1, 0
+	}
+	if err := j.open(at); err != nil {
+		return fmt.Errorf("%w: journal: %w", record.ErrUnavailable, err)
+	}
+	group := encodeGroup(at.hash, at.number+1, payload)
+	if _, err := j.file.WriteAt(group, at.size); err != nil {
+		return fmt.Errorf("%w: journal: %w", record.ErrUnavailable, err)
+	}
+	if err := syscall.Fdatasync(int(j.file.Fd())); err != nil {
+		// What a failed sync has left on disk nobody knows: do not go on in this file handle.
+		j.close()
+		return fmt.Errorf("%w: journal: %w", record.ErrUnavailable, err)
+	}
+	at.number, at.size = at.number+1, at.size+int64(len(group))
+	at.hash = [sha256.Size]byte(group[12:groupHeader])
+	return at.save(c)
+}
+
+// open makes j.file the segment of the place, exactly as long as the place says. What
+// is behind it was appended by a group that was never committed, and so never answered.
+func (j *journal) open(at place) error {
+	if j.file == nil || j.segment != at.segment {
+		j.close()
+		flags := os.O_RDWR
+		if at.size == 0 {
+			flags |= os.O_CREATE
+		}
+		path := segmentPath(j.dir, at.segment)
+		f, err := os.OpenFile(path, flags, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := SyncDir(path); err != nil {
+			f.Close()
+			return err
+		}
+		j.file, j.segment = f, at.segment
+	}
+	info, err := j.file.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.Size() < at.size:
+		return fmt.Errorf("%s has %d bytes and the record wrote %d: it was cut or replaced; make a backup and restore it", j.file.Name(), info.Size(), at.size)
+	case info.Size() > at.size:
+		return j.file.Truncate(at.size)
+	}
+	return nil
+}
+
+func (j *journal) close() {
+	if j.file != nil {
+		j.file.Close()
+		j.file = nil
+	}
+}
+
+func encodeGroup(before [sha256.Size]byte, number int64, payload []byte) []byte {
+	group := make([]byte, groupHeader, groupHeader+len(payload))
+	binary.BigEndian.PutUint32(group, uint32(len(payload)))
+	binary.BigEndian.PutUint64(group[4:], uint64(number))
+	hash := chain(before, group[4:12], payload)
+	copy(group[12:], hash[:])
+	return append(group, payload...)
+}
+
+func chain(before [sha256.Size]byte, number, payload []byte) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	h.Write(before[:])
+	h.Write(number)
+	h.Write(payload)
+	return [sha256.Size]byte(h.Sum(sum[:0]))
+}
+
+func segmentPath(dir string, first int64) string {
+	return filepath.Join(dir, fmt.Sprintf("%016d%s", first, segmentName))
+}
+
+// segments lists the first groups of a journal's segments, in order.
+func segments(dir string) ([]int64, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var found []int64
+	for _, e := range entries {
+		digits, ok := strings.CutSuffix(e.Name(), segmentName)
+		if !ok {
+			continue
+		}
+		first, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || segmentPath(dir, first) != filepath.Join(dir, e.Name()) {
+			return nil, fmt.Errorf("%s is not a journal's segment", e.Name())
+		}
+		found = append(found, first)
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+// Replayed says what Replay did.
+type Replayed struct {
+	// First and Last are the numbers of the groups that were run; none if Last < First.
+	First, Last int64
+	// Torn: the journal ended in a part of a group, which was never answered.
+	Torn bool
+}
+
+// ErrJournal means that a journal does not continue a file: it is another's, or parts
+// of it are missing or damaged. Nothing was changed.
+var ErrJournal = errors.New("the journal does not continue the record")
+
+// Replay runs on a file, which nobody else may have open, what its journal holds beyond
+// the file's last group: all or nothing. Later groups go to a new segment.
+func Replay(ctx context.Context, path, dir string) (done Replayed, err error) {
+	err = alone(ctx, path, func(c *Conn) error {
+		at, err := placeIn(c)
+		if err != nil {
+			return err
+		}
+		done.First = at.number + 1
+		if at, done.Torn, err = replay(ctx, c, at, dir); err != nil {
+			return err
+		}
+		done.Last = at.number
+		at.segment, at.size = at.number+1, 0
+		return at.save(c)
+	})
+	return done, err
+}
+
+// Restart makes a file, which nobody else may have open, begin a new journal.
+func Restart(ctx context.Context, path string) error {
+	return alone(ctx, path, func(c *Conn) error {
+		at, err := placeIn(c)
+		if err != nil {
+			return err
+		}
+		// Not a continuation of the groups that are lost: the hash starts afresh.
+		at.hash = sha256.Sum256(append(at.hash[:], "restarted"...))
+		at.segment, at.size = at.number+1, 0
+		return at.save(c)
+	})
+}
+
+// alone runs do in one transaction on a connection of its own.
+func alone(ctx context.Context, path string, do func(*Conn) error) error {
+	c, err := connect(ctx, path, forWriter)
+	if err != nil {
+		return Classify(err)
+	}
+	defer c.close()
+	if kept, err := keepsJournal(c); err != nil || !kept {
+		return errors.Join(err, errors.New("this record has never kept a journal"))
+	}
+	if _, err := c.Exec("BEGIN EXCLUSIVE"); err != nil {
+		return Classify(err)
+	}
+	if err := do(c); err != nil {
+		c.Exec("ROLLBACK")
+		return Classify(err)
+	}
+	_, err = c.Exec("COMMIT")
+	return Classify(err)
+}
+
+func replay(ctx context.Context, c *Conn, at place, dir string) (_ place, torn bool, err error) {
+	all, err := segments(dir)
+	if err != nil {
+		return at, false, err
+	}
+	begin, found := slices.BinarySearch(all, at.number+1)
+	if !found && begin > 0 {
+		begin-- // the segment that holds the group before, or the wanted one inside
+	}
+	if begin == len(all) || all[begin] > at.number+1 {
+		return at, false, fmt.Errorf("%w: it lacks group %d in %s", ErrJournal, at.number+1, dir)
+	}
+	next := all[begin]
+	for i, first := range all[begin:] {
+		if first != next {
+			return at, false, fmt.Errorf("%w: groups %d to %d are missing", ErrJournal, next, first-1)
+		}
+		text, err := os.ReadFile(segmentPath(dir, first))
+		if err != nil {
+			return at, false, err
+		}
+		last := begin+i == len(all)-1
+		if next, torn, err = replaySegment(ctx, c, &at, text, first, last); err != nil {
+			return at, false, fmt.Errorf("%s: %w", segmentPath(dir, first), err)
+		}
+	}
+	if next <= at.number {
+		return at, torn, fmt.Errorf("%w: it ends with group %d and the record has %d", ErrJournal, next-1, at.number)
+	}
+	return at, torn, nil
+}
+
+// replaySegment runs the groups of one segment that follow at, and returns the number
+// after its last.
+func replaySegment(ctx context.Context, c *Conn, at *place, text []byte, next int64, last bool) (_ int64, torn bool, err error) {
+	for len(text) > 0 {
+		if err := ctx.Err(); err != nil {
+			return next, false, err
+		}
+		whole := len(text) >= groupHeader && int64(len(text)) >= groupHeader+int64(binary.BigEndian.Uint32(text))
+		if !whole {
+			if last {
+				return next, true, nil
+			}
+			return next, false, fmt.Errorf("%w: it ends within group %d", ErrJournal, next)
+		}
+		size := groupHeader + int(binary.BigEndian.Uint32(text))
+		group, rest := text[:size], text[size:]
+		number, hash, payload := int64(binary.BigEndian.Uint64(group[4:])), group[12:groupHeader], group[groupHeader:]
+		sound := number == next
+		switch {
+		case number == at.number:
+			sound = sound && bytes.Equal(hash, at.hash[:])
+		case number > at.number:
+			expected := chain(at.hash, group[4:12], payload)
+			sound = sound && bytes.Equal(hash, expected[:])
+		}
+		if !sound {
+			if last && len(bytes.Trim(rest, "\x00")) == 0 {
+				return next, true, nil // the power went while it was being written
+			}
+			return next, false, fmt.Errorf("%w: group %d is damaged, or of another record", ErrJournal, next)
+		}
+		if number > at.number {
+			if err := run(c, payload); err != nil {
+				return next, false, fmt.Errorf("%w: group %d: %w", ErrJournal, number, err)
+			}
+			at.number, at.hash = number, [sha256.Size]byte(hash)
+		}
+		text, next = rest, next+1
+	}
+	return next, false, nil
+}
+
+// run does what a payload says again and compares how many rows it changed.
+func run(c *Conn, payload []byte) error {
+	for len(payload) > 0 {
+		s, rest, err := decodeChange(payload)
+		if err != nil {
+			return err
+		}
+		n, err := c.Exec(s.sql, s.args...)
+		if err != nil {
+			return err
+		}
+		if n != s.rows {
+			return fmt.Errorf("a statement changed %d rows where it had changed %d", n, s.rows)
+		}
+		payload = rest
+	}
+	return nil
+}
+
+// Needless names the segments of a journal that a replay onto the given file, a
+// snapshot, would not read.
+func Needless(ctx context.Context, path, dir string) ([]string, error) {
+	c, err := connect(ctx, path, forReader)
+	if err != nil {
+		return nil, Classify(err)
+	}
+	defer c.close()
+	at, err := placeIn(c)
+	if err != nil {
+		return nil, err
+	}
+	all, err := segments(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for i, first := range all {
+		// A segment ends where the next begins; the last one is being written.
+		if i+1 < len(all) && all[i+1] <= at.number+1 {
+			names = append(names, segmentPath(dir, first))
+		}
+	}
+	return names, nil
+}
