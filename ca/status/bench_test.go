@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -93,7 +94,7 @@ func BenchmarkFullShard(b *testing.B) {
 	crl := record.CRL{Shard: p.shard(0), Sequence: 1, ThisUpdate: p.clock.Now(), NextUpdate: p.clock.Now().Add(crlLife)}
 	issuer := p.service.issuers["operational"]
 	ours := func() {
-		if _, err := issuer.signCRL(crl, revoked, CRLURL(p.url, crl.Shard)); err != nil {
+		if _, err := issuer.signCRL(crl, revoked, profile.CRLURL(p.url, crl.Issuer, crl.Number)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -167,7 +168,7 @@ func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	crl := record.CRL{Shard: sh.Shard, Sequence: number,
 		ThisUpdate: now.UTC().Truncate(time.Second)}
 	crl.NextUpdate = crl.ThisUpdate.Add(crlLife)
-	crl.DER, err = s.issuers[sh.Issuer].signCRL(crl, revoked, CRLURL(s.base, sh.Shard))
+	crl.DER, err = s.issuers[sh.Issuer].signCRL(crl, revoked, profile.CRLURL(s.base, sh.Issuer, sh.Number))
 	return crl, err
 }
 

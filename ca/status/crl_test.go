@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -136,7 +137,7 @@ func TestAFullShardFits(t *testing.T) {
 		revoked[i] = record.Revoked{Serial: fmt.Sprintf("%032x", newSerial()), Since: p.clock.Now(), Reason: 1}
 	}
 	crl := record.CRL{Shard: p.shard(0), Sequence: p.clock.Now().UnixMilli(), ThisUpdate: p.clock.Now(), NextUpdate: p.clock.Now().Add(crlLife)}
-	der, err := p.service.issuers["operational"].signCRL(crl, revoked, CRLURL(p.url, crl.Shard))
+	der, err := p.service.issuers["operational"].signCRL(crl, revoked, profile.CRLURL(p.url, crl.Issuer, crl.Number))
 	p.must(err)
 	if len(der) > 1<<20 {
 		t.Errorf("%d bytes", len(der))

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -239,7 +240,7 @@ func (p *pki) leaf(device string, shard int64) *x509.Certificate {
 	c := p.sign(&x509.Certificate{Subject: pkix.Name{CommonName: device}, SerialNumber: serial,
 		NotBefore: p.clock.Now().Add(-time.Hour), NotAfter: p.clock.Now().AddDate(0, 1, 0),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		CRLDistributionPoints: []string{CRLURL(p.url, record.Shard{Issuer: "operational", Number: shard})},
+		CRLDistributionPoints: []string{profile.CRLURL(p.url, "operational", shard)},
 		SubjectKeyId:          serial.Bytes(),
 	}, p.issuer, newKey(p), p.key)
 	p.record(device, shard, serial, func(*record.Certificate) {})

@@ -17,10 +17,10 @@ import (
 	"log/slog"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
 	"github.com/hallmark-pki/hallmark/record"
 )
@@ -108,9 +108,9 @@ type issuer struct {
 // New checks that keys, certificates and root CRLs belong together. It signs nothing;
 // Run does.
 func New(c Config) (*Service, error) {
-	base, err := baseURL(c.BaseURL)
+	base, err := profile.BaseURL(c.BaseURL)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("status: %w", err)
 	}
 	if c.Store == nil || c.Responder == nil || c.Now == nil || len(c.Issuers) == 0 {
 		return nil, errors.New("status: store, issuers, responder and clock are all needed")
@@ -189,22 +189,6 @@ func (s *Service) addCertificate(name string, c *x509.Certificate) error {
 	}
 	s.certificates[file] = c.Raw
 	return nil
-}
-
-func baseURL(text string) (string, error) {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		// RFC 5280 §8: a CRL behind https may need itself to be fetched.
-		return "", fmt.Errorf("status: base URL %q: want http://HOST[:PORT]", text)
-	}
-	return strings.TrimRight(text, "/"), nil
-}
-
-// CRLURL is where a shard's CRL is found: the URI in the cRLDistributionPoints of its
-// certificates and in the issuingDistributionPoint of the CRL, byte for byte (RFC 5280
-// §6.3.3 (b)(2)(i) compares them). base is Config.BaseURL.
-func CRLURL(base string, s record.Shard) string {
-	return strings.TrimRight(base, "/") + "/crl/" + s.Issuer + "/" + strconv.FormatInt(s.Number, 10) + ".crl"
 }
 
 func issuerKey(hash crypto.Hash, name, key []byte) string {
