@@ -80,6 +80,11 @@ func (v *Verifier) checkCertificate(cert vendorca.EK, ek *public, now time.Time)
 		return refuse(CodeCertificatePurpose, "", "the certificate of %q is not for an endorsement key (extended key usage 2.23.133.8.1 is missing)", c.Issuer)
 	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
 		return refuse(CodeCertificatePurpose, "", "the EK certificate of %q is a CA's", c.Issuer)
+	// A key that may sign is a general-purpose EK (EK profile §3.2.15), not a restricted
+	// one whatever the device says of it: its owner could open our credential with
+	// TPM2_RSA_Decrypt and answer for an AK outside the chip.
+	case c.KeyUsage&x509.KeyUsageDigitalSignature != 0:
+		return refuse(CodeCertificatePurpose, "", "the EK certificate of %q is for a general-purpose key, which proves nothing about others", c.Issuer)
 	case len(c.UnhandledCriticalExtensions) > 0: // RFC 5280 §4.2
 		return refuse(CodeCertificateCritical, "", "the EK certificate of %q has the critical extension %v, which is not known here", c.Issuer, c.UnhandledCriticalExtensions[0])
 	case now.Before(c.NotBefore):

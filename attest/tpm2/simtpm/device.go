@@ -144,7 +144,8 @@ func (d *Device) sign(message []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := d.AK.Public().(*rsa.PublicKey); ok {
+	ecc, ok := d.AK.Public().(*ecdsa.PublicKey)
+	if !ok {
 		return gotpm.Marshal(gotpm.TPMTSignature{
 			SigAlg: gotpm.TPMAlgRSASSA,
 			Signature: gotpm.NewTPMUSignature(gotpm.TPMAlgRSASSA, &gotpm.TPMSSignatureRSA{
@@ -155,12 +156,13 @@ func (d *Device) sign(message []byte) ([]byte, error) {
 	if _, err := asn1.Unmarshal(signature, &s); err != nil {
 		return nil, err
 	}
+	size := (ecc.Params().BitSize + 7) / 8
 	return gotpm.Marshal(gotpm.TPMTSignature{
 		SigAlg: gotpm.TPMAlgECDSA,
 		Signature: gotpm.NewTPMUSignature(gotpm.TPMAlgECDSA, &gotpm.TPMSSignatureECC{
 			Hash:       gotpm.TPMAlgSHA256,
-			SignatureR: gotpm.TPM2BECCParameter{Buffer: s.R.FillBytes(make([]byte, 32))},
-			SignatureS: gotpm.TPM2BECCParameter{Buffer: s.S.FillBytes(make([]byte, 32))}}),
+			SignatureR: gotpm.TPM2BECCParameter{Buffer: s.R.FillBytes(make([]byte, size))},
+			SignatureS: gotpm.TPM2BECCParameter{Buffer: s.S.FillBytes(make([]byte, size))}}),
 	}), nil
 }
 

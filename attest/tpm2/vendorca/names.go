@@ -68,17 +68,19 @@ func (e *EK) readAltName(der []byte) error {
 }
 
 func (e *EK) setName(a pkix.AttributeTypeAndValue) error {
-	field := map[string]*string{oidMaker: &e.Maker, oidModel: &e.Model, oidVersion: &e.Version}[a.Type.String()]
+	oid := a.Type.String()
+	field := map[string]*string{oidMaker: &e.Maker, oidModel: &e.Model, oidVersion: &e.Version}[oid]
 	if field == nil {
 		return nil
 	}
 	text, ok := a.Value.(string)
 	if !ok || text == "" || len(text) > maxName || !printable(text) {
-		return fmt.Errorf("the certificate's TPM attribute %v is not a short text", a.Type)
+		return fmt.Errorf("the certificate's TPM attribute %s is not a short text", oid)
 	}
-	if *field != "" {
-		return fmt.Errorf("the certificate has the TPM attribute %v twice", a.Type)
+	if slices.Contains(e.named, oid) {
+		return fmt.Errorf("the certificate has the TPM attribute %s twice", oid)
 	}
+	e.named = append(e.named, oid)
 	if field == &e.Maker {
 		text = makerName(text)
 	}
@@ -87,11 +89,14 @@ func (e *EK) setName(a pkix.AttributeTypeAndValue) error {
 }
 
 // makerName turns "id:53544D20" into "STM": the vendor ID is four ASCII characters,
-// padded with NUL or blank (TCG TPM Vendor ID Registry).
+// padded with NUL or blank (TCG TPM Vendor ID Registry). The result goes into names
+// and certificates: what is no vendor ID gives nothing, and one that is not plain text
+// its hex digits.
 func makerName(text string) string {
-	id, err := hex.DecodeString(strings.TrimPrefix(text, "id:"))
-	if err != nil || len(id) != 4 || !strings.HasPrefix(text, "id:") {
-		return "" // not a vendor ID: nothing that may be quoted
+	digits, ok := strings.CutPrefix(text, "id:")
+	id, err := hex.DecodeString(digits)
+	if !ok || err != nil || len(id) != 4 {
+		return ""
 	}
 	if name := strings.TrimRight(string(id), " \x00"); name != "" && printable(name) && !strings.ContainsAny(name, ": ") {
 		return name

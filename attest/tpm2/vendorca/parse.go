@@ -26,10 +26,12 @@ type EK struct {
 	// critical extension that is neither known to crypto/x509 nor the TCG subject
 	// alternative name stays in UnhandledCriticalExtensions. PublicKey is RSA or ECDSA.
 	Certificate *x509.Certificate
-	// Maker is the TCG vendor ID as text ("STM"), or "id:" and hex where that is not
-	// printable. Model and Version are as written. All are empty if the certificate
+	// Maker is the TCG vendor ID as text ("STM"), or in hex ("00001014") where that is
+	// not plain. Model and Version are as written. All are empty if the certificate
 	// does not say, and mean nothing unless its issuer is trusted.
 	Maker, Model, Version string
+
+	named []string // OIDs of the attributes read so far
 }
 
 // ParseEK reads an EK certificate as it lies in NV: possibly behind a TCG header,
