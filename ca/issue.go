@@ -188,6 +188,9 @@ func (a *Authority) signAndRecord(ctx context.Context, e record.Event, jobs []*j
 	if err := a.store.Complete(ctx, rows(jobs), e); err != nil {
 		return fmt.Errorf("record the certificate: %w", err)
 	}
+	for _, j := range jobs {
+		j.row.TBS = nil // as the record has it now: the DER holds it
+	}
 	return nil
 }
 

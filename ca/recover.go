@@ -14,7 +14,8 @@ import (
 const VerbVoided = "certificate.voided"
 
 // VoidedError says that issuing failed after the intent had been recorded. The
-// certificates may exist; they are revoked, or will be by Recover.
+// certificates may exist; the record has them as revoked, as on hold if their device
+// was suspended meanwhile, or as open intents that the next Recover revokes.
 type VoidedError struct {
 	// Shards are the CRL shards to publish.
 	Shards []record.Shard
@@ -23,7 +24,7 @@ type VoidedError struct {
 }
 
 func (e *VoidedError) Error() string {
-	return fmt.Sprintf("%v (what was begun is revoked; publish CRL shards %v)", e.Err, e.Shards)
+	return fmt.Sprintf("%v (nothing was handed out; what was begun is not valid)", e.Err)
 }
 
 func (e *VoidedError) Unwrap() error { return e.Err }
@@ -54,7 +55,7 @@ func (a *Authority) voidAll(ctx context.Context, e record.Event, intents []recor
 	for _, c := range intents {
 		e.Time, e.Verb, e.Object = a.now().UTC(), VerbVoided, c.Issuer+"/"+c.Serial
 		err := a.store.Void(ctx, c.Issuer, c.Serial, e.Time, e)
-		if err != nil && !errors.Is(err, record.ErrConflict) { // conflict: revoked meanwhile, with its device
+		if err != nil && !errors.Is(err, record.ErrConflict) { // conflict: its device was revoked or suspended meanwhile
 			failed = errors.Join(failed, fmt.Errorf("void certificate %s: %w", c.Serial, err))
 			continue
 		}

@@ -1,0 +1,85 @@
+package ca_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// forgetful is a store that costs nothing, to measure issuing without one.
+type forgetful struct{ record.Issuance }
+
+func (forgetful) ReserveShard(_ context.Context, _ string, want, _ int64) (int64, int64, error) {
+	return 0, want, nil
+}
+func (forgetful) Intend(context.Context, []record.Certificate) error                 { return nil }
+func (forgetful) Complete(context.Context, []record.Certificate, record.Event) error { return nil }
+func (forgetful) IssuedFor(context.Context, string, string, string, [32]byte) (record.Certificate, error) {
+	return record.Certificate{}, record.ErrNotFound
+}
+
+// BenchmarkIssue is an IDevID and an AK certificate, in CPU time, beside the
+// cryptography that decision 16 cannot do without: per certificate a signature by a
+// throw-away key and one by the issuer's, and a verification of the latter.
+func BenchmarkIssue(b *testing.B) {
+	a := authority(b, forgetful{})
+	reqs := requests(b)[:2]
+	unavoidable := cpu(func() {
+		for range 200 {
+			signVerify(b)
+		}
+	}) / 200
+	b.ReportAllocs()
+	var spent time.Duration
+	for b.Loop() {
+		spent += cpu(func() {
+			if _, err := a.Issue(b.Context(), record.Event{}, reqs...); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	each := spent / time.Duration(b.N)
+	b.ReportMetric(float64(each.Microseconds()), "cpu-µs/op")
+	b.ReportMetric(float64(unavoidable.Microseconds()), "crypto-µs/op")
+	b.ReportMetric(float64(each)/float64(unavoidable), "ratio")
+}
+
+var signers [2]*ecdsa.PrivateKey
+
+// signVerify does for two certificates what the cryptography alone would.
+func signVerify(b *testing.B) {
+	sum := sha256.Sum256([]byte("certificate"))
+	for i := range signers {
+		if signers[i] == nil {
+			signers[i], _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		}
+	}
+	for range 2 {
+		for _, k := range signers {
+			signature, err := k.Sign(rand.Reader, sum[:], crypto.SHA256)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if k == signers[1] && !ecdsa.VerifyASN1(&k.PublicKey, sum[:], signature) {
+				b.Fatal("signature does not verify")
+			}
+		}
+	}
+}
+
+// cpu is the processor time that do takes, whatever else the machine does meanwhile.
+func cpu(do func()) time.Duration {
+	var before, after syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+	do()
+	syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+	return time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+}

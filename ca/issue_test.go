@@ -1,0 +1,339 @@
+package ca_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// TestIssue issues one certificate of every kind and compares it with its record.
+func TestIssue(t *testing.T) {
+	store := newStore(t)
+	a := authority(t, store)
+	start := time.Now()
+	for _, r := range requests(t) {
+		t.Run(string(r.Profile), func(t *testing.T) {
+			r.Predecessor = "00000000000000000000000000000001"
+			got, err := a.Issue(t.Context(), event(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := got[0]
+			if len(got) != 1 || i.Again || !bytes.Equal(i.Chain[0], i.Certificate.Raw) || !bytes.Equal(i.Chain[1], a.Chain(i.Record.Issuer)[0]) || len(i.Chain) != 2 {
+				t.Errorf("answer %+v", i)
+			}
+			row, err := store.Status(t.Context(), i.Record.Issuer, profile.SerialText(i.Certificate.SerialNumber))
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := sha256.Sum256(i.Certificate.RawSubjectPublicKeyInfo)
+			if !bytes.Equal(row.DER, i.Certificate.Raw) || row.Profile != string(r.Profile) || row.Device != r.Device || row.Operator != r.Content.Operator ||
+				row.Key != key || row.Subject != i.Certificate.Subject.String() || !row.NotBefore.Equal(i.Certificate.NotBefore) ||
+				!row.NotAfter.Equal(i.Certificate.NotAfter) || row.Predecessor != r.Predecessor || row.Issued.Before(row.Intended) || !row.Revoked.IsZero() {
+				t.Errorf("record %+v", row)
+			}
+			if url := profile.CRLURL(baseURL, row.Issuer, row.Shard); r.Profile != profile.OCSP && !slices.Equal(i.Certificate.CRLDistributionPoints, []string{url}) {
+				t.Errorf("CRL %v, want %s", i.Certificate.CRLDistributionPoints, url)
+			}
+			if b := i.Certificate.NotBefore; b.After(start) || b.Before(start.Add(-6*time.Minute)) {
+				t.Errorf("begins %v", b)
+			}
+		})
+	}
+	if open, err := store.OpenIntents(t.Context()); err != nil || len(open) != 0 {
+		t.Errorf("open intents %v, %v", open, err)
+	}
+}
+
+func TestIssueRefuses(t *testing.T) {
+	store := newStore(t)
+	a := authority(t, store)
+	all := requests(t)
+	for name, reqs := range map[string][]ca.Request{
+		"nothing":                         nil,
+		"the same twice":                  {all[0], all[0]},
+		"a device's without device":       {changed(all[2], func(r *ca.Request) { r.Device = "" })},
+		"a server's with device":          {changed(all[3], func(r *ca.Request) { r.Device = device1 })},
+		"an LDevID of another issuer":     {changed(all[2], func(r *ca.Request) { r.Issuer = profile.Manufacturing })},
+		"OCSP without issuer":             {changed(all[5], func(r *ca.Request) { r.Issuer = "" })},
+		"OCSP of an unknown issuer":       {changed(all[5], func(r *ca.Request) { r.Issuer = "operational-root" })},
+		"an unknown kind":                 {changed(all[2], func(r *ca.Request) { r.Profile = "vpn" })},
+		"bad content":                     {changed(all[2], func(r *ca.Request) { r.Content.Serial = "a b" })},
+		"one good, one bad":               {all[0], changed(all[1], func(r *ca.Request) { r.Content.Lifetime = time.Hour })},
+		"a device that is not there":      {changed(all[2], func(r *ca.Request) { r.Device = "bbbbbbbbbbbbbbbbbbbbbbbbbb" })},
+		"an operator who is not there":    {changed(all[4], func(r *ca.Request) { r.Content.Operator = "eve" })},
+		"a life that outlives the issuer": {changed(all[4], func(r *ca.Request) { r.Content.Lifetime = 20 * 365 * 24 * time.Hour })},
+	} {
+		if got, err := a.Issue(t.Context(), event(), reqs...); err == nil {
+			t.Errorf("%s: issued %v", name, got)
+		} else if strings.TrimSpace(err.Error()) == "" {
+			t.Errorf("%s: no reason", name)
+		}
+	}
+	if rows, _, err := store.Certificates(t.Context(), nil, record.Page{Limit: 100}); err != nil || len(rows) != 0 {
+		t.Errorf("the record has %d certificates, %v", len(rows), err)
+	}
+}
+
+func changed(r ca.Request, change func(*ca.Request)) ca.Request {
+	change(&r)
+	return r
+}
+
+// TestIssueAgain: the same key gets the same certificate until two thirds of its life,
+// and a lost answer costs neither a signature nor an event.
+func TestIssueAgain(t *testing.T) {
+	store, now := newStore(t), time.Now()
+	signed := &signatures{}
+	a := authority(t, store, signed.watch, func(c *ca.Config) { c.Now = func() time.Time { return now } })
+	all := requests(t)[:3] // IDevID, AK, LDevID
+	first, err := a.Issue(t.Context(), event(), all[0], all[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, _ := store.Events(t.Context(), 0, 100)
+	again, err := a.Issue(t.Context(), event(), all[0], all[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range again {
+		if !again[i].Again || !again[i].Certificate.Equal(first[i].Certificate) || !bytes.Equal(again[i].Chain[1], first[i].Chain[1]) {
+			t.Errorf("again: %+v", again[i].Record)
+		}
+	}
+	if more, _ := store.Events(t.Context(), 0, 100); len(more) != len(events) || len(signed.all) != 2 {
+		t.Errorf("%d events, then %d; %d signatures", len(events), len(more), len(signed.all))
+	}
+	mixed, err := a.Issue(t.Context(), event(), all[0], all[1])
+	if err != nil || !mixed[0].Again || mixed[1].Again {
+		t.Errorf("a known and a new one: %v %v", mixed, err)
+	}
+	now = now.Add(21 * 24 * time.Hour) // of 30
+	late, err := a.Issue(t.Context(), event(), all[0], all[2])
+	if err != nil || !late[0].Again || late[1].Again || late[1].Certificate.Equal(first[1].Certificate) {
+		t.Errorf("past two thirds: IDevID again %t, LDevID again %t, %v", late[0].Again, late[1].Again, err)
+	}
+}
+
+// TestIssueAtOnce: many ask at once for the same certificates; there is one of each.
+func TestIssueAtOnce(t *testing.T) {
+	store := newStore(t)
+	signed := &signatures{}
+	a := authority(t, store, signed.watch)
+	all := requests(t)
+	var group sync.WaitGroup
+	serials := make([]string, 16)
+	for i := range serials {
+		group.Go(func() {
+			reqs := []ca.Request{all[0], all[1]}
+			if i%2 == 1 {
+				slices.Reverse(reqs) // the other order must not deadlock
+			}
+			got, err := a.Issue(context.Background(), event(), reqs...)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s := []string{got[0].Record.Serial, got[1].Record.Serial}
+			slices.Sort(s)
+			serials[i] = strings.Join(s, " ")
+		})
+	}
+	group.Wait()
+	if slices.Sort(serials); serials[0] != serials[15] || len(signed.all) != 2 {
+		t.Errorf("%d signatures, answers %v", len(signed.all), slices.Compact(serials))
+	}
+}
+
+// TestShards: no more certificates name a shard than its capacity, and no number twice.
+func TestShards(t *testing.T) {
+	store := newStore(t)
+	count := map[int64]int{}
+	for range 3 { // starts of the server
+		a := authority(t, store, func(c *ca.Config) { c.ShardCapacity = 3 })
+		for range 5 {
+			r := requests(t)[2]
+			got, err := a.Issue(t.Context(), event(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			count[got[0].Record.Shard]++
+		}
+	}
+	for shard, n := range count {
+		if n > 3 {
+			t.Errorf("shard %d is named by %d certificates", shard, n)
+		}
+	}
+	if len(count) < 5 {
+		t.Errorf("15 certificates in %d shards of 3", len(count))
+	}
+}
+
+// TestIssueForEndedDevice: whoever is suspended or revoked gets nothing, and what was
+// being signed at that moment is not handed out.
+func TestIssueForEndedDevice(t *testing.T) {
+	for name, end := range map[string]func(record.Store) error{
+		"revoked": func(s record.Store) error {
+			_, err := s.Revoke(context.Background(), device1, time.Now(), record.ReasonKeyCompromise, "stolen", event())
+			return err
+		},
+		"suspended": func(s record.Store) error {
+			_, err := s.Suspend(context.Background(), device1, time.Now(), event())
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := newStore(t)
+			signed := &signatures{}
+			a := authority(t, store, signed.watch)
+			all := requests(t)
+			signed.before = func() {
+				if err := end(store); err != nil {
+					t.Error(err)
+				}
+			}
+			_, err := a.Issue(t.Context(), event(), all[2])
+			voided, ok := errors.AsType[*ca.VoidedError](err)
+			if !ok || !errors.Is(err, record.ErrConflict) || len(voided.Shards) != 1 {
+				t.Fatalf("ended while signing: %v", err)
+			}
+			signed.inRecord(t, store)
+			if row, err := store.Status(t.Context(), profile.Operational, profile.SerialText(signed.all[0].SerialNumber)); err != nil || row.Revoked.IsZero() {
+				t.Errorf("record %+v %v", row, err)
+			}
+			signed.before = nil
+			if _, err := a.Issue(t.Context(), event(), all[0]); !errors.Is(err, record.ErrConflict) {
+				t.Errorf("after the end: %v", err)
+			}
+		})
+	}
+}
+
+// TestHangUp: a caller who goes away when signing has begun finds the certificate when
+// he comes back.
+func TestHangUp(t *testing.T) {
+	store := newStore(t)
+	signed := &signatures{}
+	a := authority(t, store, signed.watch)
+	r := requests(t)[2]
+	ctx, cancel := context.WithCancel(t.Context())
+	signed.before = cancel
+	if _, err := a.Issue(ctx, event(), r); err != nil {
+		t.Fatal(err)
+	}
+	again, err := a.Issue(t.Context(), event(), r)
+	if err != nil || !again[0].Again {
+		t.Errorf("%v %v", again, err)
+	}
+	if _, err := a.Issue(ctx, event(), requests(t)[2]); !errors.Is(err, context.Canceled) {
+		t.Errorf("one who had gone before: %v", err)
+	}
+}
+
+// TestStrangeSigner: a CAS that signs anything but the intent, or with another key, is
+// found out, and nothing is handed out.
+func TestStrangeSigner(t *testing.T) {
+	for name, strange := range map[string]func(t *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error){
+		"refuses": func(*testing.T, ca.CAS, *x509.Certificate) (*x509.Certificate, error) {
+			return nil, errors.New("no")
+		},
+		"chooses the serial number": func(_ *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
+			c := *template
+			c.SerialNumber = profile.NewSerial()
+			return good.Sign(&c)
+		},
+		"adds a name": func(_ *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
+			c := *template
+			c.DNSNames = []string{"evil.example"}
+			return good.Sign(&c)
+		},
+		"signs with another key": func(t *testing.T, _ ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
+			f := foundation(t)[1]
+			key := newKey(t)
+			parent := *f.Certificate
+			parent.PublicKey = key.Public()
+			return signWith(t, template, &parent, key), nil
+		},
+		"lies about what it signed": func(t *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
+			honest, err := good.Sign(template)
+			c := *template
+			c.DNSNames = []string{"evil.example"}
+			other, err2 := good.Sign(&c)
+			other.RawTBSCertificate = honest.RawTBSCertificate
+			return other, errors.Join(err, err2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := newStore(t)
+			a := authority(t, store, func(c *ca.Config) {
+				for i := range c.Issuers {
+					good := c.Issuers[i].CAS
+					c.Issuers[i].CAS = casFunc(func(template *x509.Certificate) (*x509.Certificate, error) { return strange(t, good, template) })
+				}
+			})
+			_, err := a.Issue(t.Context(), event(), requests(t)[2])
+			if _, ok := errors.AsType[*ca.VoidedError](err); !ok {
+				t.Fatalf("got %v", err)
+			}
+			rows, _, err := store.Certificates(t.Context(), nil, record.Page{Limit: 10})
+			if err != nil || len(rows) != 1 || rows[0].Revoked.IsZero() {
+				t.Errorf("record %+v %v", rows, err)
+			}
+		})
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	f := foundation(t)
+	for name, change := range map[string]func(*ca.Config){
+		"no store":             func(c *ca.Config) { c.Store = nil },
+		"no issuers":           func(c *ca.Config) { c.Issuers = nil },
+		"https":                func(c *ca.Config) { c.BaseURL = "https://ca.example" },
+		"no organisation":      func(c *ca.Config) { c.Organisation = "" },
+		"negative capacity":    func(c *ca.Config) { c.ShardCapacity = -1 },
+		"an issuer twice":      func(c *ca.Config) { c.Issuers = append(c.Issuers, c.Issuers[0]) },
+		"an unknown issuer":    func(c *ca.Config) { c.Issuers[0].Name = "other" },
+		"another's root":       func(c *ca.Config) { c.Issuers[0].Root = f[1].Root },
+		"no signer":            func(c *ca.Config) { c.Issuers[0].CAS = nil },
+		"a leaf as the issuer": func(c *ca.Config) { c.Issuers[0].Certificate = leaf(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := ca.Config{Store: newStore(t), BaseURL: baseURL, Organisation: "Acme Devices"}
+			for _, f := range f {
+				c.Issuers = append(c.Issuers, ca.Issuer{Name: f.Name, Certificate: f.Certificate, Root: f.Root, CAS: casFunc(nil)})
+			}
+			if _, err := ca.New(c); err != nil {
+				t.Fatal("the good one:", err)
+			}
+			change(&c)
+			if _, err := ca.New(c); err == nil {
+				t.Error("accepted")
+			}
+		})
+	}
+}
+
+// leaf is a server certificate.
+func leaf(t *testing.T) *x509.Certificate {
+	got, err := authority(t, newStore(t)).Issue(t.Context(), event(), requests(t)[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got[0].Certificate
+}
+
+type casFunc func(*x509.Certificate) (*x509.Certificate, error)
+
+func (f casFunc) Sign(template *x509.Certificate) (*x509.Certificate, error) { return f(template) }

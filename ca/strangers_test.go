@@ -1,0 +1,183 @@
+package ca_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+)
+
+// TestStrangers has OpenSSL, GnuTLS and Go verify a certificate of every kind, with the
+// CRLs of the whole chain, and refuse it for what it is not.
+func TestStrangers(t *testing.T) {
+	a := authority(t, newStore(t))
+	uses := map[profile.Kind]struct {
+		purpose string // openssl verify -purpose
+		not     string
+	}{
+		profile.IDevID: {"any", "crlsign"}, profile.AK: {"any", "sslclient"}, profile.LDevID: {"sslclient", "sslserver"},
+		profile.Server: {"sslserver", "sslclient"}, profile.Operator: {"sslclient", "sslserver"}, profile.OCSP: {"ocsphelper", "sslclient"},
+	}
+	for _, r := range requests(t) {
+		t.Run(string(r.Profile), func(t *testing.T) {
+			got, err := a.Issue(t.Context(), event(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := foundedAs(t, got[0].Record.Issuer)
+			dir := files(t, f, got[0].Certificate)
+			strict := []string{"-x509_strict", "-crl_check_all", "-CAfile", "root.pem", "-untrusted", "issuer.pem", "-CRLfile", "crls.pem", "-explicit_policy"}
+			verify := func(extra ...string) error {
+				return run(dir, "openssl", append(append([]string{"verify"}, strict...), append(extra, "leaf.pem")...)...)
+			}
+			policy := profile.Policy(r.Profile)
+			use := uses[r.Profile]
+			if err := verify("-purpose", use.purpose, "-policy", policy); err != nil {
+				t.Error(err)
+			}
+			if err := verify("-purpose", use.not, "-policy", policy); err == nil {
+				t.Errorf("OpenSSL takes it for %s", use.not)
+			}
+			if err := verify("-policy", profile.Policy(other(r.Profile))); err == nil {
+				t.Error("OpenSSL takes it for another profile")
+			}
+			for _, other := range foundation(t) {
+				if other.Name == f.Name {
+					continue
+				}
+				wrong := files(t, other, got[0].Certificate)
+				if run(wrong, "openssl", "verify", "-partial_chain", "-CAfile", "root.pem", "-untrusted", "issuer.pem", "leaf.pem") == nil {
+					t.Errorf("OpenSSL takes it under the %s root", other.Name)
+				}
+			}
+			if err := run(dir, "certtool", "--verify", "--verify-profile", "medium", "--load-ca-certificate", "root.pem", "--load-crl", "crls.pem", "--infile", "chain.pem"); err != nil {
+				t.Error(err)
+			}
+			goVerify(t, f, got[0].Certificate)
+		})
+	}
+}
+
+func other(k profile.Kind) profile.Kind {
+	if k == profile.Operator {
+		return profile.LDevID
+	}
+	return profile.Operator
+}
+
+func foundedAs(t *testing.T, name string) ca.Founded {
+	for _, f := range foundation(t) {
+		if f.Name == name {
+			return f
+		}
+	}
+	t.Fatal("no issuer", name)
+	return ca.Founded{}
+}
+
+// files lays out what a relying party has: root, issuer, leaf and CRLs.
+func files(t *testing.T, f ca.Founded, leaf *x509.Certificate) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	crl, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(time.Hour),
+	}, f.Certificate, f.Signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	certificate := func(c *x509.Certificate) string { return block("CERTIFICATE", c.Raw) }
+	for name, text := range map[string]string{
+		"root.pem": certificate(f.Root), "issuer.pem": certificate(f.Certificate), "leaf.pem": certificate(leaf),
+		"chain.pem": certificate(leaf) + certificate(f.Certificate), "crls.pem": block("X509 CRL", crl) + block("X509 CRL", f.RootCRL),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func run(dir, program string, args ...string) error {
+	cmd := exec.Command(program, args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return errors.New(program + " " + strings.Join(args, " ") + ": " + err.Error() + "\n" + string(out))
+	}
+	return nil
+}
+
+// goVerify: Go's verifier, too, finds a chain, and no critical extension it does not know.
+func goVerify(t *testing.T, f ca.Founded, leaf *x509.Certificate) {
+	t.Helper()
+	roots, issuers := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(f.Root)
+	issuers.AddCert(f.Certificate)
+	o := x509.VerifyOptions{Roots: roots, Intermediates: issuers, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	if _, err := leaf.Verify(o); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFound looks at the CAs themselves.
+func TestFound(t *testing.T) {
+	all := foundation(t)
+	names, subjects := "", map[string]bool{}
+	for _, f := range all {
+		names += f.Name + " "
+		subjects[f.Root.Subject.String()], subjects[f.Certificate.Subject.String()] = true, true
+		end := profile.NoEnd
+		if f.Name != profile.Manufacturing {
+			end = f.Certificate.NotBefore.AddDate(10, 0, 0).Add(-time.Second)
+		}
+		if !f.Certificate.NotAfter.Equal(end) || f.Root.NotAfter.Before(f.Certificate.NotAfter) {
+			t.Errorf("%s: issuer until %v, root until %v", f.Name, f.Certificate.NotAfter, f.Root.NotAfter)
+		}
+		crl, err := x509.ParseRevocationList(f.RootCRL)
+		if err != nil || !crl.NextUpdate.Equal(f.Certificate.NotAfter) || crl.CheckSignatureFrom(f.Root) != nil {
+			t.Errorf("%s root's CRL: %v", f.Name, err)
+		}
+		if url := baseURL + "/crl/" + f.Name + "-root/0.crl"; f.Certificate.CRLDistributionPoints[0] != url {
+			t.Errorf("%s: CRL at %v", f.Name, f.Certificate.CRLDistributionPoints)
+		}
+		dir := files(t, f, f.Certificate)
+		if err := run(dir, "openssl", "verify", "-x509_strict", "-crl_check_all", "-CAfile", "root.pem", "-CRLfile", "crls.pem", "issuer.pem"); err != nil {
+			t.Error(err)
+		}
+	}
+	if names != "manufacturing operational infrastructure " || len(subjects) != 6 {
+		t.Errorf("issuers %swith names %v", names, subjects)
+	}
+}
+
+func TestFoundRefuses(t *testing.T) {
+	key := func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+	errDisk := errors.New("no disk")
+	for name, f := range map[string]ca.Founding{
+		"no organisation":    {BaseURL: baseURL, Now: time.Now(), Key: key},
+		"https":              {Organisation: "Acme", BaseURL: "https://ca.example", Now: time.Now(), Key: key},
+		"no time":            {Organisation: "Acme", BaseURL: baseURL, Key: key},
+		"keys that fail":     {Organisation: "Acme", BaseURL: baseURL, Now: time.Now(), Key: func(string) (crypto.Signer, error) { return nil, errDisk }},
+		"keys of P-224":      {Organisation: "Acme", BaseURL: baseURL, Now: time.Now(), Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P224(), rand.Reader) }},
+		"organisation of 65": {Organisation: strings.Repeat("a", 65), BaseURL: baseURL, Now: time.Now(), Key: key},
+	} {
+		if _, err := ca.Found(f); err == nil {
+			t.Errorf("%s: founded", name)
+		}
+	}
+}
