@@ -120,11 +120,12 @@ func (v *Verifier) Challenge(p attest.Pending, secret []byte) (attest.Challenge,
 	if len(secret) < 16 || len(secret) > 32 { // at most the digest of the EK's Name, TPM 2.0 Part 3 §12.6
 		return attest.Challenge{}, fmt.Errorf("tpm2: a secret of %d bytes cannot be a credential", len(secret))
 	}
-	ek, err := readPublic(roleEK, facts.TPM.EKPublic)
+	// It was read strictly when p was made, and only this package makes p.
+	ek, err := gotpm.Unmarshal[gotpm.TPMTPublic](facts.TPM.EKPublic)
 	if err != nil {
-		return attest.Challenge{}, err
+		return attest.Challenge{}, fmt.Errorf("tpm2: endorsement key: %w", err)
 	}
-	encapsulation, err := gotpm.ImportEncapsulationKey(ek.area)
+	encapsulation, err := gotpm.ImportEncapsulationKey(ek)
 	if err != nil {
 		return attest.Challenge{}, fmt.Errorf("tpm2: endorsement key: %w", err)
 	}

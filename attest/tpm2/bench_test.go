@@ -1,0 +1,135 @@
+package tpm2_test
+
+import (
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/attest/tpm2"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+)
+
+// unavoidable is the cryptography that nobody can leave out, with everything parsed and
+// ready: so many P-256 verifications and one key agreement with a fresh key.
+func unavoidable(b *testing.B, verifications int) func() {
+	b.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte("message"))
+	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	if err != nil {
+		b.Fatal(err)
+	}
+	peer, err := key.PublicKey.ECDH()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func() {
+		for range verifications {
+			if !ecdsa.VerifyASN1(&key.PublicKey, digest[:], signature) {
+				b.Fatal("the signature does not verify")
+			}
+		}
+		ephemeral, err := ecdh.P256().GenerateKey(rand.Reader)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := ephemeral.ECDH(peer); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// compare runs both in turns, so that a busy machine slows both, and reports the ratio.
+func compare(b *testing.B, ours, raw func()) {
+	b.ReportAllocs()
+	var a, c time.Duration
+	for b.Loop() {
+		t0 := time.Now()
+		ours()
+		t1 := time.Now()
+		raw()
+		a, c = a+t1.Sub(t0), c+time.Since(t1)
+	}
+	b.ReportMetric(float64(a.Microseconds())/float64(b.N), "µs/attest")
+	b.ReportMetric(float64(c.Microseconds())/float64(b.N), "µs/crypto")
+	b.ReportMetric(float64(a)/float64(c), "×crypto")
+}
+
+// BenchmarkEnrol: Verify and Challenge, P-256 EK, AK and key, a chain of three; three
+// signatures (EK certificate, intermediate, statement) and a credential.
+func BenchmarkEnrol(b *testing.B) {
+	m := newMaker(b)
+	v := tpm2.New(trusting(b, m.Root.Raw), true)
+	e := evidence(b, newDevice(b, m, simtpm.Options{}))
+	compare(b, func() {
+		p, err := v.Verify(e, binding, now)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := v.Challenge(p, secret); err != nil {
+			b.Fatal(err)
+		}
+	}, unavoidable(b, 3))
+}
+
+// BenchmarkRenew: Reverify, and the Challenge for the next time.
+func BenchmarkRenew(b *testing.B) {
+	m := newMaker(b)
+	v := tpm2.New(trusting(b, m.Root.Raw), true)
+	d := newDevice(b, m, simtpm.Options{})
+	k, err := d.NewLDevID()
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := d.Certify(k, binding)
+	if err != nil {
+		b.Fatal(err)
+	}
+	known := d.Known()
+	compare(b, func() {
+		p, err := v.Reverify(known, e, binding)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := v.Challenge(p, secret); err != nil {
+			b.Fatal(err)
+		}
+	}, unavoidable(b, 1))
+}
+
+// BenchmarkSimulatedDevice is what one device costs a load test: made once, then
+// certify and activate.
+func BenchmarkSimulatedDevice(b *testing.B) {
+	m := newMaker(b)
+	v := tpm2.New(trusting(b, m.Root.Raw), true)
+	b.Run("make", func(b *testing.B) {
+		for b.Loop() {
+			newDevice(b, m, simtpm.Options{})
+		}
+	})
+	d := newDevice(b, m, simtpm.Options{})
+	p, err := v.Verify(evidence(b, d), binding, now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var c attest.Challenge
+	if c, err = v.Challenge(p, secret); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("use", func(b *testing.B) {
+		for b.Loop() {
+			evidence(b, d)
+			if _, err := d.Activate(c); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
