@@ -1,0 +1,361 @@
+package device_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gotpm "github.com/google/go-tpm/tpm2"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/swtpm"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// unit is a device: a chip, a state folder and a clock.
+type unit struct {
+	*installation
+	chip *swtpm.TPM
+	dir  string
+	now  func() time.Time
+	said []string
+}
+
+func (i *installation) unit(t *testing.T) *unit {
+	return &unit{installation: i, chip: i.chip(t), dir: filepath.Join(t.TempDir(), "state")}
+}
+
+func (u *unit) options() device.Options {
+	return device.Options{State: u.dir, TPM: u.chip.Spec(), Now: u.now, Report: func(line string) { u.said = append(u.said, line) }}
+}
+
+func (u *unit) enrol(t *testing.T, ticket *wire.Permission, serial string) (device.Result, error) {
+	e := device.Enrolment{Options: u.options(), Ticket: ticket, Serial: serial}
+	if ticket == nil {
+		e.Server, e.Roots = u.url, [][]byte{u.root.Raw}
+	}
+	return device.Enrol(t.Context(), e)
+}
+
+func (u *unit) enrolled(t *testing.T, serial string) *unit {
+	t.Helper()
+	must[device.Result](t)(u.enrol(t, u.ticket(t), serial))
+	return u
+}
+
+func (u *unit) renew(t *testing.T, shown string) device.Result {
+	t.Helper()
+	r := must[device.Result](t)(device.Renew(t.Context(), u.options()))
+	if r.Shown != shown || r.NotAfter.Before(time.Now().Add(29*24*time.Hour)) || r.RenewAfter.Before(time.Now().Add(19*24*time.Hour)) {
+		t.Fatalf("%+v, want %s shown; said %q", r, shown, u.said)
+	}
+	return r
+}
+
+func (u *unit) load(t *testing.T) state.Set {
+	t.Helper()
+	s, damaged, err := state.At(u.dir).Load()
+	if err != nil || damaged != nil {
+		t.Fatal(err, damaged)
+	}
+	return s
+}
+
+func problem(err error) string {
+	if p, ok := errors.AsType[*wire.Problem](err); ok {
+		return p.Code
+	}
+	return ""
+}
+
+func TestLifeOfADevice(t *testing.T) {
+	for _, nonceMode := range []bool{false, true} {
+		u := install(t, nonceMode).unit(t)
+		if s := must[device.Status](t)(device.ReadStatus(u.dir, time.Now())); s.Condition != device.NotEnrolled {
+			t.Fatalf("%+v", s)
+		}
+		r := must[device.Result](t)(u.enrol(t, u.ticket(t), "SN-1"))
+		if r.Device != "default:SN-1" || r.Already || len(u.said) != 0 {
+			t.Fatalf("%+v, said %q", r, u.said)
+		}
+		t.Logf("enrolment: %d TPM commands, %d bytes sent, %d received; requests %v", r.TPMCommands, r.Sent, r.Received, u.paths())
+		born := u.load(t)
+		if s := must[device.Status](t)(device.ReadStatus(u.dir, time.Now())); s.Condition != device.NoLDevID || s.Trust != 1 || s.IDevID == nil {
+			t.Fatalf("%+v", s)
+		}
+		if _, err := device.OpenCredential(u.dir, ""); !errors.Is(err, device.ErrNoLDevID) {
+			t.Fatalf("a credential before the first renewal: %v", err)
+		}
+		// Again, with the ticket and without: nothing happens.
+		for _, ticket := range []*wire.Permission{u.ticket(t), nil} {
+			if r := must[device.Result](t)(u.enrol(t, ticket, "SN-1")); !r.Already || len(u.paths()) != 0 {
+				t.Fatalf("%+v", r)
+			}
+		}
+		first := u.renew(t, "idevid")
+		t.Logf("renewal: %d TPM commands, %d bytes sent, %d received; requests %v", first.TPMCommands, first.Sent, first.Received, u.paths())
+		one := u.load(t)
+		u.renew(t, "ldevid")
+		if paths := u.paths(); slices.Contains(paths, wire.PathActivate) {
+			t.Fatalf("a renewal took a second message: %v", paths)
+		}
+		two := u.load(t)
+		if bytes.Equal(one.LDevID[0], two.LDevID[0]) || bytes.Equal(one.LDevIDKey, two.LDevIDKey) {
+			t.Fatal("the renewal changed nothing")
+		}
+		if s := must[device.Status](t)(device.ReadStatus(u.dir, time.Now())); s.Condition != device.OK {
+			t.Fatalf("%+v", s)
+		}
+		if s := must[device.Status](t)(device.ReadStatus(u.dir, time.Now().AddDate(0, 0, 25))); s.Condition != device.RenewalDue {
+			t.Fatalf("%+v", s)
+		}
+		if s := must[device.Status](t)(device.ReadStatus(u.dir, time.Now().AddDate(0, 0, 35))); s.Condition != device.Expired {
+			t.Fatalf("%+v", s)
+		}
+		// The folder is lost; the TPM alone gives the same identity back, uncounted.
+		if err := os.RemoveAll(u.dir); err != nil {
+			t.Fatal(err)
+		}
+		must[device.Result](t)(u.enrol(t, nil, ""))
+		if back := u.load(t); !bytes.Equal(back.IDevID[0], born.IDevID[0]) || !bytes.Equal(back.AK[0], born.AK[0]) || back.Serial != "SN-1" {
+			t.Fatal("another identity came back")
+		}
+		if n := u.used(t); n != 1 {
+			t.Fatalf("the lot counts %d devices", n)
+		}
+		u.renew(t, "idevid")
+	}
+}
+
+// Whichever answer is lost, the work is done once and the device has its certificates.
+func TestLostAnswers(t *testing.T) {
+	i := install(t, false)
+	for n, path := range []string{wire.PathTrust, wire.PathEnrol, wire.PathActivate} {
+		u := i.unit(t)
+		i.lose[path] = 1
+		r := must[device.Result](t)(u.enrol(t, u.ticket(t), "SN-"+string(rune('A'+n))))
+		if len(u.said) != 1 || i.used(t) != int64(n+1) {
+			t.Fatalf("%s: %+v, said %q, %d devices", path, r, u.said, i.used(t))
+		}
+		for m, path := range []string{wire.PathRenew, wire.PathActivate, wire.PathTrust} {
+			i.lose[path] = 1
+			if path == wire.PathActivate { // make it take the second message
+				s := u.load(t)
+				s.Next = nil
+				if err := state.At(u.dir).Save(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			u.renew(t, []string{"idevid", "ldevid"}[min(m, 1)])
+			if i.lose[path] != 0 {
+				t.Fatalf("no answer to %s was lost", path)
+			}
+		}
+	}
+	if err := i.store.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A rolled-back copy of the state is refused as such; the device helps itself.
+func TestRolledBackState(t *testing.T) {
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	old := u.load(t)
+	u.renew(t, "ldevid")
+	u.renew(t, "ldevid")
+	if err := state.At(u.dir).Save(old); err != nil {
+		t.Fatal(err)
+	}
+	u.said = nil
+	u.renew(t, "idevid")
+	if !slices.ContainsFunc(u.said, func(s string) bool { return strings.Contains(s, "showing the IDevID") }) {
+		t.Fatalf("said %q", u.said)
+	}
+	u.renew(t, "ldevid")
+}
+
+// A new certificate that does not work is not taken.
+func TestNewCertificateIsTriedFirst(t *testing.T) {
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	before := u.load(t)
+	u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != wire.PathTrust || len(r.TLS.PeerCertificates) == 0 {
+			return false
+		}
+		w.Header().Set("Content-Type", wire.ProblemType)
+		w.WriteHeader(http.StatusUnauthorized)
+		json.NewEncoder(w).Encode(wire.Problem{Code: wire.CodeUnauthorised, Detail: "not accepted"})
+		return true
+	}
+	if _, err := device.Renew(t.Context(), u.options()); problem(err) != wire.CodeUnauthorised {
+		t.Fatalf("got %v", err)
+	}
+	if after := u.load(t); !bytes.Equal(after.LDevID[0], before.LDevID[0]) || !bytes.Equal(after.LDevIDKey, before.LDevIDKey) {
+		t.Fatal("a certificate that the server refuses was taken")
+	}
+	u.refuse = nil
+	u.renew(t, "ldevid")
+}
+
+// TPM2_Clear ends the LDevID, not the identity.
+func TestClearedTPM(t *testing.T) {
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	tpm, err := u.chip.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (gotpm.Clear{AuthHandle: gotpm.AuthHandle{Handle: gotpm.TPMRHLockout, Auth: gotpm.PasswordAuth(nil)}}).Execute(tpm); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := device.OpenCredential(u.dir, ""); !errors.Is(err, collect.ErrOtherTPM) {
+		t.Fatalf("the key of a cleared TPM: %v", err)
+	}
+	u.renew(t, "idevid")
+	u.renew(t, "ldevid")
+}
+
+func TestFoldersAndTicketsOfOthers(t *testing.T) {
+	i := install(t, false)
+	a, b := i.unit(t), i.unit(t)
+	ticket := i.ticket(t)
+	must[device.Result](t)(a.enrol(t, ticket, "SN-A"))
+	b.dir = a.dir
+	if _, err := device.Renew(t.Context(), b.options()); !errors.Is(err, collect.ErrOtherTPM) {
+		t.Fatalf("renewing with another's folder: %v", err)
+	}
+	if _, err := b.enrol(t, i.ticket(t), "SN-B"); !errors.Is(err, collect.ErrOtherTPM) {
+		t.Fatalf("enrolling into another's folder: %v", err)
+	}
+	b.dir = filepath.Join(t.TempDir(), "own")
+	if _, err := b.enrol(t, ticket, "SN-B"); problem(err) != wire.CodeTicketUsed {
+		t.Fatalf("a used ticket: %v", err)
+	}
+	if _, err := b.enrol(t, nil, "SN-B"); problem(err) != wire.CodeTicketNeeded {
+		t.Fatalf("an unknown device without ticket: %v", err)
+	}
+	if _, err := device.Renew(t.Context(), b.options()); !errors.Is(err, state.ErrEmpty) {
+		t.Fatalf("renewing before enrolling: %v", err)
+	}
+	foreign := install(t, false).ticket(t)
+	if _, err := a.enrol(t, foreign, ""); err == nil || !errors.As(err, new(*device.ConflictError)) {
+		t.Fatalf("a ticket of another installation on an enrolled device: %v", err)
+	}
+	crossed := *foreign
+	crossed.Server = i.url
+	if _, err := b.enrol(t, &crossed, "SN-B"); !errors.As(err, new(*client.TrustError)) {
+		t.Fatalf("a ticket whose server is another: %v", err)
+	}
+	release, err := state.At(a.dir).Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if _, err := device.Renew(t.Context(), a.options()); !errors.As(err, new(*state.HeldError)) {
+		t.Fatalf("two agents: %v", err)
+	}
+}
+
+// Enrolment and renewal work whatever the clock says.
+func TestClocks(t *testing.T) {
+	i := install(t, false)
+	for n, wrong := range []time.Duration{-time.Since(time.Unix(0, 0)), 10 * 365 * 24 * time.Hour, -30 * time.Minute} {
+		u := i.unit(t)
+		u.now = func() time.Time { return time.Now().Add(wrong) }
+		u.enrolled(t, "SN-"+string(rune('A'+n)))
+		u.renew(t, "idevid")
+		// A clock far ahead makes the working certificate look ended: then the IDevID serves.
+		u.renew(t, map[bool]string{true: "idevid", false: "ldevid"}[wrong > 0])
+	}
+}
+
+// The working certificate in the TPM against a server that pins the operational root.
+func TestConnect(t *testing.T) {
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	clients := x509.NewCertPool()
+	clients.AddCert(u.operational)
+	key := newKey(t)
+	template := &x509.Certificate{SerialNumber: u.root.SerialNumber, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	own := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
+	listener := must[net.Listener](t)(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{own}, PrivateKey: key}}}))
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			text, err := io.ReadAll(conn)
+			if s := conn.(*tls.Conn).ConnectionState(); err == nil {
+				io.WriteString(conn, s.PeerCertificates[0].Subject.String()+" said "+string(text))
+			}
+			conn.Close()
+		}
+	}()
+	var out bytes.Buffer
+	c := device.Connection{Options: u.options(), To: listener.Addr().String(), Roots: [][]byte{own}}
+	if err := device.Connect(t.Context(), c, strings.NewReader("hello"), &out); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "SN-1") || !strings.HasSuffix(out.String(), " said hello") {
+		t.Fatalf("%q", &out)
+	}
+	c.Roots = nil
+	if err := device.Connect(t.Context(), c, strings.NewReader("hello"), io.Discard); !errors.As(err, new(*client.NetworkError)) {
+		t.Fatalf("a server of unknown roots: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := device.Connect(ctx, c, strings.NewReader(""), io.Discard); err == nil {
+		t.Fatal("connected although cancelled")
+	}
+}
+
+func TestSerialNumbers(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for source, want := range map[string]string{
+		"file:" + write("a", " SN-1\x00\n"):            "SN-1",
+		"cmd:echo SN 2":                                "SN 2",
+		"file:" + write("b", "\x00\x00"):               "",
+		"file:" + write("c", strings.Repeat("x", 300)): "",
+		"file:" + filepath.Join(dir, "missing"):        "",
+		"cmd:exit 3":                                   "",
+		"cmd:true":                                     "",
+		"cmd:head -c 1000000 /dev/zero | tr '\\0' x":   "",
+		"bios":  "",
+		"file:": "",
+	} {
+		got, err := device.ReadSerial(t.Context(), source)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", source, got, err)
+		}
+	}
+}

@@ -1,0 +1,298 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// set is a whole set in which everything says n.
+func set(n byte) Set {
+	return Set{
+		Settings: Settings{Device: "m:" + string(n), Server: "https://localhost:8443", Pins: []string{strings.Repeat("0", 64)},
+			Trust: wire.SignedBundle{Bundle: []byte{n}}, Next: &wire.Challenge{Session: []byte{n}}, RenewAfter: time.Unix(int64(n), 0).UTC()},
+		IDevID: [][]byte{{n, 1}, {n, 2}}, AK: [][]byte{{n, 3}}, LDevID: [][]byte{{n, 4}}, LDevIDKey: []byte{n},
+	}
+}
+
+// number says which set s is, or fails if it is a mix.
+func number(t *testing.T, s Set) byte {
+	t.Helper()
+	n := s.LDevIDKey[0]
+	want, err := set(n).files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range want {
+		if !bytes.Equal(want[i].data, got[i].data) {
+			t.Fatalf("a mix of sets: %s is not set %q's", want[i].name, n)
+		}
+	}
+	return n
+}
+
+func load(t *testing.T, d *Dir) Set {
+	t.Helper()
+	s, damaged, err := d.Load()
+	if err != nil || damaged != nil {
+		t.Fatal(err, damaged)
+	}
+	return s
+}
+
+func TestSaveAndLoad(t *testing.T) {
+	d := At(t.TempDir())
+	if _, _, err := d.Load(); !errors.Is(err, ErrEmpty) {
+		t.Fatalf("an empty folder: %v", err)
+	}
+	for n := byte('a'); n < 'f'; n++ {
+		if err := d.Save(set(n)); err != nil {
+			t.Fatal(err)
+		}
+		if got := number(t, load(t, d)); got != n {
+			t.Fatalf("set %q, want %q", got, n)
+		}
+		// What other programs see.
+		key, err := os.ReadFile(filepath.Join(d.Path(), "ldevid.key"))
+		if err != nil || key[0] != n {
+			t.Fatalf("ldevid.key: %q, %v", key, err)
+		}
+		if info, err := os.Stat(filepath.Join(d.Path(), "ldevid.key")); err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatalf("ldevid.key: %v, %v", info.Mode(), err)
+		}
+	}
+	if kept := d.numbers(); len(kept) != 2 {
+		t.Fatalf("%d sets are kept, want the current and the one before", len(kept))
+	}
+	// The second set has no LDevID; nothing of the first's may shine through.
+	bare := set('z')
+	bare.LDevID, bare.LDevIDKey = nil, nil
+	if err := d.Save(bare); err != nil {
+		t.Fatal(err)
+	}
+	if s := load(t, d); s.LDevID != nil || s.LDevIDKey != nil {
+		t.Fatal("the new set has the old LDevID")
+	}
+}
+
+var errCut = errors.New("power cut")
+
+// cut performs so many operations and fails from then on; torn makes the last write
+// stop half-way.
+type cut struct {
+	disk
+	left int
+	torn bool
+}
+
+func (c *cut) step() error {
+	c.left--
+	if c.left < 0 {
+		return errCut
+	}
+	return nil
+}
+
+func (c *cut) mkdir(path string) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.disk.mkdir(path)
+}
+
+func (c *cut) write(path string, data []byte, mode os.FileMode) error {
+	if err := c.step(); err != nil {
+		if c.left == -1 && c.torn {
+			os.WriteFile(path, data[:len(data)/2], mode)
+		}
+		return err
+	}
+	return c.disk.write(path, data, mode)
+}
+
+func (c *cut) link(target, path string) error {
+	if err := c.step(); err != nil {
+		if c.left == -1 && c.torn {
+			os.Symlink(target, path+".new")
+		}
+		return err
+	}
+	return c.disk.link(target, path)
+}
+
+func (c *cut) syncDir(path string) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.disk.syncDir(path)
+}
+
+func (c *cut) remove(path string) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.disk.remove(path)
+}
+
+// A power cut between any two operations, or within one, leaves the old or the new set
+// whole, and the next save works.
+func TestPowerCutAtEveryStep(t *testing.T) {
+	for _, torn := range []bool{false, true} {
+		for _, earlier := range []int{0, 1, 3} {
+			finished := false
+			for steps := 0; !finished; steps++ {
+				d := At(t.TempDir())
+				want := byte(0)
+				for n := range earlier {
+					want = 'a' + byte(n)
+					if err := d.Save(set(want)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				d.fs = &cut{left: steps, torn: torn}
+				err := d.Save(set('x'))
+				finished = err == nil && d.fs.(*cut).left > 0
+				d.fs = disk{}
+				s, damaged, loadErr := d.Load()
+				switch {
+				case errors.Is(loadErr, ErrEmpty) && earlier == 0 && err != nil:
+				case loadErr != nil || damaged != nil:
+					t.Fatalf("after %d steps: %v, %v", steps, loadErr, damaged)
+				default:
+					if got := number(t, s); got != 'x' && (got != want || err == nil) {
+						t.Fatalf("after %d steps: set %q, want %q or the new one; save said %v", steps, got, want, err)
+					}
+				}
+				if err := d.Save(set('y')); err != nil || number(t, load(t, d)) != 'y' {
+					t.Fatalf("the save after a cut at step %d: %v", steps, err)
+				}
+				if len(d.numbers()) > 2 {
+					t.Fatalf("%v sets are left over", d.numbers())
+				}
+				if steps > 40 {
+					t.Fatal("a save takes more than 40 operations")
+				}
+			}
+		}
+	}
+}
+
+// A reader meanwhile sees whole sets only.
+func TestReadWhileSaving(t *testing.T) {
+	d := At(t.TempDir())
+	if err := d.Save(set('a')); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		for n := range 60 {
+			if err := d.Save(set('a' + byte(n%26))); err != nil {
+				done <- err
+				return
+			}
+		}
+		close(done)
+	}()
+	for reads := 0; ; reads++ {
+		select {
+		case err := <-done:
+			if err != nil || reads == 0 {
+				t.Fatalf("%d reads, %v", reads, err)
+			}
+			return
+		default:
+			number(t, load(t, d))
+		}
+	}
+}
+
+// A set that a worn-out flash has eaten is passed over for the one before.
+func TestDamagedSet(t *testing.T) {
+	for _, name := range []string{settingsFile, idevidFile} {
+		d := At(t.TempDir())
+		for _, n := range []byte("ab") {
+			if err := d.Save(set(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(d.Path(), currentLink, name), make([]byte, 10), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, damaged, err := d.Load()
+		if err != nil || damaged == nil || number(t, s) != 'a' {
+			t.Fatalf("%s: %v, %v", name, damaged, err)
+		}
+		if err := os.RemoveAll(filepath.Join(d.Path(), setName(1))); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := d.Load(); err == nil || errors.Is(err, ErrEmpty) {
+			t.Fatalf("%s: nothing can be read, yet %v", name, err)
+		}
+	}
+}
+
+// A file that is larger than any of ours is not read.
+func TestOversizedFile(t *testing.T) {
+	d := At(t.TempDir())
+	if err := d.Save(set('a')); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.Path(), currentLink, settingsFile), make([]byte, maxFile+1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := d.Load(); err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Fatal(err)
+	}
+}
+
+// A second agent is told who holds the folder.
+func TestLock(t *testing.T) {
+	if os.Getenv("STATE_LOCK") != "" {
+		_, err := At(os.Getenv("STATE_LOCK")).Lock()
+		if held, ok := errors.AsType[*HeldError](err); !ok || held.PID != os.Getppid() {
+			t.Fatalf("%v; want it to name process %d", err, os.Getppid())
+		}
+		return
+	}
+	d := At(filepath.Join(t.TempDir(), "made", "by", "lock"))
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestLock$", "-test.v")
+	child.Env = append(os.Environ(), "STATE_LOCK="+d.Path())
+	if out, err := child.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("PASS")) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	release()
+	release, err = d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+}
+
+func FuzzChain(f *testing.F) {
+	f.Add(encodeChain([][]byte{{1}, {2, 3}}))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		chain, err := decodeChain(text)
+		if err != nil {
+			return
+		}
+		again, err := decodeChain(encodeChain(chain))
+		if err != nil || len(again) != len(chain) {
+			t.Fatalf("%d certificates, then %d: %v", len(chain), len(again), err)
+		}
+	})
+}
