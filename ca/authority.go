@@ -47,7 +47,7 @@ type Config struct {
 	Organisation string
 	// ShardCapacity is the most certificates that share a CRL; 0 means DefaultShardCapacity.
 	ShardCapacity int64
-	// Now is the clock; nil means time.Now.
+	// Now is the clock.
 	Now func() time.Time
 }
 
@@ -87,8 +87,8 @@ func New(c Config) (*Authority, error) {
 	if err := profile.CheckOrganisation(c.Organisation); err != nil {
 		return nil, err
 	}
-	if c.Store == nil || len(c.Issuers) == 0 || c.ShardCapacity < 0 {
-		return nil, errors.New("a CA needs a record, issuers and a shard capacity that is not negative")
+	if c.Store == nil || c.Now == nil || len(c.Issuers) == 0 || c.ShardCapacity < 0 {
+		return nil, errors.New("a CA needs a record, a clock, issuers and a shard capacity that is not negative")
 	}
 	lints, err := newLinter()
 	if err != nil {
@@ -101,9 +101,6 @@ func New(c Config) (*Authority, error) {
 	a.idle = sync.NewCond(&a.mu)
 	if a.capacity == 0 {
 		a.capacity = DefaultShardCapacity
-	}
-	if a.now == nil {
-		a.now = time.Now
 	}
 	for _, i := range c.Issuers {
 		if a.issuers[i.Name] != nil {

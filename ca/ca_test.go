@@ -55,7 +55,7 @@ func foundation(t testing.TB) []ca.Founded {
 // authority is a CA over the store; change may alter its configuration.
 func authority(t testing.TB, store record.Issuance, change ...func(*ca.Config)) *ca.Authority {
 	t.Helper()
-	c := ca.Config{Store: store, BaseURL: baseURL, Organisation: "Acme Devices"}
+	c := ca.Config{Store: store, BaseURL: baseURL, Organisation: "Acme Devices", Now: time.Now}
 	for _, f := range foundation(t) {
 		s, err := cas.New(t.Context(), cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{f.Certificate, f.Root}, Signer: f.Signer})
 		if err != nil {

@@ -299,6 +299,7 @@ func TestNewRefuses(t *testing.T) {
 	f := foundation(t)
 	for name, change := range map[string]func(*ca.Config){
 		"no store":             func(c *ca.Config) { c.Store = nil },
+		"no clock":             func(c *ca.Config) { c.Now = nil },
 		"no issuers":           func(c *ca.Config) { c.Issuers = nil },
 		"https":                func(c *ca.Config) { c.BaseURL = "https://ca.example" },
 		"no organisation":      func(c *ca.Config) { c.Organisation = "" },
@@ -310,7 +311,7 @@ func TestNewRefuses(t *testing.T) {
 		"a leaf as the issuer": func(c *ca.Config) { c.Issuers[0].Certificate = leaf(t) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := ca.Config{Store: newStore(t), BaseURL: baseURL, Organisation: "Acme Devices"}
+			c := ca.Config{Store: newStore(t), BaseURL: baseURL, Organisation: "Acme Devices", Now: time.Now}
 			for _, f := range f {
 				c.Issuers = append(c.Issuers, ca.Issuer{Name: f.Name, Certificate: f.Certificate, Root: f.Root, CAS: casFunc(nil)})
 			}
