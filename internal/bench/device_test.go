@@ -1,0 +1,151 @@
+package bench
+
+import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/swtpm"
+)
+
+// mebibyte is what sizes are printed in.
+const mebibyte = 1 << 20
+
+// BenchmarkDeviceSize: the client as it goes into a 32-bit ARM image.
+func BenchmarkDeviceSize(b *testing.B) {
+	for range b.N {
+		file := filepath.Join(b.TempDir(), "hallmark-device")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "../../cmd/hallmark-device")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=7")
+		if out, err := build.CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		info, err := os.Stat(file)
+		must(b, err)
+		b.ReportMetric(float64(info.Size())/mebibyte, "MiB-armv7")
+		b.ReportMetric(float64(info.Size())/(7.5*mebibyte), "of-7.5-MiB")
+		run(b, "xz", "-9", "-k", file)
+		info, err = os.Stat(file + ".xz")
+		must(b, err)
+		b.ReportMetric(float64(info.Size())/mebibyte, "MiB-xz")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// BenchmarkDeviceEnrolment: what one enrolment and one renewal cost a real client on a
+// real software TPM: memory, bytes on the wire, TPM commands.
+func BenchmarkDeviceEnrolment(b *testing.B) {
+	for range b.N {
+		s := start(b, 1)
+		chip := swtpm.Start(b)
+		maker, err := swtpm.NewMaker(swtpm.P256, time.Now())
+		must(b, err)
+		must(b, maker.Manufacture(chip, swtpm.Options{P256: true, IntermediateInNV: true}))
+		meter := newMeter(b, s.Address)
+		folder := b.TempDir()
+		client := filepath.Join(programs(b), "hallmark-device")
+		ticket := s.tickets[0]
+		ticketText := strings.TrimSpace(s.textThrough(b, ticket, meter.address()))
+		for _, step := range []struct {
+			name string
+			args []string
+		}{
+			{"enrolment", []string{"enrol", ticketText, "--serial", "SN-1", "--tpm", chip.Spec()}},
+			{"renewal", []string{"renew"}},
+		} {
+			meter.reset()
+			out, peak := measured(b, client, append(step.args, "--state", folder, "--json")...)
+			var r struct {
+				Commands int `json:"tpm_commands"`
+			}
+			must(b, json.Unmarshal(out, &r))
+			b.ReportMetric(float64(peak)/1024, "MiB-peak-"+step.name)
+			b.ReportMetric(float64(meter.bytes.Load()), "bytes-"+step.name)
+			b.ReportMetric(float64(r.Commands), "tpm-commands-"+step.name)
+		}
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// measured runs a command and gives its standard output and peak memory in KiB.
+func measured(b *testing.B, name string, args ...string) ([]byte, int64) {
+	b.Helper()
+	cmd := exec.Command(name, args...)
+	var errors strings.Builder
+	cmd.Stderr = &errors
+	out, err := cmd.Output()
+	if err != nil {
+		b.Fatalf("%v\n%s", err, errors.String())
+	}
+	return out, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
+}
+
+// meter is a relay that counts what passes, both ways.
+type meter struct {
+	listener net.Listener
+	bytes    atomic.Int64
+}
+
+func newMeter(b *testing.B, to string) *meter {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(b, err)
+	b.Cleanup(func() { l.Close() })
+	m := &meter{listener: l}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go m.relay(c, to)
+		}
+	}()
+	return m
+}
+
+func (m *meter) relay(c net.Conn, to string) {
+	defer c.Close()
+	s, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	go func() {
+		io.Copy(counting{s, &m.bytes}, c)
+		s.(*net.TCPConn).CloseWrite()
+	}()
+	io.Copy(counting{c, &m.bytes}, s)
+}
+
+func (m *meter) address() string { return m.listener.Addr().String() }
+func (m *meter) reset()          { m.bytes.Store(0) }
+
+type counting struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (c counting) Write(p []byte) (int, error) {
+	c.n.Add(int64(len(p)))
+	return c.Writer.Write(p)
+}
+
+func selfSigned(key *ecdsa.PrivateKey) ([]byte, error) {
+	t := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bare"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"localhost"}}
+	return x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+}

@@ -1,0 +1,284 @@
+package bench
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/internal/simdevice"
+)
+
+const (
+	parallel = 32
+	devices  = 2000
+)
+
+func milliseconds(d time.Duration, n int) float64 {
+	return float64(d.Nanoseconds()) / float64(n) / 1e6
+}
+
+// BenchmarkEnrolment: server CPU for one attested enrolment, 32 at a time, against the
+// cryptography that no server could do without.
+func BenchmarkEnrolment(b *testing.B) {
+	for range b.N {
+		s := start(b, devices)
+		fleet := s.fleet(b, devices)
+		before, begun := cpu(b, s.cmd.Process.Pid), time.Now()
+		each(b, fleet, func(c *simdevice.Conn, n int, d *simdevice.Device) error {
+			_, err := d.EnrolOver(c, s.tickets[n], fmt.Sprintf("SN-%06d", n))
+			return err
+		}, s)
+		used, wall := cpu(b, s.cmd.Process.Pid)-before, time.Since(begun)
+		floor := unavoidable(b, s.maker)
+		b.ReportMetric(milliseconds(used, devices), "server-ms/enrolment")
+		b.ReportMetric(milliseconds(floor, 1), "crypto-ms/enrolment")
+		b.ReportMetric(milliseconds(used, devices)/milliseconds(floor, 1), "x-crypto")
+		b.ReportMetric(devices/wall.Seconds(), "enrolments/s-with-load-on-the-same-cores")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+func (s *server) fleet(b *testing.B, n int) []*simdevice.Device {
+	b.Helper()
+	fleet := make([]*simdevice.Device, n)
+	for i := range fleet {
+		chip, err := simtpm.NewDevice(s.maker, simtpm.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		fleet[i] = &simdevice.Device{Server: s.Server, TPM: chip}
+	}
+	return fleet
+}
+
+// each does f for every device, 32 at a time, each worker on one connection.
+func each(b *testing.B, fleet []*simdevice.Device, f func(*simdevice.Conn, int, *simdevice.Device) error, s *server) {
+	b.Helper()
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range parallel {
+		all.Go(func() {
+			c, err := s.Dial(nil)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer c.Close()
+			for {
+				n := int(next.Add(1)) - 1
+				if n >= len(fleet) {
+					return
+				}
+				if err := f(c, n, fleet[n]); err != nil {
+					b.Errorf("device %d: %v", n, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if b.Failed() {
+		b.FailNow()
+	}
+}
+
+// unavoidable is the processor time of one enrolment's cryptography alone: the EK
+// chain (two signatures), the certify signature, two credentials (an ephemeral key and
+// a shared secret each: the challenge and the one for the next renewal), and for each of
+// two certificates the rehearsal's signature, the issuer's, and its verification.
+func unavoidable(b *testing.B, maker *simtpm.Maker) time.Duration {
+	b.Helper()
+	d, err := simtpm.NewDevice(maker, simtpm.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(d.Certificates[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte("statement"))
+	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	if err != nil {
+		b.Fatal(err)
+	}
+	ek, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const rounds = 1000
+	used := self(func() {
+		for range rounds {
+			must(b, maker.Intermediate.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature))
+			must(b, maker.Root.CheckSignature(maker.Intermediate.SignatureAlgorithm, maker.Intermediate.RawTBSCertificate, maker.Intermediate.Signature))
+			for range 3 { // the certify statement and the two finished certificates
+				if !ecdsa.VerifyASN1(&key.PublicKey, digest[:], signature) {
+					b.Fatal("the signature does not verify")
+				}
+			}
+			for range 2 {
+				ephemeral, err := ecdh.P256().GenerateKey(rand.Reader)
+				must(b, err)
+				_, err = ephemeral.ECDH(ek.PublicKey())
+				must(b, err)
+			}
+			for range 4 {
+				_, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+				must(b, err)
+			}
+		}
+	})
+	return used / rounds
+}
+
+func must(b *testing.B, err error) {
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkRenewal: server CPU for one renewal on a new connection, attested again,
+// against a bare Go TLS 1.3 handshake with client certificates of the same kind.
+func BenchmarkRenewal(b *testing.B) {
+	for range b.N {
+		s := start(b, devices)
+		fleet := s.fleet(b, devices)
+		each(b, fleet, func(c *simdevice.Conn, n int, d *simdevice.Device) error {
+			_, err := d.EnrolOver(c, s.tickets[n], fmt.Sprintf("SN-%06d", n))
+			return err
+		}, s)
+		before := cpu(b, s.cmd.Process.Pid)
+		each(b, fleet, func(_ *simdevice.Conn, _ int, d *simdevice.Device) error {
+			_, err := d.Renew(d.IDevID)
+			return err
+		}, s)
+		used := cpu(b, s.cmd.Process.Pid) - before
+		bare := bareHandshakes(b, fleet)
+		b.ReportMetric(milliseconds(used, devices), "server-ms/renewal")
+		b.ReportMetric(milliseconds(bare, devices), "bare-tls-ms")
+		b.ReportMetric(float64(used)/float64(bare), "x-bare-tls")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// bareHandshakes is the processor time of a TLS server in another process that does
+// nothing but shake hands, once for every device.
+func bareHandshakes(b *testing.B, fleet []*simdevice.Device) time.Duration {
+	b.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), bareEnv+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	must(b, err)
+	must(b, cmd.Start())
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	var address string
+	if _, err := fmt.Fscanln(out, &address); err != nil {
+		b.Fatal(err)
+	}
+	before := cpu(b, cmd.Process.Pid)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range parallel {
+		all.Go(func() {
+			for {
+				n := int(next.Add(1)) - 1
+				if n >= len(fleet) {
+					return
+				}
+				c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{fleet[n].IDevID}})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				if _, err := io.ReadAll(c); err != nil { // the server has the client's certificate only now
+					b.Error(err)
+				}
+				c.Close()
+			}
+		})
+	}
+	all.Wait()
+	return cpu(b, cmd.Process.Pid) - before
+}
+
+const bareEnv = "HALLMARK_BENCH_BARE_TLS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(bareEnv) != "" {
+		if err := bareServer(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// bareServer verifies the client's signature, and its certificate's as any server
+// that pins an issuer would; nothing else.
+func bareServer() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	cert, err := selfSigned(key)
+	if err != nil {
+		return err
+	}
+	issuer, err := x509.ParseCertificate(cert)
+	if err != nil {
+		return err
+	}
+	chain := [][]byte{cert, cert}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+		Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}},
+		VerifyConnection: func(s tls.ConnectionState) error {
+			// The cost of checking the issuer's signature; that it is another's is no matter.
+			c := s.PeerCertificates[0]
+			ecdsa.VerifyASN1(issuer.PublicKey.(*ecdsa.PublicKey), digestOf(c.RawTBSCertificate), c.Signature)
+			return nil
+		}})
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			if err := c.(*tls.Conn).HandshakeContext(ctx); err == nil {
+				io.WriteString(c, "\n")
+			}
+		}()
+	}
+}
+
+func digestOf(b []byte) []byte {
+	sum := sha256.Sum256(b)
+	return sum[:]
+}
