@@ -85,6 +85,7 @@ func problem(err error) string {
 }
 
 func TestLifeOfADevice(t *testing.T) {
+	t.Parallel()
 	for _, nonceMode := range []bool{false, true} {
 		u := install(t, nonceMode).unit(t)
 		if s := must[device.Status](t)(device.ReadStatus(u.dir, time.Now())); s.Condition != device.NotEnrolled {
@@ -145,6 +146,7 @@ func TestLifeOfADevice(t *testing.T) {
 
 // Whichever answer is lost, the work is done once and the device has its certificates.
 func TestLostAnswers(t *testing.T) {
+	t.Parallel()
 	i := install(t, false)
 	for n, path := range []string{wire.PathTrust, wire.PathEnrol, wire.PathActivate} {
 		u := i.unit(t)
@@ -175,6 +177,7 @@ func TestLostAnswers(t *testing.T) {
 
 // A rolled-back copy of the state is refused as such; the device helps itself.
 func TestRolledBackState(t *testing.T) {
+	t.Parallel()
 	u := install(t, false).unit(t).enrolled(t, "SN-1")
 	u.renew(t, "idevid")
 	old := u.load(t)
@@ -193,6 +196,7 @@ func TestRolledBackState(t *testing.T) {
 
 // A new certificate that does not work is not taken.
 func TestNewCertificateIsTriedFirst(t *testing.T) {
+	t.Parallel()
 	u := install(t, false).unit(t).enrolled(t, "SN-1")
 	u.renew(t, "idevid")
 	before := u.load(t)
@@ -217,6 +221,7 @@ func TestNewCertificateIsTriedFirst(t *testing.T) {
 
 // TPM2_Clear ends the LDevID, not the identity.
 func TestClearedTPM(t *testing.T) {
+	t.Parallel()
 	u := install(t, false).unit(t).enrolled(t, "SN-1")
 	u.renew(t, "idevid")
 	tpm, err := u.chip.Open()
@@ -234,6 +239,7 @@ func TestClearedTPM(t *testing.T) {
 }
 
 func TestFoldersAndTicketsOfOthers(t *testing.T) {
+	t.Parallel()
 	i := install(t, false)
 	a, b := i.unit(t), i.unit(t)
 	ticket := i.ticket(t)
@@ -276,6 +282,7 @@ func TestFoldersAndTicketsOfOthers(t *testing.T) {
 
 // Enrolment and renewal work whatever the clock says.
 func TestClocks(t *testing.T) {
+	t.Parallel()
 	i := install(t, false)
 	for n, wrong := range []time.Duration{-time.Since(time.Unix(0, 0)), 10 * 365 * 24 * time.Hour, -30 * time.Minute} {
 		u := i.unit(t)
@@ -289,6 +296,7 @@ func TestClocks(t *testing.T) {
 
 // The working certificate in the TPM against a server that pins the operational root.
 func TestConnect(t *testing.T) {
+	t.Parallel()
 	u := install(t, false).unit(t).enrolled(t, "SN-1")
 	u.renew(t, "idevid")
 	clients := x509.NewCertPool()
@@ -333,6 +341,7 @@ func TestConnect(t *testing.T) {
 }
 
 func TestSerialNumbers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)

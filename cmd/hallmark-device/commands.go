@@ -131,7 +131,7 @@ Enrolling an enrolled device changes nothing.
 		}
 		if roots != "" {
 			if e.Roots, err = readRoots(roots); err != nil {
-				return err
+				return advised{err, "--roots takes the file trust/infrastructure.pem of the server's folder"}
 			}
 		}
 		if e.Ticket == nil && (server == "" || roots == "") && notEnrolled(o.state) {
@@ -139,7 +139,7 @@ Enrolling an enrolled device changes nothing.
 		}
 		if serialFrom != "" {
 			if e.Serial, err = device.ReadSerial(c.Context(), serialFrom); err != nil {
-				return fmt.Errorf("reading the serial number: %w", err)
+				return advised{fmt.Errorf("reading the serial number: %w", err), "give it with --serial, or name another source with --serial-from"}
 			}
 		}
 		r, err := device.Enrol(c.Context(), e)
@@ -256,7 +256,7 @@ else to one of Hallmark's infrastructure roots or the system's.
 		connection := device.Connection{Options: o.options(c), To: to}
 		if ca != "" {
 			if connection.Roots, err = readRoots(ca); err != nil {
-				return err
+				return advised{err, "--ca takes a PEM file of the CA certificates that the server's certificate ends in"}
 			}
 		}
 		return device.Connect(c.Context(), connection, c.InOrStdin(), c.OutOrStdout())

@@ -38,6 +38,14 @@ type usageError struct {
 	command string
 }
 
+// advised is an error with what to do about it.
+type advised struct {
+	error
+	hint string
+}
+
+func (a advised) Unwrap() error { return a.error }
+
 // failure tells the errors of commands from those of the command line.
 type failure struct{ error }
 
@@ -97,6 +105,9 @@ func hintFor(err error) string {
 	if _, ok := errors.AsType[*client.NetworkError](err); ok {
 		return "check the network and the address, then run the same command again: nothing is lost"
 	}
+	if e, ok := errors.AsType[advised](err); ok {
+		return e.hint
+	}
 	switch {
 	case errors.As(err, new(*state.HeldError)):
 		return "wait until it has finished"
@@ -107,7 +118,7 @@ func hintFor(err error) string {
 	case errors.Is(err, os.ErrPermission):
 		return "run as root, or name another folder with --state"
 	}
-	return ""
+	return "if this is not clear to you, send the line above to whoever runs the Hallmark server"
 }
 
 // message is a server's refusal without its hint, which is printed apart.

@@ -158,8 +158,9 @@ func (c *Client) Activate(ctx context.Context, m wire.Activate, id *tls.Certific
 	return &answer, conn.call(http.MethodPost, wire.PathActivate, m, &answer)
 }
 
-// Probe opens a connection with a certificate and fetches the trust bundle over it. It
-// succeeds only if the server accepts the certificate, and adopts a newer bundle.
+// Probe opens a connection in which a certificate's key signs and fetches the trust
+// bundle over it, adopting a newer one. It fails if the key does not work or the
+// server turns the certificate away.
 func (c *Client) Probe(ctx context.Context, id *tls.Certificate) error {
 	conn, err := c.open(ctx, id)
 	if err != nil {
