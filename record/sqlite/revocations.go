@@ -168,7 +168,8 @@ func (s *Store) Shards(ctx context.Context, issuer string) ([]record.Shard, erro
 // PublishCRL replaces the stored list by one with a greater number.
 func (s *Store) PublishCRL(ctx context.Context, crl record.CRL) error {
 	return s.db.Write(ctx, func(c *engine.Conn) error {
-		n, err := c.Exec(`INSERT INTO crls (issuer, shard, sequence, this_update, next_update, der) VALUES (?, ?, ?, ?, ?, ?)
+		// Not for the journal: a restored server signs every CRL anew.
+		n, err := c.ExecLocal(`INSERT INTO crls (issuer, shard, sequence, this_update, next_update, der) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (issuer, shard) DO UPDATE SET sequence = excluded.sequence, this_update = excluded.this_update,
 				next_update = excluded.next_update, der = excluded.der WHERE excluded.sequence > sequence`,
 			crl.Issuer, crl.Number, crl.Sequence, crl.ThisUpdate, crl.NextUpdate, crl.DER)

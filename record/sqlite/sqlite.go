@@ -36,6 +36,10 @@ type Options struct {
 	// selector and when redeemed sessions are forgotten; every time that is recorded
 	// comes with the verb.
 	Now func() time.Time
+	// Journal is a folder, made if missing, that holds every change since the last backup
+	// (Recover), best on another disk. Empty keeps none; a record that keeps one cannot
+	// be opened without.
+	Journal string
 }
 
 // Store is a [record.Store]; make one with Open or Create. Its methods may be called
@@ -113,7 +117,7 @@ func open(ctx context.Context, path string, o Options, fresh bool) (*Store, erro
 	if err := engine.Migrate(ctx, path, files, applicationID, fresh); err != nil {
 		return nil, err
 	}
-	db, err := engine.Open(ctx, path)
+	db, err := engine.Open(ctx, path, o.Journal)
 	if err != nil {
 		return nil, err
 	}

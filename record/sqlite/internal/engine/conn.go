@@ -22,6 +22,9 @@ type Conn struct {
 	driver     driver.Conn
 	statements map[string]statement
 	args       []driver.NamedValue
+	// noting says that changes are written down in changes, for the journal.
+	noting  bool
+	changes []byte
 }
 
 type statement interface {
@@ -74,8 +77,18 @@ func (c *Conn) prepare(sql string) (statement, error) {
 	return s, nil
 }
 
-// Exec runs one statement and returns how many rows it changed.
+// Exec runs one statement and returns how many rows it changed. The journal, if there
+// is one, repeats it: its outcome must follow from the text, the values and the rows.
 func (c *Conn) Exec(sql string, args ...any) (int64, error) {
+	n, err := c.ExecLocal(sql, args...)
+	if err == nil && n > 0 && c.noting {
+		c.changes, err = appendChange(c.changes, sql, c.args, n)
+	}
+	return n, err
+}
+
+// ExecLocal is Exec for what a journal need not repeat, because it is made anew.
+func (c *Conn) ExecLocal(sql string, args ...any) (int64, error) {
 	s, err := c.prepare(sql)
 	if err != nil {
 		return 0, err

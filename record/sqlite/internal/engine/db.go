@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
@@ -36,15 +37,18 @@ const (
 // DB is an open file. Its methods may be called from any number of goroutines.
 type DB struct {
 	path    string
+	journal *journal // nil: none is kept
 	queue   chan *write
 	readers chan *Conn
 	closing chan struct{}
 	written chan struct{} // closed when the writer has gone
+	commits atomic.Int64
 	once    sync.Once
 }
 
-// Open opens an existing file.
-func Open(ctx context.Context, path string) (*DB, error) {
+// Open opens an existing file that keeps its journal in a folder, made if missing; with
+// an empty name it keeps none, which is refused for a file that ever has.
+func Open(ctx context.Context, path, journalDir string) (*DB, error) {
 	db := &DB{
 		path:    path,
 		queue:   make(chan *write),
@@ -54,6 +58,10 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	}
 	writer, err := connect(ctx, path, forWriter)
 	if err != nil {
+		return nil, Classify(err)
+	}
+	if err := db.openJournal(writer, journalDir); err != nil {
+		writer.close()
 		return nil, Classify(err)
 	}
 	for range cap(db.readers) {
@@ -68,6 +76,21 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	go db.run(writer)
 	return db, nil
 }
+
+func (db *DB) openJournal(c *Conn, dir string) error {
+	if dir != "" {
+		db.journal = &journal{dir: dir, limit: segmentLimit}
+		return db.journal.start(c)
+	}
+	kept, err := keepsJournal(c)
+	if err == nil && kept {
+		err = errors.New("it keeps a journal, whose folder must be named: without it a restore would lose what is written now")
+	}
+	return err
+}
+
+// Commits counts the groups that were committed: one wait for the disk each.
+func (db *DB) Commits() int64 { return db.commits.Load() }
 
 // Close waits for work under way, refuses later work and releases the file.
 func (db *DB) Close() {

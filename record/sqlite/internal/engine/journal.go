@@ -3,10 +3,12 @@ package engine
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,13 +23,19 @@ import (
 // A journal is a folder of segments, files that are only appended to. Each segment is
 // named after its first group and holds groups, one behind the other:
 //
-//	length of the payload (4 bytes), number (8), hash (32), payload
+//	length of the payload (4 bytes), number (8), hash (32),
+//	CRC-32C of the payload (4), CRC-32C of all before it (4), payload
 //
 // The hash is SHA-256 over the hash before, the number and the payload, so a journal
-// cannot be spliced and a snapshot fits one journal only. docs/decisions/0002-restore.md
+// cannot be spliced and a snapshot fits one journal only. The checksums tell a last
+// group that was not written in full from one that is damaged or belongs elsewhere. docs/decisions/0002-restore.md
 // says what it is for.
 const (
-	groupHeader  = 4 + 8 + sha256.Size
+	numberAt     = 4
+	hashAt       = numberAt + 8
+	payloadSumAt = hashAt + sha256.Size
+	headerSumAt  = payloadSumAt + 4
+	groupHeader  = headerSumAt + 4
 	maxPayload   = 256 << 20
 	segmentLimit = 64 << 20
 	segmentName  = ".journal"
@@ -36,6 +44,7 @@ const (
 // journal writes down what groups change. It belongs to the writer.
 type journal struct {
 	dir     string
+	limit   int64 // size at which the next segment begins
 	file    *os.File
 	segment int64
 }
@@ -49,15 +58,45 @@ type place struct {
 
 // start makes the row of a file that has kept no journal so far.
 func (j *journal) start(c *Conn) error {
+	if kept, err := keepsJournal(c); err != nil {
+		return err
+	} else if kept {
+		if at, err := placeIn(c); err != nil || at.size > 0 {
+			return err
+		}
+	}
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return err
 	}
+	// In a transaction: another process may be about to write the first group.
+	if _, err := c.Exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	if err := j.begin(c); err != nil {
+		c.Exec("ROLLBACK")
+		return err
+	}
+	_, err := c.Exec("COMMIT")
+	return err
+}
+
+func (j *journal) begin(c *Conn) error {
 	if _, err := c.Exec(`CREATE TABLE IF NOT EXISTS journal (one INTEGER PRIMARY KEY CHECK (one = 1),
 		number INTEGER NOT NULL, hash BLOB NOT NULL, segment INTEGER NOT NULL, size INTEGER NOT NULL) STRICT`); err != nil {
 		return err
 	}
-	_, err := c.Exec("INSERT OR IGNORE INTO journal VALUES (1, 0, ?, 1, 0)", make([]byte, sha256.Size))
-	return err
+	// A random beginning: no other journal's groups follow it.
+	var begin [sha256.Size]byte
+	rand.Read(begin[:])
+	if _, err := c.Exec("INSERT OR IGNORE INTO journal VALUES (1, 0, ?, 1, 0)", begin[:]); err != nil {
+		return err
+	}
+	at, err := placeIn(c)
+	if err != nil || at.size > 0 {
+		return err
+	}
+	// A segment without a group says that none was written; a missing one, that it is lost.
+	return j.open(at)
 }
 
 // keepsJournal reports whether the file has ever been opened with a journal.
@@ -92,7 +131,7 @@ func (j *journal) append(c *Conn, payload []byte) error {
 	if len(payload) > maxPayload {
 		return fmt.Errorf("%w: one group changes %d bytes, and the journal takes %d", record.ErrUnavailable, len(payload), maxPayload)
 	}
-	if at.size >= segmentLimit {
+	if at.size >= j.limit {
 		at.segment, at.size = at.number+1, 0
 	}
 	if err := j.open(at); err != nil {
@@ -108,7 +147,7 @@ func (j *journal) append(c *Conn, payload []byte) error {
 		return fmt.Errorf("%w: journal: %w", record.ErrUnavailable, err)
 	}
 	at.number, at.size = at.number+1, at.size+int64(len(group))
-	at.hash = [sha256.Size]byte(group[12:groupHeader])
+	at.hash = hashOf(group)
 	return at.save(c)
 }
 
@@ -139,9 +178,29 @@ func (j *journal) open(at place) error {
 	case info.Size() < at.size:
 		return fmt.Errorf("%s has %d bytes and the record wrote %d: it was cut or replaced; make a backup and restore it", j.file.Name(), info.Size(), at.size)
 	case info.Size() > at.size:
+		if err := j.unanswered(at, info.Size()-at.size); err != nil {
+			return err
+		}
 		return j.file.Truncate(at.size)
 	}
 	return nil
+}
+
+// unanswered refuses to cut off anything but one group, whole or torn, that would have
+// been the next: a journal with more belongs to a newer copy of the record.
+func (j *journal) unanswered(at place, size int64) error {
+	if size > maxPayload+groupHeader {
+		size = maxPayload + groupHeader + 1 // enough to see that it is more than one
+	}
+	text := make([]byte, size)
+	if _, err := j.file.ReadAt(text, at.size); err != nil {
+		return err
+	}
+	group, rest, torn := cutGroup(text)
+	if torn || group != nil && len(rest) == 0 && follows(at.hash, group) {
+		return nil
+	}
+	return fmt.Errorf("%s holds groups that this record does not know: the record is older than its journal, or has another's; restore a backup with this journal", j.file.Name())
 }
 
 func (j *journal) close() {
@@ -154,10 +213,39 @@ func (j *journal) close() {
 func encodeGroup(before [sha256.Size]byte, number int64, payload []byte) []byte {
 	group := make([]byte, groupHeader, groupHeader+len(payload))
 	binary.BigEndian.PutUint32(group, uint32(len(payload)))
-	binary.BigEndian.PutUint64(group[4:], uint64(number))
-	hash := chain(before, group[4:12], payload)
-	copy(group[12:], hash[:])
+	binary.BigEndian.PutUint64(group[numberAt:], uint64(number))
+	hash := chain(before, group[numberAt:hashAt], payload)
+	copy(group[hashAt:], hash[:])
+	binary.BigEndian.PutUint32(group[payloadSumAt:], crc32.Checksum(payload, castagnoli))
+	binary.BigEndian.PutUint32(group[headerSumAt:], crc32.Checksum(group[:headerSumAt], castagnoli))
 	return append(group, payload...)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func numberOf(group []byte) int64 { return int64(binary.BigEndian.Uint64(group[numberAt:])) }
+
+func hashOf(group []byte) [sha256.Size]byte { return [sha256.Size]byte(group[hashAt:payloadSumAt]) }
+
+// cutGroup takes the first group of a segment's text. It is nil with torn if the text
+// ends within it, or holds what is left where a group was being written when the power
+// went; nil without torn if it is damaged.
+func cutGroup(text []byte) (group, rest []byte, torn bool) {
+	if len(text) < groupHeader {
+		return nil, nil, true
+	}
+	if binary.BigEndian.Uint32(text[headerSumAt:]) != crc32.Checksum(text[:headerSumAt], castagnoli) {
+		return nil, nil, len(bytes.Trim(text[groupHeader:], "\x00")) == 0
+	}
+	size := groupHeader + int64(binary.BigEndian.Uint32(text))
+	if int64(len(text)) < size {
+		return nil, nil, true
+	}
+	group, rest = text[:size], text[size:]
+	if binary.BigEndian.Uint32(group[payloadSumAt:]) != crc32.Checksum(group[groupHeader:], castagnoli) {
+		return nil, nil, len(bytes.Trim(rest, "\x00")) == 0
+	}
+	return group, rest, false
 }
 
 func chain(before [sha256.Size]byte, number, payload []byte) (sum [sha256.Size]byte) {
@@ -299,39 +387,31 @@ func replaySegment(ctx context.Context, c *Conn, at *place, text []byte, next in
 		if err := ctx.Err(); err != nil {
 			return next, false, err
 		}
-		whole := len(text) >= groupHeader && int64(len(text)) >= groupHeader+int64(binary.BigEndian.Uint32(text))
-		if !whole {
-			if last {
-				return next, true, nil
-			}
-			return next, false, fmt.Errorf("%w: it ends within group %d", ErrJournal, next)
+		group, rest, unfinished := cutGroup(text)
+		if group == nil && unfinished && last {
+			return next, true, nil
 		}
-		size := groupHeader + int(binary.BigEndian.Uint32(text))
-		group, rest := text[:size], text[size:]
-		number, hash, payload := int64(binary.BigEndian.Uint64(group[4:])), group[12:groupHeader], group[groupHeader:]
-		sound := number == next
-		switch {
-		case number == at.number:
-			sound = sound && bytes.Equal(hash, at.hash[:])
-		case number > at.number:
-			expected := chain(at.hash, group[4:12], payload)
-			sound = sound && bytes.Equal(hash, expected[:])
+		if group == nil {
+			return next, false, fmt.Errorf("%w: group %d is damaged", ErrJournal, next)
 		}
-		if !sound {
-			if last && len(bytes.Trim(rest, "\x00")) == 0 {
-				return next, true, nil // the power went while it was being written
-			}
-			return next, false, fmt.Errorf("%w: group %d is damaged, or of another record", ErrJournal, next)
+		number := numberOf(group)
+		if number != next || number == at.number && hashOf(group) != at.hash || number > at.number && !follows(at.hash, group) {
+			return next, false, fmt.Errorf("%w: group %d is of another record", ErrJournal, next)
 		}
 		if number > at.number {
-			if err := run(c, payload); err != nil {
+			if err := run(c, group[groupHeader:]); err != nil {
 				return next, false, fmt.Errorf("%w: group %d: %w", ErrJournal, number, err)
 			}
-			at.number, at.hash = number, [sha256.Size]byte(hash)
+			at.number, at.hash = number, hashOf(group)
 		}
 		text, next = rest, next+1
 	}
 	return next, false, nil
+}
+
+// follows reports whether a group's hash covers the one before it.
+func follows(before [sha256.Size]byte, group []byte) bool {
+	return hashOf(group) == chain(before, group[numberAt:hashAt], group[groupHeader:])
 }
 
 // run does what a payload says again and compares how many rows it changed.

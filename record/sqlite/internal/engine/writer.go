@@ -61,6 +61,9 @@ func (db *DB) Write(ctx context.Context, do func(*Conn) error) error {
 func (db *DB) run(c *Conn) {
 	defer close(db.written)
 	defer c.close()
+	if db.journal != nil {
+		defer db.journal.close()
+	}
 	var group []*write
 	for {
 		select {
@@ -85,9 +88,11 @@ func (db *DB) run(c *Conn) {
 	}
 }
 
-// commit does a group in one transaction. If the transaction is lost, everybody in it
+// commit does a group in one transaction; what it changed is in the journal before it
+// is committed. If the transaction is lost, everybody in it
 // is answered with the reason.
 func (db *DB) commit(c *Conn, group []*write) {
+	c.changes = c.changes[:0]
 	err := func() error {
 		// IMMEDIATE: a second process is waited for here, not met half-way.
 		if _, err := c.Exec("BEGIN IMMEDIATE"); err != nil {
@@ -101,10 +106,16 @@ func (db *DB) commit(c *Conn, group []*write) {
 				return err
 			}
 		}
+		if len(c.changes) > 0 {
+			if err := db.journal.append(c, c.changes); err != nil {
+				return err
+			}
+		}
 		_, err := c.Exec("COMMIT")
 		return err
 	}()
 	if err == nil {
+		db.commits.Add(1)
 		return
 	}
 	c.Exec("ROLLBACK") // fails if SQLite has rolled back by itself, as it does when the disk is full
@@ -121,8 +132,11 @@ func (db *DB) try(c *Conn, w *write) error {
 	if _, err := c.Exec("SAVEPOINT work"); err != nil {
 		return err
 	}
+	before := len(c.changes)
 	func() {
+		c.noting = db.journal != nil
 		defer func() {
+			c.noting = false
 			if p := recover(); p != nil {
 				w.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
 			}
@@ -130,6 +144,7 @@ func (db *DB) try(c *Conn, w *write) error {
 		w.err = Classify(w.do(c))
 	}()
 	if w.err != nil || w.panic != nil {
+		c.changes = c.changes[:before]
 		if _, err := c.Exec("ROLLBACK TO work"); err != nil {
 			if w.err != nil {
 				err = w.err // why SQLite had rolled back everything

@@ -1,0 +1,31 @@
+package sqlite
+
+import (
+	"context"
+
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+)
+
+// ErrJournal means that a journal does not continue a database; nothing was changed.
+var ErrJournal = engine.ErrJournal
+
+// Recovered says what Recover brought back.
+type Recovered = engine.Replayed
+
+// Recover brings a snapshot, which nobody has open, to where its journal ends: every
+// verb that was ever answered is in it then. All or nothing; ErrJournal if the journal
+// is another's or lacks a part. The record goes on in a new segment.
+func Recover(ctx context.Context, path, journal string) (Recovered, error) {
+	return engine.Replay(ctx, path, journal)
+}
+
+// Restart gives up what lies between a snapshot, which nobody has open, and the
+// present: the record goes on in a new journal.
+func Restart(ctx context.Context, path string) error {
+	return engine.Restart(ctx, path)
+}
+
+// Needless names the files of a journal that Recover of this snapshot would not read.
+func Needless(ctx context.Context, snapshot, journal string) ([]string, error) {
+	return engine.Needless(ctx, snapshot, journal)
+}

@@ -1,0 +1,173 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/recordtest"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+)
+
+// TestStoreWithJournal takes the whole exam, races and crashes included, with a
+// journal, and after each part replays it onto the store's beginning: what comes out
+// must be the store, row by row.
+func TestStoreWithJournal(t *testing.T) {
+	with := func(name string) Options {
+		o := options
+		o.Journal = name + ".journal"
+		return o
+	}
+	recordtest.Run(t, recordtest.Place{
+		Create: func(ctx context.Context, name string) (record.Store, error) {
+			s, err := Create(ctx, name, with(name))
+			if err != nil {
+				return nil, err
+			}
+			if err := s.Snapshot(ctx, name+".base"); err != nil {
+				return nil, err
+			}
+			return &replayed{Store: s, t: t, name: name}, nil
+		},
+		Open: func(ctx context.Context, name string) (record.Store, error) {
+			s, err := Open(ctx, name, with(name))
+			if err != nil {
+				return nil, err
+			}
+			return &replayed{Store: s, t: t, name: name}, nil
+		},
+	})
+}
+
+// replayed compares when it is closed.
+type replayed struct {
+	*Store
+	t    *testing.T
+	name string
+	once sync.Once
+}
+
+func (r *replayed) Close() error {
+	first := false
+	r.once.Do(func() { first = true })
+	if !first {
+		return r.Store.Close()
+	}
+	// A killed writer may have left a group in the journal that it did not commit. The
+	// next group takes its place.
+	if err := r.db.Write(context.Background(), func(c *engine.Conn) error {
+		_, err := c.Exec("INSERT OR REPLACE INTO sessions VALUES ('closing', ?)", recordtest.Now)
+		return err
+	}); err != nil {
+		r.t.Error(err)
+	}
+	err := r.Store.Close()
+	r.compare()
+	return err
+}
+
+func (r *replayed) compare() {
+	text, err := os.ReadFile(r.name + ".base")
+	if err != nil {
+		r.t.Error(err)
+		return
+	}
+	again := r.name + ".again"
+	if err := os.WriteFile(again, text, 0o600); err != nil {
+		r.t.Error(err)
+		return
+	}
+	defer os.Remove(again)
+	if _, err := Recover(context.Background(), again, r.name+".journal"); err != nil {
+		r.t.Errorf("replaying %s: %v", r.name, err)
+		return
+	}
+	if got, want := dump(r.t, again), dump(r.t, r.name); got != want {
+		r.t.Errorf("the replay of %s is not the store:\n%s", r.name, difference(got, want))
+	}
+}
+
+// dump writes out every row but those of a journal's own and of what is made anew.
+func dump(t *testing.T, path string) string {
+	dir, err := os.MkdirTemp("", "journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	copied := dir + "/copy"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wal, err := os.ReadFile(path + "-wal"); err == nil {
+		os.WriteFile(copied+"-wal", wal, 0o600)
+	}
+	if err := os.WriteFile(copied, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Restart(context.Background(), copied); err != nil {
+		t.Fatal(err)
+	}
+	db, err := engine.Open(context.Background(), copied, dir+"/journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var out strings.Builder
+	err = db.View(context.Background(), func(c *engine.Conn) error {
+		tables, err := engine.Query(context.Background(), c, func(r engine.Row) string { return r.Text(0) },
+			"SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('journal', 'crls', 'goose_db_version') AND name NOT LIKE 'sqlite_%' ORDER BY name")
+		if err != nil {
+			return err
+		}
+		if len(tables) < 10 {
+			return errors.New("where are the tables?")
+		}
+		for _, table := range tables {
+			columns, err := engine.Query(context.Background(), c, func(r engine.Row) string { return "quote(" + r.Text(0) + ")" },
+				"SELECT name FROM pragma_table_info(?)", table)
+			if err != nil {
+				return err
+			}
+			rows, err := engine.Query(context.Background(), c, func(r engine.Row) string { return r.Text(0) },
+				"SELECT "+strings.Join(columns, " || ',' || ")+" FROM "+table+" ORDER BY 1")
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&out, "%s:\n%s\n", table, strings.Join(rows, "\n"))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func difference(a, b string) string {
+	in := func(text string) map[string]bool {
+		lines := map[string]bool{}
+		for line := range strings.Lines(text) {
+			lines[line] = true
+		}
+		return lines
+	}
+	var out strings.Builder
+	inA, inB := in(a), in(b)
+	for line := range inA {
+		if !inB[line] {
+			out.WriteString("only in the replay: " + line)
+		}
+	}
+	for line := range inB {
+		if !inA[line] {
+			out.WriteString("only in the store: " + line)
+		}
+	}
+	return out.String()
+}
