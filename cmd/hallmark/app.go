@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// configVariable names the settings file in the environment.
+const configVariable = "HALLMARK_CONFIG"
+
+// app is what every command starts from.
+type app struct{ config string }
+
+// settings finds the settings file: --config, HALLMARK_CONFIG, the user's folder. The
+// working folder is not searched: whoever can leave a file there could send an
+// operator to a server that only says that it revoked.
+func (a *app) settings() (path string, err error) {
+	if a.config != "" {
+		return a.config, nil
+	}
+	if path := os.Getenv(configVariable); path != "" {
+		return path, nil
+	}
+	base, err := os.UserConfigDir()
+	if err != nil {
+		return "", hinted{errors.New("no operator's settings are named"), "set " + configVariable}
+	}
+	return filepath.Join(base, "hallmark", client.SettingsFile), nil
+}
+
+// open is a client for a command that only looks.
+func (a *app) open(c *cobra.Command) (*client.Client, error) {
+	path, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	cl, err := client.Load(path, func(warning string) { fmt.Fprintln(c.ErrOrStderr(), "hallmark: warning:", printable(warning, false)) })
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, hinted{err, "name the settings with --config or " + configVariable + " (hallmarkd init wrote operator/" + client.SettingsFile + "), or make them: hallmark operator accept INVITATION"}
+	}
+	return cl, err
+}
+
+// change is a client for a command that changes something: it says where and as whom.
+func (a *app) change(c *cobra.Command) (*client.Client, error) {
+	cl, err := a.open(c)
+	if err == nil {
+		fmt.Fprintf(c.ErrOrStderr(), "hallmark: %s as %s\n", cl.Server(), printable(cl.Operator(), false))
+	}
+	return cl, err
+}
+
+func jsonFlag(c *cobra.Command) *bool {
+	return c.Flags().Bool("json", false, "print JSON")
+}
+
+// show prints v as JSON, or as lines of a name and a value each.
+func show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
+	if asJSON {
+		e := json.NewEncoder(c.OutOrStdout())
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	}
+	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, line := range lines {
+		if line[1] != "" {
+			fmt.Fprintf(w, "%s\t%s\n", line[0]+":", printable(line[1], false))
+		}
+	}
+	return w.Flush()
+}
+
+// list prints every page of a listing, at most limit rows if limit is not 0: a table,
+// or a JSON array.
+func list[T any](c *cobra.Command, asJSON bool, limit int, header string, row func(T) []string, page func(limit int, after string) (wire.List[T], error)) error {
+	out := bufio.NewWriter(c.OutOrStdout())
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	printed := 0
+	for after := ""; ; {
+		size := wire.MaxPage
+		if limit > 0 {
+			size = min(size, limit-printed)
+		}
+		got, err := page(size, after)
+		if err != nil {
+			return err
+		}
+		if printed == 0 && !asJSON {
+			fmt.Fprintln(table, header)
+		}
+		for _, item := range got.Items {
+			if asJSON {
+				err = printElement(out, item, printed == 0)
+			} else {
+				_, err = fmt.Fprintln(table, cells(row(item)))
+			}
+			if err != nil {
+				return err
+			}
+			printed++
+		}
+		if err := errors.Join(table.Flush(), out.Flush()); err != nil {
+			return err
+		}
+		if after = got.After; after == "" || limit > 0 && printed >= limit {
+			break
+		}
+	}
+	if asJSON {
+		_, err := io.WriteString(c.OutOrStdout(), map[bool]string{true: "[]\n", false: "\n]\n"}[printed == 0])
+		return err
+	}
+	return nil
+}
+
+func printElement(w io.Writer, v any, first bool) error {
+	text, err := json.MarshalIndent(v, "  ", "  ")
+	if err != nil {
+		return err
+	}
+	before := ",\n  "
+	if first {
+		before = "[\n  "
+	}
+	_, err = io.WriteString(w, before+string(text))
+	return err
+}
+
+func cells(values []string) string {
+	for i, v := range values {
+		if values[i] = printable(v, false); v == "" {
+			values[i] = "-"
+		}
+	}
+	return strings.Join(values, "\t")
+}
+
+// listOptions are the flags of a listing; limit 0 means everything.
+func listFlags(c *cobra.Command) (asJSON *bool, limit *int) {
+	return jsonFlag(c), c.Flags().Int("limit", 0, "print at most this many rows (default all)")
+}
+
+// when is a time for a table, in the local zone; "-" if it has not come.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}
+
+// exactly is a time for one who wants to know; empty if it has not come.
+func exactly(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return ""
+	case t.Year() == 9999:
+		return "never" // 99991231235959Z, RFC 5280 §4.1.2.5
+	}
+	return t.Local().Format("2006-01-02 15:04:05 MST")
+}
+
+// count words a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return strconv.Itoa(n) + " " + thing + "s"
+}
+
+// days is a flag that takes Go's durations and days: "15m", "36h", "30d".
+type days time.Duration
+
+func (d *days) String() string {
+	v := time.Duration(*d)
+	switch {
+	case v == 0:
+		return ""
+	case v%(24*time.Hour) == 0:
+		return strconv.FormatInt(int64(v/(24*time.Hour)), 10) + "d"
+	}
+	return strings.NewReplacer("m0s", "m", "h0m0s", "h").Replace(v.String()) // "15m0s", "36h0m0s"
+}
+
+func (d *days) Type() string { return "duration" }
+
+func (d *days) Set(text string) error {
+	v, err := time.ParseDuration(text)
+	if n, ok := strings.CutSuffix(text, "d"); ok {
+		var whole uint64
+		whole, err = strconv.ParseUint(n, 10, 16)
+		v = time.Duration(whole) * 24 * time.Hour
+	}
+	if err != nil || v < time.Second {
+		return errors.New("write a number and a unit, like 15m, 36h or 30d")
+	}
+	*d = days(v)
+	return nil
+}
+
+func (d days) seconds() int64 { return int64(time.Duration(d) / time.Second) }
+
+// terminal reports whether a person reads this stream as it comes.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

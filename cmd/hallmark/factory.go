@@ -1,0 +1,389 @@
+package main
+
+import (
+	"bufio"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// maxList bounds a file that is read as a list, in bytes.
+const maxList = 64 << 20
+
+func (a *app) modelCommand() *cobra.Command {
+	return group("model", "Product types and their rules", "  hallmark model create sensor --assurance certified",
+		a.modelCreate(), a.modelList(), a.modelShow())
+}
+
+func (a *app) modelCreate() *cobra.Command {
+	var in wire.NewModel
+	var life days
+	c := &cobra.Command{
+		Use: "create MODEL", Short: "Make a model",
+		Long: `Make a model: a product type and the least that its devices must prove.
+
+  certified   the TPM has a certificate of a maker that you imported (hallmark vendorca)
+  registered  the TPM is on the lot's list, or on the ticket
+  first-use   there is a TPM; the first to come in an open lot is believed
+  software    no hardware is needed
+
+Making the same model again changes nothing.`,
+		Example: "  hallmark model create sensor\n  hallmark model create gateway --assurance registered --ldevid-lifetime 7d",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: nothing,
+	}
+	asJSON := jsonFlag(c)
+	c.Flags().StringVar(&in.Assurance, "assurance", "certified", "certified, registered, first-use or software")
+	c.Flags().Var(&life, "ldevid-lifetime", "life of working certificates (default the installation's)")
+	c.RegisterFlagCompletionFunc("assurance", words("certified", "registered", "first-use", "software"))
+	c.RunE = run(func(c *cobra.Command, args []string) error {
+		cl, err := a.change(c)
+		if err != nil {
+			return err
+		}
+		in.Name, in.LDevIDLifetime = args[0], life.seconds()
+		m, err := cl.CreateModel(c.Context(), in)
+		if err != nil {
+			return err
+		}
+		return showModel(c, *asJSON, m)
+	})
+	return c
+}
+
+func (a *app) modelList() *cobra.Command {
+	c := &cobra.Command{Use: "list", Short: "List the models", Example: "  hallmark model list", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.open(c)
+		if err != nil {
+			return err
+		}
+		return list(c, *asJSON, 0, "MODEL\tASSURANCE\tLDEVID LIFETIME\tCREATED", func(m wire.Model) []string {
+			return []string{m.Name, m.Assurance, lifetime(m), when(m.Created)}
+		}, func(int, string) (wire.List[wire.Model], error) { return cl.Models(c.Context()) })
+	})
+	return c
+}
+
+func (a *app) modelShow() *cobra.Command {
+	c := &cobra.Command{Use: "show MODEL", Short: "Show a model", Example: "  hallmark model show sensor",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.names(modelNames)}
+	asJSON := jsonFlag(c)
+	c.RunE = run(func(c *cobra.Command, args []string) error {
+		cl, err := a.open(c)
+		if err != nil {
+			return err
+		}
+		m, err := cl.Model(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return showModel(c, *asJSON, m)
+	})
+	return c
+}
+
+func showModel(c *cobra.Command, asJSON bool, m wire.Model) error {
+	return show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
+		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Created", exactly(m.Created)})
+}
+
+func lifetime(m wire.Model) string {
+	if m.LDevIDLifetime == 0 {
+		return "default"
+	}
+	d := days(time.Duration(m.LDevIDLifetime) * time.Second)
+	return d.String()
+}
+
+func (a *app) lotCommand() *cobra.Command {
+	return group("lot", "Production batches and their quotas", "  hallmark lot create W47 --model sensor --quota 500",
+		a.lotCreate(), a.lotList(), a.lotShow(), a.lotClose())
+}
+
+func (a *app) lotCreate() *cobra.Command {
+	var in wire.NewLot
+	var listFile string
+	c := &cobra.Command{
+		Use: "create LOT", Short: "Make a lot",
+		Long: `Make a lot: a batch of one model in which at most --quota devices can ever be made.
+
+With --ek-list only the TPMs on that list can fill it: a file with one EK Name a line
+(hex of the hash algorithm and the digest, 000b…), as the TPMs' maker or your own
+incoming inspection recorded them. Empty lines and lines that begin with # are skipped.`,
+		Example: "  hallmark lot create W47 --model sensor --quota 500\n  hallmark lot create W48 --model sensor --quota 500 --ek-list w48.txt",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: nothing,
+	}
+	asJSON := jsonFlag(c)
+	c.Flags().StringVar(&in.Model, "model", "default", "the model that is made")
+	c.Flags().Int64Var(&in.Quota, "quota", 0, "how many devices may ever be made")
+	c.Flags().StringVar(&listFile, "ek-list", "", "file of the only EK Names that may fill the lot")
+	c.MarkFlagRequired("quota")
+	c.RegisterFlagCompletionFunc("model", a.names(modelNames))
+	c.RunE = run(func(c *cobra.Command, args []string) error {
+		in.Name = args[0]
+		if listFile != "" {
+			var err error
+			if in.EKNames, err = readFile(listFile, readEKList); err != nil {
+				return err
+			}
+		}
+		cl, err := a.change(c)
+		if err != nil {
+			return err
+		}
+		l, err := cl.CreateLot(c.Context(), in)
+		if err != nil {
+			return err
+		}
+		return showLot(c, *asJSON, l)
+	})
+	return c
+}
+
+func (a *app) lotList() *cobra.Command {
+	c := &cobra.Command{Use: "list", Short: "List the lots", Example: "  hallmark lot list", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.open(c)
+		if err != nil {
+			return err
+		}
+		return list(c, *asJSON, 0, "LOT\tMODEL\tMADE\tQUOTA\tEK LIST\tCREATED\tCLOSED", func(l wire.Lot) []string {
+			return []string{l.Name, l.Model, strconv.FormatInt(l.Used, 10), quota(l), yes(l.Listed), when(l.Created), when(l.Closed)}
+		}, func(int, string) (wire.List[wire.Lot], error) { return cl.Lots(c.Context()) })
+	})
+	return c
+}
+
+// lotVerb is a command that takes a lot and shows it.
+func (a *app) lotVerb(c *cobra.Command, open func(*cobra.Command) (*client.Client, error), do func(*cobra.Command, *client.Client, string) (wire.Lot, error)) *cobra.Command {
+	c.Args = cobra.ExactArgs(1)
+	asJSON := jsonFlag(c)
+	c.RunE = run(func(c *cobra.Command, args []string) error {
+		cl, err := open(c)
+		if err != nil {
+			return err
+		}
+		l, err := do(c, cl, args[0])
+		if err != nil {
+			return err
+		}
+		return showLot(c, *asJSON, l)
+	})
+	return c
+}
+
+func (a *app) lotShow() *cobra.Command {
+	return a.lotVerb(&cobra.Command{Use: "show LOT", Short: "Show a lot", Example: "  hallmark lot show W47",
+		ValidArgsFunction: a.names(lotNames)}, a.open,
+		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
+			return cl.Lot(c.Context(), name)
+		})
+}
+
+func (a *app) lotClose() *cobra.Command {
+	return a.lotVerb(&cobra.Command{Use: "close LOT", Short: "Close a lot for good",
+		Long:    "Close a lot for good: nothing more can be made in it, whatever its quota. Its devices are not touched.",
+		Example: "  hallmark lot close W47", ValidArgsFunction: a.names(openLots)}, a.change,
+		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
+			return cl.CloseLot(c.Context(), name)
+		})
+}
+
+func showLot(c *cobra.Command, asJSON bool, l wire.Lot) error {
+	return show(c, asJSON, l, [2]string{"Lot", l.Name}, [2]string{"Model", l.Model}, [2]string{"Quota", quota(l)},
+		[2]string{"Made", strconv.FormatInt(l.Used, 10)}, [2]string{"EK list", yes(l.Listed)},
+		[2]string{"Created", exactly(l.Created)}, [2]string{"Closed", exactly(l.Closed)})
+}
+
+func quota(l wire.Lot) string {
+	if l.Quota == 0 {
+		return "none"
+	}
+	return strconv.FormatInt(l.Quota, 10)
+}
+
+func yes(b bool) string { return map[bool]string{true: "yes", false: "no"}[b] }
+
+func (a *app) ticketCommand() *cobra.Command {
+	return group("ticket", "Single-use permissions to enrol a device", "  hallmark ticket create --serial SN-0001", a.ticketCreate())
+}
+
+func (a *app) ticketCreate() *cobra.Command {
+	in := wire.NewTickets{}
+	ttl := days(wire.DefaultTicketTTL)
+	var serial, from string
+	c := &cobra.Command{
+		Use: "create", Short: "Make tickets and print them, one a line",
+		Long: `Make tickets and print them, one a line and nothing else. Each lets one device enrol
+once. It carries a secret, the server's address and the fingerprint of its root:
+"hallmark-device enrol TICKET" needs nothing more.
+
+--from reads a CSV file with the header "serial" or "serial,ek" and prints the tickets
+in its order; "ek" is the Name of the TPM's endorsement key (hex), and may be empty.`,
+		Example: "  hallmark ticket create --serial SN-0001\n  hallmark ticket create --lot W47 --count 100 --ttl 8h > tickets.txt\n" +
+			"  hallmark ticket create --lot W47 --from serials.csv --ttl 90d > tickets.txt",
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVar(&in.Lot, "lot", "default", "the lot that the devices will count in")
+	c.Flags().StringVar(&serial, "serial", "", "bind the ticket to this serial number")
+	c.Flags().IntVar(&in.Count, "count", 1, "how many tickets")
+	c.Flags().StringVar(&from, "from", "", "CSV file of the devices to make tickets for")
+	c.Flags().Var(&ttl, "ttl", "how long they are valid, at most 90d")
+	c.MarkFlagsMutuallyExclusive("serial", "count", "from")
+	c.MarkFlagFilename("from", "csv")
+	c.RegisterFlagCompletionFunc("lot", a.names(openLots))
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		in.TTL = ttl.seconds()
+		if serial != "" {
+			in.Count, in.For = 0, []wire.TicketFor{{Serial: serial}}
+		}
+		if from != "" {
+			var err error
+			if in.For, err = readFile(from, readDevices); err != nil {
+				return err
+			}
+			in.Count = 0
+		}
+		if in.Count+len(in.For) < 1 {
+			return usage{errors.New("--count must be at least 1")}
+		}
+		cl, err := a.change(c)
+		if err != nil {
+			return err
+		}
+		return printTickets(c, cl, in)
+	})
+	return c
+}
+
+// printTickets asks for tickets in portions and prints each as it comes: what was
+// made is on paper before the next is asked for.
+func printTickets(c *cobra.Command, cl *client.Client, in wire.NewTickets) error {
+	total, done := in.Count+len(in.For), 0
+	out := bufio.NewWriter(c.OutOrStdout())
+	watched := total > wire.MaxTickets && terminal(c.ErrOrStderr())
+	for done < total {
+		part := wire.NewTickets{Lot: in.Lot, TTL: in.TTL}
+		if size := min(total-done, wire.MaxTickets); in.Count > 0 {
+			part.Count = size
+		} else {
+			part.For = in.For[done : done+size]
+		}
+		got, err := cl.CreateTickets(c.Context(), part)
+		if err == nil {
+			for _, ticket := range got.Tickets {
+				fmt.Fprintln(out, ticket)
+			}
+			err = out.Flush()
+		}
+		if watched {
+			fmt.Fprintf(c.ErrOrStderr(), "\r%d of %d tickets", done+len(got.Tickets), total)
+		}
+		if err != nil && done > 0 {
+			return fmt.Errorf("after %d of %d tickets, which are printed and valid: %w", done, total, err)
+		}
+		if err != nil {
+			return err
+		}
+		done += len(got.Tickets)
+	}
+	if watched {
+		fmt.Fprintln(c.ErrOrStderr())
+	}
+	return nil
+}
+
+// readFile reads a list from a file; "-" is standard input.
+func readFile[T any](path string, read func(io.Reader) ([]T, error)) ([]T, error) {
+	in := os.Stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	limited := &io.LimitedReader{R: in, N: maxList + 1}
+	items, err := read(limited)
+	if err == nil && limited.N == 0 {
+		err = fmt.Errorf("more than %d bytes", maxList)
+	}
+	if err == nil && len(items) == 0 {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return items, nil
+}
+
+// readDevices reads CSV with the header serial[,ek]. Every device stands in it once.
+func readDevices(r io.Reader) ([]wire.TicketFor, error) {
+	rows := csv.NewReader(r)
+	rows.TrimLeadingSpace = true
+	header, err := rows.Read()
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if len(header) > 0 {
+		header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets begin with a byte order mark
+	}
+	if got := strings.ToLower(strings.Join(header, ",")); got != "serial" && got != "serial,ek" {
+		return nil, fmt.Errorf("line 1: the header is %q; it must be serial or serial,ek", got)
+	}
+	var devices []wire.TicketFor
+	seen := map[string]int{}
+	for {
+		row, err := rows.Read() // as many fields as the header, or an error with the line
+		if err == io.EOF {
+			return devices, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		line, _ := rows.FieldPos(0)
+		d := wire.TicketFor{Serial: strings.TrimSpace(row[0])}
+		if len(row) > 1 {
+			d.EKName = strings.TrimSpace(row[1])
+		}
+		key := strings.ToLower(d.Serial)
+		switch {
+		case d.Serial == "":
+			return nil, fmt.Errorf("line %d: no serial number", line)
+		case seen[key] != 0:
+			return nil, fmt.Errorf("line %d: the serial number %q stands in line %d already", line, d.Serial, seen[key])
+		}
+		seen[key] = line
+		devices = append(devices, d)
+	}
+}
+
+// readEKList reads one EK Name a line.
+func readEKList(r io.Reader) ([]string, error) {
+	var names []string
+	lines := bufio.NewScanner(r)
+	for n := 1; lines.Scan(); n++ {
+		text := strings.TrimSpace(lines.Text())
+		if text == "" || strings.HasPrefix(text, "#") {
+			continue
+		}
+		if strings.Trim(text, "0123456789abcdefABCDEF") != "" {
+			return nil, fmt.Errorf("line %d: %.40q is not an EK Name in hex", n, text)
+		}
+		names = append(names, strings.ToLower(text))
+	}
+	return names, lines.Err()
+}

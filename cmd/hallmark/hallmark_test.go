@@ -1,0 +1,282 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// TestEveryCommandExplainsItself walks the whole tree.
+func TestEveryCommandExplainsItself(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || c.Example == "" {
+			t.Errorf("%s: no description or no example", c.CommandPath())
+		}
+		verb, _, _ := strings.Cut(c.Use, " ")
+		if (verb == "list" || verb == "show" || verb == "whoami") && c.Flags().Lookup("json") == nil {
+			t.Errorf("%s: no --json", c.CommandPath())
+		}
+		for _, line := range strings.Split(c.Long+"\n"+c.Example, "\n") {
+			if len([]rune(line)) > 110 {
+				t.Errorf("%s: a line of the help is too long: %s", c.CommandPath(), line)
+			}
+		}
+		for _, child := range c.Commands() {
+			walk(child)
+		}
+	}
+	walk(root())
+	if help := root().Long; !strings.Contains(help, exitCodes) || !strings.Contains(help, configVariable) {
+		t.Error("the help does not give exit codes and the search for settings")
+	}
+}
+
+// run1 runs a command line and gives what it printed, the exit code and the error.
+func run1(t *testing.T, args ...string) (out string, code int, err error) {
+	t.Helper()
+	cmd := root()
+	var stdout, stderr bytes.Buffer
+	cmd.SetOut(&stdout)
+	cmd.SetErr(&stderr)
+	cmd.SetArgs(args)
+	err = cmd.ExecuteContext(t.Context())
+	if err != nil {
+		code, _ = diagnose(err)
+	}
+	return stdout.String() + stderr.String(), code, err
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Setenv(configVariable, filepath.Join(t.TempDir(), "absent.yaml"))
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		line string
+		code int
+		says string
+	}{
+		{"unheard", exitUsage, "unknown command"},
+		{"device lst", exitUsage, `did you mean "list"`},
+		{"device show", exitUsage, "1 arg"},
+		{"device list a b", exitUsage, "at most 1"},
+		{"device list --colour", exitUsage, "unknown flag"},
+		{"device revoke SN-1", exitUsage, `"reason" not set`},
+		{"lot create W47", exitUsage, `"quota" not set`},
+		{"ticket create --serial a --count 2", exitUsage, "[count serial]"},
+		{"ticket create --count 0", exitUsage, "at least 1"},
+		{"ticket create --ttl 15", exitUsage, "15m, 36h or 30d"},
+		{"ticket create --from " + empty, exitError, "line 1: the header"},
+		{"vendorca import " + empty, exitError, "no CA certificate among 1 file"},
+		{"vendorca import " + empty + ".absent", exitError, "no such file"},
+		{"audit list --limit 0", exitUsage, "--limit is 1 to 1000"},
+		{"audit list --after -2", exitUsage, "not negative"},
+		{"device list", exitError, "absent.yaml"},
+		{"operator accept hmt1.a.b.c.d", exitError, "not a Hallmark invitation"},
+	} {
+		out, code, err := run1(t, strings.Fields(c.line)...)
+		if err == nil || code != c.code || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: exit %d, %v\n%s", c.line, code, err, out)
+		}
+	}
+	for status, want := range map[int]int{400: exitUsage, 401: exitRefused, 403: exitRefused, 409: exitRefused, 404: exitNotFound, 413: exitError, 503: exitError} {
+		err := failure{fmt.Errorf("after 3 tickets: %w", &wire.Problem{Status: status, Detail: "d", Hint: "h"})}
+		if code, hint := diagnose(err); code != want || hint != "h" {
+			t.Errorf("status %d: exit %d, hint %q", status, code, hint)
+		}
+	}
+	if code, _ := diagnose(failure{&client.Unreachable{Err: net.ErrClosed}}); code != exitNetwork {
+		t.Errorf("unreachable: exit %d", code)
+	}
+}
+
+func TestSettingsAreSearched(t *testing.T) {
+	t.Setenv(configVariable, "/from/environment")
+	a := app{config: "/from/flag"}
+	if path, _ := a.settings(); path != "/from/flag" {
+		t.Errorf("flag: %s", path)
+	}
+	a.config = ""
+	if path, _ := a.settings(); path != "/from/environment" {
+		t.Errorf("environment: %s", path)
+	}
+	t.Setenv(configVariable, "")
+	t.Setenv("XDG_CONFIG_HOME", "/home/anna/.config")
+	if path, _ := a.settings(); path != "/home/anna/.config/hallmark/hallmark.yaml" {
+		t.Errorf("default: %s", path)
+	}
+	dir := t.TempDir()
+	for path, want := range map[string]string{dir: dir, dir + "/hallmark.yaml": dir, dir + "/new": dir + "/new"} {
+		if got := folder(path); got != want {
+			t.Errorf("folder(%s) = %s", path, got)
+		}
+	}
+}
+
+func TestDays(t *testing.T) {
+	for text, want := range map[string]time.Duration{"15m": 15 * time.Minute, "90d": 90 * 24 * time.Hour, "36h": 36 * time.Hour, "1h30m": 90 * time.Minute} {
+		var d days
+		if err := d.Set(text); err != nil || time.Duration(d) != want {
+			t.Errorf("%s: %v, %v", text, time.Duration(d), err)
+		}
+		if d.String() != text {
+			t.Errorf("%s is printed as %s", text, d.String())
+		}
+	}
+	for _, bad := range []string{"", "15", "d", "-1d", "1.5d", "-5m", "0", "1ms", "99999d", "1y"} {
+		var d days
+		if err := d.Set(bad); err == nil {
+			t.Errorf("%q is %v", bad, time.Duration(d))
+		}
+	}
+}
+
+func TestReadDevices(t *testing.T) {
+	got, err := readDevices(strings.NewReader("\ufeffSerial,ek\nSN-1,000babcd\n\"SN-2\", \n\nSN-3,\n"))
+	want := []wire.TicketFor{{Serial: "SN-1", EKName: "000babcd"}, {Serial: "SN-2"}, {Serial: "SN-3"}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("read %+v, %v", got, err)
+	}
+	for text, says := range map[string]string{
+		"":                       "line 1: the header",
+		"SN-1\nSN-2\n":           "line 1: the header",
+		"serial,colour\n":        "line 1: the header",
+		"serial\nSN-1\n\nsn-1\n": "line 4: the serial number \"sn-1\" stands in line 2",
+		"serial,ek\nSN-1\n":      "line 2: wrong number of fields",
+		"serial,ek\n,000b\n":     "line 2: no serial number",
+		"serial\n\"SN-1\nSN-2\n": "line",
+		"serial\nSN-1\nSN-2,x\n": "line 3: wrong number of fields",
+	} {
+		if _, err := readDevices(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestReadEKList(t *testing.T) {
+	got, err := readEKList(strings.NewReader("# incoming inspection\n\n000bAB\r\n  000bcd  \n"))
+	if err != nil || !reflect.DeepEqual(got, []string{"000bab", "000bcd"}) {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if _, err := readEKList(strings.NewReader("000b\nSN-1\n")); err == nil || !strings.Contains(err.Error(), "line 2") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReadAuthorities(t *testing.T) {
+	maker, err := simtpm.NewMaker(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: maker.Root.Raw})
+	for name, contents := range map[string][]byte{"root.pem": text, "root.crt": maker.Root.Raw, "sub/twice.pem": append(text, text...), "readme": []byte("hello"), "huge": make([]byte, maxCertificateFile+1)} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "sub"), 0o755), os.WriteFile(filepath.Join(dir, name), contents, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.Symlink(dir, link), os.Symlink(dir+"/absent", dir+"/dangling")); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, link} {
+		if found, skipped, err := readAuthorities(path); err != nil || len(found) != 1 || skipped != 3 {
+			t.Errorf("found %d, skipped %d, %v", len(found), skipped, err)
+		}
+	}
+	var many [][]byte
+	for i := range 1234 {
+		many = append(many, bytes.Repeat([]byte{byte(i)}, 3000))
+	}
+	total := 0
+	for _, part := range portions(many) {
+		size := 0
+		for _, der := range part {
+			size += len(der)
+		}
+		if len(part) == 0 || len(part) > wire.MaxAuthorities || size > maxImport {
+			t.Errorf("a portion of %d with %d bytes", len(part), size)
+		}
+		total += len(part)
+	}
+	if total != len(many) {
+		t.Errorf("%d of %d were portioned", total, len(many))
+	}
+}
+
+func TestListPages(t *testing.T) {
+	rows := []wire.Model{{Name: "a"}, {Name: "b\x1b[2J"}, {Name: "c"}}
+	page := func(limit int, after string) (wire.List[wire.Model], error) {
+		i := len(after)
+		if i == 2 || limit == 1 {
+			return wire.List[wire.Model]{Items: rows[i : i+1], After: strings.Repeat("x", i+1)[:(i+1)%3]}, nil
+		}
+		return wire.List[wire.Model]{Items: rows[i : i+2], After: "xx"}, nil
+	}
+	print := func(asJSON bool, limit int) string {
+		c := &cobra.Command{}
+		var out bytes.Buffer
+		c.SetOut(&out)
+		if err := list(c, asJSON, limit, "MODEL\tASSURANCE", func(m wire.Model) []string { return []string{m.Name, m.Assurance} }, page); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if got, want := print(false, 0), "MODEL  ASSURANCE\na      -\nb?[2J  -\nc  -\n"; got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	for limit, want := range map[int]int{0: 3, 1: 1, 3: 3} {
+		var got []wire.Model
+		if err := json.Unmarshal([]byte(print(true, limit)), &got); err != nil || len(got) != want {
+			t.Errorf("limit %d: %d rows, %v", limit, len(got), err)
+		}
+	}
+}
+
+func FuzzLists(f *testing.F) {
+	f.Add("serial,ek\nSN-1,000b\n")
+	f.Add("# list\n000bab\n")
+	f.Add("\ufeffserial\n\"a\nb\"\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if devices, err := readDevices(strings.NewReader(text)); err == nil {
+			seen := map[string]bool{}
+			for _, d := range devices {
+				if key := strings.ToLower(d.Serial); d.Serial == "" || seen[key] {
+					t.Errorf("%q twice, or empty", d.Serial)
+				} else {
+					seen[key] = true
+				}
+			}
+		}
+		if names, err := readEKList(strings.NewReader(text)); err == nil {
+			for _, name := range names {
+				if name == "" || strings.Trim(name, "0123456789abcdef") != "" {
+					t.Errorf("EK Name %q", name)
+				}
+			}
+		}
+		for _, r := range printable(text, false) {
+			if unicode.IsControl(r) {
+				t.Errorf("%U is printed", r)
+			}
+		}
+	})
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+func (a *app) operatorCommand() *cobra.Command {
+	return group("operator", "Who may administer", "  hallmark operator invite bo",
+		a.operatorInvite(), a.operatorAccept(), a.operatorList(), a.operatorDisable())
+}
+
+func (a *app) operatorInvite() *cobra.Command {
+	ttl := days(wire.DefaultInvite)
+	c := &cobra.Command{Use: "invite NAME", Short: "Invite an operator and print the invitation",
+		Long:    "Invite an operator and print the invitation, a secret that makes one certificate once:\nhand it over the way you would hand over a key. Inviting somebody who has not accepted\nyet replaces the invitation.",
+		Example: "  hallmark operator invite bo", Args: cobra.ExactArgs(1), ValidArgsFunction: nothing}
+	c.Flags().Var(&ttl, "ttl", "how long it is valid, at most 7d")
+	c.RunE = run(func(c *cobra.Command, args []string) error {
+		cl, err := a.change(c)
+		if err != nil {
+			return err
+		}
+		got, err := cl.Invite(c.Context(), wire.NewOperator{Name: args[0], TTL: ttl.seconds()})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.ErrOrStderr(), "hallmark: valid until %s; %s runs: hallmark operator accept INVITATION\n", exactly(got.Expires), args[0])
+		_, err = fmt.Fprintln(c.OutOrStdout(), got.Invitation)
+		return err
+	})
+	return c
+}
+
+func (a *app) operatorAccept() *cobra.Command {
+	return &cobra.Command{Use: "accept INVITATION", Short: "Become an operator on this computer",
+		Long: `Become an operator on this computer: make a key, fetch a certificate for it, and write
+both with the settings to --config, else $HALLMARK_CONFIG, else your configuration
+folder. Write the invitation as "-" to give it on standard input, out of the list of
+processes.`,
+		Example: "  hallmark operator accept hmi1.abc…\n  hallmark operator accept - < invitation",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: nothing,
+		RunE: run(func(c *cobra.Command, args []string) error {
+			path, err := a.settings()
+			if err != nil {
+				return err
+			}
+			invitation := args[0]
+			if invitation == "-" {
+				if invitation, err = bufio.NewReaderSize(c.InOrStdin(), 4096).ReadString('\n'); invitation == "" {
+					return fmt.Errorf("standard input holds no invitation: %w", err)
+				}
+			}
+			name, settings, err := client.Accept(c.Context(), invitation, folder(path))
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "you are %s; your settings are in %s\n", name, settings)
+			return err
+		})}
+}
+
+// folder is the folder that settings at path stand in: path may name either.
+func folder(path string) string {
+	if info, err := os.Stat(path); err == nil && info.IsDir() || filepath.Base(path) != client.SettingsFile {
+		return path
+	}
+	return filepath.Dir(path)
+}
+
+func (a *app) operatorList() *cobra.Command {
+	c := &cobra.Command{Use: "list", Short: "List the operators", Example: "  hallmark operator list", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.open(c)
+		if err != nil {
+			return err
+		}
+		return list(c, *asJSON, 0, "OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED", func(o wire.Operator) []string {
+			return []string{o.Name, o.State, when(o.Created), when(o.InvitedUntil), when(o.Disabled)}
+		}, func(int, string) (wire.List[wire.Operator], error) { return cl.Operators(c.Context()) })
+	})
+	return c
+}
+
+func (a *app) operatorDisable() *cobra.Command {
+	return &cobra.Command{Use: "disable NAME", Short: "Bar an operator and revoke the operator's certificates",
+		Example: "  hallmark operator disable bo", Args: cobra.ExactArgs(1), ValidArgsFunction: a.names(operatorNames),
+		RunE: run(func(c *cobra.Command, args []string) error {
+			cl, err := a.change(c)
+			if err != nil {
+				return err
+			}
+			o, err := cl.DisableOperator(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "disabled %s: certificates revoked and published\n", o.Name)
+			return err
+		})}
+}
+
+func (a *app) auditCommand() *cobra.Command {
+	return group("audit", "What happened, and who did it", "  hallmark audit list", a.auditList())
+}
+
+func (a *app) auditList() *cobra.Command {
+	c := &cobra.Command{Use: "list", Short: "List events, oldest first",
+		Long:    "List the newest events, oldest of them first, or with --after all events since that\nsequence number.",
+		Example: "  hallmark audit list\n  hallmark audit list --after 1200 --json", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	limit := c.Flags().Int("limit", 50, "how many; with --after, 0 means all")
+	after := c.Flags().Int64("after", -1, "events with a greater sequence number than this")
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		since := c.Flags().Changed("after")
+		switch {
+		case since && *after < 0 || *limit < 0:
+			return usage{errors.New("--after and --limit are not negative")}
+		case !since && (*limit < 1 || *limit > wire.MaxPage):
+			return usage{fmt.Errorf("--limit is 1 to %d unless there is --after", wire.MaxPage)}
+		case since && !c.Flags().Changed("limit"):
+			*limit = 0
+		}
+		cl, err := a.open(c)
+		if err != nil {
+			return err
+		}
+		return list(c, *asJSON, *limit, "SEQUENCE\tTIME\tACTOR\tVERB\tOBJECT\tREASON", eventRow, func(size int, cursor string) (wire.List[wire.Event], error) {
+			if !since {
+				got, err := cl.LastEvents(c.Context(), size)
+				slices.Reverse(got.Items)
+				return got, err
+			}
+			if cursor != "" {
+				if *after, err = strconv.ParseInt(cursor, 10, 64); err != nil {
+					return wire.List[wire.Event]{}, err
+				}
+			}
+			return cl.EventsAfter(c.Context(), *after, size)
+		})
+	})
+	return c
+}
+
+func eventRow(e wire.Event) []string {
+	reason := e.Reason
+	if word := e.Detail["reason"]; word != "" {
+		reason = strings.TrimSuffix(word+": "+reason, ": ")
+	}
+	return []string{strconv.FormatInt(e.Sequence, 10), e.Time.Local().Format("2006-01-02 15:04:05"), e.Actor, e.Verb, e.Object, reason}
+}
+
+func (a *app) whoamiCommand() *cobra.Command {
+	c := &cobra.Command{Use: "whoami", Short: "Show which server this is and whom it takes you for", Example: "  hallmark whoami", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.open(c)
+		if err != nil {
+			return err
+		}
+		w, err := cl.Whoami(c.Context())
+		if err != nil {
+			return err
+		}
+		return show(c, *asJSON, w, [2]string{"Operator", w.Operator}, [2]string{"Installation", w.Name}, [2]string{"Server", cl.Server()},
+			[2]string{"Version", w.Version}, [2]string{"Certificate", w.Certificate}, [2]string{"Valid until", exactly(w.Expires)})
+	})
+	return c
+}
