@@ -120,8 +120,8 @@ func crashes(t *testing.T, p Place) {
 			break
 		}
 	}
-	if told < 20 {
-		t.Errorf("the victims recorded only %d things in all: nothing was tested", told)
+	if t.Logf("the victims recorded %d things", told); told < 100 {
+		t.Error("that is too little to test anything")
 	}
 }
 
@@ -145,8 +145,9 @@ func kill(t *testing.T, name string) (lines []string) {
 		}
 		lines = append(lines, scanner.Text())
 	}
-	if err := cmd.Wait(); err == nil {
-		t.Error("the victim ended by itself")
+	cmd.Wait()
+	if cmd.ProcessState.ExitCode() != -1 { // -1: a signal
+		t.Errorf("the victim ended by itself: %v", cmd.ProcessState)
 	}
 	return lines
 }

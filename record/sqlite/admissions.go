@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -60,6 +61,9 @@ func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 		if v.Ticket, err = ticket(c, q.Ticket); err != nil {
 			return v, err
 		}
+		if v.Ticket != nil && q.Serial == "" {
+			q.Serial = v.Ticket.Serial
+		}
 	}
 	if err = lookDevices(c, q, &v); err != nil {
 		return v, err
@@ -75,17 +79,17 @@ func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 
 func lookDevices(c *engine.Conn, q record.Query, v *record.View) (err error) {
 	if q.Device != "" {
-		if v.ByID, err = device(c, "d.id = ?", q.Device); err != nil {
+		if v.ByID, err = device(c, "id = ?", q.Device); err != nil {
 			return err
 		}
 	}
 	if q.EK != [32]byte{} {
-		if v.ByEK, err = device(c, "d.seq = (SELECT device FROM eks WHERE fingerprint = ?)", q.EK[:]); err != nil {
+		if v.ByEK, err = device(c, "seq = (SELECT device FROM eks WHERE fingerprint = ?)", q.EK[:]); err != nil {
 			return err
 		}
 	}
 	if len(q.AK) != 0 {
-		v.ByAK, err = device(c, "d.ak_name = ?", q.AK)
+		v.ByAK, err = device(c, "ak_name = ?", q.AK)
 	}
 	return err
 }
@@ -97,7 +101,7 @@ func lookCertificates(c *engine.Conn, q record.Query, v *record.View) (err error
 	if v.Presented, err = certificate(c, q.Issuer, q.CertificateSerial); err != nil || v.Presented == nil || v.Presented.Device == "" {
 		return err
 	}
-	if v.ByID, err = device(c, "d.id = ?", v.Presented.Device); err != nil {
+	if v.ByID, err = device(c, "id = ?", v.Presented.Device); err != nil {
 		return err
 	}
 	v.Newest, err = engine.First(c, scanCertificate, selectCertificate+
@@ -108,29 +112,25 @@ func lookCertificates(c *engine.Conn, q record.Query, v *record.View) (err error
 
 // lookLot finds the lot and its model, and in that model the serial number.
 func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
-	serial, name := q.Serial, ""
+	name := ""
 	if v.Ticket != nil {
 		name = v.Ticket.Lot
-		if serial == "" {
-			serial = v.Ticket.Serial
-		}
+	} else if d := cmp.Or(v.ByID, v.ByEK, v.ByAK); d != nil {
+		name = d.Lot
 	} else {
-		for _, d := range []*record.Device{v.ByID, v.ByEK, v.ByAK} {
-			if d != nil {
-				name = d.Lot
-				break
-			}
-		}
-	}
-	if name == "" {
 		return nil
 	}
-	if v.Lot, err = lot(c, name); err != nil || v.Lot == nil {
+	type both struct {
+		lot   record.Lot
+		model record.Model
+	}
+	found, err := engine.First(c, func(r engine.Row) both { return both{scanLot(r), scanModel(r[7:])} },
+		`SELECT l.name, l.model, l.quota, l.used, l.created, l.closed, l.listed, m.name, m.assurance, m.ldevid_lifetime, m.created
+			FROM lots l JOIN models m ON m.name = l.model WHERE l.name = ?`, name)
+	if err != nil || found == nil {
 		return err
 	}
-	if v.Model, err = model(c, v.Lot.Model); err != nil {
-		return err
-	}
+	v.Lot, v.Model = &found.lot, &found.model
 	if v.Lot.Listed && len(q.EKName) != 0 {
 		n, err := engine.First(c, engine.Number, "SELECT 1 FROM lot_list WHERE lot = ? AND ek_name = ?", name, q.EKName)
 		if err != nil {
@@ -138,8 +138,8 @@ func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
 		}
 		v.OnList = n != nil
 	}
-	if serial != "" {
-		v.BySerial, err = device(c, "d.serial_folded = ? AND d.model = ?", record.Fold(serial), v.Lot.Model)
+	if q.Serial != "" {
+		v.BySerial, err = device(c, "serial_folded = ? AND model = ?", record.Fold(q.Serial), v.Lot.Model)
 	}
 	return err
 }
@@ -157,15 +157,18 @@ func lookTombstones(c *engine.Conn, q record.Query, v *record.View) (err error) 
 	}
 	v.Tombstones, err = engine.Query(context.Background(), c, func(r engine.Row) record.Tombstone {
 		return record.Tombstone{Kind: r.Text(0), Value: r.Text(1), Device: r.Text(2), Since: r.Time(3), Reason: r.Text(4)}
-	}, `SELECT t.kind, t.value, d.id, t.since, t.reason FROM tombstones t JOIN devices d ON d.seq = t.device
-		WHERE (t.kind = 'ek' AND t.value = ?) OR (t.kind = 'ak' AND t.value = ?) OR (t.kind = 'serial' AND t.value = ?)`, ek, ak, serial)
+	}, `SELECT kind, value, d.id, since, reason FROM (
+			SELECT * FROM tombstones WHERE kind = 'ek' AND value = ? UNION ALL
+			SELECT * FROM tombstones WHERE kind = 'ak' AND value = ? UNION ALL
+			SELECT * FROM tombstones WHERE kind = 'serial' AND value = ?
+		) t JOIN devices d ON d.seq = t.device`, ek, ak, serial) // with OR, SQLite would build a temporary index
 	return err
 }
 
 // admit writes a decision. The constraints of the schema decide once more.
 func (s *Store) admit(c *engine.Conn, q record.Query, a record.Admission) error {
 	d := a.Device
-	recorded, err := device(c, "d.id = ?", d.ID)
+	recorded, err := device(c, "id = ?", d.ID)
 	if err != nil {
 		return err
 	}
@@ -328,9 +331,14 @@ func scanEK(r engine.Row) record.EK {
 	return record.EK{Fingerprint: r.Sum(0), Issuer: r.Text(1), Name: r.Blob(2), Public: r.Blob(3), Certificate: r.Blob(4)}
 }
 
-// device finds at most one device; nil if there is none.
+// device finds at most one device; nil if there is none. It finds before it reads:
+// most look-ups of an enrolment find nothing, and a row of one column says so quickest.
 func device(c *engine.Conn, where string, args ...any) (*record.Device, error) {
-	d, err := engine.First(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE "+where, args...)
+	seq, err := engine.First(c, engine.Number, "SELECT seq FROM devices WHERE "+where, args...)
+	if err != nil || seq == nil {
+		return nil, err
+	}
+	d, err := engine.First(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.seq = ?", *seq)
 	if err != nil || d == nil {
 		return nil, err
 	}

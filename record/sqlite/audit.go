@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -51,7 +52,7 @@ func (s *Store) LastEvents(ctx context.Context, limit int) ([]record.Event, erro
 	return s.events(ctx, limit, "ORDER BY seq DESC LIMIT ?")
 }
 
-func (s *Store) events(ctx context.Context, limit int, tail string, args ...any) (list []record.Event, err error) {
+func (s *Store) events(ctx context.Context, limit int, tail string, args ...any) ([]record.Event, error) {
 	if limit < 1 || limit > maxEvents {
 		return nil, fmt.Errorf("list events: the limit is 1 to %d, not %d", maxEvents, limit)
 	}
@@ -65,12 +66,6 @@ func (s *Store) events(ctx context.Context, limit int, tail string, args ...any)
 		}
 		return e
 	}
-	err = s.db.Read(ctx, func(c *engine.Conn) error {
-		list, err = engine.Query(ctx, c, scan, "SELECT seq, time, actor, verb, object, reason, detail FROM events "+tail, append(args, limit)...)
-		if err == nil {
-			err = bad
-		}
-		return err
-	})
-	return list, err
+	found, err := list(ctx, s, scan, "SELECT seq, time, actor, verb, object, reason, detail FROM events "+tail, append(args, limit)...)
+	return found, cmp.Or(err, bad)
 }

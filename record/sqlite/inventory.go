@@ -27,27 +27,30 @@ func (s *Store) Devices(ctx context.Context, where *record.Selector, p record.Pa
 	err = s.db.View(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.seq > ? AND "+condition+" ORDER BY d.seq LIMIT ?",
 			append(append([]any{after}, args...), p.Limit+1)...)
-		if err != nil {
-			return err
-		}
-		if len(found) > p.Limit {
+		if err == nil && len(found) > p.Limit {
 			found = found[:p.Limit]
 			next = strconv.FormatInt(found[p.Limit-1].seq, 10)
 		}
-		for i := range found {
-			if err := withEKs(ctx, c, &found[i]); err != nil {
-				return err
-			}
-			list = append(list, found[i].Device)
-		}
-		return nil
+		list, err = whole(ctx, c, found, err)
+		return err
 	})
 	return list, next, err
 }
 
+// whole adds the endorsement keys to what a query found.
+func whole(ctx context.Context, c *engine.Conn, found []recorded, err error) (list []record.Device, _ error) {
+	for i := range found {
+		if err == nil {
+			err = withEKs(ctx, c, &found[i])
+		}
+		list = append(list, found[i].Device)
+	}
+	return list, err
+}
+
 // Device finds by ID.
 func (s *Store) Device(ctx context.Context, id string) (record.Device, error) {
-	return get(ctx, s, "device "+id, func(c *engine.Conn) (*record.Device, error) { return device(c, "d.id = ?", id) })
+	return get(ctx, s, "device "+id, func(c *engine.Conn) (*record.Device, error) { return device(c, "id = ?", id) })
 }
 
 // DevicesNamed lists by model.
@@ -55,16 +58,8 @@ func (s *Store) DevicesNamed(ctx context.Context, model, serial string) (list []
 	err = s.db.View(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.serial_folded = ? AND (?2 = '' OR d.model = ?2) ORDER BY d.model LIMIT ?3",
 			record.Fold(serial), model, maxPage)
-		if err != nil {
-			return err
-		}
-		for i := range found {
-			if err := withEKs(ctx, c, &found[i]); err != nil {
-				return err
-			}
-			list = append(list, found[i].Device)
-		}
-		return nil
+		list, err = whole(ctx, c, found, err)
+		return err
 	})
 	return list, err
 }

@@ -39,8 +39,16 @@ func (s *Store) ReserveShard(ctx context.Context, issuer string, want, capacity 
 // Intend records intents for active devices and enabled operators.
 func (s *Store) Intend(ctx context.Context, intents []record.Certificate) error {
 	return s.db.Write(ctx, func(c *engine.Conn) error {
-		for _, i := range intents {
-			if err := intend(c, i); err != nil {
+		var device any
+		for n, i := range intents {
+			var err error
+			if n == 0 || i.Device != intents[n-1].Device || i.Operator != intents[n-1].Operator {
+				device, err = holder(c, i)
+			}
+			if err == nil {
+				err = intend(c, i, device)
+			}
+			if err != nil {
 				return fmt.Errorf("intend certificate %s of %s: %w", i.Serial, i.Issuer, err)
 			}
 		}
@@ -48,12 +56,8 @@ func (s *Store) Intend(ctx context.Context, intents []record.Certificate) error 
 	})
 }
 
-func intend(c *engine.Conn, i record.Certificate) error {
-	device, err := holder(c, i)
-	if err != nil {
-		return err
-	}
-	_, err = c.Exec(`INSERT INTO certificates (issuer, serial, profile, device, operator, subject, shard, key, not_before, not_after, intended, predecessor, tbs)
+func intend(c *engine.Conn, i record.Certificate, device any) error {
+	_, err := c.Exec(`INSERT INTO certificates (issuer, serial, profile, device, operator, subject, shard, key, not_before, not_after, intended, predecessor, tbs)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		i.Issuer, i.Serial, i.Profile, device, engine.OrNull(i.Operator), i.Subject, i.Shard, i.Key[:], i.NotBefore, i.NotAfter, i.Intended, i.Predecessor, i.TBS)
 	if engine.Taken(err) {
@@ -97,8 +101,8 @@ func holder(c *engine.Conn, i record.Certificate) (any, error) {
 // errEnded is returned in spite of a commit: see record.Issuance.Complete.
 var errEnded = fmt.Errorf("%w: a certificate was revoked or held between its intent and its record; it is recorded and must not be handed out", record.ErrConflict)
 
-// Complete records the certificates. The statement leaves revoked and reason as
-// they are, so what was ended meanwhile is born ended.
+// Complete records the certificates. What was ended meanwhile stays so: no statement
+// touches revoked and reason.
 func (s *Store) Complete(ctx context.Context, signed []record.Certificate, e record.Event) error {
 	ended := false
 	err := s.change(ctx, e, func(c *engine.Conn) error {
@@ -106,17 +110,14 @@ func (s *Store) Complete(ctx context.Context, signed []record.Certificate, e rec
 			if len(w.DER) == 0 || w.Issued.IsZero() {
 				return fmt.Errorf("complete certificate %s of %s: without certificate or time", w.Serial, w.Issuer)
 			}
-			revoked, err := engine.First(c, func(r engine.Row) bool { return r.Bool(0) },
-				"SELECT revoked IS NOT NULL FROM certificates WHERE serial = ? AND issuer = ? AND issued IS NULL", w.Serial, w.Issuer)
-			if err != nil {
-				return err
+			const sql = "UPDATE certificates SET der = ?, issued = ?, tbs = NULL WHERE serial = ? AND issuer = ? AND issued IS NULL"
+			n, err := c.Exec(sql+" AND revoked IS NULL", w.DER, w.Issued, w.Serial, w.Issuer)
+			if err == nil && n == 0 {
+				ended = true
+				n, err = c.Exec(sql, w.DER, w.Issued, w.Serial, w.Issuer)
 			}
-			if revoked == nil {
-				return fmt.Errorf("complete certificate %s of %s: %w: there is no such intent", w.Serial, w.Issuer, record.ErrConflict)
-			}
-			ended = ended || *revoked
-			if _, err := c.Exec("UPDATE certificates SET der = ?, issued = ?, tbs = NULL WHERE serial = ? AND issuer = ?", w.DER, w.Issued, w.Serial, w.Issuer); err != nil {
-				return err
+			if err := changed(n, err, "there is no such intent"); err != nil {
+				return fmt.Errorf("complete certificate %s of %s: %w", w.Serial, w.Issuer, err)
 			}
 		}
 		return nil
