@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"slices"
 	"strings"
@@ -160,10 +161,12 @@ func TestIssueAtOnce(t *testing.T) {
 func TestShards(t *testing.T) {
 	store := newStore(t)
 	count := map[int64]int{}
-	for range 3 { // starts of the server
-		a := authority(t, store, func(c *ca.Config) { c.ShardCapacity = 3 })
-		for range 5 {
-			r := requests(t)[2]
+	const capacity = 33 // places are reserved two at a time, and the last alone
+	for range 3 {       // starts of the server
+		a := authority(t, store, func(c *ca.Config) { c.ShardCapacity = capacity })
+		r := requests(t)[2]
+		for range 16 {
+			r.Content.Key = newKey(t).Public()
 			got, err := a.Issue(t.Context(), event(), r)
 			if err != nil {
 				t.Fatal(err)
@@ -171,13 +174,27 @@ func TestShards(t *testing.T) {
 			count[got[0].Record.Shard]++
 		}
 	}
+	if len(count) != 2 {
+		t.Errorf("48 certificates in shards %v of %d", count, capacity)
+	}
 	for shard, n := range count {
-		if n > 3 {
+		if n > capacity {
 			t.Errorf("shard %d is named by %d certificates", shard, n)
 		}
 	}
-	if len(count) < 5 {
-		t.Errorf("15 certificates in %d shards of 3", len(count))
+}
+
+// TestLintIsHeeded: what the linter refuses costs no intent and no signature.
+func TestLintIsHeeded(t *testing.T) {
+	store, signed := newStore(t), &signatures{}
+	a := authority(t, store, signed.watch)
+	a.LintNothingPasses()
+	if _, err := a.Issue(t.Context(), event(), requests(t)[2]); err == nil || !strings.Contains(err.Error(), "e_never") {
+		t.Errorf("got %v", err)
+	}
+	rows, _, err := store.Certificates(t.Context(), nil, record.Page{Limit: 10})
+	if err != nil || len(rows) != 0 || len(signed.all) != 0 {
+		t.Errorf("%d rows, %d signatures, %v", len(rows), len(signed.all), err)
 	}
 }
 
@@ -257,6 +274,11 @@ func TestStrangeSigner(t *testing.T) {
 		"adds a name": func(_ *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
 			c := *template
 			c.DNSNames = []string{"evil.example"}
+			return good.Sign(&c)
+		},
+		"orders the extensions its way": func(_ *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
+			c := *template
+			c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 15}, Critical: true, Value: []byte{3, 2, 7, 0x80}}}
 			return good.Sign(&c)
 		},
 		"signs with another key": func(t *testing.T, _ ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
