@@ -1,0 +1,242 @@
+package client
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// pair makes a certificate that signs itself: root, server and client in one.
+func pair(t *testing.T, from, to time.Time) (*ecdsa.PrivateKey, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "anna"}, NotBefore: from, NotAfter: to,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, der
+}
+
+// server answers every request with answer, over TLS with its own certificate, which
+// is the only root.
+func server(t *testing.T, answer http.HandlerFunc) (url string, root []byte) {
+	t.Helper()
+	key, der := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	s := httptest.NewUnstartedServer(answer)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, ClientAuth: tls.RequestClientCert}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL, der
+}
+
+func write(t *testing.T, url string, root []byte, life time.Duration) string {
+	t.Helper()
+	key, der := pair(t, time.Now().Add(-time.Hour), time.Now().Add(life))
+	path, err := Write(filepath.Join(t.TempDir(), "operator"), url, [][]byte{root}, key, [][]byte{der})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSettingsAreReadStrictly(t *testing.T) {
+	_, root := pair(t, time.Now(), time.Now().Add(time.Hour))
+	good := write(t, "https://ca.example:8444", root, 24*time.Hour)
+	for _, path := range []string{good, filepath.Dir(good)} {
+		c, err := Load(path, func(string) {})
+		if err != nil || c.Server() != "ca.example:8444" || c.Operator() != "anna" {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for name, change := range map[string]struct{ file, contents, says string }{
+		"unknown key":    {SettingsFile, "server: https://ca.example\nroots: roots.pem\nidentity: identity.pem\npassword: x\n", "password"},
+		"plain http":     {SettingsFile, "server: http://ca.example\nroots: roots.pem\nidentity: identity.pem\n", "https://HOST:PORT"},
+		"no roots":       {SettingsFile, "server: https://ca.example\nidentity: identity.pem\n", "roots is missing"},
+		"not YAML":       {SettingsFile, "server: [", SettingsFile},
+		"empty roots":    {rootsFile, "nothing", "no PEM certificate"},
+		"no identity":    {identityFile, "nothing", "identity"},
+		"huge":           {rootsFile, strings.Repeat("x", maxFile+1), "at most 1 MiB"},
+		"missing server": {SettingsFile, "roots: roots.pem\nidentity: identity.pem\n", "https://HOST:PORT"},
+	} {
+		path := write(t, "https://ca.example:8444", root, 24*time.Hour)
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), change.file), []byte(change.contents), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(path, func(string) {}); err == nil || !strings.Contains(err.Error(), change.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(filepath.Dir(good), identityFile), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(good, func(string) {}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a key that others can read: %v", err)
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		says   string
+	}{
+		"a problem": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", wire.ProblemType)
+			w.WriteHeader(409)
+			fmt.Fprint(w, `{"status":200,"code":"conflict","detail":"taken","hint":"choose another","new":1}`)
+		}, "taken (choose another)"},
+		"a proxy's error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", 502) }, "unexpected answer: 502 Bad Gateway"},
+		"a redirect":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", 302) }, "unexpected answer: 302"},
+		"not JSON":        {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }, "not of the operator protocol"},
+		"endless":         {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, "larger than"},
+		"cut short":       {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
+		"an empty problem": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", wire.ProblemType)
+			w.WriteHeader(500)
+			fmt.Fprint(w, `{}`)
+		}, "unexpected answer: 500"},
+	} {
+		url, root := server(t, c.answer)
+		cl, err := Load(write(t, url, root, 24*time.Hour), func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = cl.Whoami(t.Context())
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+		var p *wire.Problem
+		if errors.As(err, &p) != (name == "a problem") {
+			t.Errorf("%s: problem %+v", name, p)
+		} else if p != nil && p.Status != 409 {
+			t.Errorf("the status is HTTP's, not the text's: %d", p.Status)
+		}
+	}
+}
+
+func endless(w http.ResponseWriter) {
+	part := bytes.Repeat([]byte("a"), 1<<20)
+	for range maxAnswer>>20 + 2 {
+		if _, err := w.Write(part); err != nil {
+			return
+		}
+	}
+}
+
+// TestWrongServers: what is not the server that the settings trust gets no request.
+func TestWrongServers(t *testing.T) {
+	asked := 0
+	url, root := server(t, func(http.ResponseWriter, *http.Request) { asked++ })
+	_, other := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	for name, c := range map[string]struct {
+		url  string
+		root []byte
+		hint string
+	}{
+		"another root": {url, other, "another server than the one that the settings trust"},
+		"another name": {strings.Replace(url, "127.0.0.1", "localhost", 1), root, "under which the server knows itself"},
+		"no TLS":       {strings.Replace(plain.URL, "http:", "https:", 1), root, ""},
+		"nobody there": {"https://" + closed.Addr().String(), root, "hallmarkd is running"},
+		"no such name": {"https://ca.invalid:8444", root, ""},
+	} {
+		cl, err := Load(write(t, c.url, c.root, 24*time.Hour), func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = cl.Whoami(t.Context())
+		var u *Unreachable
+		if !errors.As(err, &u) || u.Hint == "" || !strings.Contains(u.Hint, c.hint) || strings.Contains(err.Error(), "/v1/") {
+			t.Errorf("%s: %v (%+v)", name, err, u)
+		}
+	}
+	if asked != 0 {
+		t.Errorf("%d requests were sent", asked)
+	}
+}
+
+func TestExpiredCertificate(t *testing.T) {
+	url, root := server(t, func(http.ResponseWriter, *http.Request) { t.Error("asked") })
+	cl, err := Load(write(t, url, root, -time.Minute), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.Whoami(t.Context()); err == nil || !strings.Contains(err.Error(), "hallmarkd operator recover") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestReplaceFile: the old contents stay until the new are whole, and nothing is left
+// behind.
+func TestReplaceFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for _, contents := range []string{"old", "new"} {
+		if err := replaceFile(path, []byte(contents), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "new" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "taken"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceFile(filepath.Join(dir, "taken"), []byte("x"), 0o600); err == nil {
+		t.Error("a folder was replaced")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+// TestCertifies: a certificate for another key is not stored.
+func TestCertifies(t *testing.T) {
+	key, der := pair(t, time.Now(), time.Now().Add(time.Hour))
+	other, _ := pair(t, time.Now(), time.Now().Add(time.Hour))
+	public := func(k *ecdsa.PrivateKey) []byte {
+		spki, err := x509.MarshalPKIXPublicKey(k.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spki
+	}
+	if err := certifies([][]byte{der}, public(key)); err != nil {
+		t.Error(err)
+	}
+	for _, chain := range [][][]byte{nil, {nil}, {der[:10]}} {
+		if certifies(chain, public(key)) == nil {
+			t.Errorf("%x was accepted", chain)
+		}
+	}
+	if certifies([][]byte{der}, public(other)) == nil {
+		t.Error("another key's certificate was accepted")
+	}
+}
