@@ -3,6 +3,7 @@ package status
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/big"
@@ -260,6 +261,18 @@ func TestTheStoreIsAway(t *testing.T) {
 	}
 }
 
+// What is recorded is published, also when the caller hung up in between.
+func TestTheCallerHangsUp(t *testing.T) {
+	p := newPKI(t)
+	c := p.leaf("d", 0)
+	ctx, cancel := context.WithCancel(background)
+	cancel()
+	p.must(err3(p.service.Revoke(ctx, "d", 0, "", record.Event{})))
+	if _, ok := lists(p.crl(0), c.SerialNumber); !ok {
+		t.Error("recorded and not published")
+	}
+}
+
 // A key service that signs with another key than it showed must not replace a list.
 func TestAGarbledSignatureIsNotPublished(t *testing.T) {
 	p := newPKI(t)
@@ -312,25 +325,30 @@ func TestConditionalGet(t *testing.T) {
 
 func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
 	p := newPKI(t)
-	p.leaf("d", 0)
+	c := p.leaf("d", 0)
 	p.store.open(1)
-	// The record and the list disagree, as after a crash between the two.
-	p.must(p.service.Publish(background, p.shard(0)))
-	p.must(err2(p.store.Revoke(background, "d", p.clock.Now(), 0, "", record.Event{})))
-
 	synctest.Test(t, func(t *testing.T) {
 		config := p.config()
 		config.Now = time.Now // the bubble's
 		s, err := New(config)
-		if err != nil {
-			t.Fatal(err)
-		}
+		p.must(err)
+		// The record and the list disagree, as after a crash between the two.
+		p.must(s.Publish(background, p.shard(0)))
+		p.must(err2(p.store.Revoke(background, "d", time.Now(), 0, "", record.Event{})))
+		time.Sleep(time.Minute)
+		s, err = New(config)
+		p.must(err)
 		ctx, cancel := context.WithCancel(background)
 		go s.Run(ctx)
 		stored := func() int { defer p.store.lock()(); return p.store.stored }
 		synctest.Wait()
 		if n := stored(); n != 3 {
 			t.Errorf("%d lists after the start, want 1 + one for each shard", n)
+		}
+		l, err := s.list(ctx, p.shard(0))
+		p.must(err)
+		if parsed, err := x509.ParseRevocationList(l.DER); err != nil || len(parsed.RevokedCertificateEntries) != 1 || parsed.RevokedCertificateEntries[0].SerialNumber.Cmp(c.SerialNumber) != 0 {
+			t.Error("the crash was not made good:", err)
 		}
 		time.Sleep(30 * time.Minute)
 		if n := stored(); n != 3 {

@@ -140,9 +140,9 @@ func (m *memory) Shards(_ context.Context, issuer string) ([]record.Shard, error
 	return list, m.fail
 }
 
-func (m *memory) PublishCRL(_ context.Context, crl record.CRL) error {
+func (m *memory) PublishCRL(ctx context.Context, crl record.CRL) error {
 	defer m.lock()()
-	if err := cmp.Or(m.fail, m.failCRL); err != nil {
+	if err := cmp.Or(m.fail, m.failCRL, ctx.Err()); err != nil {
 		return err
 	}
 	if crl.Sequence <= m.crls[crl.Shard].Sequence {
