@@ -24,8 +24,10 @@ type job struct {
 	issuer      *issuer
 	placement   profile.Placement
 	template    *x509.Certificate
+	rehearsed   []byte             // DER, signed by a throw-away key
 	row         record.Certificate // the intent, then the result
-	certificate *x509.Certificate
+	signed      *x509.Certificate  // as the CAS returned it
+	certificate *x509.Certificate  // as it was looked at
 	again       bool
 }
 
@@ -53,21 +55,33 @@ func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) 
 	if err != nil {
 		return nil, err
 	}
-	if len(todo) > 0 {
-		for _, j := range todo {
-			if err := a.prepare(ctx, j); err != nil {
-				return nil, fmt.Errorf("prepare the %s certificate: %w", j.Profile, err)
-			}
+	if len(todo) == 0 {
+		return answers(jobs), nil
+	}
+	for _, j := range todo {
+		if err := a.prepare(ctx, j); err != nil {
+			return nil, fmt.Errorf("prepare the %s certificate: %w", j.Profile, err)
 		}
-		if err := a.store.Intend(ctx, rows(todo)); err != nil {
-			return nil, fmt.Errorf("record the intent to sign: %w", err)
+		if err := a.lint(j); err != nil {
+			return nil, fmt.Errorf("the %s certificate would be wrong: %w", j.Profile, err)
 		}
-		// From here on certificates may exist. Whatever happens, the record must say so.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
-		defer cancel()
-		if err := a.signAndRecord(ctx, e, todo); err != nil {
-			return nil, a.void(ctx, e, todo, err)
+	}
+	if err := a.store.Intend(ctx, rows(todo)); err != nil {
+		return nil, fmt.Errorf("record the intent to sign: %w", err)
+	}
+	// From here on certificates may exist. Whatever happens, the record must say so.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
+	defer cancel()
+	for _, j := range todo {
+		if err := j.sign(); err != nil {
+			return nil, a.void(ctx, e, todo, fmt.Errorf("sign the %s certificate: %w", j.Profile, err))
 		}
+		if err := j.lookAgain(); err != nil {
+			return nil, a.void(ctx, e, todo, fmt.Errorf("the signed %s certificate is wrong: %w", j.Profile, err))
+		}
+	}
+	if err := a.record(ctx, e, todo); err != nil {
+		return nil, a.void(ctx, e, todo, fmt.Errorf("record the certificate: %w", err))
 	}
 	return answers(jobs), nil
 }
@@ -177,38 +191,36 @@ func (a *Authority) ageing(c record.Certificate) bool {
 	return a.now().After(c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3))
 }
 
-// signAndRecord asks the issuers' keys, looks at what came back and records it.
-func (a *Authority) signAndRecord(ctx context.Context, e record.Event, jobs []*job) error {
+// sign asks the issuer's key.
+func (j *job) sign() (err error) {
+	j.signed, err = j.issuer.CAS.Sign(j.template)
+	return err
+}
+
+// lookAgain believes nothing of what came back: it must be the recorded intent to the
+// byte, read well by code that did not build it, and bear the issuer's signature.
+func (j *job) lookAgain() (err error) {
+	if !bytes.Equal(j.signed.RawTBSCertificate, j.row.TBS) {
+		return errors.New("the signer signed something else than was asked")
+	}
+	if j.certificate, err = profile.Check(j.Profile, j.Content, j.placement, j.signed.Raw); err != nil {
+		return err
+	}
+	return profile.CheckSignature(j.certificate, j.issuer.Certificate)
+}
+
+// record completes the intents.
+func (a *Authority) record(ctx context.Context, e record.Event, jobs []*job) error {
 	for _, j := range jobs {
-		if err := j.sign(); err != nil {
-			return fmt.Errorf("sign the %s certificate: %w", j.Profile, err)
-		}
 		j.row.DER, j.row.Issued = j.certificate.Raw, a.now().UTC()
 	}
 	if err := a.store.Complete(ctx, rows(jobs), e); err != nil {
-		return fmt.Errorf("record the certificate: %w", err)
+		return err
 	}
 	for _, j := range jobs {
 		j.row.TBS = nil // as the record has it now: the DER holds it
 	}
 	return nil
-}
-
-// sign has the certificate signed and believes nothing of what comes back: it must be
-// the recorded intent to the byte, read well by code that did not build it, and bear
-// the issuer's signature.
-func (j *job) sign() error {
-	signed, err := j.issuer.CAS.Sign(j.template)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(signed.RawTBSCertificate, j.row.TBS) {
-		return errors.New("the signer signed something else than was asked")
-	}
-	if j.certificate, err = profile.Check(j.Profile, j.Content, j.placement, signed.Raw); err != nil {
-		return err
-	}
-	return profile.CheckSignature(j.certificate, j.issuer.Certificate)
 }
 
 func rows(jobs []*job) []record.Certificate {

@@ -18,8 +18,7 @@ import (
 // life, for relying parties whose clocks are slow.
 const backdate = 5 * time.Minute
 
-// prepare decides everything about a certificate, has it signed by a throw-away key,
-// and inspects the result while a mistake is still free.
+// prepare decides everything about a certificate and has it signed by a throw-away key.
 func (a *Authority) prepare(ctx context.Context, j *job) error {
 	shard, err := j.issuer.place(ctx, a.store, a.capacity)
 	if err != nil {
@@ -30,24 +29,28 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	if j.template, err = profile.Template(j.Profile, j.Content, j.placement); err != nil {
 		return err
 	}
-	der, err := j.issuer.rehearsal.sign(j.template)
-	if err != nil {
-		return err
-	}
-	if err := a.lints.check(string(j.Profile), der); err != nil {
-		return err
-	}
-	prepared, err := profile.Check(j.Profile, j.Content, j.placement, der)
-	if err != nil {
-		return err
-	}
 	j.row = record.Certificate{
-		Issuer: j.issuer.Name, Serial: profile.SerialText(prepared.SerialNumber),
+		Issuer: j.issuer.Name, Serial: profile.SerialText(j.placement.Serial),
 		Profile: string(j.Profile), Device: j.Device, Operator: j.id.operator,
-		Subject: prepared.Subject.String(), Shard: shard, Key: j.id.key,
-		NotBefore: prepared.NotBefore, NotAfter: prepared.NotAfter,
-		TBS: prepared.RawTBSCertificate, Intended: now, Predecessor: j.Predecessor,
+		Subject: j.template.Subject.String(), Shard: shard, Key: j.id.key,
+		NotBefore: j.template.NotBefore, NotAfter: j.template.NotAfter,
+		Intended: now, Predecessor: j.Predecessor,
 	}
+	j.rehearsed, err = j.issuer.rehearsal.sign(j.template)
+	return err
+}
+
+// lint inspects the exact certificate while a mistake is still free, with zlint and
+// with the profile's own check, and makes its signed part the intent.
+func (a *Authority) lint(j *job) error {
+	if err := a.lints.check(string(j.Profile), j.rehearsed); err != nil {
+		return err
+	}
+	prepared, err := profile.Check(j.Profile, j.Content, j.placement, j.rehearsed)
+	if err != nil {
+		return err
+	}
+	j.row.TBS = prepared.RawTBSCertificate
 	return nil
 }
 
