@@ -384,6 +384,25 @@ func refusedAsImpostor(t *testing.T, s *server, err error) {
 	}
 }
 
+// A server whose own clock is slow cannot take a device back before its floor.
+func TestFloor(t *testing.T) {
+	s := start(t, nil)
+	genuine := time.Now()
+	c := newClient(t, s, func(c *client.Config) { c.Now, c.Floor = at(clocks["1970"]), genuine.Add(-time.Minute) })
+	s.now = genuine.Add(-30 * time.Minute)
+	enrols(t, c)
+	if c.Now().Before(genuine.Add(-time.Minute)) {
+		t.Fatalf("the time went back to %v", c.Now())
+	}
+	// A clock below the floor is wrong, even if the chain would verify at it.
+	s = start(t, nil)
+	c = newClient(t, s, func(c *client.Config) { c.Now, c.Floor = at(-30*time.Minute), genuine.Add(-time.Minute) })
+	enrols(t, c)
+	if off := time.Since(c.Now()); off > time.Minute {
+		t.Fatalf("the time is wrong by %v", off)
+	}
+}
+
 // A time that is forged, replayed or impossible is refused.
 func TestForgedTime(t *testing.T) {
 	for name, forge := range map[string]func(s *server, nonce []byte) wire.TimeAnswer{
@@ -517,7 +536,7 @@ func TestServers(t *testing.T) {
 	}
 	old := start(t, func(_ *server, c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 })
 	_, err = newClient(t, old, nil).Enrol(t.Context(), wire.Enrol{}, prove, ticket)
-	if err == nil || len(old.requests()) != 0 {
+	if _, ok := errors.AsType[*client.NetworkError](err); !ok || len(old.requests()) != 0 {
 		t.Fatalf("TLS 1.2 was spoken: %v", err)
 	}
 	for _, bad := range []client.Config{

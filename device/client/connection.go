@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,9 +29,8 @@ const (
 // connection is one TLS 1.3 connection to a server whose chain holds.
 type connection struct {
 	*tls.Conn
-	// server is the URL, authority its host and port as written, host the bare name.
-	server, authority, host string
-	chain                   []*x509.Certificate
+	// server is the URL, authority its host and port as written.
+	server, authority string
 	// limited: the chain was verified at a time of our choice, or not at all yet.
 	limited bool
 	bounded *io.LimitedReader
@@ -81,23 +79,16 @@ func (c *Client) openServer(ctx context.Context, server string, id *tls.Certific
 	return c.dial(ctx, server, id)
 }
 
-// firstTrust fetches the first bundle. Nothing is known yet but a fingerprint, so the
-// connection is not verified until the bundle, which a pinned root has signed, brings
-// the root.
+// firstTrust fetches the first bundle over a connection that is not verified: nothing
+// is known yet but a fingerprint. The bundle is believed because a pinned root has
+// signed it, and brings the root that the next connection is held against.
 func (c *Client) firstTrust(ctx context.Context, server string) error {
 	conn, err := c.dial(ctx, server, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := c.fetchTrust(conn); err != nil {
-		return err
-	}
-	if _, err := c.judge(conn.chain, conn.host); err != nil {
-		c.bundle = nil
-		return &TrustError{server, err}
-	}
-	return nil
+	return c.fetchTrust(conn)
 }
 
 // dial opens one connection. Its chain is verified during the handshake, before the
@@ -116,16 +107,16 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate) (
 	if err != nil {
 		return nil, &NetworkError{server, err}
 	}
-	conn := &connection{server: server, authority: u.Host, host: u.Hostname()}
+	conn := &connection{server: server, authority: u.Host}
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ServerName: u.Hostname(),
 		// Verification is VerifyConnection's: the time to verify at is not the clock's.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			conn.chain, conn.limited = s.PeerCertificates, true
+			conn.limited = true
 			if c.bundle == nil {
-				return nil // firstTrust judges it afterwards
+				return nil // firstTrust, which says nothing and believes signatures alone
 			}
 			limited, err := c.judge(s.PeerCertificates, u.Hostname())
 			if err != nil {

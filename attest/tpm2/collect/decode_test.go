@@ -4,12 +4,47 @@ import (
 	"bytes"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"testing"
 
 	gotpm "github.com/google/go-tpm/tpm2"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
+	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
+
+// A session whose policy fails half-way is flushed: a TPM has room for few.
+func TestSessionsOfFailedPolicies(t *testing.T) {
+	d, err := Open(swtpm.Start(t).Spec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	k, err := d.IDevID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := d.Certify(k, [32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	password := func(from, to string) {
+		t.Helper()
+		if _, err := (gotpm.HierarchyChangeAuth{AuthHandle: gotpm.AuthHandle{Handle: gotpm.TPMRHEndorsement, Auth: gotpm.PasswordAuth([]byte(from))},
+			NewAuth: gotpm.TPM2BAuth{Buffer: []byte(to)}}).Execute(d.link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	password("", "secret")
+	for range 70 {
+		if _, _, err := d.Certify(k, [32]byte{}); !errors.Is(err, ErrPassword) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	password("secret", "")
+	if _, _, err := d.Certify(k, [32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func validKeyFile(t testing.TB) []byte {
 	f := keyFile{
