@@ -43,6 +43,8 @@ func (a *Authority) Recover(ctx context.Context) ([]record.Shard, error) {
 
 // void ends the intents of a failed Issue as Recover would.
 func (a *Authority) void(ctx context.Context, e record.Event, jobs []*job, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish) // the time to sign may be used up
+	defer cancel()
 	shards, err := a.voidAll(ctx, record.Event{Actor: e.Actor, Reason: cause.Error()}, rows(jobs))
 	return &VoidedError{Shards: shards, Err: errors.Join(cause, err)}
 }
