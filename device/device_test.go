@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -217,6 +218,70 @@ func TestNewCertificateIsTriedFirst(t *testing.T) {
 	}
 	u.refuse = nil
 	u.renew(t, "ldevid")
+}
+
+// Certificates that are not this device's, or of another root, are not kept.
+func TestWrongCertificates(t *testing.T) {
+	t.Parallel()
+	i := install(t, false)
+	other := i.unit(t).enrolled(t, "SN-0")
+	other.renew(t, "idevid")
+	foreign := other.load(t)
+	u := i.unit(t)
+	ticket := i.ticket(t)
+	altered := func(path string, alter func(*wire.Identity)) func(w http.ResponseWriter, r *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != path {
+				return false
+			}
+			recorder := httptest.NewRecorder()
+			i.next.ServeHTTP(recorder, r)
+			var a wire.Answer
+			if err := json.Unmarshal(recorder.Body.Bytes(), &a); err != nil || a.Identity == nil {
+				t.Errorf("%s: %v", recorder.Body, err)
+				return false
+			}
+			alter(a.Identity)
+			json.NewEncoder(w).Encode(a)
+			return true
+		}
+	}
+	for name, alter := range map[string]func(*wire.Identity){
+		"no IDevID":              func(id *wire.Identity) { id.IDevID = nil },
+		"no AK":                  func(id *wire.Identity) { id.AK = nil },
+		"another's IDevID":       func(id *wire.Identity) { id.IDevID = foreign.IDevID },
+		"another's AK":           func(id *wire.Identity) { id.AK = foreign.AK },
+		"AK for IDevID":          func(id *wire.Identity) { id.IDevID = id.AK },
+		"no issuer in the chain": func(id *wire.Identity) { id.IDevID = id.IDevID[:1] },
+		"not a certificate":      func(id *wire.Identity) { id.AK = [][]byte{{1}} },
+	} {
+		u.refuse = altered(wire.PathActivate, alter)
+		if r, err := u.enrol(t, ticket, "SN-1"); err == nil {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if _, _, err := state.At(u.dir).Load(); !errors.Is(err, state.ErrEmpty) {
+			t.Errorf("%s: something was kept: %v", name, err)
+		}
+	}
+	u.refuse = nil
+	must[device.Result](t)(u.enrol(t, ticket, "SN-1"))
+	mine := u.load(t)
+	for name, alter := range map[string]func(*wire.Identity){
+		"no LDevID":            func(id *wire.Identity) { id.LDevID = nil },
+		"another's LDevID":     func(id *wire.Identity) { id.LDevID = foreign.LDevID },
+		"IDevID for LDevID":    func(id *wire.Identity) { id.LDevID = mine.IDevID },
+		"issuer of other root": func(id *wire.Identity) { id.LDevID = [][]byte{id.LDevID[0], mine.IDevID[1]} },
+	} {
+		u.refuse = altered(wire.PathRenew, alter)
+		if r, err := device.Renew(t.Context(), u.options()); err == nil {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if s := u.load(t); s.LDevID != nil {
+			t.Errorf("%s: it was kept", name)
+		}
+	}
+	u.refuse = nil
+	u.renew(t, "idevid")
 }
 
 // TPM2_Clear ends the LDevID, not the identity.
