@@ -229,6 +229,9 @@ func TestWrongCertificates(t *testing.T) {
 	foreign := other.load(t)
 	u := i.unit(t)
 	ticket := i.ticket(t)
+	// The same chip at another installation: the right keys, the wrong roots.
+	elsewhere := &unit{installation: install(t, false), chip: u.chip, dir: filepath.Join(t.TempDir(), "elsewhere")}
+	stranger := elsewhere.enrolled(t, "SN-1").load(t)
 	altered := func(path string, alter func(*wire.Identity)) func(w http.ResponseWriter, r *http.Request) bool {
 		return func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != path {
@@ -251,6 +254,8 @@ func TestWrongCertificates(t *testing.T) {
 		"no AK":                  func(id *wire.Identity) { id.AK = nil },
 		"another's IDevID":       func(id *wire.Identity) { id.IDevID = foreign.IDevID },
 		"another's AK":           func(id *wire.Identity) { id.AK = foreign.AK },
+		"another root's IDevID":  func(id *wire.Identity) { id.IDevID = stranger.IDevID },
+		"another root's AK":      func(id *wire.Identity) { id.AK = stranger.AK },
 		"AK for IDevID":          func(id *wire.Identity) { id.IDevID = id.AK },
 		"no issuer in the chain": func(id *wire.Identity) { id.IDevID = id.IDevID[:1] },
 		"not a certificate":      func(id *wire.Identity) { id.AK = [][]byte{{1}} },
