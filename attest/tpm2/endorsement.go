@@ -65,7 +65,7 @@ func boundCertificates(certificates [][]byte) error {
 	return nil
 }
 
-// oidEKCertificate is tcg-kp-EKCertificate (TCG EK Credential Profile §3.2.16).
+// oidEKCertificate is tcg-kp-EKCertificate (TCG EK Credential Profile, extended key usage).
 var oidEKCertificate = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
 
 // checkCertificate checks the EK certificate by itself: everything but its chain.
@@ -80,7 +80,7 @@ func (v *Verifier) checkCertificate(cert vendorca.EK, ek *public, now time.Time)
 		return refuse(CodeCertificatePurpose, "", "the certificate of %q is not for an endorsement key (extended key usage 2.23.133.8.1 is missing)", c.Issuer)
 	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
 		return refuse(CodeCertificatePurpose, "", "the EK certificate of %q is a CA's", c.Issuer)
-	// A key that may sign is a general-purpose EK (EK profile §3.2.15), not a restricted
+	// A key that may sign is a general-purpose EK (EK profile, key usage), not a restricted
 	// one whatever the device says of it: its owner could open our credential with
 	// TPM2_RSA_Decrypt and answer for an AK outside the chip.
 	case c.KeyUsage&x509.KeyUsageDigitalSignature != 0:

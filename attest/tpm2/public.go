@@ -49,9 +49,10 @@ const free = userWithAuth | adminWithPolicy | noDA
 type role struct {
 	name string
 	// attributes must be set; beside them only free ones may be.
-	attributes                    uint32
-	malformed, wrong, restriction string
-	algorithm, weak               string
+	attributes uint32
+	// The codes of refusals: of a structure that cannot be read, of attributes, of the
+	// attribute restricted, of algorithms that are not accepted, of keys that can be broken.
+	malformed, wrong, restriction, algorithm, weak string
 }
 
 var (

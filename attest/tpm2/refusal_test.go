@@ -38,6 +38,8 @@ type bad struct {
 	statement func(*gotpm.TPMSAttest)
 	// evidence changes what is sent.
 	evidence func(*attest.Evidence)
+	// says is what the refusal's detail must contain.
+	says string
 	// unknown: nobody trusts the maker. strict: test makers are not accepted.
 	unknown, strict bool
 }
@@ -45,18 +47,18 @@ type bad struct {
 // attributes lists what may be wrong with a key's attributes whatever its role.
 func attributes(prefix, code string, put func(*bad, func(*gotpm.TPMTPublic))) []bad {
 	var cases []bad
-	for name, alter := range map[string]func(*gotpm.TPMAObject){
-		"fixedTPM":             func(a *gotpm.TPMAObject) { a.FixedTPM = false },
-		"fixedParent":          func(a *gotpm.TPMAObject) { a.FixedParent = false },
-		"sensitiveDataOrigin":  func(a *gotpm.TPMAObject) { a.SensitiveDataOrigin = false },
-		"encryptedDuplication": func(a *gotpm.TPMAObject) { a.EncryptedDuplication = true },
-		"stClear":              func(a *gotpm.TPMAObject) { a.STClear = true },
-		"firmwareLimited":      func(a *gotpm.TPMAObject) { a.FirmwareLimited = true },
-		"x509sign":             func(a *gotpm.TPMAObject) { a.X509Sign = true },
-		"sign and decrypt":     func(a *gotpm.TPMAObject) { a.SignEncrypt, a.Decrypt = true, true },
-		"neither":              func(a *gotpm.TPMAObject) { a.SignEncrypt, a.Decrypt = false, false },
+	for says, alter := range map[string]func(*gotpm.TPMAObject){
+		"fixedTPM is not set":            func(a *gotpm.TPMAObject) { a.FixedTPM = false },
+		"fixedParent is not set":         func(a *gotpm.TPMAObject) { a.FixedParent = false },
+		"sensitiveDataOrigin is not set": func(a *gotpm.TPMAObject) { a.SensitiveDataOrigin = false },
+		"encryptedDuplication is set":    func(a *gotpm.TPMAObject) { a.EncryptedDuplication = true },
+		"stClear is set":                 func(a *gotpm.TPMAObject) { a.STClear = true },
+		"firmwareLimited is set":         func(a *gotpm.TPMAObject) { a.FirmwareLimited = true },
+		"x509sign is set":                func(a *gotpm.TPMAObject) { a.X509Sign = true },
+		" is set":                        func(a *gotpm.TPMAObject) { a.SignEncrypt, a.Decrypt = true, true },
+		"is not set":                     func(a *gotpm.TPMAObject) { a.SignEncrypt, a.Decrypt = false, false },
 	} {
-		b := bad{name: prefix + " " + name, code: code}
+		b := bad{name: prefix + " " + says, code: code, says: says}
 		put(&b, func(p *gotpm.TPMTPublic) { alter(&p.ObjectAttributes) })
 		cases = append(cases, b)
 	}
@@ -128,7 +130,7 @@ func point(alter func(*gotpm.TPMSECCPoint)) func(*gotpm.TPMTPublic) {
 
 func offCurve(p *gotpm.TPMSECCPoint) { p.Y.Buffer[len(p.Y.Buffer)-1] ^= 1 }
 
-func longPoint(p *gotpm.TPMSECCPoint) { p.X.Buffer = append([]byte{0}, p.X.Buffer...) }
+func longPoint(p *gotpm.TPMSECCPoint) { p.X.Buffer = append(make([]byte, 60), p.X.Buffer...) }
 
 // asRSA makes a signing key's area an RSA one with this modulus.
 func asRSA(n *big.Int, size gotpm.TPMKeyBits, exponent uint32) func(*gotpm.TPMTPublic) {
@@ -197,7 +199,7 @@ func badEndorsements() []bad {
 		{name: "EK empty", code: tpm2.CodeEKMalformed, evidence: func(e *attest.Evidence) { e.EKPublic = nil }},
 		{name: "EK too large", code: tpm2.CodeEKMalformed, evidence: huge(ekPublic)},
 		{name: "EK not restricted", code: tpm2.CodeEKAttributes, options: ek(func(p *gotpm.TPMTPublic) { p.ObjectAttributes.Restricted = false })},
-		{name: "EK reserved attribute", code: tpm2.CodeEKAttributes, evidence: func(e *attest.Evidence) { e.EKPublic[4] |= 0x80 }},
+		{name: "EK reserved attribute", code: tpm2.CodeEKAttributes, says: "reserved (bit 31) is set", evidence: func(e *attest.Evidence) { e.EKPublic[4] |= 0x80 }},
 		{name: "EK Name by SHA-1", code: tpm2.CodeEKAlgorithm, options: ek(func(p *gotpm.TPMTPublic) { p.NameAlg = gotpm.TPMAlgSHA1 })},
 		{name: "EK P-521", code: tpm2.CodeEKAlgorithm, options: ek(parms(func(p *gotpm.TPMSECCParms) { p.CurveID = gotpm.TPMECCNistP521 }))},
 		{name: "EK scheme", code: tpm2.CodeEKAlgorithm, options: ek(parms(func(p *gotpm.TPMSECCParms) {
@@ -417,6 +419,9 @@ func TestRefusals(t *testing.T) {
 			}
 			_, err := tpm2.New(trusting(t, roots...), !b.strict).Verify(e, binding, now)
 			wantRefusal(t, err, b.code)
+			if !strings.Contains(err.Error(), b.says) {
+				t.Errorf("%q does not say %q", err, b.says)
+			}
 		})
 		delete(unused, b.code)
 	}

@@ -48,8 +48,8 @@ func (s statement) check(key *public, binding [32]byte) error {
 }
 
 // signedByPrimary reports whether the AK is a primary of the endorsement hierarchy, by
-// the qualified name that the TPM signed (TPM 2.0 Part 1 §16.3). For a key elsewhere the
-// TPM blurs firmware version and counters (Part 1 §36.7), so they say nothing.
+// the qualified name that the TPM signed (TPM 2.0 Part 1, "Qualified Name"). For a key
+// elsewhere the TPM blurs firmware version and counters, so they say nothing.
 func (s statement) signedByPrimary(ak *public) bool {
 	qualified, err := name(ak.area.NameAlg, append(binary.BigEndian.AppendUint32(nil, uint32(gotpm.TPMRHEndorsement)), ak.name...))
 	return err == nil && bytes.Equal(s.QualifiedSigner.Buffer, qualified)

@@ -44,7 +44,7 @@ func (d *Device) Activate(c attest.Challenge) ([]byte, error) {
 		return nil, err
 	}
 	plain := make([]byte, len(encrypted))
-	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(plain, encrypted) // the TPM's mode, Part 1 §24.4
+	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(plain, encrypted) // the TPM's mode
 	return plain[2:], nil
 }
 

@@ -79,7 +79,7 @@ func cut(nv []byte) (der, rest []byte, err error) {
 	if len(nv) > maxNV {
 		return nil, nil, fmt.Errorf("%d bytes are too many for a certificate", len(nv))
 	}
-	// TCG PC Client Implementation Specification for Conventional BIOS 1.21 §7.3.2:
+	// TCG PC Client Specific Implementation Specification 1.21 §7.4:
 	// TCG_PCCLIENT_STORED_CERT is tag 0x1001, type 0 (full), a 16-bit length, and
 	// before the certificate possibly TCG_FULL_CERT's tag 0x1002.
 	if bytes.HasPrefix(nv, []byte{0x10, 0x01, 0x00}) {
