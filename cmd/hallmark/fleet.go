@@ -56,8 +56,9 @@ tpm.model, tpm.firmware, ek.issuer; times: enrolled, renewed, seen.`,
 	return c
 }
 
+// tpmName describes a chip; only an EK certificate tells maker and model.
 func tpmName(t wire.TPM) string {
-	return strings.TrimSpace(t.Maker + " " + t.Model + " " + t.Firmware)
+	return strings.TrimSpace(strings.TrimSpace(t.Maker+" "+t.Model) + " firmware " + t.Firmware)
 }
 
 func (a *app) deviceShow() *cobra.Command {
