@@ -106,11 +106,13 @@ func TestAnswers(t *testing.T) {
 			w.WriteHeader(409)
 			fmt.Fprint(w, `{"status":200,"code":"conflict","detail":"taken","hint":"choose another","new":1}`)
 		}, "taken (choose another)"},
-		"a proxy's error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", 502) }, "unexpected answer: 502 Bad Gateway"},
-		"a redirect":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", 302) }, "unexpected answer: 302"},
-		"not JSON":        {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }, "not of the operator protocol"},
-		"endless":         {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, "larger than"},
-		"cut short":       {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
+		"a proxy's error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) }, "unexpected answer: 502 Bad Gateway"},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound)
+		}, "unexpected answer: 302"},
+		"not JSON":  {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }, "not of the operator protocol"},
+		"endless":   {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, "larger than"},
+		"cut short": {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
 		"an empty problem": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", wire.ProblemType)
 			w.WriteHeader(500)
