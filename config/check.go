@@ -26,7 +26,7 @@ func check(c *Config, p *problems) {
 		checkSet(i.key+".signer", i.Signer, p)
 	}
 	checkURI("time_key", &c.TimeKey, c.Dir, p)
-	for key, path := range map[string]*string{"server_secret": &c.ServerSecret, "trust.bundle": &c.Trust.Bundle, "trust.roots": &c.Trust.Roots} {
+	for key, path := range map[string]*string{"journal": &c.Journal, "server_secret": &c.ServerSecret, "trust.bundle": &c.Trust.Bundle, "trust.roots": &c.Trust.Roots} {
 		if checkSet(key, *path, p) {
 			*path = c.abs(*path)
 		}

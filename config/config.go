@@ -23,6 +23,12 @@ type Config struct {
 	// Database is the record: "sqlite:PATH". Default: "sqlite:hallmark.db". `hallmarkd
 	// init` makes it; a missing one is an error, never a fresh record.
 	Database string `yaml:"database"`
+	// Journal is a folder, made if missing, in which the record writes down every change
+	// before it is answered. With a backup and the journal `hallmarkd restore` loses
+	// nothing, so it belongs on another disk than the database; a journal that cannot be
+	// written stops all changes. It grows until old parts are deleted, which `hallmarkd
+	// backup` names. Default: journal.
+	Journal string `yaml:"journal"`
 	// Issuers are the three issuing CAs. Each has a root of its own, so that a relying
 	// party which trusts one does not trust the others.
 	Issuers Issuers `yaml:"issuers"`
@@ -138,6 +144,7 @@ func defaults() Config {
 	return Config{
 		Listen:           Listen{Devices: ":8443", Operators: ":8444", Status: ":8445", Metrics: "127.0.0.1:8446"},
 		Database:         "sqlite:hallmark.db",
+		Journal:          "journal",
 		Issuers:          Issuers{Manufacturing: issuer, Operational: issuer, Infrastructure: issuer},
 		Trust:            Trust{Bundle: "trust/bundle.json", Roots: "trust/roots"},
 		LDevIDLifetime:   Duration(30 * day),
@@ -148,20 +155,28 @@ func defaults() Config {
 	}
 }
 
-// Secrets lists the local files that only their owner may read: keys, the server's
-// secret and the record.
+// Secrets lists the local files with keys and the server's secret, which only their
+// owner may read.
 func (c *Config) Secrets() []string {
 	paths := []string{c.ServerSecret}
-	uris := []string{c.TimeKey, c.Database}
+	uris := []string{c.TimeKey}
 	for _, i := range c.issuers() {
 		uris = append(uris, i.Key)
 	}
 	for _, uri := range uris {
-		for _, scheme := range []string{"file:", "sqlite:"} {
-			if path, ok := strings.CutPrefix(uri, scheme); ok {
-				paths = append(paths, path)
-			}
+		if path, ok := strings.CutPrefix(uri, "file:"); ok {
+			paths = append(paths, path)
 		}
+	}
+	return paths
+}
+
+// Files lists every local file that the configuration names, itself included, but not
+// the record, its journal and the folder of roots.
+func (c *Config) Files() []string {
+	paths := append([]string{c.File, c.Trust.Bundle}, c.Secrets()...)
+	for _, i := range c.issuers() {
+		paths = append(paths, i.Certificate)
 	}
 	return paths
 }

@@ -1,6 +1,121 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
 
-func backupCommand() *cobra.Command  { return &cobra.Command{Use: "backup"} }
-func restoreCommand() *cobra.Command { return &cobra.Command{Use: "restore"} }
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/upkeep"
+)
+
+func backupCommand() *cobra.Command {
+	var path, to string
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "backup", Short: "Back up an installation, running or not, to one file", Args: noArguments,
+		Long: `Backup writes the record as it is at this moment, the configuration, certificates and
+keys to one new file. Guard it as you guard the server: it holds every key but the
+roots'. Together with the journal (journal: in hallmark.yaml), which goes on from
+there, restore loses nothing that was answered.`,
+		Example: "  hallmarkd backup --config /srv/hallmark/hallmark.yaml --to /media/backup/hallmark-$(date +%F).tar",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if to == "" {
+				return usage(c, errors.New("--to is needed"))
+			}
+			in, err := installation.Load(path)
+			if err != nil {
+				return err
+			}
+			done, err := upkeep.Backup(c.Context(), in, to, version, time.Now())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(c.OutOrStdout()).Encode(done)
+			}
+			return tellBackup(c.OutOrStdout(), to, in.Config.Journal, done)
+		},
+	}
+	configFlag(c, &path)
+	c.Flags().StringVar(&to, "to", "", "the file to write")
+	c.Flags().BoolVar(&asJSON, "json", false, "print what was done as JSON")
+	return c
+}
+
+func tellBackup(out io.Writer, to, journal string, done upkeep.BackedUp) error {
+	text := fmt.Sprintf("%s holds %d files, %d bytes. Keep it, and %s, apart from this machine.\nThe root keys are not in it.\n", to, done.Files, done.Bytes, journal)
+	if len(done.Outside) > 0 {
+		text += "Not in it, because outside the installation's folder:\n  " + strings.Join(done.Outside, "\n  ") + "\n"
+	}
+	if len(done.Needless) > 0 {
+		text += "Once no older backup is wanted, these can be deleted:\n  " + strings.Join(done.Needless, "\n  ") + "\n"
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+func restoreCommand() *cobra.Command {
+	var r upkeep.Restoring
+	c := &cobra.Command{
+		Use: "restore", Short: "Make an installation of a backup, without losing what came after it", Args: noArguments,
+		Long: `Restore makes an installation in a new folder from a backup and the journal: devices
+revoked after the backup stay revoked, spent quotas spent, and certificates issued
+after it are known. Stop the old server first; it must never run again.
+
+Without the journal it refuses. --accept-losses restores the moment of the backup
+and closes every lot; devices revoked later are back and must be revoked again, and
+devices enrolled later are unknown.`,
+		Example: `  hallmarkd restore --from /media/backup/hallmark-2026-11-22.tar --dir /srv/hallmark
+  hallmarkd restore --from backup.tar --dir /srv/hallmark --journal /mnt/journal`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if r.From == "" || r.Dir == "" {
+				return usage(c, errors.New("--from and --dir are needed"))
+			}
+			if r.AcceptLosses && r.Journal != "" {
+				return usage(c, errors.New("--journal and --accept-losses: with a journal nothing is lost"))
+			}
+			r.Now = time.Now()
+			done, err := r.Restore(c.Context())
+			if err != nil {
+				return err
+			}
+			return tellRestored(c.OutOrStdout(), done)
+		},
+	}
+	c.Flags().StringVar(&r.From, "from", "", "the backup")
+	c.Flags().StringVar(&r.Dir, "dir", "", "the folder to make")
+	c.Flags().StringVar(&r.Journal, "journal", "", "the journal's folder (default: where the backup says it was)")
+	c.Flags().BoolVar(&r.AcceptLosses, "accept-losses", false, "restore without a journal")
+	c.MarkFlagDirname("dir")
+	c.MarkFlagDirname("journal")
+	return c
+}
+
+func tellRestored(out io.Writer, done upkeep.Restored) error {
+	var text strings.Builder
+	since := done.Snapshot.Format(time.RFC3339)
+	if done.Lost {
+		fmt.Fprintf(&text, `Restored as of %s. LOST is what was recorded since then:
+- devices revoked or suspended since then count as good: revoke them again
+- devices enrolled since then are unknown, and their certificates cannot be revoked
+- closed, so that no quota is spent and no ticket used twice: %s
+`, since, strings.Join(done.ClosedLots, ", "))
+	} else {
+		fmt.Fprintf(&text, "Restored: the backup of %s, and %d groups of changes from %s.\n", since, done.Replayed, done.OldJournal)
+		if done.Torn {
+			text.WriteString("The journal ended within a group that was never answered; it was left out.\n")
+		}
+	}
+	fmt.Fprintf(&text, "The old installation must never run again.\n\nNext:\n  hallmarkd check --config %[1]s\n  hallmarkd serve --config %[1]s\n", done.Config)
+	if done.Journal != done.OldJournal {
+		fmt.Fprintf(&text, "  hallmarkd backup --config %s --to NEWFILE    # the journal goes on in %s\n", done.Config, done.Journal)
+	}
+	_, err := io.WriteString(out, text.String())
+	return err
+}

@@ -1,6 +1,6 @@
-// Hallmarkd is the server: the CA, the provisioning service, status and
-// administration in one process. This package only wires rooms together, in plain
-// sight; what they promise stands in their own folders.
+// Hallmarkd is the server: the CA, the provisioning service, status and administration
+// in one process, and the commands that make such an installation and look after it.
+// This package is the command line; the work is done in internal/.
 //
 // Exit codes: 0 done; 1 an error; 2 the command line is wrong; 3 `check` found
 // something to look at, but nothing that keeps the server from working.
@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 )
 
 // version is set by the build.
@@ -50,7 +52,7 @@ something to look at.`,
 		Version: version,
 	}
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
-	cmd.AddCommand(initCommand(), checkCommand(), serveCommand(), backupCommand(), restoreCommand(), operatorCommand(), versionCommand())
+	cmd.AddCommand(initCommand(), serveCommand(), checkCommand(), backupCommand(), restoreCommand(), operatorCommand(), versionCommand())
 	return cmd
 }
 
@@ -64,22 +66,16 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// failure is an error with what to do next and the exit code.
-type failure struct {
+// coded is an error with an exit code of its own.
+type coded struct {
 	error
-	hint string
 	code int
 }
 
-func (f failure) Unwrap() error { return f.error }
-
-// hinted adds the next step to an error.
-func hinted(err error, hint string, args ...any) error {
-	return failure{err, fmt.Sprintf(hint, args...), exitError}
-}
+func (c coded) Unwrap() error { return c.error }
 
 func usage(c *cobra.Command, err error) error {
-	return failure{err, c.CommandPath() + " --help shows an example", exitUsage}
+	return coded{installation.Hint(err, "%s --help shows an example", c.CommandPath()), exitUsage}
 }
 
 func noArguments(c *cobra.Command, args []string) error {
@@ -94,22 +90,22 @@ func report(err error) int {
 	if err == nil {
 		return 0
 	}
-	f := failure{error: err, code: exitError}
-	errors.As(err, &f)
-	if text := err.Error(); text != "" {
-		fmt.Fprintf(os.Stderr, "hallmarkd: %s\n", text)
+	c := coded{code: exitError}
+	errors.As(err, &c)
+	var h installation.Hinted
+	errors.As(err, &h)
+	if strings.HasPrefix(err.Error(), "unknown command") { // cobra's own
+		c.code, h.Hint = exitUsage, "hallmarkd --help lists the commands"
 	}
-	if strings.HasPrefix(err.Error(), "unknown command") {
-		f.code, f.hint = exitUsage, "hallmarkd --help lists the commands"
+	fmt.Fprintf(os.Stderr, "hallmarkd: %v\n", err)
+	if h.Hint != "" {
+		fmt.Fprintf(os.Stderr, "hint: %s\n", h.Hint)
 	}
-	if f.hint != "" {
-		fmt.Fprintf(os.Stderr, "hint: %s\n", f.hint)
-	}
-	return f.code
+	return c.code
 }
 
 // configFlag adds --config, which every command but init and restore needs.
 func configFlag(c *cobra.Command, path *string) {
-	c.Flags().StringVar(path, "config", "hallmark.yaml", "the installation's configuration")
+	c.Flags().StringVar(path, "config", installation.ConfigFile, "the installation's configuration")
 	c.MarkFlagFilename("config", "yaml", "yml")
 }

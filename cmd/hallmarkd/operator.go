@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,12 +12,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 )
 
 func operatorCommand() *cobra.Command {
 	c := &cobra.Command{Use: "operator", Short: "Operators, from the host", Args: noArguments,
 		Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml",
-		RunE:    func(c *cobra.Command, _ []string) error { return usage(c, fmt.Errorf("which verb?")) }}
+		RunE:    func(c *cobra.Command, _ []string) error { return usage(c, errors.New("which verb?")) }}
 	c.AddCommand(recoverCommand())
 	return c
 }
@@ -34,30 +36,31 @@ alone; every other operator sees it in the audit. The server may be running.`,
 		},
 	}
 	configFlag(c, &path)
-	c.Flags().StringVar(&name, "name", firstOperator, "the operator")
+	c.Flags().StringVar(&name, "name", installation.FirstOperator, "the operator")
 	c.Flags().StringVar(&to, "out", "", "the folder to write (default: operator-NAME-TIME beside the configuration)")
+	c.MarkFlagDirname("out")
 	return c
 }
 
 func recoverOperator(ctx context.Context, out io.Writer, path, name, to string) error {
-	in, err := load(path)
+	in, err := installation.Load(path)
 	if err != nil {
 		return err
 	}
 	if to == "" {
-		to = filepath.Join(in.config.Dir, "operator-"+name+"-"+time.Now().UTC().Format("20060102T150405Z"))
+		to = filepath.Join(in.Config.Dir, installation.OperatorDir+"-"+filepath.Base(name)+"-"+time.Now().UTC().Format("20060102T150405Z"))
 	}
-	if _, err := os.Stat(to); err == nil {
-		return hinted(fmt.Errorf("%s exists", to), "name another folder with --out")
+	if _, err := os.Lstat(to); err == nil {
+		return installation.Hint(fmt.Errorf("%s exists", to), "name another folder with --out")
 	}
-	store, err := openStore(ctx, in.config.Database)
+	store, err := in.OpenStore(ctx)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	if err := in.recover(ctx, store, name, to); err != nil {
+	if err := in.RecoverOperator(ctx, store, name, to); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "%s may administer again.\nNext:\n  export HALLMARK_CONFIG=%s\n  hallmark whoami\n", name, filepath.Join(to, client.SettingsFile))
+	_, err = fmt.Fprintf(out, "%s may administer again.\n\nNext:\n  export HALLMARK_CONFIG=%s\n  hallmark whoami\n", name, filepath.Join(to, client.SettingsFile))
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"modernc.org/sqlite"
@@ -76,6 +78,9 @@ func (c *Conn) prepare(sql string) (statement, error) {
 	c.statements[sql] = s
 	return s, nil
 }
+
+// Prepared lists the statements that were run so far, for tests of their plans.
+func (c *Conn) Prepared() []string { return slices.Sorted(maps.Keys(c.statements)) }
 
 // Exec runs one statement and returns how many rows it changed. The journal, if there
 // is one, repeats it: its outcome must follow from the text, the values and the rows.

@@ -112,6 +112,11 @@ func (db *DB) closeReaders(n int) {
 // mark (PRAGMA application_id) that the first migration gives a fresh one, and must
 // not be newer than the last.
 func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fresh bool) error {
+	if !fresh {
+		if err := marked(ctx, path, mark); err != nil {
+			return Classify(err)
+		}
+	}
 	connector, err := sqlite.NewConnector(dsn(path, forWriter))
 	if err != nil {
 		return err
@@ -119,15 +124,6 @@ func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fre
 	db := sql.OpenDB(connector)
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	if !fresh {
-		var id int64
-		if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
-			return Classify(err)
-		}
-		if id != mark {
-			return errors.New("this is another program's database")
-		}
-	}
 	p, err := goose.NewProvider(goose.DialectSQLite3, db, migrations, goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
@@ -143,6 +139,20 @@ func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fre
 		_, err = p.Up(ctx)
 	}
 	return Classify(err)
+}
+
+// marked asks on a reader's connection: a writer's would already change the file.
+func marked(ctx context.Context, path string, mark int64) error {
+	c, err := connect(ctx, path, forReader)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	id, err := First(c, Number, "PRAGMA application_id")
+	if err == nil && *id != mark {
+		err = errors.New("this is another program's database")
+	}
+	return err
 }
 
 // Snapshot writes the last commit, compacted, into a new file (mode 0600). It works

@@ -361,16 +361,15 @@ func replay(ctx context.Context, c *Conn, at place, dir string) (_ place, torn b
 		return at, false, fmt.Errorf("%w: it lacks group %d in %s", ErrJournal, at.number+1, dir)
 	}
 	next := all[begin]
-	for i, first := range all[begin:] {
-		if first != next {
+	for _, first := range all[begin:] {
+		if first != next { // also where a restored record left a torn group behind
 			return at, false, fmt.Errorf("%w: groups %d to %d are missing", ErrJournal, next, first-1)
 		}
 		text, err := os.ReadFile(segmentPath(dir, first))
 		if err != nil {
 			return at, false, err
 		}
-		last := begin+i == len(all)-1
-		if next, torn, err = replaySegment(ctx, c, &at, text, first, last); err != nil {
+		if next, torn, err = replaySegment(ctx, c, &at, text, first); err != nil {
 			return at, false, fmt.Errorf("%s: %w", segmentPath(dir, first), err)
 		}
 	}
@@ -381,14 +380,14 @@ func replay(ctx context.Context, c *Conn, at place, dir string) (_ place, torn b
 }
 
 // replaySegment runs the groups of one segment that follow at, and returns the number
-// after its last.
-func replaySegment(ctx context.Context, c *Conn, at *place, text []byte, next int64, last bool) (_ int64, torn bool, err error) {
+// after its last whole one.
+func replaySegment(ctx context.Context, c *Conn, at *place, text []byte, next int64) (_ int64, torn bool, err error) {
 	for len(text) > 0 {
 		if err := ctx.Err(); err != nil {
 			return next, false, err
 		}
 		group, rest, unfinished := cutGroup(text)
-		if group == nil && unfinished && last {
+		if group == nil && unfinished {
 			return next, true, nil
 		}
 		if group == nil {

@@ -89,8 +89,7 @@ func (db *DB) run(c *Conn) {
 }
 
 // commit does a group in one transaction; what it changed is in the journal before it
-// is committed. If the transaction is lost, everybody in it
-// is answered with the reason.
+// is committed. If the transaction is lost, everybody in it is answered with the reason.
 func (db *DB) commit(c *Conn, group []*write) {
 	c.changes = c.changes[:0]
 	err := func() error {

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/config"
 	wireformat "github.com/hallmark-pki/hallmark/wire"
 )
@@ -71,9 +72,9 @@ func (h *house) tlsConfig() *tls.Config {
 }
 
 // run serves until ctx ends or a listener fails, then shuts down in order.
-func (h *house) run(ctx context.Context, in *installation, log *slog.Logger) error {
+func (h *house) run(ctx context.Context, in *installation.Installation, version string, log *slog.Logger) error {
 	// All sockets before the first request: a port that is taken is an error, not half a server.
-	all := h.listeners(in.config.Listen)
+	all := h.listeners(in.Config.Listen)
 	sockets := make([]net.Listener, len(all))
 	for i, l := range all {
 		socket, err := net.Listen("tcp", l.address)
@@ -81,7 +82,7 @@ func (h *house) run(ctx context.Context, in *installation, log *slog.Logger) err
 			for _, open := range sockets[:i] {
 				open.Close()
 			}
-			return hinted(fmt.Errorf("listener for %s: %w", l.name, err), "change listen.%s in %s", l.name, in.config.File)
+			return installation.Hint(fmt.Errorf("listener for %s: %w", l.name, err), "change listen.%s in %s", l.name, in.Config.File)
 		}
 		sockets[i] = socket
 	}
@@ -98,8 +99,8 @@ func (h *house) run(ctx context.Context, in *installation, log *slog.Logger) err
 		servers[i] = h.server(l, log)
 		go func() { failed <- serveOn(servers[i], sockets[i], l) }()
 	}
-	log.Info("ready", "name", in.config.Name, "version", version, "devices", in.config.Public.Devices, "operators", in.config.Public.Operators,
-		"status", in.config.Public.Status, "metrics", in.config.Listen.Metrics)
+	log.Info("ready", "name", in.Config.Name, "version", version, "devices", in.Config.Public.Devices, "operators", in.Config.Public.Operators,
+		"status", in.Config.Public.Status, "metrics", in.Config.Listen.Metrics)
 	var err error
 	select {
 	case <-ctx.Done():

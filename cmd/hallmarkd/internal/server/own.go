@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"net/url"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/status"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -80,10 +83,10 @@ func (o *own) issue(ctx context.Context, now time.Time) (*tls.Certificate, error
 }
 
 // serverRequest asks for a TLS server certificate for every host in the public URLs.
-func (in *installation) serverRequest() ca.Request {
+func serverRequest(in *installation.Installation) ca.Request {
 	r := ca.Request{Profile: profile.Server}
 	seen := map[string]bool{}
-	for _, text := range append([]string{in.config.Public.Operators}, in.config.Public.Devices...) {
+	for _, text := range append([]string{in.Config.Public.Operators}, in.Config.Public.Devices...) {
 		u, err := url.Parse(text)
 		if err != nil || seen[u.Hostname()] {
 			continue // config has checked them
@@ -101,10 +104,10 @@ func (in *installation) serverRequest() ca.Request {
 // responders keeps one OCSP responder certificate for each issuer.
 type responders map[string]*own
 
-func newResponders(in *installation, a *ca.Authority, log *slog.Logger) responders {
+func newResponders(in *installation.Installation, a *ca.Authority, log *slog.Logger) responders {
 	r := responders{}
-	for _, i := range in.issuers {
-		r[i.name] = &own{request: ca.Request{Profile: profile.OCSP, Issuer: i.name}, authority: a, log: log}
+	for _, i := range in.Issuers {
+		r[i.Name] = &own{request: ca.Request{Profile: profile.OCSP, Issuer: i.Name}, authority: a, log: log}
 	}
 	return r
 }
@@ -116,4 +119,20 @@ func (r responders) get(ctx context.Context, issuer string) (*x509.Certificate, 
 		return nil, nil, err
 	}
 	return c.Leaf, c.PrivateKey.(crypto.Signer), nil
+}
+
+// publisher issues through the CA and publishes the shards of what had to be voided,
+// so that no caller can forget it.
+type publisher struct {
+	*ca.Authority
+	status *status.Service
+}
+
+func (p publisher) Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error) {
+	issued, err := p.Authority.Issue(ctx, e, reqs...)
+	var voided *ca.VoidedError
+	if errors.As(err, &voided) {
+		err = errors.Join(err, p.status.Publish(context.WithoutCancel(ctx), voided.Shards...))
+	}
+	return issued, err
 }

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"net/http"
@@ -20,7 +20,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 }
 
-func newMetrics(s *status.Service) *metrics {
+func newMetrics(s *status.Service, version string) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{

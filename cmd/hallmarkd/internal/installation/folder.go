@@ -1,0 +1,86 @@
+package installation
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Hinted is an error with what to do next.
+type Hinted struct {
+	error
+	Hint string
+}
+
+func (h Hinted) Unwrap() error { return h.error }
+
+// Hint adds the next step to an error.
+func Hint(err error, next string, args ...any) error {
+	return Hinted{err, fmt.Sprintf(next, args...)}
+}
+
+// Free refuses a folder that holds a CA, or anything.
+func Free(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	path := filepath.Join(dir, ConfigFile)
+	if _, err := os.Lstat(path); err == nil {
+		return Hint(fmt.Errorf("%s holds a CA already", dir), "a CA is made once; serve it: hallmarkd serve --config %s", path)
+	}
+	if len(entries) > 0 {
+		return Hint(fmt.Errorf("%s is not empty", dir), "name a folder that does not exist yet")
+	}
+	return nil
+}
+
+// Make fills a new folder beside dir and renames it at the end: what was interrupted
+// leaves no half installation that could be served.
+func Make(dir string, fill func(work string) error) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work) // finds nothing once it is renamed
+	if err := fill(work); err != nil {
+		return err
+	}
+	err = filepath.WalkDir(work, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return syncPath(path)
+	})
+	if err != nil {
+		return err
+	}
+	// Rename refuses a folder that is not empty; an empty one it replaces.
+	if err := os.Rename(work, dir); err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(dir))
+}
+
+// writeNew writes a file that must not exist, 0600 and durable.
+func writeNew(path string, contents []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(contents)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

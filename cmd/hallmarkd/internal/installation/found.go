@@ -1,0 +1,371 @@
+package installation
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/keys"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/trust"
+	"github.com/hallmark-pki/hallmark/config"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite"
+	wireformat "github.com/hallmark-pki/hallmark/wire"
+)
+
+// FirstOperator is whom Found makes a certificate for.
+const FirstOperator = "admin"
+
+// OperatorDir is the folder, in the installation's, of the first operator's settings.
+const OperatorDir = "operator"
+
+// Founding is what a new installation is made of.
+type Founding struct {
+	// Dir is the folder to make, Name the organisation.
+	Dir, Name string
+	// Listen is HOST:PORT of the devices' listener; operators, status and metrics get the
+	// next three ports.
+	Listen string
+	// Public are the URLs under which listeners are reached: https for devices, http for
+	// status; what is missing is made of the host's name.
+	Public []string
+	// RootOut is the folder for the root keys; empty means root-keys in Dir.
+	RootOut string
+}
+
+// Founded says what was made.
+type Founded struct {
+	// Config, Operator, RelyingParties and RootKeys are the paths of the configuration,
+	// the first operator's settings, what relying parties trust and the root keys' folder.
+	Config, Operator, RelyingParties, RootKeys string
+	// Devices are the URLs that devices know the installation by.
+	Devices []string
+}
+
+// Found makes an installation. A folder that holds a CA, or anything, is refused.
+func (f Founding) Found(ctx context.Context) (made Founded, err error) {
+	if f.Dir, err = filepath.Abs(f.Dir); err != nil {
+		return made, err
+	}
+	if err := f.free(); err != nil {
+		return made, err
+	}
+	address, err := f.addresses()
+	if err != nil {
+		return made, err
+	}
+	err = Make(f.Dir, func(work string) error {
+		rootKeys := filepath.Join(work, rootKeysDir)
+		if err := found(ctx, work, rootKeys, f.Name, address); err != nil || f.RootOut == "" {
+			return err
+		}
+		// First the keys that cannot be made again, then the installation that needs them.
+		return moveKeys(rootKeys, f.RootOut)
+	})
+	made = Founded{
+		Config: filepath.Join(f.Dir, ConfigFile), Operator: filepath.Join(f.Dir, OperatorDir, client.SettingsFile),
+		RelyingParties: filepath.Join(f.Dir, relyingParties), RootKeys: f.RootOut, Devices: address.Public.Devices,
+	}
+	if f.RootOut == "" {
+		made.RootKeys = filepath.Join(f.Dir, rootKeysDir)
+	}
+	return made, err
+}
+
+// Names in an installation's folder.
+const (
+	// ConfigFile is the configuration.
+	ConfigFile = "hallmark.yaml"
+
+	rootKeysDir    = "root-keys"
+	relyingParties = "trust/relying-parties.pem"
+	infrastructure = "trust/infrastructure.pem"
+)
+
+// free refuses a folder that holds anything, and one for root keys that holds some.
+func (f Founding) free() error {
+	if err := Free(f.Dir); err != nil {
+		return err
+	}
+	if f.RootOut == "" {
+		return nil
+	}
+	if others, err := filepath.Glob(filepath.Join(f.RootOut, "*-root.key")); err != nil || len(others) > 0 {
+		return Hint(fmt.Errorf("%s holds another CA's root keys", f.RootOut), "name another folder with --root-out")
+	}
+	return nil
+}
+
+// address is where the listeners listen and how they are reached.
+type address struct {
+	Listen config.Listen
+	Public config.Public
+}
+
+func (f Founding) addresses() (address, error) {
+	host, text, err := net.SplitHostPort(f.Listen)
+	port, bad := strconv.Atoi(text)
+	if err != nil || bad != nil || port < 1 || port > 65535-3 {
+		return address{}, Hint(fmt.Errorf("--listen %q is not HOST:PORT with three more ports above it", f.Listen), "as in --listen :8443")
+	}
+	at := func(host string, offset int) string { return net.JoinHostPort(host, strconv.Itoa(port+offset)) }
+	a := address{Listen: config.Listen{Devices: at(host, 0), Operators: at(host, 1), Status: at(host, 2), Metrics: at("127.0.0.1", 3)}}
+	for _, text := range f.Public {
+		u, err := url.Parse(text)
+		if err != nil || u.Host == "" {
+			return a, Hint(fmt.Errorf("--public-url %q is not a URL", text), "as in --public-url https://ca.example:8443")
+		}
+		switch u.Scheme {
+		case "https":
+			a.Public.Devices = append(a.Public.Devices, strings.TrimRight(text, "/"))
+		case "http":
+			if a.Public.Status != "" {
+				return a, Hint(errors.New("two http --public-url: certificates name one place for their status"), "give one")
+			}
+			a.Public.Status = strings.TrimRight(text, "/")
+		default:
+			return a, Hint(fmt.Errorf("--public-url %q is neither https (devices) nor http (status)", text), "as in --public-url https://ca.example:8443")
+		}
+	}
+	if len(a.Public.Devices) == 0 {
+		name, err := os.Hostname()
+		if err != nil {
+			return a, err
+		}
+		a.Public.Devices = []string{"https://" + at(name, 0)}
+	}
+	first, err := url.Parse(a.Public.Devices[0])
+	if err != nil {
+		return a, err
+	}
+	a.Public.Operators = "https://" + at(first.Hostname(), 1)
+	if a.Public.Status == "" {
+		a.Public.Status = "http://" + at(first.Hostname(), 2)
+	}
+	return a, nil
+}
+
+// found writes a whole installation to dir, and the root keys to rootKeys.
+func found(ctx context.Context, dir, rootKeys, name string, a address) error {
+	for _, d := range []string{"keys", "issuers", "trust/roots"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(rootKeys, 0o700); err != nil {
+		return err
+	}
+	now := time.Now()
+	founded, err := ca.Found(ca.Founding{Organisation: name, BaseURL: a.Public.Status, Now: now, Key: func(name string) (crypto.Signer, error) {
+		if strings.HasSuffix(name, "-root") {
+			return keys.Create("file:"+name+".key", rootKeys)
+		}
+		return keys.Create("file:keys/"+name+".key", dir)
+	}})
+	if err != nil {
+		return err
+	}
+	secret := make([]byte, secretSize)
+	rand.Read(secret)
+	files := map[string][]byte{"keys/server.secret": secret}
+	for _, f := range founded {
+		files["issuers/"+f.Name+".pem"] = certificatesPEM(f.Certificate, f.Root)
+		root := profile.RootOf(f.Name)
+		files["trust/roots/"+root+".crt"], files["trust/roots/"+root+".crl"] = f.Root.Raw, f.RootCRL
+	}
+	timeKey, err := keys.Create("file:keys/time.key", dir)
+	if err != nil {
+		return err
+	}
+	if err := addTrust(files, founded, timeKey, name, a, now); err != nil {
+		return err
+	}
+	if err := addConfig(files, name, a); err != nil {
+		return err
+	}
+	store, err := sqlite.Create(ctx, filepath.Join(dir, "hallmark.db"), sqlite.Options{Journal: filepath.Join(dir, "journal")})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	for name, contents := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), contents, 0o600); err != nil {
+			return err
+		}
+	}
+	for _, public := range []string{infrastructure, relyingParties} {
+		if err := os.Chmod(filepath.Join(dir, public), 0o644); err != nil {
+			return err
+		}
+	}
+	return foundOperator(ctx, dir, store)
+}
+
+// addTrust makes what others are told to trust: devices follow the bundle, relying
+// parties get the operational root alone.
+func addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Signer, name string, a address, now time.Time) error {
+	spki, err := x509.MarshalPKIXPublicKey(timeKey.Public())
+	if err != nil {
+		return err
+	}
+	bundle := wireformat.Bundle{Number: 1, Name: name, Created: now.UTC().Truncate(time.Second), TimeKeys: [][]byte{spki}, Servers: a.Public.Devices}
+	var signer trust.Root
+	for _, f := range founded {
+		root := [][]byte{f.Root.Raw}
+		switch f.Name {
+		case profile.Manufacturing:
+			bundle.Manufacturing = root
+		case profile.Operational:
+			bundle.Operational = root
+			files[relyingParties] = certificatesPEM(f.Root)
+		case profile.Infrastructure:
+			bundle.Infrastructure = root
+			files[infrastructure] = certificatesPEM(f.Root)
+			signer = trust.Root{Certificate: f.Root, Signer: f.RootSigner}
+		}
+	}
+	signed, err := trust.Sign(bundle, signer)
+	if err != nil {
+		return err
+	}
+	files["trust/bundle.json"], err = json.Marshal(signed)
+	return err
+}
+
+// configText is the configuration that init writes. What each key means stands in
+// package config.
+var configText = template.Must(template.New("").Funcs(template.FuncMap{"yaml": strconv.Quote}).Parse(`# Hallmark. Paths are relative to this file; hallmarkd check says what is wrong.
+name: {{yaml .Name}}
+
+listen:
+  devices: {{yaml .Listen.Devices}}      # TLS 1.3
+  operators: {{yaml .Listen.Operators}}    # TLS 1.3
+  status: {{yaml .Listen.Status}}       # plain HTTP: CRL, OCSP, CA certificates
+  metrics: {{yaml .Listen.Metrics}}      # plain HTTP, loopback only
+
+# How the listeners are reached. The status URL stands in every certificate ever
+# issued. After a change of a device URL the trust bundle must be signed again.
+public:
+  devices:{{range .Public.Devices}}
+    - {{yaml .}}{{end}}
+  operators: {{yaml .Public.Operators}}
+  status: {{yaml .Public.Status}}
+
+database: sqlite:hallmark.db
+# Every change since the last backup. Name a folder on another disk: with a backup and
+# the journal a restore loses nothing.
+journal: journal
+
+issuers:{{range .Issuers}}
+  {{.}}:
+    certificate: issuers/{{.}}.pem
+    key: file:keys/{{.}}.key{{end}}
+
+trust:
+  bundle: trust/bundle.json
+  roots: trust/roots
+
+time_key: file:keys/time.key
+server_secret: keys/server.secret
+
+ldevid_lifetime: 30d
+session_lifetime: 5m
+channel_binding: exporter    # nonce, if a proxy ends the devices' TLS
+accept_simulated_tpms: false # for demonstrations and tests only
+`))
+
+func addConfig(files map[string][]byte, name string, a address) error {
+	var text strings.Builder
+	err := configText.Execute(&text, struct {
+		Name string
+		address
+		Issuers []string
+	}{name, a, profile.Issuers()})
+	files[ConfigFile] = []byte(text.String())
+	return err
+}
+
+// foundOperator makes the first operator and writes operator/, after holding all that
+// was written against each other as serve will.
+func foundOperator(ctx context.Context, dir string, store record.Store) error {
+	in, err := Load(filepath.Join(dir, ConfigFile))
+	if err != nil {
+		return err
+	}
+	return in.RecoverOperator(ctx, store, FirstOperator, filepath.Join(dir, OperatorDir))
+}
+
+// RecoverOperator makes or re-enables an operator and writes settings with a fresh
+// certificate to dir. Only the host may: it needs the issuer's key.
+func (in *Installation) RecoverOperator(ctx context.Context, store record.Store, name, dir string) error {
+	authority, err := in.Authority(ctx, store)
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	e := record.Event{Time: time.Now(), Actor: "host", Verb: "operator.recovered", Object: name}
+	if err := store.RecoverOperator(ctx, name, e.Time, e); err != nil {
+		return err
+	}
+	e.Verb = "certificate.issued"
+	chain, err := OperatorIssuer{authority}.IssueOperator(ctx, name, key.Public(), e)
+	if err != nil {
+		return err
+	}
+	_, err = client.Write(dir, in.Config.Public.Operators, [][]byte{in.Issuer(profile.Infrastructure).Root.Raw}, key, chain)
+	return err
+}
+
+func certificatesPEM(certificates ...*x509.Certificate) []byte {
+	var text []byte
+	for _, c := range certificates {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return text
+}
+
+// moveKeys copies root keys to another folder, perhaps on another medium, makes them
+// durable there and only then removes them here.
+func moveKeys(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil {
+			return err
+		}
+		if err := writeNew(filepath.Join(to, e.Name()), text); err != nil {
+			return err
+		}
+	}
+	if err := syncPath(to); err != nil {
+		return err
+	}
+	return os.RemoveAll(from)
+}

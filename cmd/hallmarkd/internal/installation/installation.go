@@ -1,0 +1,229 @@
+// Package installation is what stands in an installation's folder: it founds one, opens
+// one, and holds its parts against each other, so that whoever has an [Installation]
+// has keys, certificates, roots and trust bundle that belong together.
+package installation
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/cas"
+	"github.com/hallmark-pki/hallmark/ca/keys"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/status"
+	"github.com/hallmark-pki/hallmark/ca/trust"
+	"github.com/hallmark-pki/hallmark/config"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite"
+)
+
+// Installation is what a configuration names, opened and held against each other.
+type Installation struct {
+	Config *config.Config
+	// Issuers and Roots are in the order of profile.Issuers.
+	Issuers []Issuer
+	Roots   []status.Root
+	Trust   *trust.Service
+	// Secret is the server secret, from which tickets and sessions are derived.
+	Secret []byte
+}
+
+// Issuer is one issuing CA with its key.
+type Issuer struct {
+	Name              string
+	Certificate, Root *x509.Certificate
+	Signer            crypto.Signer
+	// service is the kind of ca/cas that signs with it.
+	service string
+}
+
+// Load reads a configuration and everything it names but the record.
+func Load(path string) (*Installation, error) {
+	c, err := config.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	in := &Installation{Config: c}
+	for _, i := range []struct {
+		name string
+		config.Issuer
+	}{
+		{profile.Manufacturing, c.Issuers.Manufacturing},
+		{profile.Operational, c.Issuers.Operational},
+		{profile.Infrastructure, c.Issuers.Infrastructure},
+	} {
+		opened, err := openIssuer(i.name, i.Issuer, c.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("issuer %s: %w", i.name, err)
+		}
+		root, err := openRoot(c.Trust.Roots, profile.RootOf(i.name), opened.Root)
+		if err != nil {
+			return nil, err
+		}
+		in.Issuers, in.Roots = append(in.Issuers, opened), append(in.Roots, root)
+	}
+	if in.Secret, err = readSecret(c.ServerSecret); err != nil {
+		return nil, err
+	}
+	timeKey, err := keys.Open(c.TimeKey, c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("time key: %w", err)
+	}
+	bundle, err := os.ReadFile(c.Trust.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	if in.Trust, err = trust.New(bundle, in.Issuer(profile.Infrastructure).Root, timeKey); err != nil {
+		return nil, err
+	}
+	return in, in.agrees()
+}
+
+// agrees holds the configuration against the bundle that devices follow.
+func (in *Installation) agrees() error {
+	if nonce := in.Config.ChannelBinding == config.BindingNonce; nonce != in.Trust.Bundle().NonceMode {
+		return fmt.Errorf("channel_binding is %q in %s, but the trust bundle %s tells devices otherwise", in.Config.ChannelBinding, in.Config.File, in.Config.Trust.Bundle)
+	}
+	return nil
+}
+
+// Issuer finds one of profile.Issuers.
+func (in *Installation) Issuer(name string) Issuer {
+	for _, i := range in.Issuers {
+		if i.Name == name {
+			return i
+		}
+	}
+	panic("no issuer " + name) // Load has made all of profile.Issuers
+}
+
+func openIssuer(name string, c config.Issuer, dir string) (Issuer, error) {
+	text, err := os.ReadFile(c.Certificate)
+	if err != nil {
+		return Issuer{}, err
+	}
+	chain, err := certificates(text)
+	if err != nil || len(chain) != 2 {
+		return Issuer{}, fmt.Errorf("%s does not hold two certificates, the issuer's and its root's", c.Certificate)
+	}
+	if err := chain[0].CheckSignatureFrom(chain[1]); err != nil {
+		return Issuer{}, fmt.Errorf("%s: the second certificate did not sign the first: %w", c.Certificate, err)
+	}
+	signer, err := keys.Open(c.Key, dir)
+	if err != nil {
+		return Issuer{}, err
+	}
+	if k, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(chain[0].PublicKey) {
+		return Issuer{}, fmt.Errorf("the key is not that of %s", c.Certificate)
+	}
+	return Issuer{name, chain[0], chain[1], signer, c.Signer}, nil
+}
+
+func openRoot(dir, name string, want *x509.Certificate) (status.Root, error) {
+	list, err := os.ReadFile(filepath.Join(dir, name+".crl"))
+	if err != nil {
+		return status.Root{}, err
+	}
+	der, err := os.ReadFile(filepath.Join(dir, name+".crt"))
+	if err != nil {
+		return status.Root{}, err
+	}
+	if !bytes.Equal(der, want.Raw) {
+		return status.Root{}, fmt.Errorf("%s.crt in %s is not the root of its issuer's file", name, dir)
+	}
+	return status.Root{Name: name, Certificate: want, CRL: list}, nil
+}
+
+func certificates(text []byte) ([]*x509.Certificate, error) {
+	var found []*x509.Certificate
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		found, text = append(found, c), rest
+	}
+	return found, nil
+}
+
+// secretSize is the length of the server secret in bytes.
+const secretSize = 32
+
+func readSecret(path string) ([]byte, error) {
+	secret, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(secret) != secretSize {
+		return nil, fmt.Errorf("%s does not hold a server secret: it has %d bytes, not %d", path, len(secret), secretSize)
+	}
+	return secret, nil
+}
+
+// OpenStore opens the record. It is the one place that knows the record's engines.
+func (in *Installation) OpenStore(ctx context.Context) (record.Store, error) {
+	path, err := in.Database()
+	if err != nil {
+		return nil, err
+	}
+	return sqlite.Open(ctx, path, sqlite.Options{Journal: in.Config.Journal})
+}
+
+// Database is the path of the record.
+func (in *Installation) Database() (string, error) {
+	engine, path, _ := strings.Cut(in.Config.Database, ":")
+	if engine != "sqlite" {
+		return "", fmt.Errorf("database: engine %q is not in this build; it has sqlite:PATH", engine)
+	}
+	return path, nil
+}
+
+// Authority wires the CA to the record.
+func (in *Installation) Authority(ctx context.Context, store record.Issuance) (*ca.Authority, error) {
+	c := ca.Config{
+		Store: store, BaseURL: in.Config.Public.Status, Organisation: in.Config.Name,
+		ShardCapacity: in.Config.CRLShardCapacity, Now: time.Now,
+	}
+	for _, i := range in.Issuers {
+		service, err := cas.New(ctx, cas.Options{Type: i.service, Chain: []*x509.Certificate{i.Certificate, i.Root}, Signer: i.Signer})
+		if err != nil {
+			return nil, fmt.Errorf("issuer %s: %w", i.Name, err)
+		}
+		c.Issuers = append(c.Issuers, ca.Issuer{Name: i.Name, Certificate: i.Certificate, Root: i.Root, CAS: service})
+	}
+	return ca.New(c)
+}
+
+// operatorLife is the life of an operator's certificate. `hallmark` renews it by
+// itself after two thirds.
+const operatorLife = 90 * 24 * time.Hour
+
+// OperatorIssuer issues operators' certificates (admin.Issuer).
+type OperatorIssuer struct {
+	Authority interface {
+		Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error)
+	}
+}
+
+// IssueOperator gives the chain, DER, leaf first, without the root.
+func (o OperatorIssuer) IssueOperator(ctx context.Context, operator string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
+	issued, err := o.Authority.Issue(ctx, e, ca.Request{Profile: profile.Operator,
+		Content: profile.Content{Operator: operator, Key: key, Lifetime: operatorLife}})
+	if err != nil {
+		return nil, err
+	}
+	return issued[0].Chain, nil
+}

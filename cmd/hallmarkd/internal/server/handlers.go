@@ -1,0 +1,43 @@
+package server
+
+import (
+	"crypto/sha256"
+	"log/slog"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/provisioner/factory"
+	"github.com/hallmark-pki/hallmark/provisioner/identity"
+	"github.com/hallmark-pki/hallmark/provisioner/native"
+	"github.com/hallmark-pki/hallmark/record"
+	wireformat "github.com/hallmark-pki/hallmark/wire"
+)
+
+func (h *house) wireHandlers(in *installation.Installation, store record.Store, p *factory.Permissions, version string, log *slog.Logger) (err error) {
+	infrastructure := in.Issuer(profile.Infrastructure)
+	administration, err := admin.New(admin.Config{
+		Name: in.Config.Name, Version: version,
+		Store: store, Status: h.status, Issuer: installation.OperatorIssuer{Authority: h.authority}, Permissions: p,
+		Infrastructure: infrastructure.Certificate, Root: sha256.Sum256(infrastructure.Root.Raw),
+		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
+		Bundle: func() wireformat.SignedBundle {
+			signed, _ := in.Trust.Newest()
+			return signed
+		},
+		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates, Changed: h.makers.changed,
+		Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	h.handlers = handlers{
+		devices:   native.Handler(h.devices, nativeConfig(in, log)),
+		operators: administration.Handler(),
+		status:    h.status.Handler(),
+		metrics:   h.metrics.handler(),
+	}
+	return nil
+}

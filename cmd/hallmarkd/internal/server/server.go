@@ -1,0 +1,189 @@
+// Package server runs an installation: it wires the rooms of the house together, in
+// plain sight, and serves each public on a listener of its own until it is told to stop.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/status"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/config"
+	"github.com/hallmark-pki/hallmark/provisioner"
+	"github.com/hallmark-pki/hallmark/provisioner/factory"
+	"github.com/hallmark-pki/hallmark/provisioner/native"
+	"github.com/hallmark-pki/hallmark/provisioner/session"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Run serves an installation until ctx ends, and then finishes what it is doing.
+func Run(ctx context.Context, in *installation.Installation, version string) error {
+	log := logger(in.Config.Log)
+	unlock, err := lock(in.Config.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	store, err := in.OpenStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	h, err := wire(ctx, in, store, version, log)
+	if err != nil {
+		return err
+	}
+	return h.run(ctx, in, version, log)
+}
+
+// house is the wired rooms that listeners serve.
+type house struct {
+	authority publisher
+	status    *status.Service
+	devices   *provisioner.Service
+	own       *own
+	makers    *makers
+	metrics   *metrics
+	handlers  handlers
+}
+
+func wire(ctx context.Context, in *installation.Installation, store record.Store, version string, log *slog.Logger) (*house, error) {
+	authority, err := in.Authority(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	// Before the first Issue: what a crash left open is revoked, never signed again.
+	void, err := authority.Recover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := &house{makers: &makers{store: store, log: log}}
+	h.status, err = status.New(status.Config{
+		Store: store, Issuers: statusIssuers(in), Roots: in.Roots, BaseURL: in.Config.Public.Status,
+		Responder: newResponders(in, authority, log).get, Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := h.status.Publish(ctx, void...); err != nil {
+		return nil, err
+	}
+	h.authority = publisher{authority, h.status}
+	h.own = &own{request: serverRequest(in), authority: h.authority, log: log}
+	if err := h.makers.reload(ctx); err != nil {
+		return nil, err
+	}
+	permissions, err := factory.NewPermissions(in.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if h.devices, err = h.provisioner(in, store, permissions, log); err != nil {
+		return nil, err
+	}
+	h.metrics = newMetrics(h.status, version)
+	return h, h.wireHandlers(in, store, permissions, version, log)
+}
+
+func (h *house) provisioner(in *installation.Installation, store record.Store, p *factory.Permissions, log *slog.Logger) (*provisioner.Service, error) {
+	sessions, err := session.New(in.Secret)
+	if err != nil {
+		return nil, err
+	}
+	return provisioner.New(provisioner.Config{
+		Store: store, Authority: h.authority,
+		Verifier: tpm2.New(h.makers.set.Load, in.Config.AcceptSimulatedTPMs),
+		Sessions: sessions, Permissions: p,
+		Manufacturing: in.Issuer(profile.Manufacturing).Certificate, Operational: in.Issuer(profile.Operational).Certificate,
+		SessionLife: in.Config.SessionLifetime.Std(), LDevIDLife: in.Config.LDevIDLifetime.Std(),
+		Now: time.Now, Log: log,
+	})
+}
+
+func nativeConfig(in *installation.Installation, log *slog.Logger) native.Config {
+	return native.Config{
+		Bundle: in.Trust.Newest, SignTime: in.Trust.SignTime,
+		NonceMode: in.Config.ChannelBinding == config.BindingNonce, Now: time.Now, Log: log,
+	}
+}
+
+func statusIssuers(in *installation.Installation) []status.Issuer {
+	var all []status.Issuer
+	for _, i := range in.Issuers {
+		all = append(all, status.Issuer{Name: i.Name, Certificate: i.Certificate, Signer: i.Signer})
+	}
+	return all
+}
+
+// makers is the set of TPM makers' certificates, read again when operators change it.
+type makers struct {
+	store record.Authorities
+	log   *slog.Logger
+	set   atomic.Pointer[vendorca.Set]
+}
+
+func (m *makers) reload(ctx context.Context) error {
+	recorded, err := m.store.Authorities(ctx)
+	if err != nil {
+		return fmt.Errorf("TPM makers' certificates: %w", err)
+	}
+	var ders [][]byte
+	for _, a := range recorded {
+		ders = append(ders, a.DER)
+	}
+	set, err := vendorca.New(ders)
+	if err != nil {
+		m.log.Warn("some TPM makers' certificates are of no use", "err", err)
+	}
+	m.set.Store(set)
+	return nil
+}
+
+// changed is reload for those who cannot wait or fail: the old set stays.
+func (m *makers) changed() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := m.reload(ctx); err != nil {
+		m.log.Error("the change of TPM makers takes effect at the next start", "err", err)
+	}
+}
+
+// logger writes to standard error in the form that the configuration wants.
+func logger(c config.Log) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(c.Level)) // config has checked it
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+
+// lock keeps a second server from the same installation: it would revoke what the
+// first is about to sign (ca.Authority.Recover). The lock ends with the process.
+func lock(dir string) (unlock func(), err error) {
+	path := filepath.Join(dir, "serve.lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, installation.Hint(errors.New("another hallmarkd serves this installation"), "stop it first; fuser %s shows which it is", path)
+		}
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+var _ provisioner.Authority = publisher{}

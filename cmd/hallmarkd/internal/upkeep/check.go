@@ -1,0 +1,290 @@
+// Package upkeep looks after an installation: it says whether one is sound, makes
+// backups of a running one, and restores them without losing what was answered.
+package upkeep
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Levels of a Finding.
+const (
+	OK      = "ok"
+	Warning = "warning"
+	Error   = "error"
+)
+
+// Finding is one thing that was looked at.
+type Finding struct {
+	Level   string `json:"level"`
+	Subject string `json:"subject"`
+	Detail  string `json:"detail"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// Findings are in the order of looking.
+type Findings []Finding
+
+func (r *Findings) add(level, subject, hint, detail string, args ...any) {
+	*r = append(*r, Finding{level, subject, fmt.Sprintf(detail, args...), hint})
+}
+
+// Has reports whether there is a finding of a level.
+func (r Findings) Has(level string) bool {
+	return slices.ContainsFunc(r, func(f Finding) bool { return f.Level == level })
+}
+
+// Write prints the findings for people, or as JSON.
+func (r Findings) Write(out io.Writer, asJSON bool) error {
+	if asJSON {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return e.Encode(struct {
+			Findings Findings `json:"findings"`
+		}{r})
+	}
+	for _, f := range r {
+		if _, err := fmt.Fprintf(out, "%-8s %-14s %s\n", f.Level, f.Subject, strings.ReplaceAll(f.Detail, "\n", "\n"+strings.Repeat(" ", 24))); err != nil {
+			return err
+		}
+		if f.Hint != "" {
+			if _, err := fmt.Fprintf(out, "%24shint: %s\n", "", f.Hint); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checked is an installation with questions to it.
+type checked struct{ *installation.Installation }
+
+// Check looks at an installation as the server would, and a little further. It changes
+// nothing, and the server may be running.
+func Check(ctx context.Context, path string, now time.Time) Findings {
+	var r Findings
+	opened, err := installation.Load(path)
+	if err != nil {
+		r.add(Error, "configuration", "", "%v", err)
+		return r
+	}
+	r.add(OK, "configuration", "", "%s", opened.Config.File)
+	in := checked{opened}
+	in.checkSettings(&r, now)
+	in.checkModes(&r)
+	in.checkIssuers(&r, now)
+	in.checkRootKeys(&r)
+	store, err := in.OpenStore(ctx)
+	if err != nil {
+		r.add(Error, "record", "", "%v", err)
+		return r
+	}
+	defer store.Close()
+	in.checkRecord(ctx, store, &r)
+	in.checkLists(ctx, store, &r, now)
+	return r
+}
+
+func (in checked) checkSettings(r *Findings, now time.Time) {
+	if in.Config.AcceptSimulatedTPMs {
+		r.add(Warning, "configuration", "set accept_simulated_tpms: false", "simulated TPMs are accepted: anybody with a ticket can make up a device")
+	}
+	bundle := in.Trust.Bundle()
+	if !slices.Equal(bundle.Servers, in.Config.Public.Devices) {
+		r.add(Warning, "trust bundle", "the bundle must be signed again with the infrastructure root's key",
+			"devices are told to ask %s, but public.devices is %s", strings.Join(bundle.Servers, ", "), strings.Join(in.Config.Public.Devices, ", "))
+		return
+	}
+	if bundle.Created.After(now) {
+		r.add(Error, "clock", "set this machine's clock", "the trust bundle was made at %s, and this machine says it is %s", bundle.Created.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return
+	}
+	r.add(OK, "trust bundle", "", "number %d, signed by the infrastructure root", bundle.Number)
+}
+
+// checkModes looks at who can read what nobody else should.
+func (in checked) checkModes(r *Findings) {
+	open := 0
+	for _, path := range append(in.Config.Secrets(), strings.TrimPrefix(in.Config.Database, "sqlite:")) {
+		info, err := os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			r.add(Error, "file modes", "", "%v", err)
+		case info.Mode().Perm()&0o077 != 0:
+			r.add(Warning, "file modes", "chmod 600 "+path, "%s has mode %04o: others than its owner can use it", path, info.Mode().Perm())
+		default:
+			continue
+		}
+		open++
+	}
+	if open == 0 {
+		r.add(OK, "file modes", "", "keys, secret and record are their owner's alone")
+	}
+}
+
+// soon is how long before its end an issuer deserves attention: making a new one and
+// bringing its root to every relying party takes a while.
+const soon = 365 * 24 * time.Hour
+
+func (in checked) checkIssuers(r *Findings, now time.Time) {
+	for _, i := range in.Issuers {
+		for _, c := range []*x509.Certificate{i.Root, i.Certificate} {
+			switch end := c.NotAfter; {
+			case now.After(end) || now.Before(c.NotBefore):
+				r.add(Error, i.Name, "check this machine's clock; if it is right, the CA has ended", "%s is valid from %s to %s", c.Subject, c.NotBefore.Format(time.DateOnly), end.Format(time.DateOnly))
+			case now.Add(soon).After(end):
+				r.add(Warning, i.Name, "prepare its successor", "%s ends on %s", c.Subject, end.Format(time.DateOnly))
+			}
+		}
+	}
+	for _, root := range in.Roots {
+		list, err := x509.ParseRevocationList(root.CRL)
+		if err == nil {
+			err = list.CheckSignatureFrom(root.Certificate)
+		}
+		switch {
+		case err != nil:
+			r.add(Error, root.Name, "", "its CRL: %v", err)
+		case now.After(list.NextUpdate):
+			r.add(Error, root.Name, "sign a new one with the root's key", "its CRL ended on %s", list.NextUpdate.Format(time.DateOnly))
+		default:
+			r.add(OK, root.Name, "", "keys, certificates and root CRL belong together")
+		}
+	}
+}
+
+// maxLooked bounds the search for root keys.
+const maxLooked = 10_000
+
+// checkRootKeys looks for files in the installation that hold a root's private key.
+func (in checked) checkRootKeys(r *Findings) {
+	looked, near := 0, 0
+	err := filepath.WalkDir(in.Config.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if looked++; looked > maxLooked {
+			return fs.SkipAll
+		}
+		if info, err := d.Info(); err != nil || info.Size() > 16<<10 {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, root := range in.Roots {
+			if holdsKey(text, root.Certificate.PublicKey) {
+				near++
+				r.add(Warning, root.Name, "move it to where no thief of this machine finds it; the server does not need it", "its private key is in %s", path)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		r.add(Error, "root keys", "", "%v", err)
+	} else if near == 0 {
+		r.add(OK, "root keys", "", "none in %s", in.Config.Dir)
+	}
+}
+
+func holdsKey(text []byte, public crypto.PublicKey) bool {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			continue
+		}
+		if s, ok := key.(crypto.Signer); ok {
+			if p, ok := s.Public().(interface{ Equal(crypto.PublicKey) bool }); ok && p.Equal(public) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findings) {
+	if err := store.Verify(ctx); err != nil {
+		r.add(Error, "record", "stop the server and restore the last backup into a new folder: hallmarkd restore --help", "%v", err)
+		return
+	}
+	r.add(OK, "record", "", "%s is sound", in.Config.Database)
+	operators, err := store.Operators(ctx)
+	if err != nil {
+		r.add(Error, "operators", "", "%v", err)
+		return
+	}
+	active := 0
+	for _, o := range operators {
+		if o.Disabled.IsZero() {
+			active++
+		}
+	}
+	if active == 0 {
+		r.add(Warning, "operators", "hallmarkd operator recover --config "+in.Config.File, "nobody may administer")
+		return
+	}
+	r.add(OK, "operators", "", "%d of %d may administer", active, len(operators))
+}
+
+// checkLists looks at the newest CRL of every shard. While the server runs none is
+// older than an hour.
+func (in checked) checkLists(ctx context.Context, store record.Store, r *Findings, now time.Time) {
+	for _, i := range in.Issuers {
+		shards, err := store.Shards(ctx, i.Name)
+		if err != nil {
+			r.add(Error, i.Name+" CRLs", "", "%v", err)
+			continue
+		}
+		missing, late, ended := 0, 0, 0
+		for _, s := range shards {
+			list, err := store.NewestCRL(ctx, s)
+			switch {
+			case errors.Is(err, record.ErrNotFound):
+				missing++
+			case err != nil:
+				r.add(Error, i.Name+" CRLs", "", "shard %d: %v", s.Number, err)
+			case !bytes.Equal(issuerOf(list.DER), i.Certificate.RawSubject):
+				r.add(Error, i.Name+" CRLs", "", "shard %d is not this issuer's", s.Number)
+			case now.After(list.NextUpdate):
+				ended++
+			case now.Sub(list.ThisUpdate) > 2*time.Hour:
+				late++
+			}
+		}
+		switch {
+		case ended > 0:
+			r.add(Error, i.Name+" CRLs", "start the server: hallmarkd serve --config "+in.Config.File, "%d of %d have ended: relying parties that check refuse every device", ended, len(shards))
+		case late+missing > 0:
+			r.add(Warning, i.Name+" CRLs", "is the server running? It signs each every hour", "%d of %d are older than two hours, %d were never published", late, len(shards), missing)
+		default:
+			r.add(OK, i.Name+" CRLs", "", "%d, all fresh", len(shards))
+		}
+	}
+}
+
+func issuerOf(der []byte) []byte {
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil
+	}
+	return list.RawIssuer
+}
