@@ -210,8 +210,7 @@ func newSerial() string {
 	return fmt.Sprintf("%x", b)
 }
 
-// signer signs all test certificates: what it signs must parse and bear its serial
-// number, no more.
+// signer signs all test certificates.
 var signer = sync.OnceValue(func() ed25519.PrivateKey {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -220,15 +219,20 @@ var signer = sync.OnceValue(func() ed25519.PrivateKey {
 	return key
 })
 
-// signed is what Complete takes for an intent.
-func signed(c record.Certificate) record.Certificate {
+// Certificate makes a certificate for an intent: it parses and bears the serial number.
+func Certificate(c record.Certificate) []byte {
 	serial, _ := new(big.Int).SetString(c.Serial, 16)
 	x := &x509.Certificate{SerialNumber: serial, NotBefore: c.NotBefore, NotAfter: c.NotAfter}
 	der, err := x509.CreateCertificate(rand.Reader, x, x, signer().Public(), signer())
 	if err != nil {
 		panic(err)
 	}
-	return record.Certificate{Issuer: c.Issuer, Serial: c.Serial, DER: der, Issued: Now.Add(time.Second)}
+	return der
+}
+
+// signed is what Complete takes for an intent.
+func signed(c record.Certificate) record.Certificate {
+	return record.Certificate{Issuer: c.Issuer, Serial: c.Serial, DER: Certificate(c), Issued: Now.Add(time.Second)}
 }
 
 func (b *bench) intend(c record.Certificate) record.Certificate {

@@ -69,7 +69,7 @@ func (s *Store) end(ctx context.Context, id, state string, e record.Event, certi
 		case d.State == record.StateRevoked:
 			return fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
 		}
-		if err := withEKs(ctx, c, d); err != nil {
+		if err := withEKs(context.Background(), c, d); err != nil {
 			return err
 		}
 		if _, err := c.Exec("UPDATE devices SET state = ? WHERE seq = ?", state, d.seq); err != nil {
