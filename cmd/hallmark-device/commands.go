@@ -64,11 +64,15 @@ type common struct {
 }
 
 func (o *common) stateFlag(c *cobra.Command) {
-	c.Flags().StringVar(&o.state, "state", state.DefaultDir, "folder that keeps certificates and keys")
+	folder := os.Getenv("HALLMARK_STATE")
+	if folder == "" {
+		folder = state.DefaultDir
+	}
+	c.Flags().StringVar(&o.state, "state", folder, "folder that keeps certificates and keys; also $HALLMARK_STATE")
 }
 
 func (o *common) tpmFlag(c *cobra.Command, otherwise string) {
-	c.Flags().StringVar(&o.tpm, "tpm", "", "TPM: a device file, unix:PATH or tcp:HOST:PORT (default "+otherwise+")")
+	c.Flags().StringVar(&o.tpm, "tpm", os.Getenv("HALLMARK_TPM"), "TPM: a device file, unix:PATH or tcp:HOST:PORT; also $HALLMARK_TPM (default "+otherwise+")")
 }
 
 func (o *common) jsonFlag(c *cobra.Command) {

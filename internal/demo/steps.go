@@ -208,7 +208,7 @@ func (d *demo) renew() (string, error) {
 // show reads a certificate of the device's as OpenSSL does.
 func (d *demo) show(name string) (string, error) {
 	text, err := d.tool("openssl", "x509", "-in", d.path("device", name), "-noout", "-subject", "-enddate", "-nameopt", "RFC2253")
-	return strings.NewReplacer("subject=", "", "notAfter=", "until ", "\n", ", ").Replace(text), err
+	return strings.NewReplacer("subject=", "", "\nnotAfter=", ", until ").Replace(text), err
 }
 
 // connect runs a relying party that knows trust/relying-parties.pem and nothing else,
@@ -299,7 +299,8 @@ func (d *demo) comeBack() (string, error) {
 }
 
 func (d *demo) revoke() (string, error) {
-	return d.program("hallmark", "device", "revoke", serial, "--reason", "key-compromise")
+	text, err := d.program("hallmark", "device", "revoke", serial, "--reason", "key-compromise")
+	return text[strings.LastIndexByte(text, '\n')+1:], err // the line before says which server it is
 }
 
 func (d *demo) renewRefused() (string, error) { return refused(d.device("renew")) }

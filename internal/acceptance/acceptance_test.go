@@ -1,0 +1,106 @@
+// Package acceptance runs the built programs as people do: every command that the
+// documentation shows, and real relying parties against real certificates.
+package acceptance
+
+import (
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/swtpm"
+)
+
+// programs builds the three programs, once, as `make build` does.
+var programs = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "hallmark-bin")
+	if err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-o", dir+string(os.PathSeparator), "../../cmd/...")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := programs(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// stage is a folder with the programs in the path, a chip, and its maker's root in
+// tpm-makers/.
+type stage struct {
+	dir string
+	env []string
+	tpm *swtpm.TPM
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	bin, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{dir: t.TempDir(), tpm: swtpm.Start(t)}
+	maker, err := swtpm.NewMaker(swtpm.P384, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A vendor ID as chips on boards have, so that nothing needs to be configured.
+	if err := maker.Manufacture(s.tpm, swtpm.Options{P256: true, IntermediateInNV: true, VendorID: "id:49465800"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(s.dir, "tpm-makers"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: maker.Root.Raw})
+	if err := os.WriteFile(filepath.Join(s.dir, "tpm-makers", "root.pem"), root, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "HALLMARK_TPM="+s.tpm.Spec(), "HOME="+s.dir)
+	return s
+}
+
+// bash runs a script in the stage and gives its output.
+func (s *stage) bash(t *testing.T, script string) string {
+	t.Helper()
+	out, err := s.try(script)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+func (s *stage) try(script string) (string, error) {
+	cmd := exec.Command("bash", "-c", script)
+	cmd.Dir, cmd.Env = s.dir, s.env
+	out, err := cmd.CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// await waits until something listens.
+func await(t *testing.T, address string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing listens on %s: %v", address, err)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package acceptance
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// pages are run from top to bottom, each in an empty folder: every line of a console
+// block that begins with "$ " is typed, and must succeed unless it says "# exits N".
+var pages = []string{"README.md", "docs/factory.md", "docs/administrator.md", "docs/device.md"}
+
+func TestDocumentedCommands(t *testing.T) {
+	for _, page := range pages {
+		t.Run(page, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join("..", "..", page))
+			if err != nil {
+				t.Fatal(err)
+			}
+			commands := console(string(text))
+			if len(commands) < 5 {
+				t.Fatalf("only %d commands found", len(commands))
+			}
+			newStage(t).bash(t, script(commands))
+		})
+	}
+}
+
+// console collects the commands of a page.
+func console(page string) (commands []string) {
+	inside := false
+	for line := range strings.Lines(page) {
+		line = strings.TrimRight(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "```"):
+			inside = line == "```console"
+		case inside && strings.HasPrefix(line, "$ "):
+			commands = append(commands, line[2:])
+		}
+	}
+	return commands
+}
+
+// script types the commands one after the other in one shell, as a reader would who
+// waits for a server to come up.
+func script(commands []string) string {
+	var b strings.Builder
+	b.WriteString("trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n")
+	for _, c := range commands {
+		want := 0
+		if before, code, ok := strings.Cut(c, "# exits "); ok {
+			c = strings.TrimSpace(before)
+			want, _ = strconv.Atoi(code)
+		}
+		if strings.HasSuffix(c, "&") {
+			fmt.Fprintf(&b, "%s\nfor i in $(seq 400); do (exec 3<>/dev/tcp/127.0.0.1/8443) 2>/dev/null && break; sleep 0.05; done\n", c)
+			continue
+		}
+		fmt.Fprintf(&b, "%s\ncode=$?; if [ $code -ne %d ]; then echo \"exit code $code, not %d:\" %s; exit 1; fi\n", c, want, want, quote(c))
+	}
+	return b.String()
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// Every code that a client can be refused with is explained in docs/errors.md.
+func TestErrorsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range []string{"../../wire/problem.go", "../../attest/tpm2/refusal.go"} {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || !strings.HasPrefix(spec.Names[0].Name, "Code") {
+				return true
+			}
+			code, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found++
+			if !strings.Contains(string(page), "`"+code+"`") {
+				t.Errorf("docs/errors.md does not explain %s (%s)", code, spec.Names[0].Name)
+			}
+			return true
+		})
+	}
+	if found < 40 {
+		t.Errorf("only %d codes found", found)
+	}
+}

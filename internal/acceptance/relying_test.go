@@ -1,0 +1,291 @@
+package acceptance
+
+import (
+	"bufio"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/internal/simdevice"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// shown is a certificate with its key, and whether relying parties shall accept it.
+type shown struct {
+	name   string
+	cert   tls.Certificate
+	accept bool
+}
+
+// Relying parties get the operational root and nothing else. Real ones must accept
+// working certificates and refuse every other certificate of the installation.
+func TestRelyingPartiesAcceptLDevIDsAlone(t *testing.T) {
+	s := newStage(t)
+	all := everyCertificate(t, s)
+	site := relyingPartyCertificate(t, s.dir)
+	t.Run("nginx", func(t *testing.T) {
+		address := startNginx(t, s.dir)
+		for _, c := range all {
+			status, body := get(t, address, site, c.cert)
+			if c.accept && (status != http.StatusOK || !strings.Contains(body, "CN=default:SN-1")) {
+				t.Errorf("%s: %d %s", c.name, status, body)
+			}
+			if !c.accept && status != http.StatusBadRequest {
+				t.Errorf("%s: %d %s", c.name, status, body)
+			}
+		}
+	})
+	t.Run("mosquitto", func(t *testing.T) {
+		address := startMosquitto(t, s.dir)
+		for _, c := range all {
+			err := connectMQTT(address, site, c.cert)
+			if c.accept && err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			if !c.accept && (err == nil || !strings.Contains(err.Error(), "unknown certificate authority")) {
+				t.Errorf("%s: %v, and should be of an unknown authority", c.name, err)
+			}
+		}
+	})
+}
+
+// everyCertificate serves an installation, enrols a device and collects one certificate
+// of every kind that a client could show.
+func everyCertificate(t *testing.T, s *stage) []shown {
+	t.Helper()
+	s.bash(t, `hallmarkd init --dir acme --name "Acme Devices" --root-out roots --public-url https://localhost:8443 &&
+		sed -i 's/accept_simulated_tpms: false/accept_simulated_tpms: true/' acme/hallmark.yaml`)
+	start(t, s, "hallmarkd", "serve", "--config", "acme/hallmark.yaml")
+	await(t, "127.0.0.1:8443")
+	await(t, "127.0.0.1:8444")
+	maker, err := simtpm.NewMaker(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := s.bash(t, "hallmark --config acme/operator ticket create 2>/dev/null")
+	ticket, err := wire.ParsePermission(wire.KindTicket, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chip, err := simtpm.NewDevice(maker, simtpm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(read(t, s.dir, "acme/trust/infrastructure.pem"))
+	d := &simdevice.Device{Server: simdevice.Server{Address: "127.0.0.1:8443", Name: "localhost", Roots: roots}, TPM: chip}
+	id, err := d.Enrol(ticket, "SN-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Renew(d.IDevID); err != nil {
+		t.Fatal(err)
+	}
+	return []shown{
+		{"LDevID", d.LDevID, true},
+		{"IDevID", d.IDevID, false},
+		{"AK", tls.Certificate{Certificate: id.AK, PrivateKey: chip.AK}, false},
+		{"operator", operatorCertificate(t, s.dir), false},
+		{"server", serverCertificate(t), false},
+	}
+}
+
+// operatorCertificate is what the hallmark command shows.
+func operatorCertificate(t *testing.T, dir string) tls.Certificate {
+	t.Helper()
+	identity := filepath.Join(dir, "acme", "operator", "identity.pem")
+	pair, err := tls.LoadX509KeyPair(identity, identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+// serverCertificate is the server's own chain with a key that is not its: a relying
+// party must refuse the chain before it comes to look at the key.
+func serverCertificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	c, err := tls.Dial("tcp", "127.0.0.1:8443", &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	pair := tls.Certificate{PrivateKey: newKey(t)}
+	for _, p := range c.ConnectionState().PeerCertificates {
+		pair.Certificate = append(pair.Certificate, p.Raw)
+	}
+	return pair
+}
+
+func newKey(t *testing.T) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// relyingPartyCertificate makes the relying party's own certificate, with which
+// Hallmark has nothing to do, as site.pem and site.key.
+func relyingPartyCertificate(t *testing.T, dir string) *x509.CertPool {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "site.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	write(t, dir, "site.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})))
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(read(t, dir, "site.pem"))
+	return pool
+}
+
+func startNginx(t *testing.T, dir string) string {
+	t.Helper()
+	address := freeAddress(t)
+	write(t, dir, "nginx.conf", fmt.Sprintf(`
+daemon off; master_process off; pid %[1]s/nginx.pid; error_log stderr error;
+events {}
+http {
+  access_log off;
+  client_body_temp_path %[1]s/t1; proxy_temp_path %[1]s/t2; fastcgi_temp_path %[1]s/t3; uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5;
+  server {
+    listen %[2]s ssl;
+    ssl_protocols TLSv1.3;
+    ssl_certificate %[1]s/site.pem; ssl_certificate_key %[1]s/site.key;
+    ssl_client_certificate %[1]s/acme/trust/relying-parties.pem;
+    ssl_verify_client on; ssl_verify_depth 2;
+    location / { return 200 "$ssl_client_s_dn"; }
+  }
+}`, dir, address))
+	start(t, &stage{dir: dir, env: append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")}, "nginx", "-c", filepath.Join(dir, "nginx.conf"), "-p", dir)
+	await(t, address)
+	return address
+}
+
+func startMosquitto(t *testing.T, dir string) string {
+	t.Helper()
+	address := freeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
+	write(t, dir, "mosquitto.conf", fmt.Sprintf(`
+listener %[2]s 127.0.0.1
+user root
+cafile %[1]s/acme/trust/relying-parties.pem
+certfile %[1]s/site.pem
+keyfile %[1]s/site.key
+require_certificate true
+use_identity_as_username true
+`, dir, port))
+	start(t, &stage{dir: dir, env: append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")}, "mosquitto", "-c", filepath.Join(dir, "mosquitto.conf"))
+	await(t, address)
+	return address
+}
+
+// get asks nginx who we are.
+func get(t *testing.T, address string, roots *x509.CertPool, cert tls.Certificate) (int, string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}}}}
+	defer client.CloseIdleConnections()
+	r, err := client.Get("https://" + address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, string(body)
+}
+
+// connectMQTT sends CONNECT and wants CONNACK with return code 0 (MQTT 3.1.1 §3.2).
+func connectMQTT(address string, roots *x509.CertPool, cert tls.Certificate) error {
+	c, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Write([]byte("\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a")); err != nil {
+		return err
+	}
+	var ack [4]byte
+	if _, err := io.ReadFull(bufio.NewReader(c), ack[:]); err != nil {
+		return err
+	}
+	if ack != [4]byte{0x20, 2, 0, 0} {
+		return fmt.Errorf("CONNACK %x", ack)
+	}
+	return nil
+}
+
+// start runs a program for the rest of the test.
+func start(t *testing.T, s *stage, name string, args ...string) {
+	t.Helper()
+	var log strings.Builder
+	cmd := exec.Command("/usr/bin/env", append([]string{name}, args...)...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = s.dir, s.env, &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s: %s", name, log.String())
+		}
+	})
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func read(t *testing.T, dir, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func write(t *testing.T, dir, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
