@@ -1,0 +1,426 @@
+package upkeep
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// factory is an installation at work.
+type factory struct {
+	*testing.T
+	in    *installation.Installation
+	store record.Store
+	ca    *ca.Authority
+}
+
+func newFactory(t *testing.T) *factory {
+	dir := filepath.Join(t.TempDir(), "ca")
+	made, err := installation.Founding{Dir: dir, Name: "Acme", Listen: "127.0.0.1:8443", Public: []string{"https://localhost:8443"}}.Found(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return open(t, made.Config)
+}
+
+func open(t *testing.T, path string) *factory {
+	t.Helper()
+	in, err := installation.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	authority, err := in.Authority(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &factory{t, in, store, authority}
+}
+
+func (f *factory) event(verb string) record.Event {
+	return record.Event{Time: time.Now(), Actor: "host", Verb: verb}
+}
+
+// enrol admits a device to a lot and issues its working certificate.
+func (f *factory) enrol(name, lot string) (record.Device, record.Certificate) {
+	f.Helper()
+	ek := sha256.Sum256([]byte(name))
+	device := record.Device{ID: "id-" + name, Model: record.DefaultModel, Lot: lot, Serial: name, State: record.StateActive,
+		Assurance: record.Assurance{Hardware: true}, EKs: []record.EK{{Fingerprint: ek, Name: ek[:]}},
+		AKName: append([]byte("ak"), ek[:]...), Enrolled: time.Now(), Seen: time.Now()}
+	device, err := f.store.Admit(context.Background(), record.Query{EK: ek}, func(record.View) (record.Admission, error) {
+		return record.Admission{Device: device, Session: "session-" + name, Expires: time.Now().Add(time.Hour), Event: f.event("device.enrolled")}, nil
+	})
+	if err != nil {
+		f.Fatalf("%s: %v", name, err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	issued, err := f.ca.Issue(context.Background(), f.event("certificate.issued"), ca.Request{Profile: profile.LDevID, Device: device.ID,
+		Content: profile.Content{Key: key.Public(), Model: device.Model, Serial: name, Lifetime: time.Hour}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return device, issued[0].Record
+}
+
+func (f *factory) backup() string {
+	f.Helper()
+	to := filepath.Join(f.TempDir(), "backup.tar")
+	if _, err := Backup(f.Context(), f.in, to, "test", time.Now()); err != nil {
+		f.Fatal(err)
+	}
+	return to
+}
+
+func restore(t *testing.T, r Restoring) (Restored, error) {
+	t.Helper()
+	r.Dir, r.Now = filepath.Join(t.TempDir(), "restored"), time.Now()
+	return r.Restore(t.Context())
+}
+
+// TestRestoreLosesNothing is the promise: after the backup a device is revoked and a
+// lot filled, and certificates issued; the restored record knows it all.
+func TestRestoreLosesNothing(t *testing.T) {
+	f := newFactory(t)
+	ctx := t.Context()
+	if err := f.store.CreateLot(ctx, record.Lot{Name: "pilot", Model: record.DefaultModel, Quota: 2, Created: time.Now()}, nil, f.event("lot.created")); err != nil {
+		t.Fatal(err)
+	}
+	early, _ := f.enrol("early", "pilot")
+	file := f.backup()
+	late, lateCertificate := f.enrol("late", "pilot")
+	_, newest := f.enrol("newest", record.DefaultLot)
+	shards, err := f.store.Revoke(ctx, early.ID, time.Now(), record.ReasonKeyCompromise, "stolen", f.event("device.revoked"))
+	if err != nil || len(shards) != 1 {
+		t.Fatalf("revoke: %v, %v", shards, err)
+	}
+	if err := f.store.PublishCRL(ctx, record.CRL{Shard: shards[0], Sequence: time.Now().UnixMilli(), DER: []byte("list"), ThisUpdate: time.Now(), NextUpdate: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.store.Suspend(ctx, late.ID, time.Now(), f.event("device.suspended")); err != nil {
+		t.Fatal(err)
+	}
+	journal := f.in.Config.Journal
+	f.store.Close()
+	if err := os.Rename(journal, journal+".saved"); err != nil { // the disk with the record is gone, the other is not
+		t.Fatal(err)
+	}
+
+	done, err := restore(t, Restoring{From: file, Journal: journal + ".saved"})
+	if err != nil || done.Lost || done.Replayed == 0 {
+		t.Fatalf("restore: %+v, %v", done, err)
+	}
+	again := open(t, done.Config)
+	for _, want := range []struct{ id, state string }{{early.ID, record.StateRevoked}, {late.ID, record.StateSuspended}, {"id-newest", record.StateActive}} {
+		if d, err := again.store.Device(ctx, want.id); err != nil || d.State != want.state {
+			t.Errorf("%s is %q, not %q (%v)", want.id, d.State, want.state, err)
+		}
+	}
+	if c, err := again.store.Status(ctx, profile.Operational, lateCertificate.Serial); err != nil || c.Reason != record.ReasonHold {
+		t.Errorf("the suspended certificate: %+v, %v", c, err)
+	}
+	if c, err := again.store.Status(ctx, profile.Operational, newest.Serial); err != nil || c.DER == nil || !c.Revoked.IsZero() {
+		t.Errorf("a certificate issued after the backup is not known as good: %+v, %v", c, err)
+	}
+	if l, err := again.store.Lot(ctx, "pilot"); err != nil || l.Used != 2 {
+		t.Errorf("the quota: %+v, %v", l, err)
+	}
+	view, err := again.store.Look(ctx, record.Query{EK: early.EKs[0].Fingerprint, Session: "session-late"})
+	if err != nil || len(view.Tombstones) == 0 || !view.SessionRedeemed {
+		t.Errorf("tombstones %v, session redeemed %v (%v)", view.Tombstones, view.SessionRedeemed, err)
+	}
+	// It goes on, and can be backed up and restored once more.
+	again.enrol("after", record.DefaultLot)
+	second := again.backup()
+	again.enrol("after-the-second", record.DefaultLot)
+	again.store.Close()
+	done, err = restore(t, Restoring{From: second, Journal: again.in.Config.Journal})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, done.Config).store.Device(ctx, "id-after-the-second"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRestoreOverTheSameJournal keeps the journal on a disk of its own, as one should.
+func TestRestoreOverTheSameJournal(t *testing.T) {
+	f := newFactory(t)
+	journal := filepath.Join(t.TempDir(), "other disk")
+	f.store.Close()
+	if err := os.Rename(f.in.Config.Journal, journal); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(f.in.Config.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.in.Config.File, bytes.Replace(text, []byte("journal: journal"), fmt.Appendf(nil, "journal: %q", journal), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f = open(t, f.in.Config.File)
+	file := f.backup()
+	for i := range 3 { // three disasters, one backup
+		f.enrol(fmt.Sprint("device-", i), record.DefaultLot)
+		f.store.Close()
+		segments, err := filepath.Glob(filepath.Join(journal, "*"))
+		if err != nil || len(segments) == 0 {
+			t.Fatal(err)
+		}
+		torn, err := os.OpenFile(segments[len(segments)-1], os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		torn.Write([]byte{0, 0, 1, 0, 0, 0, 0}) // the power went
+		torn.Close()
+		done, err := restore(t, Restoring{From: file})
+		if err != nil || !done.Torn {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		f = open(t, done.Config)
+		for j := range i + 1 {
+			if _, err := f.store.Device(t.Context(), fmt.Sprint("id-device-", j)); err != nil {
+				t.Errorf("after disaster %d: %v", i, err)
+			}
+		}
+	}
+}
+
+func TestRestoreWithoutJournal(t *testing.T) {
+	f := newFactory(t)
+	if err := f.store.CreateTickets(t.Context(), []record.Ticket{{ID: "ticket", Lot: record.DefaultLot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}}, f.event("ticket.created")); err != nil {
+		t.Fatal(err)
+	}
+	file := f.backup()
+	lost, certificate := f.enrol("lost", record.DefaultLot)
+	journal := f.in.Config.Journal
+	f.store.Close()
+
+	other := newFactory(t)
+	other.enrol("stranger", record.DefaultLot)
+	for name, r := range map[string]Restoring{
+		"another's journal": {From: file, Journal: other.in.Config.Journal},
+		"no journal":        {From: file, Journal: journal + ".nowhere"},
+		"an empty journal":  {From: file, Journal: t.TempDir()},
+	} {
+		var h installation.Hinted
+		if _, err := restore(t, r); !errors.As(err, &h) || !strings.Contains(h.Hint, "--accept-losses") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	done, err := restore(t, Restoring{From: file, AcceptLosses: true})
+	if err != nil || !done.Lost || len(done.ClosedLots) != 1 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	again := open(t, done.Config)
+	if l, err := again.store.Lot(t.Context(), record.DefaultLot); err != nil || l.Closed.IsZero() {
+		t.Errorf("the lot is open: old tickets would work again (%v)", err)
+	}
+	if _, err := again.store.Device(t.Context(), lost.ID); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("the lost device: %v", err)
+	}
+	// What is issued from now on stands on a shard that no lost certificate names.
+	if err := again.store.CreateLot(t.Context(), record.Lot{Name: "fresh", Model: record.DefaultModel, Created: time.Now()}, nil, f.event("lot.created")); err != nil {
+		t.Fatal(err)
+	}
+	if _, fresh := again.enrol("fresh", "fresh"); fresh.Shard <= certificate.Shard {
+		t.Errorf("shard %d is used again", fresh.Shard)
+	}
+	events, err := again.store.LastEvents(t.Context(), 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, e := range events {
+		found = found || e.Verb == "record.restored" && strings.Contains(e.Reason, "is lost")
+	}
+	if !found {
+		t.Error("the audit does not say what happened")
+	}
+}
+
+// members reads a backup.
+func read(t *testing.T, path string) (headers []*tar.Header, contents [][]byte) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return headers, contents
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		headers, contents = append(headers, h), append(contents, text)
+	}
+}
+
+func TestDamagedBackupIsRefused(t *testing.T) {
+	f := newFactory(t)
+	file := f.backup()
+	headers, contents := read(t, file)
+	write := func(change func(headers *[]*tar.Header, contents *[][]byte)) string {
+		hs, cs := []*tar.Header{}, [][]byte{}
+		for i := range headers {
+			h := *headers[i]
+			hs, cs = append(hs, &h), append(cs, bytes.Clone(contents[i]))
+		}
+		change(&hs, &cs)
+		path := filepath.Join(t.TempDir(), "changed.tar")
+		out, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		w := tar.NewWriter(out)
+		for i, h := range hs {
+			h.Size = int64(len(cs[i]))
+			if h.Typeflag != tar.TypeReg {
+				h.Size = 0
+			}
+			if err := w.WriteHeader(h); err != nil {
+				t.Fatal(err)
+			}
+			if h.Size > 0 {
+				w.Write(cs[i])
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	manifestOf := func(cs *[][]byte, change func(*manifest)) {
+		var m manifest
+		if err := json.Unmarshal((*cs)[0], &m); err != nil {
+			t.Fatal(err)
+		}
+		change(&m)
+		(*cs)[0], _ = json.Marshal(m)
+	}
+	cases := map[string]func(*[]*tar.Header, *[][]byte){
+		"a file changed": func(_ *[]*tar.Header, cs *[][]byte) { (*cs)[len(*cs)-1][0] ^= 1 },
+		"the record cut": func(_ *[]*tar.Header, cs *[][]byte) { (*cs)[1] = (*cs)[1][:4096] },
+		"a file missing": func(hs *[]*tar.Header, cs *[][]byte) { *hs, *cs = (*hs)[:len(*hs)-1], (*cs)[:len(*cs)-1] },
+		"a file more": func(hs *[]*tar.Header, cs *[][]byte) {
+			*hs, *cs = append(*hs, &tar.Header{Name: "more", Typeflag: tar.TypeReg, Mode: 0o600}), append(*cs, []byte("x"))
+		},
+		"a link": func(hs *[]*tar.Header, _ *[][]byte) {
+			(*hs)[2].Typeflag, (*hs)[2].Linkname = tar.TypeSymlink, "/etc/passwd"
+		},
+		"another format": func(_ *[]*tar.Header, cs *[][]byte) {
+			manifestOf(cs, func(m *manifest) { m.Format = "hallmark-backup-2" })
+		},
+		"an unknown key": func(_ *[]*tar.Header, cs *[][]byte) {
+			(*cs)[0] = bytes.Replace((*cs)[0], []byte(`"name"`), []byte(`"nom"`), 1)
+		},
+		"no manifest":      func(hs *[]*tar.Header, cs *[][]byte) { *hs, *cs = (*hs)[1:], (*cs)[1:] },
+		"no record":        func(_ *[]*tar.Header, cs *[][]byte) { manifestOf(cs, func(m *manifest) { m.Record = "other.db" }) },
+		"executable files": func(_ *[]*tar.Header, cs *[][]byte) { manifestOf(cs, func(m *manifest) { m.Files[2].Mode = 0o755 }) },
+	}
+	for _, name := range []string{"../escaped", "/etc/escaped", "a/../../escaped", "./x", ".", "", "manifest.json", `a\b`} {
+		cases["the name "+name] = func(hs *[]*tar.Header, cs *[][]byte) {
+			manifestOf(cs, func(m *manifest) { m.Files[2].Name = name })
+			(*hs)[2].Name = name
+			if name == "" {
+				(*hs)[2].Name = "x"
+			}
+		}
+	}
+	for name, change := range cases {
+		if done, err := restore(t, Restoring{From: write(change), Journal: f.in.Config.Journal}); err == nil {
+			t.Errorf("%s: accepted: %+v", name, done)
+		}
+	}
+	if _, err := restore(t, Restoring{From: write(func(*[]*tar.Header, *[][]byte) {}), Journal: f.in.Config.Journal}); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+}
+
+func TestBackupHoldsNoRootKey(t *testing.T) {
+	f := newFactory(t)
+	for _, name := range []string{"trust/mislaid.pem", "operator/mislaid.pem"} {
+		text, err := os.ReadFile(filepath.Join(f.in.Config.Dir, "root-keys", "operational-root.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(f.in.Config.Dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	headers, contents := read(t, f.backup())
+	seen := map[string]bool{}
+	for i, h := range headers {
+		seen[h.Name] = true
+		if holdsRootKey(f.in, contents[i]) {
+			t.Errorf("%s holds a root's key", h.Name)
+		}
+		if h.Mode&0o077 != 0 && strings.HasPrefix(h.Name, "keys/") {
+			t.Errorf("%s has mode %o", h.Name, h.Mode)
+		}
+	}
+	for _, want := range []string{"hallmark.db", "hallmark.yaml", "keys/operational.key", "keys/server.secret", "issuers/operational.pem", "trust/bundle.json", "trust/roots/operational-root.crl"} {
+		if !seen[want] {
+			t.Errorf("%s is not in the backup", want)
+		}
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	sum := sha256.Sum256(nil)
+	text, err := json.Marshal(manifest{Format: format, Record: "r.db", Files: []file{{Name: "r.db", SHA256: hex.EncodeToString(sum[:])}, {Name: "hallmark.yaml"}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		w.WriteHeader(&tar.Header{Name: manifestName, Typeflag: tar.TypeReg, Size: int64(len(text))})
+		w.Write(text)
+		w.Close()
+		m, err := readManifest(tar.NewReader(&b))
+		if err != nil {
+			return
+		}
+		for _, file := range m.Files {
+			if !filepath.IsLocal(file.Name) || strings.HasPrefix(filepath.Join("/d", file.Name), "/d/..") || !strings.HasPrefix(filepath.Join("/d", file.Name), "/d/") {
+				t.Fatalf("%q leaves the folder", file.Name)
+			}
+		}
+	})
+}
