@@ -49,28 +49,51 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	bin, err := programs()
+	s, err := makeStage(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{dir: t.TempDir(), tpm: swtpm.Start(t)}
+	t.Cleanup(s.close)
+	return s
+}
+
+// makeStage sets a stage in a folder.
+func makeStage(dir string) (*stage, error) {
+	bin, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	chip, err := os.MkdirTemp("", "tpm") // a socket's path must be short
+	if err != nil {
+		return nil, err
+	}
+	s := &stage{dir: dir}
+	if s.tpm, err = swtpm.Run(chip); err != nil {
+		return nil, err
+	}
 	maker, err := swtpm.NewMaker(swtpm.P384, time.Now())
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	// A vendor ID as chips on boards have, so that nothing needs to be configured.
 	if err := maker.Manufacture(s.tpm, swtpm.Options{P256: true, IntermediateInNV: true, VendorID: "id:49465800"}); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	if err := os.Mkdir(filepath.Join(s.dir, "tpm-makers"), 0o755); err != nil {
-		t.Fatal(err)
+	makers := filepath.Join(s.dir, "tpm-makers")
+	if err := os.Mkdir(makers, 0o755); err != nil {
+		return nil, err
 	}
 	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: maker.Root.Raw})
-	if err := os.WriteFile(filepath.Join(s.dir, "tpm-makers", "root.pem"), root, 0o644); err != nil {
-		t.Fatal(err)
+	if err := os.WriteFile(filepath.Join(makers, "root.pem"), root, 0o644); err != nil {
+		return nil, err
 	}
 	s.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "HALLMARK_TPM="+s.tpm.Spec(), "HOME="+s.dir)
-	return s
+	return s, nil
+}
+
+func (s *stage) close() {
+	s.tpm.Kill()
+	os.RemoveAll(s.tpm.Dir())
 }
 
 // bash runs a script in the stage and gives its output.

@@ -1,0 +1,97 @@
+package acceptance
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestScripts runs the transcripts in testdata/script: they read like a manual and say
+// what is printed, errors and hints above all. Beside testscript's own commands,
+// "exits N PROGRAM ARGS..." wants an exit code, "await PORT" a listener, and
+// "keep NAME" puts the last standard output into a variable.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			s, err := makeStage(e.WorkDir)
+			if err != nil {
+				return err
+			}
+			e.Defer(s.close)
+			port, err := freeBlock()
+			if err != nil {
+				return err
+			}
+			e.Setenv("PORT", strconv.Itoa(port))
+			e.Setenv("OPERATORS", strconv.Itoa(port+1))
+			for _, v := range s.env {
+				if name, value, _ := strings.Cut(v, "="); name == "PATH" || name == "HALLMARK_TPM" || name == "HOME" {
+					e.Setenv(name, value)
+				}
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "await": awaitPort, "keep": keep},
+	})
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits N PROGRAM ARGS...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if exit, ok := err.(*exec.ExitError); ok {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if want, err := strconv.Atoi(args[0]); err != nil || code != want {
+		ts.Fatalf("exit code %d, not %s", code, args[0])
+	}
+}
+
+func awaitPort(ts *testscript.TestScript, neg bool, args []string) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if c, err := net.Dial("tcp", "127.0.0.1:"+args[0]); err == nil {
+			c.Close()
+			return
+		}
+	}
+	ts.Fatalf("nothing listens on port %s", args[0])
+}
+
+func keep(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// lastBlock keeps scripts that run side by side from choosing the same ports.
+var lastBlock atomic.Int64
+
+// freeBlock finds four neighbouring ports for a server.
+func freeBlock() (int, error) {
+	for range 1000 {
+		port := 38443 + 10*int(lastBlock.Add(1))
+		free := true
+		for i := range 4 {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i))
+			if err != nil {
+				free = false
+				break
+			}
+			l.Close()
+		}
+		if free {
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("no free ports")
+}
