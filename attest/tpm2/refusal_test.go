@@ -383,6 +383,9 @@ func badStatements() []bad {
 			s.SignatureS.Buffer = append([]byte{0}, s.SignatureS.Buffer...)
 		})},
 		{name: "signature with r = 0", code: tpm2.CodeSignatureWrong, evidence: ecdsaSignature(func(_ *gotpm.TPMTSignature, s *gotpm.TPMSSignatureECC) { s.SignatureR.Buffer = nil })},
+		{name: "signature with r = s = 0", code: tpm2.CodeSignatureWrong, evidence: ecdsaSignature(func(_ *gotpm.TPMTSignature, s *gotpm.TPMSSignatureECC) {
+			s.SignatureR.Buffer, s.SignatureS.Buffer = make([]byte, 32), make([]byte, 32)
+		})},
 		{name: "signature with s = n", code: tpm2.CodeSignatureWrong, evidence: ecdsaSignature(func(_ *gotpm.TPMTSignature, s *gotpm.TPMSSignatureECC) { s.SignatureS.Buffer = order.Bytes() })},
 		{name: "signature by another key", code: tpm2.CodeSignatureWrong, evidence: func(e *attest.Evidence) {
 			other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -108,17 +108,12 @@ func rsaSignature(sig *gotpm.TPMTSignature) (*gotpm.TPMSSignatureRSA, error) {
 	return sig.Signature.RSASSA()
 }
 
-// verifyECDSA takes r and s as the TPM writes them: big-endian, at most as long as
-// the order, and within 1 to n-1 (SEC 1 §4.1.4).
+// verifyECDSA takes r and s as the TPM writes them: big-endian and at most as long as
+// the order; crypto/ecdsa refuses what is not within 1 to n-1 (SEC 1 §4.1.4).
 func verifyECDSA(key *ecdsa.PublicKey, digest []byte, sig *gotpm.TPMSSignatureECC) bool {
-	order := key.Params().N
-	size := (order.BitLen() + 7) / 8
+	size := (key.Params().BitSize + 7) / 8
 	if len(sig.SignatureR.Buffer) > size || len(sig.SignatureS.Buffer) > size {
 		return false
 	}
-	r, s := new(big.Int).SetBytes(sig.SignatureR.Buffer), new(big.Int).SetBytes(sig.SignatureS.Buffer)
-	if r.Sign() == 0 || s.Sign() == 0 || r.Cmp(order) >= 0 || s.Cmp(order) >= 0 {
-		return false
-	}
-	return ecdsa.Verify(key, digest, r, s)
+	return ecdsa.Verify(key, digest, new(big.Int).SetBytes(sig.SignatureR.Buffer), new(big.Int).SetBytes(sig.SignatureS.Buffer))
 }

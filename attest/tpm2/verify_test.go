@@ -18,6 +18,7 @@ import (
 	gotpm "github.com/google/go-tpm/tpm2"
 
 	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/attest/internal/seal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
@@ -304,6 +305,9 @@ func TestChallenge(t *testing.T) {
 	}
 	if _, err := v.Challenge(attest.Pending{}, secret); !errors.Is(err, attest.ErrZero) {
 		t.Errorf("the zero Pending gave %v", err)
+	}
+	if _, err := v.Challenge(seal.NewPending(attest.Facts{Kind: attest.KindSoftKey}), secret); err == nil {
+		t.Error("a challenge was made for evidence of no TPM")
 	}
 	c, err := v.Challenge(p, secret)
 	if err != nil {

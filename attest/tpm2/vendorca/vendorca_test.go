@@ -458,6 +458,25 @@ func TestNewLeavesOut(t *testing.T) {
 	}
 }
 
+// What is no certificate ends a chain, or is left out of it.
+func TestParseChain(t *testing.T) {
+	a, b := newCA(t, "a", nil, nil), newCA(t, "b", nil, nil)
+	for name, c := range map[string]struct {
+		nv   []byte
+		want int
+	}{
+		"two":            {slices.Concat(a.cert.Raw, b.cert.Raw), 2},
+		"padded":         {slices.Concat(a.cert.Raw, b.cert.Raw, make([]byte, 9)), 2},
+		"sequence first": {slices.Concat([]byte{0x30, 0x03, 0x02, 0x01, 0x00}, b.cert.Raw), 1},
+		"noise first":    {slices.Concat([]byte("noise"), b.cert.Raw), 0},
+		"nothing":        {nil, 0},
+	} {
+		if got := ParseChain(c.nv); len(got) != c.want {
+			t.Errorf("%s: %d certificates", name, len(got))
+		}
+	}
+}
+
 func TestReadCertificates(t *testing.T) {
 	a, b := newCA(t, "a", nil, nil), newCA(t, "b", nil, nil)
 	info, err := x509.MarshalPKIXPublicKey(&newKey(t).PublicKey)
