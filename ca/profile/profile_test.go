@@ -416,6 +416,7 @@ func TestValidateRefuses(t *testing.T) {
 		{profile.IDevID, "P-224", func(c *profile.Content) { c.Key = p224.Public() }},
 		{profile.IDevID, "off the curve", func(c *profile.Content) {
 			k := *newKey(t).Public().(*ecdsa.PublicKey)
+			//lint:ignore SA1019 There is no other way to make a key that must not exist.
 			k.X = new(big.Int).Add(k.X, big.NewInt(1))
 			c.Key = &k
 		}},

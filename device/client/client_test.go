@@ -297,7 +297,7 @@ func TestClock(t *testing.T) {
 					t.Fatalf("%+v, %v", answer, err)
 				}
 				believed := wrong == 0 || wrong == 24*time.Hour
-				if off := c.Now().Sub(time.Now()); !believed && (off > time.Minute || off < -time.Minute) {
+				if off := time.Until(c.Now()); !believed && (off > time.Minute || off < -time.Minute) {
 					t.Errorf("the time learned is wrong by %v", off)
 				}
 				for _, q := range s.requests() {
@@ -494,9 +494,9 @@ func TestAnswers(t *testing.T) {
 		code    string // "" for a NetworkError
 	}{
 		"refusal":       {func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403, wire.CodeQuotaFull, "full") }, wire.CodeQuotaFull},
-		"proxy's error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", 502) }, wire.CodeUnavailable},
+		"proxy's error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) }, wire.CodeUnavailable},
 		"not found":     {http.NotFound, wire.CodeNotFound},
-		"redirect":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere/", 302) }, wire.CodeForbidden},
+		"redirect":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere/", http.StatusFound) }, wire.CodeForbidden},
 		"not JSON":      {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }, ""},
 		"too large":     {func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, wire.MaxMessage+1)) }, ""},
 		"endless": {func(w http.ResponseWriter, _ *http.Request) {

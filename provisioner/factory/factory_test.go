@@ -33,7 +33,7 @@ func TestVerifyAgreesWithWire(t *testing.T) {
 			t.Errorf("%s was accepted", name)
 		}
 	}
-	if len(p.NewDeviceID()) != 26 || p.NewDeviceID() == p.NewDeviceID() {
+	if first, second := p.NewDeviceID(), p.NewDeviceID(); len(first) != 26 || first == second {
 		t.Error("device IDs are not 26 fresh characters")
 	}
 	if _, err := NewPermissions(make([]byte, 16)); err == nil {

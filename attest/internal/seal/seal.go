@@ -94,7 +94,7 @@ func (p Pending) Activated(want, got []byte) (Claims, error) {
 	if len(want) < 16 || subtle.ConstantTimeCompare(want, got) != 1 {
 		return Claims{}, ErrSecret
 	}
-	return Claims{p.facts}, nil
+	return Claims(p), nil
 }
 
 // Seal encrypts pending evidence so that it can travel with the device and

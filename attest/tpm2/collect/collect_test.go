@@ -597,15 +597,13 @@ func selfSigned(t *testing.T, public gotpm.TPM2BPublic) []byte {
 		t.Fatal(err)
 	}
 	if e, ok := key.(*ecdh.PublicKey); ok {
-		x, y, err := gotpm.ECCPoint(e)
-		if err != nil {
-			t.Fatal(err)
-		}
 		curve := elliptic.P256()
 		if e.Curve() == ecdh.P384() {
 			curve = elliptic.P384()
 		}
-		key = &ecdsa.PublicKey{Curve: curve, X: x, Y: y}
+		if key, err = ecdsa.ParseUncompressedPublicKey(curve, e.Bytes()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	issuer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

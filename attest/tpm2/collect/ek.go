@@ -138,7 +138,7 @@ func (d *Device) uncertified(persistent []gotpm.TPMHandle) (*endorsement, error)
 		if err == nil && e.persistent != 0 && !madeFrom(ek.public, t.Public) {
 			d.drop("ek")
 			e.persistent = 0
-			ek, err = d.endorsementKey(e)
+			_, err = d.endorsementKey(e)
 		}
 		if err == nil {
 			return e, nil

@@ -28,7 +28,7 @@ import (
 	"github.com/hallmark-pki/hallmark/config"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
-	wireformat "github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // FirstOperator is whom Found makes a certificate for.
@@ -226,7 +226,7 @@ func addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Sign
 	if err != nil {
 		return err
 	}
-	bundle := wireformat.Bundle{Number: 1, Name: name, Created: now.UTC().Truncate(time.Second), TimeKeys: [][]byte{spki}, Servers: a.Public.Devices}
+	bundle := wire.Bundle{Number: 1, Name: name, Created: now.UTC().Truncate(time.Second), TimeKeys: [][]byte{spki}, Servers: a.Public.Devices}
 	var signer trust.Root
 	for _, f := range founded {
 		root := [][]byte{f.Root.Raw}

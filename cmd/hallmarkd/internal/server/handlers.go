@@ -13,7 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/provisioner/identity"
 	"github.com/hallmark-pki/hallmark/provisioner/native"
 	"github.com/hallmark-pki/hallmark/record"
-	wireformat "github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 func (h *house) wireHandlers(in *installation.Installation, store record.Store, p *factory.Permissions, version string, log *slog.Logger) (err error) {
@@ -23,7 +23,7 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 		Store: store, Status: h.status, Issuer: installation.OperatorIssuer{Authority: h.authority}, Permissions: p,
 		Infrastructure: infrastructure.Certificate, Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
-		Bundle: func() wireformat.SignedBundle {
+		Bundle: func() wire.SignedBundle {
 			signed, _ := in.Trust.Newest()
 			return signed
 		},

@@ -15,7 +15,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/config"
-	wireformat "github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // Bounds of every listener. A device on a slow radio link sends at most 64 KiB, and an
@@ -169,9 +169,9 @@ func guard(l listener, log *slog.Logger) http.Handler {
 				panic(p)
 			}
 			log.Error("panic", "listener", l.name, "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-			w.Header().Set("Content-Type", wireformat.ProblemType)
+			w.Header().Set("Content-Type", wire.ProblemType)
 			w.WriteHeader(http.StatusInternalServerError)
-			json.NewEncoder(w).Encode(wireformat.Problem{Status: http.StatusInternalServerError, Code: wireformat.CodeInternal,
+			json.NewEncoder(w).Encode(wire.Problem{Status: http.StatusInternalServerError, Code: wire.CodeInternal,
 				Detail: "the server made an error; it is in its log"})
 		}()
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)

@@ -39,7 +39,7 @@ func Run(ctx context.Context, in *installation.Installation, version string) err
 		return err
 	}
 	defer store.Close()
-	h, err := wire(ctx, in, store, version, log)
+	h, err := assemble(ctx, in, store, version, log)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ type house struct {
 	handlers  handlers
 }
 
-func wire(ctx context.Context, in *installation.Installation, store record.Store, version string, log *slog.Logger) (*house, error) {
+func assemble(ctx context.Context, in *installation.Installation, store record.Store, version string, log *slog.Logger) (*house, error) {
 	authority, err := in.Authority(ctx, store)
 	if err != nil {
 		return nil, err
