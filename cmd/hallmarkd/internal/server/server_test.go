@@ -1,0 +1,337 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// found makes an installation on free ports.
+func found(t *testing.T) *installation.Installation {
+	t.Helper()
+	port := freePorts(t)
+	made, err := installation.Founding{
+		Dir: filepath.Join(t.TempDir(), "ca"), Name: "Acme", Listen: fmt.Sprintf("127.0.0.1:%d", port),
+		Public: []string{fmt.Sprintf("https://localhost:%d", port), fmt.Sprintf("https://127.0.0.1:%d", port)},
+	}.Found(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := installation.Load(made.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func freePorts(t *testing.T) int {
+	for port := 24000 + os.Getpid()%300*10; port < 32000; port += 10 {
+		free := 0
+		for i := range 4 {
+			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i)); err == nil {
+				l.Close()
+				free++
+			}
+		}
+		if free == 4 {
+			return port
+		}
+	}
+	t.Fatal("no free ports")
+	return 0
+}
+
+// start runs an installation until the test ends, and wants it to end well.
+func start(t *testing.T, in *installation.Installation) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, in, "test") }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("the server ended with %v", err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Error("the server does not end")
+		}
+	})
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if answer, err := http.Get("http://" + in.Config.Listen.Status + "/healthz"); err == nil {
+			answer.Body.Close()
+			return
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("the server ended: %v", err)
+		default:
+		}
+	}
+	t.Fatal("the server is not ready")
+}
+
+// sessions counts the TLS sessions that a server offers to resume.
+type sessions struct{ offered int }
+
+func (s *sessions) Get(string) (*tls.ClientSessionState, bool)  { return nil, false }
+func (s *sessions) Put(_ string, state *tls.ClientSessionState) { s.offered++ }
+
+func client(in *installation.Installation, change func(*tls.Config)) *http.Client {
+	c := &tls.Config{RootCAs: x509.NewCertPool()}
+	c.RootCAs.AddCert(in.Issuer(profile.Infrastructure).Root)
+	if change != nil {
+		change(c)
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+}
+
+func get(t *testing.T, c *http.Client, url string) (int, string) {
+	t.Helper()
+	answer, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(body)
+}
+
+func TestListeners(t *testing.T) {
+	in := found(t)
+	start(t, in)
+	devices, operators := in.Config.Public.Devices[0], in.Config.Public.Operators
+
+	offered := &sessions{}
+	code, body := get(t, client(in, func(c *tls.Config) { c.ClientSessionCache = offered }), devices+wire.PathTrust)
+	var signed wire.SignedBundle
+	if err := json.Unmarshal([]byte(body), &signed); err != nil || code != http.StatusOK {
+		t.Fatalf("trust: %d %s", code, body)
+	}
+	root := sha256.Sum256(in.Issuer(profile.Infrastructure).Root.Raw)
+	if b, err := wire.OpenBundle(signed, func(sum [32]byte) bool { return sum == root }); err != nil || b.Number != 1 {
+		t.Errorf("bundle: %+v, %v", b, err)
+	}
+	if offered.offered != 0 {
+		t.Error("the server offers to resume TLS sessions")
+	}
+	if _, err := client(in, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }).Get(devices + wire.PathTrust); err == nil {
+		t.Error("TLS 1.2 is accepted")
+	}
+	if _, err := client(in, func(c *tls.Config) { c.ServerName = "elsewhere.example" }).Get(devices + wire.PathTrust); err == nil {
+		t.Error("the certificate is for every name")
+	}
+	if code, _ := get(t, client(in, nil), in.Config.Public.Devices[1]+wire.PathTrust); code != http.StatusOK {
+		t.Errorf("by address: %d", code)
+	}
+
+	if code, body := get(t, client(in, nil), operators+wire.PathWhoami); code != http.StatusUnauthorized {
+		t.Errorf("a stranger on the operators' listener: %d %s", code, body)
+	}
+	identity := filepath.Join(in.Config.Dir, installation.OperatorDir, "identity.pem")
+	pair, err := tls.LoadX509KeyPair(identity, identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asOperator := func(c *tls.Config) { c.Certificates = []tls.Certificate{pair} }
+	if code, body := get(t, client(in, asOperator), operators+wire.PathWhoami); code != http.StatusOK || !strings.Contains(body, `"operator":"admin"`) {
+		t.Errorf("the first operator: %d %s", code, body)
+	}
+	if code, _ := get(t, client(in, asOperator), devices+wire.PathTrust); code == http.StatusOK {
+		t.Error("an operator's certificate passes for a device's")
+	}
+
+	plain := &http.Client{Timeout: 10 * time.Second}
+	if code, _ := get(t, plain, in.Config.Public.Status+"/ca/operational.crt"); code != http.StatusOK {
+		t.Errorf("CA certificate: %d", code)
+	}
+	for _, path := range []string{"/metrics", wire.PathTrust, wire.PathWhoami} {
+		if code, _ := get(t, plain, in.Config.Public.Status+path); code != http.StatusNotFound {
+			t.Errorf("%s on the status listener: %d", path, code)
+		}
+	}
+	if _, body := get(t, plain, "http://"+in.Config.Listen.Metrics+"/metrics"); !strings.Contains(body, `hallmark_requests_total{code="200",listener="operators"} 1`) {
+		t.Error("the metrics do not count the operator's request")
+	}
+}
+
+func TestSecondServerIsRefused(t *testing.T) {
+	in := found(t)
+	start(t, in)
+	if err := Run(t.Context(), in, "test"); err == nil || !strings.Contains(err.Error(), "another hallmarkd") {
+		t.Errorf("a second server on the installation: %v", err)
+	}
+	other := found(t)
+	other.Config.Listen = in.Config.Listen
+	if err := Run(t.Context(), other, "test"); err == nil || !strings.Contains(err.Error(), "listener for devices") {
+		t.Errorf("a second server on the ports: %v", err)
+	}
+}
+
+// TestIntentLeftByACrash: what may have been signed is revoked, and the CRL says so
+// before the first request is answered.
+func TestIntentLeftByACrash(t *testing.T) {
+	in := found(t)
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const serial = "0123456789abcdef0123456789abcdef"
+	shard, _, err := store.ReserveShard(t.Context(), profile.Infrastructure, 1, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Intend(t.Context(), []record.Certificate{{Issuer: profile.Infrastructure, Serial: serial, Profile: string(profile.Server), Subject: "x",
+		Shard: shard, TBS: []byte{1}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), Intended: time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	start(t, in)
+	_, der := get(t, http.DefaultClient, fmt.Sprintf("%s/crl/%s/%d.crl", in.Config.Public.Status, profile.Infrastructure, shard))
+	list, err := x509.ParseRevocationList([]byte(der))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list.RevokedCertificateEntries {
+		if fmt.Sprintf("%032x", e.SerialNumber) == serial {
+			return
+		}
+	}
+	t.Error("the CRL does not name what may have been signed")
+}
+
+func TestOwnCertificateRenewsItself(t *testing.T) {
+	in := found(t)
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	authority, err := in.Authority(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &own{request: serverRequest(in), authority: authority, log: slog.New(slog.DiscardHandler)}
+	now := time.Now()
+	at := func(days int) *tls.Certificate {
+		t.Helper()
+		c, err := o.get(t.Context(), now.Add(time.Duration(days)*24*time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := at(0)
+	if at(19) != first {
+		t.Error("renewed before two thirds of its life")
+	}
+	second := at(21)
+	if second == first || second.Leaf.SerialNumber.Cmp(first.Leaf.SerialNumber) == 0 {
+		t.Error("not renewed after two thirds of its life")
+	}
+	if names := second.Leaf.DNSNames; len(names) != 1 || names[0] != "localhost" || len(second.Leaf.IPAddresses) != 1 {
+		t.Errorf("it is for %v, %v", names, second.Leaf.IPAddresses)
+	}
+	store.Close() // nothing can be issued any more
+	if at(25) != second {
+		t.Error("a failed renewal takes the old certificate away")
+	}
+	if _, err := o.get(t.Context(), now.Add(31*24*time.Hour)); err == nil {
+		t.Error("an expired certificate is served")
+	}
+}
+
+func TestPanicIsAnAnswer(t *testing.T) {
+	for name, value := range map[string]any{"ours": "oops", "abort": http.ErrAbortHandler} {
+		s := httptest.NewServer(guard(listener{name: "devices", maxBody: 10, handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(value) })}, slog.New(slog.DiscardHandler)))
+		answer, err := http.Get(s.URL)
+		if name == "abort" {
+			if err == nil {
+				t.Error("an aborted answer arrived")
+			}
+		} else if err != nil || answer.StatusCode != http.StatusInternalServerError || answer.Header.Get("Content-Type") != wire.ProblemType {
+			t.Errorf("%v, %v", answer, err)
+		} else if body, _ := io.ReadAll(answer.Body); strings.Contains(string(body), "oops") {
+			t.Errorf("the answer tells what happened inside: %s", body)
+		}
+		s.Close()
+	}
+}
+
+func TestBodyIsBounded(t *testing.T) {
+	var err error
+	s := httptest.NewServer(guard(listener{maxBody: 10, handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, err = io.ReadAll(r.Body)
+	})}, slog.New(slog.DiscardHandler)))
+	defer s.Close()
+	if _, e := http.Post(s.URL, "text/plain", strings.NewReader("0123456789")); e != nil || err != nil {
+		t.Errorf("ten bytes: %v, %v", e, err)
+	}
+	if _, e := http.Post(s.URL, "text/plain", strings.NewReader("0123456789a")); e != nil || err == nil {
+		t.Errorf("eleven bytes: %v, %v", e, err)
+	}
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &limit{Listener: inner, places: make(chan struct{}, 2)}
+	defer l.Close()
+	accepted := make(chan net.Conn)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	for range 3 {
+		c, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	first := <-accepted
+	<-accepted
+	select {
+	case <-accepted:
+		t.Fatal("a third connection beside two")
+	case <-time.After(100 * time.Millisecond):
+	}
+	first.Close()
+	first.Close() // frees one place, not two
+	third := <-accepted
+	select {
+	case <-accepted:
+		t.Fatal("closing twice freed two places")
+	case <-time.After(50 * time.Millisecond):
+	}
+	third.Close()
+}
