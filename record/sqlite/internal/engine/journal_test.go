@@ -298,33 +298,26 @@ func TestUnansweredGroupIsCut(t *testing.T) {
 	h := newHouse(t)
 	h.add("one")
 	h.db.Close()
-	c, err := connect(context.Background(), h.path, forReader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at, err := placeIn(c)
-	c.close()
-	if err != nil {
-		t.Fatal(err)
-	}
 	payload, err := appendChange(nil, "INSERT INTO things (name) VALUES ('lost')", nil, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	group := encodeGroup(at.hash, at.number+1, payload)
-	for _, left := range [][]byte{group, group[:groupHeader], group[:20], group[:len(group)-1]} {
+	for _, missing := range []int{0, 1, len(payload), len(payload) + groupHeader - 20} {
+		at := h.place()
+		group := encodeGroup(at.hash, at.number+1, payload)
 		f, err := os.OpenFile(segmentPath(h.dir, 1), os.O_WRONLY|os.O_APPEND, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.Write(left)
+		if _, err := f.Write(group[:len(group)-missing]); err != nil {
+			t.Fatal(err)
+		}
 		f.Close()
 		h.open()
 		before := h.snapshot()
 		h.add("after")
 		h.recovers(before)
 		h.db.Close()
-		group = encodeGroup(h.place().hash, h.place().number+1, payload)
 	}
 }
 
