@@ -59,6 +59,13 @@ func admission(t *testing.T, b *bench) {
 	if v.ByEK == nil || v.Lot == nil || v.Lot.Name != "listed" || v.Model == nil || v.OnList || v.Ticket != nil || v.ByID != nil {
 		t.Errorf("view by the second EK alone: %+v", v)
 	}
+	for _, serial := range []string{strings.ToUpper(d.Serial), strings.ToLower(d.Serial)} {
+		v, err = b.Look(b.ctx, record.Query{Device: d.ID, Serial: serial})
+		b.must(err)
+		if v.BySerial == nil {
+			t.Errorf("not found as %s", serial)
+		}
+	}
 	v, err = b.Look(b.ctx, record.Query{Session: "other", Ticket: "nil", Serial: "nil", EK: [32]byte{1}, AK: []byte("nil"), Device: "nil", Issuer: "nil", CertificateSerial: "nil"})
 	b.must(err)
 	b.equal("view of nothing", v, record.View{})

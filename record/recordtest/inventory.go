@@ -109,29 +109,31 @@ func lookUps(t *testing.T, b *bench) {
 	}
 }
 
-// words are values of text fields, chosen for what they mean to a pattern language.
-var words = []string{"", "a", "A", "ab", "a*b", "a?b", "a[b]", "100%_x", "it's", `"`, "é", "zz"}
+// words are values of text fields, chosen for what they mean to a pattern language,
+// and patterns what to ask of them.
+var (
+	words    = []string{"", "a", "A", "ab", "a*b", "a?b", "a[b]", "100%_x", "it's", `"`, "é", "zz"}
+	patterns = []string{"*", "a*", "*b", "*?*", "*[*", "*]", "*_*", "*%*", "*'*", "**", "*e*d", "SN-*0*", "sn*", "active", "suspended", "certified",
+		"certified+registered", "first-use", "default", "operational"}
+	comparisons = []string{record.OpEqual, record.OpNotEqual, record.OpLess, record.OpLessEqual, record.OpGreater, record.OpGreaterEqual, record.OpHas}
+)
 
 // selectors: what a store selects is what the same condition selects in memory.
 func selectors(t *testing.T, b *bench) {
 	devices := b.variety()
-	var certificates []record.Certificate
-	list, _, err := b.Certificates(b.ctx, nil, record.Page{Limit: 1000})
+	certificates, _, err := b.Certificates(b.ctx, nil, record.Page{Limit: 1000})
 	b.must(err)
-	certificates = append(certificates, list...)
-
-	rapid.Check(t, func(r *rapid.T) {
-		s := draw(r, record.DeviceFields, 3)
+	checkDevices := func(t rapid.TB, s *record.Selector, limit int) {
 		var want, got []string
 		for _, d := range devices {
 			if holds(s, func(field string) any { return deviceValue(d, field) }) {
 				want = append(want, d.ID)
 			}
 		}
-		for p := (record.Page{Limit: rapid.IntRange(1, 50).Draw(r, "limit")}); ; {
+		for p := (record.Page{Limit: limit}); ; {
 			list, next, err := b.Devices(b.ctx, s, p)
 			if err != nil {
-				r.Fatal(err)
+				t.Fatal(err)
 			}
 			for _, d := range list {
 				got = append(got, d.ID)
@@ -141,8 +143,18 @@ func selectors(t *testing.T, b *bench) {
 			}
 		}
 		if !slices.Equal(got, want) {
-			r.Fatalf("devices: got %v, want %v", got, want)
+			t.Fatalf("%+v: got devices %v, want %v", s, got, want)
 		}
+	}
+	for _, field := range []string{"tpm.model", "ek.issuer", "serial"} {
+		for _, op := range comparisons {
+			for _, value := range append(patterns, words...) {
+				checkDevices(t, &record.Selector{Op: op, Field: field, Value: value}, 1000)
+			}
+		}
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		checkDevices(r, draw(r, record.DeviceFields, 3), rapid.IntRange(1, 50).Draw(r, "limit"))
 	})
 	rapid.Check(t, func(r *rapid.T) {
 		s := draw(r, record.CertificateFields, 3)
@@ -231,20 +243,19 @@ func draw(r *rapid.T, fields map[string]record.FieldKind, depth int) *record.Sel
 	}
 	slices.Sort(names)
 	field := rapid.SampledFrom(names).Draw(r, "field")
-	comparisons := []string{record.OpEqual, record.OpNotEqual, record.OpLess, record.OpLessEqual, record.OpGreater, record.OpGreaterEqual}
 	s := &record.Selector{Field: field}
+	ops := comparisons
 	switch {
 	case fields[field] == record.Time:
+		ops = comparisons[:6]
 		s.Value = Now.Add(time.Duration(rapid.IntRange(-1, 5).Draw(r, "hours")) * time.Hour)
 	case field == "status":
-		comparisons = comparisons[:2]
+		ops = comparisons[:2]
 		s.Value = rapid.SampledFrom([]string{"intended", "good", "hold", "revoked", "expired"}).Draw(r, "status")
 	default:
-		comparisons = append(comparisons, record.OpHas)
-		s.Value = rapid.SampledFrom(append(words, "active", "suspended", "certified", "certified+registered", "first-use", "default", "operational",
-			"*", "a*", "*b", "*?*", "*[*", "*e*d", "SN-*0*", "sn*", "*'*")).Draw(r, "value")
+		s.Value = rapid.SampledFrom(append(patterns, words...)).Draw(r, "value")
 	}
-	s.Op = rapid.SampledFrom(comparisons).Draw(r, "comparison")
+	s.Op = rapid.SampledFrom(ops).Draw(r, "comparison")
 	return s
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -60,7 +61,7 @@ func BenchmarkEnrolment(b *testing.B) {
 		b.Fatal(err)
 	}
 	groups, cpu := s.db.Commits(), cpuTime()
-	b.SetParallelism(32 / max(1, 2))
+	b.SetParallelism(max(1, 32/runtime.GOMAXPROCS(0)))
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
