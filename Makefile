@@ -5,12 +5,13 @@ GO       ?= go
 FUZZTIME ?= 10m
 KEEP     ?=
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-# Seconds of the last commit, not of the build: the same source gives the same binary.
-COMMITTED := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+# When the last commit was made, not the build: the same source gives the same binary.
+# It is the earliest time that a device believes in.
+COMMITTED := $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.built=$(COMMITTED)
 BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 # Packages in which goroutines meet; the race detector needs a C compiler.
-RACY     := ./record/sqlite ./ca ./ca/status ./provisioner/... ./admin
+RACY     := ./record/sqlite/... ./ca ./ca/status ./provisioner/... ./admin ./cmd/hallmarkd/internal/server
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint fuzz bench build setup
