@@ -42,8 +42,7 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 	}
 	who := subject{certificate: r.Contact.Serial}
 	if view.ByID == nil {
-		return Answer{}, s.refused(ctx, "renewal.refused", who, &decide.Refusal{Code: "certificate-unknown",
-			Detail: "the certificate shown is not on record", Hint: "enrol again: hallmark-device enrol"})
+		return Answer{}, s.refused(ctx, "renewal.refused", who, unknownCertificate)
 	}
 	who.device = view.ByID
 	// The pipeline judges standing in the admission; here it keeps a revoked device from

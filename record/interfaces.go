@@ -79,6 +79,10 @@ type Admissions interface {
 	// quota overrun, a closed lot, and a second device with the same EK, AK or serial. A
 	// panic of judge goes on in the caller and nothing is written.
 	Admit(ctx context.Context, q Query, judge Judge) (Device, error)
+	// Seen notes that a certificate authenticated its holder here: Certificate.Used, if
+	// it was not set, and its Device.Seen. ErrNotFound if there is no such certificate of
+	// a device.
+	Seen(ctx context.Context, issuer, serial string, at time.Time) error
 }
 
 // Issuance is the CA's diary: what may have been signed.

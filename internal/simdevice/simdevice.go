@@ -59,7 +59,7 @@ func (c *Conn) Close() error { return c.tls.Close() }
 
 // Post sends one body. A refusal is a *wire.Problem.
 func (c *Conn) Post(path string, body []byte) (*wire.Answer, error) {
-	text, err := c.Do(path, body)
+	text, err := c.Do(http.MethodPost, path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -67,9 +67,9 @@ func (c *Conn) Post(path string, body []byte) (*wire.Answer, error) {
 	return a, json.Unmarshal(text, a)
 }
 
-// Do is Post for answers of other kinds.
-func (c *Conn) Do(path string, body []byte) ([]byte, error) {
-	request, err := http.NewRequest(http.MethodPost, "https://"+c.tls.ConnectionState().ServerName+path, bytes.NewReader(body))
+// Do sends any request and gives the body of the answer.
+func (c *Conn) Do(method, path string, body []byte) ([]byte, error) {
+	request, err := http.NewRequest(method, "https://"+c.tls.ConnectionState().ServerName+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

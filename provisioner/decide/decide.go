@@ -40,6 +40,7 @@ var (
 	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, quota}
 	returning = []rule{barred, standing}
 	renewing  = []rule{standing, current, hardware}
+	showing   = []rule{standing, current}
 )
 
 // Enrolment judges an enrolment, or the return of a device that is on record already:
@@ -53,6 +54,9 @@ func Enrolment(c Case) error {
 
 // Renewal judges a renewal.
 func Renewal(c Case) error { return judge(renewing, &c) }
+
+// Showing judges whether the certificate that a device shows could renew.
+func Showing(c Case) error { return judge(showing, &c) }
 
 func judge(rules []rule, c *Case) error {
 	for _, r := range rules {

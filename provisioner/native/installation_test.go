@@ -253,6 +253,17 @@ func (u *unit) raw(path string, body []byte) (*wire.Answer, error) {
 	return u.over(func(c *simdevice.Conn) (*wire.Answer, error) { return c.Post(path, body) })
 }
 
+// probe shows a certificate as a device does before it swaps to it.
+func (u *unit) probe(cert tls.Certificate) error {
+	c, err := u.Dial(&cert)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Do(http.MethodGet, wire.PathTrust, nil)
+	return err
+}
+
 // code is the problem code of an error, "" if there is none.
 func code(err error) string {
 	var p *wire.Problem

@@ -62,8 +62,8 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 func (h *handler) trust(w http.ResponseWriter, r *http.Request) {
 	// A device probes a new certificate here before it swaps: one that we would not
 	// accept for renewal must fail the probe.
-	if h.peer(r) != nil {
-		if _, err := h.service.Recognise(h.peer(r)); err != nil {
+	if c := h.peer(r); c != nil {
+		if err := h.service.Probe(r.Context(), c); err != nil {
 			h.fail(w, r, err)
 			return
 		}

@@ -328,8 +328,11 @@ func TestOldCertificatesDoNotRenew(t *testing.T) {
 	if _, err := u.Renew(first); err != nil {
 		t.Fatalf("the predecessor of an unused successor: %v", err)
 	}
-	if _, err := u.Renew(u.LDevID); err != nil {
+	if err := u.probe(u.LDevID); err != nil {
 		t.Fatal(err)
+	}
+	if err := u.probe(first); code(err) != wire.CodeSuperseded {
+		t.Errorf("an old certificate is probed: %v", err)
 	}
 	if _, err := u.Renew(first); code(err) != wire.CodeSuperseded {
 		t.Errorf("an old certificate: %v", err)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
+	"net/http"
 	"testing"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
@@ -21,7 +22,7 @@ func (p proxied) nonce(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	text, err := c.Do(wire.PathNonce, nil)
+	text, err := c.Do(http.MethodPost, wire.PathNonce, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,6 +146,21 @@ func admissionAgain(t *testing.T, b *bench) {
 	b.refused("AK of another device", record.ErrConflict, func() error { return b.admit(d) })
 }
 
+// seen: the first time stays with the certificate, the last with the device.
+func seen(t *testing.T, b *bench) {
+	d := b.enrolled()
+	c := b.issue(newIntent(d.ID))
+	for _, at := range []time.Time{Now.Add(2 * time.Hour), Now.Add(time.Hour), Now.Add(3 * time.Hour)} {
+		b.must(b.Seen(b.ctx, c.Issuer, c.Serial, at))
+	}
+	if got := b.status(c); !got.Used.Equal(Now.Add(2 * time.Hour)) {
+		t.Errorf("first used at %v", got.Used)
+	}
+	d.Seen = Now.Add(3 * time.Hour)
+	b.equalDevice(d)
+	b.refused("no such certificate", record.ErrNotFound, func() error { return b.Seen(b.ctx, c.Issuer, "00", Now) })
+}
+
 func (b *bench) equalDevice(want record.Device) {
 	b.Helper()
 	got, err := b.Device(b.ctx, want.ID)

@@ -49,6 +49,7 @@ func Run(t *testing.T, p Place) {
 		"admission":            admission,
 		"admission refused":    admissionRefused,
 		"admission again":      admissionAgain,
+		"seen":                 seen,
 		"judge":                judges,
 		"view of a renewal":    viewOfRenewal,
 		"quota race":           quotaRace,

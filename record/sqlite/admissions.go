@@ -48,6 +48,21 @@ func (s *Store) Admit(ctx context.Context, q record.Query, judge record.Judge) (
 	return admitted, nil
 }
 
+// Seen marks a certificate as used and its device as seen.
+func (s *Store) Seen(ctx context.Context, issuer, serial string, at time.Time) error {
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		n, err := c.Exec("UPDATE certificates SET used = coalesce(used, ?) WHERE serial = ? AND issuer = ? AND device IS NOT NULL", at, serial, issuer)
+		if err == nil && n == 0 {
+			return fmt.Errorf("certificate %s: %w", serial, record.ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = c.Exec("UPDATE devices SET seen = max(seen, ?) WHERE seq = (SELECT device FROM certificates WHERE serial = ? AND issuer = ?)", at, serial, issuer)
+		return err
+	})
+}
+
 // look collects the View: what the query names, then what that leads to.
 func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 	if q.Session != "" {

@@ -181,20 +181,23 @@ func TestUnavailable(t *testing.T) {
 	}
 	set("busy_timeout = 20")()
 	long := strings.Repeat("x", 1<<20)
-	for name, trouble := range map[string]struct{ begin, end func() }{
-		"full":      {set("max_page_count = 1"), set("max_page_count = 1000000")},
-		"read-only": {set("query_only = 1"), set("query_only = 0")},
-		"locked":    {run(other, "BEGIN IMMEDIATE"), run(other, "ROLLBACK")},
+	for _, trouble := range []struct {
+		name       string
+		begin, end func()
+	}{ // full first, while there are no free pages
+		{"full", set("max_page_count = 1"), set("max_page_count = 1000000")},
+		{"read-only", set("query_only = 1"), set("query_only = 0")},
+		{"locked", run(other, "BEGIN IMMEDIATE"), run(other, "ROLLBACK")},
 	} {
 		trouble.begin()
 		for n := range 2 {
 			if err := try(db, "INSERT INTO numbers (n, text) VALUES (?, ?)", 10+n, long); !errors.Is(err, record.ErrUnavailable) {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: %v", trouble.name, err)
 			}
 		}
 		trouble.end()
 		if got := fmt.Sprint(numbers(t, db)); got != "[1]" {
-			t.Errorf("%s: numbers %s", name, got)
+			t.Errorf("%s: numbers %s", trouble.name, got)
 		}
 		exec(t, db, "INSERT INTO numbers (n, text) VALUES (2, ?)", long)
 		exec(t, db, "DELETE FROM numbers WHERE n = 2")
