@@ -34,6 +34,8 @@ var rows = []row{
 
 	{"record/KIND/internal/*", "record record/KIND/internal/*",
 		"an engine runs a database file; it does not know what the tables mean"},
+	{"record/KIND/journal", "record/KIND/internal/*",
+		"a restore works on files that no store has open"},
 	{"record/KIND", "record record/KIND/internal/*",
 		"a store implements the record's verbs; it decides nothing"},
 

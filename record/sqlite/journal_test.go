@@ -12,6 +12,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/recordtest"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/journal"
 )
 
 // TestStoreWithJournal takes the whole exam, races and crashes included, with a
@@ -83,7 +84,7 @@ func (r *replayed) compare() {
 		return
 	}
 	defer os.Remove(again)
-	if _, err := Recover(context.Background(), again, r.name+".journal"); err != nil {
+	if _, err := journal.Recover(context.Background(), again, r.name+".journal"); err != nil {
 		r.t.Errorf("replaying %s: %v", r.name, err)
 		return
 	}

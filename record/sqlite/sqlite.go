@@ -37,7 +37,7 @@ type Options struct {
 	// comes with the verb.
 	Now func() time.Time
 	// Journal is a folder, made if missing, that holds every change since the last backup
-	// (Recover), best on another disk. Empty keeps none; a record that keeps one cannot
+	// (package journal), best on another disk. Empty keeps none; a record that keeps one cannot
 	// be opened without.
 	Journal string
 }

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
-	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/record/sqlite/journal"
 )
 
 const (
@@ -79,7 +79,7 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 	if err := snapshotTo(ctx, in, snapshot); err != nil {
 		return done, err
 	}
-	if done.Needless, err = sqlite.Needless(ctx, snapshot, in.Config.Journal); err != nil {
+	if done.Needless, err = journal.Needless(ctx, snapshot, in.Config.Journal); err != nil {
 		return done, err
 	}
 	names, outside, err := members(in)

@@ -16,7 +16,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record"
-	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/record/sqlite/journal"
 )
 
 // Bounds of a backup.
@@ -88,13 +88,13 @@ func (r Restoring) recover(ctx context.Context, work string, m manifest, done *R
 	}
 	if r.AcceptLosses {
 		done.Lost = true
-		return sqlite.Restart(ctx, snapshot)
+		return journal.Restart(ctx, snapshot)
 	}
 	if _, err := os.Stat(done.OldJournal); err != nil {
 		return refuse(fmt.Errorf("the journal is not at %s", done.OldJournal), m.Created)
 	}
-	replayed, err := sqlite.Recover(ctx, snapshot, done.OldJournal)
-	if errors.Is(err, sqlite.ErrJournal) {
+	replayed, err := journal.Recover(ctx, snapshot, done.OldJournal)
+	if errors.Is(err, journal.ErrUnfit) {
 		return refuse(err, m.Created)
 	}
 	done.Replayed, done.Torn = replayed.Last-replayed.First+1, replayed.Torn

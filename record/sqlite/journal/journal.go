@@ -1,4 +1,6 @@
-package sqlite
+// Package journal brings a snapshot of a SQLite record to the present, from the journal
+// that the record kept beside itself (docs/decisions/0002-restore.md).
+package journal
 
 import (
 	"context"
@@ -6,14 +8,15 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
-// ErrJournal means that a journal does not continue a database; nothing was changed.
-var ErrJournal = engine.ErrJournal
+// ErrUnfit means that a journal does not continue a snapshot: it is another's, or lacks
+// a part. Nothing was changed.
+var ErrUnfit = engine.ErrJournal
 
 // Recovered says what Recover brought back.
 type Recovered = engine.Replayed
 
 // Recover brings a snapshot, which nobody has open, to where its journal ends: every
-// verb that was ever answered is in it then. All or nothing; ErrJournal if the journal
+// verb that was ever answered is in it then. All or nothing; ErrUnfit if the journal
 // is another's or lacks a part. The record goes on in a new segment.
 func Recover(ctx context.Context, path, journal string) (Recovered, error) {
 	return engine.Replay(ctx, path, journal)
