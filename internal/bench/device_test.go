@@ -49,21 +49,21 @@ func BenchmarkDeviceSize(b *testing.B) {
 // real software TPM: memory, bytes on the wire, TPM commands.
 func BenchmarkDeviceEnrolment(b *testing.B) {
 	for range b.N {
-		s := start(b, 1)
+		meter := newMeter(b)
+		s := start(b, 1, meter.port())
+		meter.to = s.Address
 		chip := swtpm.Start(b)
 		maker, err := swtpm.NewMaker(swtpm.P256, time.Now())
 		must(b, err)
 		must(b, maker.Manufacture(chip, swtpm.Options{P256: true, IntermediateInNV: true}))
-		meter := newMeter(b, s.Address)
 		folder := b.TempDir()
 		client := filepath.Join(programs(b), "hallmark-device")
-		ticket := s.tickets[0]
-		ticketText := strings.TrimSpace(s.textThrough(b, ticket, meter.address()))
+		ticket := s.text(b, s.tickets[0], meter.port())
 		for _, step := range []struct {
 			name string
 			args []string
 		}{
-			{"enrolment", []string{"enrol", ticketText, "--serial", "SN-1", "--tpm", chip.Spec()}},
+			{"enrolment", []string{"enrol", ticket, "--serial", "SN-1", "--tpm", chip.Spec()}},
 			{"renewal", []string{"renew"}},
 		} {
 			meter.reset()
@@ -96,10 +96,11 @@ func measured(b *testing.B, name string, args ...string) ([]byte, int64) {
 // meter is a relay that counts what passes, both ways.
 type meter struct {
 	listener net.Listener
+	to       string
 	bytes    atomic.Int64
 }
 
-func newMeter(b *testing.B, to string) *meter {
+func newMeter(b *testing.B) *meter {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(b, err)
@@ -111,15 +112,15 @@ func newMeter(b *testing.B, to string) *meter {
 			if err != nil {
 				return
 			}
-			go m.relay(c, to)
+			go m.relay(c)
 		}
 	}()
 	return m
 }
 
-func (m *meter) relay(c net.Conn, to string) {
+func (m *meter) relay(c net.Conn) {
 	defer c.Close()
-	s, err := net.Dial("tcp", to)
+	s, err := net.Dial("tcp", m.to)
 	if err != nil {
 		return
 	}
@@ -131,8 +132,8 @@ func (m *meter) relay(c net.Conn, to string) {
 	io.Copy(counting{c, &m.bytes}, s)
 }
 
-func (m *meter) address() string { return m.listener.Addr().String() }
-func (m *meter) reset()          { m.bytes.Store(0) }
+func (m *meter) port() int { return m.listener.Addr().(*net.TCPAddr).Port }
+func (m *meter) reset()    { m.bytes.Store(0) }
 
 type counting struct {
 	io.Writer

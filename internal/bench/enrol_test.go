@@ -36,14 +36,16 @@ func milliseconds(d time.Duration, n int) float64 {
 // cryptography that no server could do without.
 func BenchmarkEnrolment(b *testing.B) {
 	for range b.N {
-		s := start(b, devices)
+		s := start(b, devices, 0)
 		fleet := s.fleet(b, devices)
+		profile := s.profile(b)
 		before, begun := cpu(b, s.cmd.Process.Pid), time.Now()
 		each(b, fleet, func(c *simdevice.Conn, n int, d *simdevice.Device) error {
 			_, err := d.EnrolOver(c, s.tickets[n], fmt.Sprintf("SN-%06d", n))
 			return err
 		}, s)
 		used, wall := cpu(b, s.cmd.Process.Pid)-before, time.Since(begun)
+		profile()
 		floor := unavoidable(b, s.maker)
 		b.ReportMetric(milliseconds(used, devices), "server-ms/enrolment")
 		b.ReportMetric(milliseconds(floor, 1), "crypto-ms/enrolment")
@@ -159,7 +161,7 @@ func must(b *testing.B, err error) {
 // against a bare Go TLS 1.3 handshake with client certificates of the same kind.
 func BenchmarkRenewal(b *testing.B) {
 	for range b.N {
-		s := start(b, devices)
+		s := start(b, devices, 0)
 		fleet := s.fleet(b, devices)
 		each(b, fleet, func(c *simdevice.Conn, n int, d *simdevice.Device) error {
 			_, err := d.EnrolOver(c, s.tickets[n], fmt.Sprintf("SN-%06d", n))

@@ -10,7 +10,9 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,8 +53,8 @@ func programs(b *testing.B) string {
 }
 
 // start founds an installation, puts tickets and a TPM maker into its record, and
-// serves it.
-func start(b *testing.B, tickets int) *server {
+// serves it. Devices are told to use the port public, or the server's own if it is 0.
+func start(b *testing.B, tickets, public int) *server {
 	b.Helper()
 	bin := programs(b)
 	dir, err := os.MkdirTemp("", "bench")
@@ -62,9 +64,12 @@ func start(b *testing.B, tickets int) *server {
 	b.Cleanup(func() { os.RemoveAll(dir) })
 	s := &server{dir: filepath.Join(dir, "ca")}
 	port := freePorts(b)
+	if public == 0 {
+		public = port
+	}
 	s.Address, s.Name = fmt.Sprintf("127.0.0.1:%d", port), "localhost"
 	run(b, filepath.Join(bin, "hallmarkd"), "init", "--dir", s.dir, "--name", "Acme Devices", "--listen", s.Address,
-		"--public-url", fmt.Sprintf("https://localhost:%d", port), "--public-url", fmt.Sprintf("http://localhost:%d", port+2))
+		"--public-url", fmt.Sprintf("https://localhost:%d", public), "--public-url", fmt.Sprintf("http://localhost:%d", port+2))
 	s.configure(b)
 	s.stock(b, tickets)
 	s.cmd = exec.Command(filepath.Join(bin, "hallmarkd"), "serve", "--config", filepath.Join(s.dir, "hallmark.yaml"))
@@ -127,7 +132,7 @@ func (s *server) stock(b *testing.B, tickets int) {
 	if s.maker, err = simtpm.NewMaker(time.Now()); err != nil {
 		b.Fatal(err)
 	}
-	store, err := sqlite.Open(ctx, filepath.Join(s.dir, "hallmark.db"), sqlite.Options{})
+	store, err := sqlite.Open(ctx, filepath.Join(s.dir, "hallmark.db"), sqlite.Options{Journal: filepath.Join(s.dir, "journal")})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -150,16 +155,14 @@ func (s *server) stock(b *testing.B, tickets int) {
 	}
 }
 
-// textThrough is a ticket as a line, for the real client, with the server at another
-// port of this machine.
-func (s *server) textThrough(b *testing.B, p wire.Permission, address string) string {
+// text is a ticket as a line, for the real client, with the server at a port of this
+// machine.
+func (s *server) text(b *testing.B, p wire.Permission, port int) string {
 	b.Helper()
 	roots, err := os.ReadFile(filepath.Join(s.dir, "trust", "infrastructure.pem"))
 	must(b, err)
 	block, _ := pem.Decode(roots)
-	_, port, err := net.SplitHostPort(address)
-	must(b, err)
-	p.Root, p.Server = sha256.Sum256(block.Bytes), "https://localhost:"+port
+	p.Root, p.Server = sha256.Sum256(block.Bytes), fmt.Sprintf("https://localhost:%d", port)
 	return p.String()
 }
 
@@ -217,4 +220,31 @@ func freePorts(b *testing.B) int {
 	}
 	b.Fatal("no free ports")
 	return 0
+}
+
+// profile, if HALLMARK_BENCH_PROFILE names a file, takes a CPU profile of the server
+// from its metrics listener until the returned function is called, ten seconds at most.
+func (s *server) profile(b *testing.B) (wait func()) {
+	b.Helper()
+	file := os.Getenv("HALLMARK_BENCH_PROFILE")
+	if file == "" {
+		return func() {}
+	}
+	_, text, _ := net.SplitHostPort(s.Address)
+	port, _ := strconv.Atoi(text)
+	done := make(chan error, 1)
+	go func() {
+		answer, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/profile?seconds=10", port+3))
+		if err != nil {
+			done <- err
+			return
+		}
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		if err == nil {
+			err = os.WriteFile(file, body, 0o644)
+		}
+		done <- err
+	}()
+	return func() { must(b, <-done) }
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"net/http/pprof"
 	"strconv"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/status"
 )
 
-// metrics is what Prometheus reads on loopback. No label holds anything that a
+// metrics is what Prometheus, and whoever profiles, reads on loopback. No label holds anything that a
 // stranger can choose: their number is bounded.
 type metrics struct {
 	registry *prometheus.Registry
@@ -48,6 +49,8 @@ func newMetrics(s *status.Service, version string) *metrics {
 func (m *metrics) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	return mux
 }
 
