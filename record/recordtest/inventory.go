@@ -156,8 +156,7 @@ func selectors(t *testing.T, b *bench) {
 	rapid.Check(t, func(r *rapid.T) {
 		checkDevices(r, draw(r, record.DeviceFields, 3), rapid.IntRange(1, 50).Draw(r, "limit"))
 	})
-	rapid.Check(t, func(r *rapid.T) {
-		s := draw(r, record.CertificateFields, 3)
+	checkCertificates := func(t rapid.TB, s *record.Selector) {
 		var want, got []string
 		for _, c := range certificates {
 			if holds(s, func(field string) any { return certificateValue(c, field) }) {
@@ -166,15 +165,23 @@ func selectors(t *testing.T, b *bench) {
 		}
 		list, _, err := b.Certificates(b.ctx, s, record.Page{Limit: 1000})
 		if err != nil {
-			r.Fatal(err)
+			t.Fatal(err)
 		}
 		for _, c := range list {
 			got = append(got, c.Serial)
 		}
 		if !slices.Equal(got, want) {
-			r.Fatalf("certificates: got %v, want %v", got, want)
+			t.Fatalf("%+v: got certificates %v, want %v", s, got, want)
 		}
-	})
+	}
+	for _, op := range comparisons {
+		for _, device := range []string{devices[0].ID, devices[5].ID, "nil", "", "*"} {
+			s := &record.Selector{Op: op, Field: "device", Value: device}
+			checkCertificates(t, s)
+			checkCertificates(t, &record.Selector{Op: record.OpNot, Args: []*record.Selector{s}})
+		}
+	}
+	rapid.Check(t, func(r *rapid.T) { checkCertificates(r, draw(r, record.CertificateFields, 3)) })
 }
 
 // variety fills the store with devices and certificates that differ in every field.

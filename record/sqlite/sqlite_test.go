@@ -23,6 +23,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/recordtest"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
 )
 
 var options = Options{Now: func() time.Time { return recordtest.Now }}
@@ -110,6 +111,35 @@ func (p *plans) check(t *testing.T) {
 	}
 	if checked < 60 {
 		t.Errorf("only %d statements were checked", checked)
+	}
+}
+
+// The questions of an emergency are answered through an index.
+func TestSelectorsUseIndices(t *testing.T) {
+	s := newStore(t)
+	equal := func(field, value string) *record.Selector {
+		return &record.Selector{Op: record.OpEqual, Field: field, Value: value}
+	}
+	firmware := &record.Selector{Op: record.OpAnd, Args: []*record.Selector{equal("tpm.maker", "STM"), equal("tpm.model", "X"),
+		{Op: record.OpLess, Field: "tpm.firmware", Value: "9"}}}
+	for index, where := range map[string]*record.Selector{
+		"devices_tpm": firmware, "devices_lot": equal("lot", "L1"), "devices_ended": equal("state", "suspended"),
+		"eks_issuer": equal("ek.issuer", "CN=X"), "sqlite_autoindex_devices_3": equal("serial", "SN-1"),
+		"certificates_ended": equal("status", "revoked"), "certificates_open": equal("status", "intended"), "certificates_device": equal("device", "x"),
+	} {
+		sql, args, err := filter.Devices(where)
+		sql = "SELECT " + deviceColumns + " FROM devices d WHERE d.seq > 0 AND " + sql + " ORDER BY d.seq LIMIT 10"
+		if strings.HasPrefix(index, "certificates") {
+			sql, args, err = filter.Certificates(where, recordtest.Now)
+			sql = listCertificate + " WHERE c.seq < 9 AND " + sql + " ORDER BY c.seq DESC LIMIT 10"
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, err := list(t.Context(), s, func(r engine.Row) string { return r.Text(3) }, "EXPLAIN QUERY PLAN "+sql, args...)
+		if err != nil || !strings.Contains(fmt.Sprint(steps), "INDEX "+index+" (") {
+			t.Errorf("%s is not used: %q, %v", index, steps, err)
+		}
 	}
 }
 

@@ -142,7 +142,7 @@ CREATE INDEX certificates_device ON certificates (device) WHERE device IS NOT NU
 CREATE INDEX certificates_own ON certificates (operator) WHERE device IS NULL;
 CREATE INDEX certificates_open ON certificates (seq) WHERE issued IS NULL;
 CREATE INDEX certificates_revoked ON certificates (issuer, shard, serial, revoked, reason, not_after) WHERE revoked IS NOT NULL; -- all that a CRL needs
-CREATE INDEX certificates_end ON certificates (not_after);
+CREATE INDEX certificates_ended ON certificates (seq) WHERE revoked IS NOT NULL; -- pages of them
 
 CREATE TABLE crls (
 	issuer      TEXT NOT NULL,

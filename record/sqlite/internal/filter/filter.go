@@ -35,7 +35,7 @@ var deviceTable = table{
 		"tpm.maker": "d.tpm_maker", "tpm.model": "d.tpm_model", "tpm.firmware": "d.tpm_firmware",
 		"enrolled": "d.enrolled", "renewed": "d.renewed", "seen": "d.seen",
 	},
-	special: map[string]func(*builder, *record.Selector, string) error{"serial": bySerial, "ek.issuer": byEKIssuer},
+	special: map[string]func(*builder, *record.Selector, string) error{"serial": bySerial, "state": byState, "ek.issuer": byEKIssuer},
 }
 
 // statusCondition is record.StatusOf in SQL, each value apart so that an index serves it.
@@ -53,7 +53,7 @@ var certificateTable = table{
 		"issuer": "c.issuer", "serial": "c.serial", "profile": "c.profile", "subject": "c.subject", "device": "coalesce(d.id, '')",
 		"issued": "c.issued", "expires": "c.not_after", "revoked": "c.revoked",
 	},
-	special: map[string]func(*builder, *record.Selector, string) error{"status": byStatus},
+	special: map[string]func(*builder, *record.Selector, string) error{"status": byStatus, "device": byDevice},
 }
 
 // builder writes one condition. Values go into args, never into the text.
@@ -173,6 +173,25 @@ func (b *builder) add(sql string, arg any) {
 
 func bySerial(b *builder, s *record.Selector, text string) error {
 	return b.compareText(b.columns[s.Field], s.Op, record.Fold(text))
+}
+
+// byState says of those that are not active what the index of them says, so that it
+// serves the few among the many.
+func byState(b *builder, s *record.Selector, text string) error {
+	if s.Op == record.OpEqual && text != record.StateActive {
+		b.add("(d.state <> 'active' AND d.state = ?)", text)
+		return nil
+	}
+	return b.compareText(b.columns[s.Field], s.Op, text)
+}
+
+// byDevice compares in a way that an index serves.
+func byDevice(b *builder, s *record.Selector, text string) error {
+	if s.Op == record.OpEqual && text != "" {
+		b.add("(c.device IS NOT NULL AND c.device IN (SELECT seq FROM devices WHERE id = ?))", text)
+		return nil
+	}
+	return b.compareText(b.columns[s.Field], s.Op, text)
 }
 
 // byEKIssuer: a device may have several endorsement keys, and one that fits is
