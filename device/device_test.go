@@ -22,6 +22,7 @@ import (
 	gotpm "github.com/google/go-tpm/tpm2"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/device/state"
@@ -193,6 +194,26 @@ func TestRolledBackState(t *testing.T) {
 		t.Fatalf("said %q", u.said)
 	}
 	u.renew(t, "ldevid")
+}
+
+// A working certificate that the server turns away is no reason to stay away: docs/errors.md
+// promises that the client shows its IDevID by itself.
+func TestRefusedLDevID(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	for _, code := range []string{wire.CodeSuperseded, wire.CodeCertificateExpired, wire.CodeCertificateUnknown, wire.CodeCertificateRevoked} {
+		u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+			if kind, _ := profile.Of(r.TLS.PeerCertificates[0]); kind != profile.LDevID || r.URL.Path != wire.PathRenew {
+				return false
+			}
+			w.Header().Set("Content-Type", wire.ProblemType)
+			w.WriteHeader(http.StatusForbidden)
+			json.NewEncoder(w).Encode(wire.Problem{Code: code, Detail: "not this one"})
+			return true
+		}
+		u.renew(t, "idevid")
+	}
 }
 
 // A new certificate that does not work is not taken.

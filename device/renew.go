@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
@@ -140,11 +141,12 @@ func (a *agent) ldevid() *tls.Certificate {
 }
 
 // outdated reports whether the server refused the certificate shown but may accept the
-// IDevID: a newer LDevID is in use (the state is a rolled-back copy), or it is unknown
-// or expired by the server's clock.
+// IDevID: a newer LDevID is in use (the state is a rolled-back copy), or this one is
+// unknown (a restored record), revoked by itself, or expired by the server's clock.
 func outdated(err error) bool {
 	p, ok := errors.AsType[*wire.Problem](err)
-	return ok && (p.Code == wire.CodeSuperseded || p.Code == wire.CodeUnauthorised || p.Code == wire.CodeNotFound)
+	return ok && slices.Contains([]string{wire.CodeSuperseded, wire.CodeCertificateExpired, wire.CodeCertificateUnknown,
+		wire.CodeCertificateRevoked, wire.CodeUnauthorised}, p.Code)
 }
 
 func twoThirds(der []byte) time.Time {

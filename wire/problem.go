@@ -51,9 +51,16 @@ const (
 	CodeSuspended     = "device-suspended"  // 403: may be lifted; ask again later
 	CodeRevoked       = "device-revoked"    // 403: final
 	CodeBarred        = "identity-barred"   // 403: a tombstone covers this TPM or serial: final
-	CodeSuperseded    = "certificate-old"   // 403: a newer certificate is in use: renew with the IDevID
 	CodeUnavailable   = "unavailable"       // 503: try again
 	CodeInternal      = "internal"          // 500
+)
+
+// Codes of an LDevID that renews no more: the device shows its IDevID instead.
+const (
+	CodeSuperseded         = "certificate-old"     // 403: a newer certificate is in use
+	CodeCertificateExpired = "certificate-expired" // 403: by the server's clock
+	CodeCertificateUnknown = "certificate-unknown" // 403: not on record
+	CodeCertificateRevoked = "certificate-revoked" // 403: the certificate, not its device
 )
 
 // Final reports whether asking again can never help: the device stops asking more
