@@ -284,7 +284,7 @@ type Authority struct {
 	AddedBy     string    `json:"added_by"`
 }
 
-// Event is one line of audit.
+// Event is one line of audit. A store refuses one without Time or Verb.
 type Event struct {
 	// Sequence orders events; the store assigns it.
 	Sequence int64     `json:"sequence"`
