@@ -273,7 +273,7 @@ func addDevice(c *engine.Conn, d record.Device) error {
 // that is two times, so those have a statement that touches no index.
 func changeDevice(c *engine.Conn, old, d record.Device) error {
 	if old.Model != d.Model || old.Lot != d.Lot || old.Serial != d.Serial || old.State != d.State || old.Enrolled.UnixMicro() != d.Enrolled.UnixMicro() {
-		return fmt.Errorf("%w: an admission changes neither model, lot, serial engine.Number, state nor first enrolment of a recorded device", record.ErrConflict)
+		return fmt.Errorf("%w: an admission changes neither model, lot, serial number, state nor first enrolment of a recorded device", record.ErrConflict)
 	}
 	if err := changeEKs(c, old, d); err != nil {
 		return err
