@@ -402,6 +402,8 @@ func TestBadRequests(t *testing.T) {
 		{"GET", wire.PathDevices + "?limit=0", ``, 400, wire.CodeMalformed},
 		{"GET", wire.PathDevices + "?limit=1001", ``, 400, wire.CodeMalformed},
 		{"GET", wire.PathDevices + "?limit=1&limit=2", ``, 400, wire.CodeMalformed},
+		{"GET", wire.PathDevices + "?after=x", ``, 400, wire.CodeMalformed},
+		{"GET", wire.PathCerts + "?after=x", ``, 400, wire.CodeMalformed},
 		{"GET", wire.PathDevices + "?colour=red", ``, 400, wire.CodeMalformed},
 		{"GET", wire.PathDevices + "?filter=" + strings.Repeat("a", 5000), ``, 400, wire.CodeFilter},
 		{"GET", wire.PathAudit + "?after=x", ``, 400, wire.CodeMalformed},

@@ -25,6 +25,9 @@ func problem(err error) *wire.Problem {
 		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable,
 			Detail: "it is recorded and OCSP says so, but a CRL could not be published",
 			Hint:   "the server keeps trying; its log says what is wrong"}
+	case errors.Is(err, record.ErrBadCursor):
+		return &wire.Problem{Status: http.StatusBadRequest, Code: wire.CodeMalformed, Detail: "after is not what the page before gave",
+			Hint: "ask for the first page again"}
 	case errors.Is(err, record.ErrNotFound):
 		return &wire.Problem{Status: http.StatusNotFound, Code: wire.CodeNotFound, Detail: "there is no such thing"}
 	case errors.Is(err, record.ErrExists), errors.Is(err, record.ErrConflict):

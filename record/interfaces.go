@@ -151,7 +151,8 @@ type Revocations interface {
 // Page bounds a listing: at most Limit rows (1 to 1000) after the cursor.
 type Page struct {
 	Limit int
-	// After is the cursor that the last page returned; empty for the first page.
+	// After is the cursor that the last page returned; empty for the first page. Anything
+	// else is ErrBadCursor.
 	After string
 }
 

@@ -24,6 +24,8 @@ var (
 	ErrExists = errors.New("exists already")
 	// ErrConflict: the thing is not, or no longer, in the state that the verb needs.
 	ErrConflict = errors.New("not in the state that this needs")
+	// ErrBadCursor: Page.After is not a cursor that this listing has given.
+	ErrBadCursor = errors.New("not a cursor of this listing")
 	// ErrUnavailable: the store cannot be written now (full, read-only, locked, gone).
 	ErrUnavailable = errors.New("the database cannot be written")
 )

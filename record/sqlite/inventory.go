@@ -111,7 +111,7 @@ func cursor(p record.Page, start int64) (int64, error) {
 	}
 	n, err := strconv.ParseInt(p.After, 10, 64)
 	if err != nil || n < 1 {
-		return 0, fmt.Errorf("the page cursor %q is not one of ours", p.After)
+		return 0, fmt.Errorf("%w: %q", record.ErrBadCursor, p.After)
 	}
 	return n, nil
 }
