@@ -50,6 +50,7 @@ type house struct {
 	server      *httptest.Server
 	offset      atomic.Int64 // of the house's clock, in nanoseconds
 	changed     atomic.Int64 // calls of Config.Changed
+	lose        atomic.Bool  // the next answer to an acceptance gets lost
 	life        time.Duration
 	// anna is the first operator.
 	anna *client.Client
@@ -103,7 +104,14 @@ func (h *house) serve(ctx context.Context) {
 	})
 	check(h.t, err)
 	key, chain := h.issue(ca.Request{Profile: profile.Server, Content: profile.Content{IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Lifetime: 24 * time.Hour}})
-	h.server = httptest.NewUnstartedServer(service.Handler())
+	handler := service.Handler()
+	h.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.PathAccept && h.lose.CompareAndSwap(true, false) {
+			handler.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		}
+		handler.ServeHTTP(w, r)
+	}))
 	h.server.Listener.Close()
 	h.server.Listener = listener
 	h.server.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelError)

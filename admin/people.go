@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"net/http"
@@ -45,9 +46,9 @@ func (s *Service) invite(ctx context.Context, c *call) (any, error) {
 	return wire.Invitation{Invitation: s.permission(wire.KindInvitation, o.Invitation, s.OperatorServer), Expires: o.InvitedUntil}, err
 }
 
-// accept makes the first certificate of an invited operator. The invitation is used up
-// before anything is signed: a lost answer costs a new invitation, never a second
-// certificate.
+// accept makes the first certificate of an invited operator. The invitation is bound to
+// the key before anything is signed: while it lasts that key may ask again, since the
+// answer may be lost, and gets the same certificate; no other key gets one.
 func (s *Service) accept(ctx context.Context, c *call) (any, error) {
 	message, key, err := s.openKeyRequest(c, wire.LabelAccept)
 	if err != nil {
@@ -67,7 +68,7 @@ func (s *Service) accept(ctx context.Context, c *call) (any, error) {
 		}
 		e := c.event("operator.accepted", o.Name)
 		e.Actor = "invitation:" + o.Invitation
-		if _, err := s.Store.AcceptInvitation(ctx, o.Invitation, c.now, e); errors.Is(err, record.ErrNotFound) {
+		if _, err := s.Store.AcceptInvitation(ctx, o.Invitation, sha256.Sum256(message.Key), c.now, e); errors.Is(err, record.ErrNotFound) {
 			return nil, no
 		} else if err != nil {
 			return nil, err

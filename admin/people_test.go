@@ -67,6 +67,41 @@ func TestInvitation(t *testing.T) {
 	}
 }
 
+// TestLostAcceptance: whose answer was lost asks again, from the same folder, and gets
+// the same certificate; nobody else does, and not for ever.
+func TestLostAcceptance(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	invitation, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo", TTL: 600})
+	check(t, err)
+	dir := filepath.Join(t.TempDir(), "bo")
+	for range 2 {
+		h.lose.Store(true)
+		_, _, err = client.Accept(ctx, invitation.Invitation, dir)
+		var lost *client.Unreachable
+		if !errors.As(err, &lost) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	_, _, err = client.Accept(ctx, invitation.Invitation, filepath.Join(t.TempDir(), "other"))
+	wantProblem(t, err, wire.CodeInvitation)
+	h.offset.Store(int64(11 * time.Minute))
+	_, _, err = client.Accept(ctx, invitation.Invitation, dir)
+	wantProblem(t, err, wire.CodeInvitation)
+	h.offset.Store(0)
+	_, settings, err := client.Accept(ctx, invitation.Invitation, dir)
+	check(t, err)
+	_, err = h.load(settings).Whoami(ctx)
+	check(t, err)
+	issued, err := h.anna.Certificates(ctx, client.Query{Filter: `profile = operator AND subject:"*CN=bo*"`, Limit: 10})
+	check(t, err)
+	if len(issued.Items) != 1 {
+		t.Errorf("%d certificates for one invitation", len(issued.Items))
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".accepting-*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // TestInvitationLeadsToOneServer: an invitation is worth nothing to whoever stands in
 // between, and leads nowhere else.
 func TestInvitationLeadsToOneServer(t *testing.T) {

@@ -67,14 +67,18 @@ func operatorState(o record.Operator) string {
 	switch {
 	case !o.Disabled.IsZero():
 		return operatorDisabled
-	case o.Invitation != "":
+	case o.Invitation != "" && o.Accepted == [32]byte{}:
 		return operatorInvited
 	}
 	return operatorActive
 }
 
 func showOperator(o record.Operator) wire.Operator {
-	return wire.Operator{Name: o.Name, State: operatorState(o), Created: o.Created, InvitedUntil: o.InvitedUntil, Disabled: o.Disabled}
+	out := wire.Operator{Name: o.Name, State: operatorState(o), Created: o.Created, Disabled: o.Disabled}
+	if out.State == operatorInvited {
+		out.InvitedUntil = o.InvitedUntil
+	}
+	return out
 }
 
 func showEvent(e record.Event) wire.Event { return wire.Event(e) }

@@ -196,8 +196,10 @@ type Operators interface {
 	// ErrExists if at o.Created the operator has a certificate that is neither expired
 	// nor revoked; ErrConflict if the operator is disabled.
 	Invite(ctx context.Context, o Operator, e Event) error
-	// AcceptInvitation uses an invitation up; ErrNotFound if there is none that is valid at that time.
-	AcceptInvitation(ctx context.Context, id string, at time.Time, e Event) (Operator, error)
+	// AcceptInvitation binds an invitation to a key (Operator.Accepted); ErrNotFound if
+	// there is none that is valid at that time, or another key has accepted it. The same key
+	// may accept it again, for an answer may be lost: nothing changes.
+	AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e Event) (Operator, error)
 	// DisableOperator bars an operator and withdraws an invitation; disabling a disabled
 	// one changes nothing. The operator's certificates are ended by RevokeOperator.
 	DisableOperator(ctx context.Context, name string, at time.Time, e Event) error

@@ -272,9 +272,13 @@ type Operator struct {
 	Name     string    `json:"name"`
 	Created  time.Time `json:"created"`
 	Disabled time.Time `json:"disabled,omitzero"`
-	// Invitation is the id of an invitation that was not accepted yet, valid until InvitedUntil.
+	// Invitation is the id of the newest invitation, valid until InvitedUntil; empty if
+	// there was none or it was withdrawn.
 	Invitation   string    `json:"invitation,omitempty"`
 	InvitedUntil time.Time `json:"invited_until,omitzero"`
+	// Accepted is the SHA-256 of the key (SubjectPublicKeyInfo) that accepted the
+	// invitation; zero while none has.
+	Accepted [32]byte `json:"accepted,omitzero"`
 }
 
 // Authority is a TPM maker's CA certificate that an operator imported.

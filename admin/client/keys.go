@@ -9,8 +9,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -23,7 +25,8 @@ import (
 
 // Accept turns an invitation into an operator's folder at dir and returns the
 // operator's name and the path of the settings. An existing folder is refused before the
-// invitation is used up.
+// invitation is used up. If no answer came, Accept may be called again for the same
+// folder while the invitation lasts.
 func Accept(ctx context.Context, invitation, dir string) (operator, settings string, err error) {
 	p, err := wire.ParsePermission(wire.KindInvitation, invitation)
 	if err != nil {
@@ -32,8 +35,9 @@ func Accept(ctx context.Context, invitation, dir string) (operator, settings str
 	if _, err := readSettings(dir); err == nil {
 		return "", "", fmt.Errorf("%s is an operator's folder already: choose another with --config", dir)
 	}
-	// Whoever cannot write shall not use the invitation up to learn it.
-	if err := tryWriting(dir); err != nil {
+	pending := filepath.Join(dir, ".accepting-"+p.ID+".key")
+	key, err := pendingKey(pending)
+	if err != nil {
 		return "", "", err
 	}
 	roots, err := fetchRoots(ctx, p)
@@ -48,12 +52,14 @@ func Accept(ctx context.Context, invitation, dir string) (operator, settings str
 		}
 		pool.AddCert(root)
 	}
-	key, chain, err := newKey(ctx, p.Server, wire.PathAccept, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, nil, &p)
+	chain, err := certify(ctx, key, p.Server, wire.PathAccept, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, nil, &p)
 	if err != nil {
 		return "", "", err
 	}
-	settings, err = Write(dir, p.Server, roots, key, chain.Chain)
-	return chain.Operator, settings, err
+	if settings, err = Write(dir, p.Server, roots, key, chain.Chain); err != nil {
+		return "", "", err
+	}
+	return chain.Operator, settings, os.Remove(pending)
 }
 
 // fetchRoots fetches the infrastructure roots over a connection that it judges
@@ -108,7 +114,11 @@ func (c *Client) renewIfDue(ctx context.Context, leaf *x509.Certificate) {
 
 // Renew fetches a certificate for a new key and replaces the identity file by both.
 func (c *Client) Renew(ctx context.Context) error {
-	key, answer, err := newKey(ctx, c.settings.Server, wire.PathRenewal, c.tlsConfig(), c.current().Certificate[0], nil)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	answer, err := certify(ctx, key, c.settings.Server, wire.PathRenewal, c.tlsConfig(), c.current().Certificate[0], nil)
 	if err != nil {
 		return err
 	}
@@ -126,46 +136,41 @@ func (c *Client) Renew(ctx context.Context) error {
 	return nil
 }
 
-// newKey makes a key and asks for its certificate on a connection of its own, whose
-// exporter enters the binding: the request means nothing on any other.
-func newKey(ctx context.Context, server, path string, config *tls.Config, client []byte, p *wire.Permission) (*ecdsa.PrivateKey, wire.OperatorChain, error) {
-	var answer wire.OperatorChain
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, answer, err
-	}
+// certify asks for a key's certificate on a connection of its own, whose exporter enters
+// the binding: the request means nothing on any other.
+func certify(ctx context.Context, key *ecdsa.PrivateKey, server, path string, config *tls.Config, client []byte, p *wire.Permission) (answer wire.OperatorChain, err error) {
 	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
-		return nil, answer, err
+		return answer, err
 	}
 	message, binding := wire.NewKey{Key: public}, wire.Binding{Label: wire.LabelOperator, Client: client}
 	if p != nil {
 		message.Invitation, binding.Label = p.ID, wire.LabelAccept
 	}
 	if binding.Message, err = json.Marshal(message); err != nil {
-		return nil, answer, err
+		return answer, err
 	}
 	conn, err := dial(ctx, server, config)
 	if err != nil {
-		return nil, answer, err
+		return answer, err
 	}
 	defer conn.Close()
 	state := conn.ConnectionState()
 	if binding.Exporter, err = state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength); err != nil {
-		return nil, answer, err
+		return answer, err
 	}
 	sum := binding.Sum()
 	request := wire.KeyRequest{Message: binding.Message}
 	if request.Signature, err = ecdsa.SignASN1(rand.Reader, key, sum[:]); err != nil {
-		return nil, answer, err
+		return answer, err
 	}
 	if p != nil {
 		request.MAC = p.MAC(sum)
 	}
 	if err := exchange(ctx, through(conn), server, http.MethodPost, path, request, &answer); err != nil {
-		return nil, answer, err
+		return answer, err
 	}
-	return key, answer, certifies(answer.Chain, public)
+	return answer, certifies(answer.Chain, public)
 }
 
 // certifies checks that what came is a certificate for the key that was sent.
@@ -213,14 +218,30 @@ func through(conn *tls.Conn) *http.Client {
 	}
 }
 
-// tryWriting makes the folder and a file in it, and removes the file.
-func tryWriting(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// pendingKey is the key that a run without an answer has left at path, or a new one. It
+// is written before it is used, because the server repeats a lost answer to the same key
+// alone; and whoever cannot write learns it before the invitation is used up.
+func pendingKey(path string) (*ecdsa.PrivateKey, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
 	}
-	probe := filepath.Join(dir, ".probe")
-	if err := replaceFile(probe, nil, 0o600); err != nil {
-		return err
+	text, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return key, writeIdentity(path, key, nil)
 	}
-	return os.Remove(probe)
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(text); block != nil {
+		if parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+			if key, ok := parsed.(*ecdsa.PrivateKey); ok {
+				return key, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s is damaged: remove it and try again", path)
 }

@@ -19,30 +19,44 @@ func operators(t *testing.T, b *bench) {
 	b.must(b.Invite(b.ctx, anna, event("operator.invited")))
 
 	accept := func(id string, at time.Time) func() error {
-		return func() error { _, err := b.AcceptInvitation(b.ctx, id, at, event("x")); return err }
+		return func() error { _, err := b.AcceptInvitation(b.ctx, id, [32]byte{1}, at, event("x")); return err }
 	}
 	b.refused("renewed invitation", record.ErrNotFound, accept("i1", Now))
 	b.refused("late", record.ErrNotFound, accept("i2", Now.Add(time.Hour)))
 	b.refused("no invitation", record.ErrNotFound, accept("", Now))
-	if n := b.parallelAccept("i2"); n != 1 {
-		t.Errorf("one invitation was accepted %d times", n)
+	won := b.parallelAccept("i2")
+	if len(won) != 1 {
+		t.Fatalf("one invitation was accepted %d times", len(won))
 	}
 	b.recorded("operator.accepted")
-	anna.Invitation, anna.InvitedUntil = "", time.Time{}
+	anna.Accepted = won[0]
 	b.equalOperator(anna)
+	again := func(at time.Time) func() error {
+		return func() error {
+			o, err := b.AcceptInvitation(b.ctx, "i2", anna.Accepted, at, event("x"))
+			if err == nil {
+				b.equal("accepted again", o, anna)
+			}
+			return err
+		}
+	}
+	b.unchanged("the same key again", again(Now.Add(time.Minute)))
+	b.refused("another key", record.ErrNotFound, accept("i2", Now))
+	b.refused("the same key, late", record.ErrNotFound, again(Now.Add(time.Hour)))
 
 	certificate := newIntent("")
 	certificate.Operator = "anna"
 	b.issue(certificate)
-	again := record.Operator{Name: "anna", Created: Now, Invitation: "i3", InvitedUntil: Now.Add(time.Hour)}
-	b.refused("invite who has a certificate", record.ErrExists, func() error { return b.Invite(b.ctx, again, event("x")) })
-	late := again
+	late := record.Operator{Name: "anna", Created: Now, Invitation: "i3", InvitedUntil: Now.Add(time.Hour)}
+	b.refused("invite who has a certificate", record.ErrExists, func() error { return b.Invite(b.ctx, late, event("x")) })
 	late.Created = certificate.NotAfter.Add(time.Hour)
 	b.must(b.Invite(b.ctx, late, event("operator.invited"))) // the certificate has expired
+	anna.Invitation, anna.Accepted = "i3", [32]byte{}
+	b.equalOperator(anna)
 
 	b.must(b.DisableOperator(b.ctx, "anna", Now.Add(time.Minute), event("operator.disabled")))
 	b.recorded("operator.disabled")
-	anna.Disabled = Now.Add(time.Minute)
+	anna.Disabled, anna.Invitation, anna.InvitedUntil = Now.Add(time.Minute), "", time.Time{}
 	b.equalOperator(anna)
 	b.refused("accept when disabled", record.ErrNotFound, accept("i3", Now))
 	b.refused("invite who is disabled", record.ErrConflict, func() error { return b.Invite(b.ctx, late, event("x")) })
@@ -68,22 +82,28 @@ func operators(t *testing.T, b *bench) {
 	b.isErr("unknown operator", err, record.ErrNotFound)
 }
 
-func (b *bench) parallelAccept(id string) (accepted int) {
-	results := make(chan error, 20)
-	for range cap(results) {
+// parallelAccept lets many keys accept one invitation and returns those that could.
+func (b *bench) parallelAccept(id string) (won [][32]byte) {
+	type result struct {
+		key [32]byte
+		err error
+	}
+	results := make(chan result, 20)
+	for n := range cap(results) {
 		go func() {
-			_, err := b.AcceptInvitation(b.ctx, id, Now, event("operator.accepted"))
-			results <- err
+			key := [32]byte{2, byte(n)}
+			_, err := b.AcceptInvitation(b.ctx, id, key, Now, event("operator.accepted"))
+			results <- result{key, err}
 		}()
 	}
 	for range cap(results) {
-		if err := <-results; err == nil {
-			accepted++
+		if r := <-results; r.err == nil {
+			won = append(won, r.key)
 		} else {
-			b.isErr("late to accept", err, record.ErrNotFound)
+			b.isErr("late to accept", r.err, record.ErrNotFound)
 		}
 	}
-	return accepted
+	return won
 }
 
 func (b *bench) equalOperator(want record.Operator) {

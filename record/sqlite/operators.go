@@ -9,10 +9,10 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
-const selectOperator = "SELECT name, created, disabled, invitation, invited_until FROM operators"
+const selectOperator = "SELECT name, created, disabled, invitation, invited_until, accepted FROM operators"
 
 func scanOperator(r engine.Row) record.Operator {
-	return record.Operator{Name: r.Text(0), Created: r.Time(1), Disabled: r.Time(2), Invitation: r.Text(3), InvitedUntil: r.Time(4)}
+	return record.Operator{Name: r.Text(0), Created: r.Time(1), Disabled: r.Time(2), Invitation: r.Text(3), InvitedUntil: r.Time(4), Accepted: r.Sum(5)}
 }
 
 // operator finds by name, or fails with ErrNotFound.
@@ -38,25 +38,28 @@ func (s *Store) Invite(ctx context.Context, o record.Operator, e record.Event) e
 			return fmt.Errorf("operator %s has a certificate: %w", o.Name, record.ErrExists)
 		}
 		n, err := c.Exec(`INSERT INTO operators (name, created, invitation, invited_until) VALUES (?, ?, ?, ?)
-			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until WHERE disabled IS NULL`,
+			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL WHERE disabled IS NULL`,
 			o.Name, o.Created, engine.OrNull(o.Invitation), o.InvitedUntil)
 		return changed(n, exists(err, "invitation"), "operator "+o.Name+" is disabled")
 	})
 }
 
-// AcceptInvitation clears the invitation that it uses.
-func (s *Store) AcceptInvitation(ctx context.Context, id string, at time.Time, e record.Event) (o record.Operator, err error) {
+// AcceptInvitation lets the first key have the invitation.
+func (s *Store) AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (o record.Operator, err error) {
 	err = s.change(ctx, e, func(c *engine.Conn) error {
 		found, err := engine.First(c, scanOperator, selectOperator+" WHERE invitation = ? AND invited_until > ? AND disabled IS NULL", id, at)
 		if err != nil {
 			return err
 		}
-		if found == nil {
+		if found == nil || found.Accepted != [32]byte{} && found.Accepted != key {
 			return fmt.Errorf("invitation: %w", record.ErrNotFound)
 		}
 		o = *found
-		o.Invitation, o.InvitedUntil = "", time.Time{}
-		_, err = c.Exec("UPDATE operators SET invitation = NULL, invited_until = NULL WHERE name = ?", o.Name)
+		if o.Accepted == key {
+			return errUnchanged
+		}
+		o.Accepted = key
+		_, err = c.Exec("UPDATE operators SET accepted = ? WHERE name = ?", key[:], o.Name)
 		return err
 	})
 	return o, err
@@ -70,7 +73,7 @@ func (s *Store) DisableOperator(ctx context.Context, name string, at time.Time, 
 		} else if !o.Disabled.IsZero() {
 			return errUnchanged
 		}
-		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL WHERE name = ?", at, name)
+		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
 		return err
 	})
 }

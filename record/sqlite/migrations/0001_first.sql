@@ -104,7 +104,9 @@ CREATE TABLE operators (
 	disabled      INTEGER,
 	invitation    TEXT UNIQUE,
 	invited_until INTEGER,
-	CHECK ((invitation IS NULL) = (invited_until IS NULL))
+	accepted      BLOB CHECK (length(accepted) = 32), -- SHA-256 of the key that did
+	CHECK ((invitation IS NULL) = (invited_until IS NULL)),
+	CHECK (accepted IS NULL OR invitation IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE shards (
