@@ -12,6 +12,7 @@ func TestDecodeAcceptsOnlyOneReading(t *testing.T) {
 		"unknown key":       `{"ticket":"a","colour":"red"}`,
 		"duplicate key":     `{"ticket":"a","ticket":"b"}`,
 		"other case":        `{"ticket":"a","Ticket":"b"}`,
+		"folds to another":  `{"serial":"a","ſerial":"b"}`,
 		"nested duplicate":  `{"message":{"a":1,"a":2}}`,
 		"trailing value":    `{"ticket":"a"} {"ticket":"b"}`,
 		"trailing garbage":  `{"ticket":"a"}x`,
