@@ -337,6 +337,9 @@ func TestImpostors(t *testing.T) {
 				write(w, signed)
 			}
 		}},
+		"refusal by a stranger": {pin: other, later: func(s *server) {
+			s.answer[wire.PathTrust] = func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403, wire.CodeRevoked, "revoked") }
+		}},
 		"certificate of another host": {change: func(s *server, c *tls.Config) {
 			key := newKey(t)
 			leaf := sign(t, &x509.Certificate{NotBefore: s.now.Add(-time.Hour), NotAfter: s.now.Add(time.Hour), DNSNames: []string{"elsewhere"}}, s.root, key)
@@ -496,9 +499,11 @@ func TestAnswers(t *testing.T) {
 		"refusal":       {func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403, wire.CodeQuotaFull, "full") }, wire.CodeQuotaFull},
 		"proxy's error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) }, wire.CodeUnavailable},
 		"not found":     {http.NotFound, wire.CodeNotFound},
-		"redirect":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere/", http.StatusFound) }, wire.CodeForbidden},
-		"not JSON":      {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }, ""},
-		"too large":     {func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, wire.MaxMessage+1)) }, ""},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere/", http.StatusFound)
+		}, wire.CodeForbidden},
+		"not JSON":  {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }, ""},
+		"too large": {func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, wire.MaxMessage+1)) }, ""},
 		"endless": {func(w http.ResponseWriter, _ *http.Request) {
 			for {
 				if _, err := w.Write(make([]byte, 4096)); err != nil {

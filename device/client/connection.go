@@ -160,7 +160,8 @@ func (conn *connection) exporter() ([]byte, error) {
 }
 
 // call sends one request and decodes the answer into out. Fields that a newer server
-// adds are passed over. A refusal is a *wire.Problem.
+// adds are passed over. A refusal is a *wire.Problem, unless the connection is limited:
+// who has not shown to be the server now cannot say that a device is revoked.
 func (conn *connection) call(method, path string, in, out any) error {
 	body, err := encode(in)
 	if err != nil {
@@ -173,8 +174,14 @@ func (conn *connection) call(method, path string, in, out any) error {
 	if err != nil {
 		return &NetworkError{conn.server, err}
 	}
-	if status != http.StatusOK {
+	switch {
+	case status == http.StatusOK:
+	case !conn.limited:
 		return problem(status, contentType, answer)
+	case status >= 500:
+		return &NetworkError{conn.server, fmt.Errorf("the server answered %d to %s", status, path)}
+	default:
+		return &TrustError{conn.server, fmt.Errorf("it answered %d to %s before it had shown who it is", status, path)}
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
 		return &NetworkError{conn.server, fmt.Errorf("the answer to %s is not of the protocol: %w", path, err)}
