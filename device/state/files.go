@@ -89,7 +89,8 @@ func (d *Dir) Lock() (release func(), err error) {
 			return nil, err
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(d.path, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	// Whoever else may write in the folder shall not have another file emptied by us.
+	f, err := os.OpenFile(filepath.Join(d.path, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -106,5 +107,9 @@ func (d *Dir) Lock() (release func(), err error) {
 	// The number is for the person who asks who it is; the lock itself is the kernel's.
 	f.Truncate(0)
 	f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
-	return func() { f.Close() }, nil
+	return func() {
+		// Closing alone leaves the lock with a process that is just being forked.
+		syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		f.Close()
+	}, nil
 }

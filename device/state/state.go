@@ -92,7 +92,7 @@ func (d *Dir) Path() string { return d.path }
 // Load reads the current set; ErrEmpty if there is none. If the current set cannot be
 // read (a worn-out flash) the one before it is read instead, and damaged says why.
 func (d *Dir) Load() (s Set, damaged error, err error) {
-	for range 3 { // the set may be replaced twice while it is read, and the folder pruned
+	for range 10 {
 		target, linkErr := os.Readlink(filepath.Join(d.path, currentLink))
 		if errors.Is(linkErr, os.ErrNotExist) {
 			return Set{}, nil, ErrEmpty
@@ -100,12 +100,17 @@ func (d *Dir) Load() (s Set, damaged error, err error) {
 		if linkErr != nil {
 			return Set{}, nil, fmt.Errorf("reading the state: %w", linkErr)
 		}
-		if s, err = d.read(target); err == nil {
+		s, err = d.read(target)
+		// A set that was replaced meanwhile may be half removed, and what is gone looks
+		// like what never was.
+		if again, _ := os.Readlink(filepath.Join(d.path, currentLink)); again != target {
+			err = errors.New("the state is replaced faster than it can be read")
+			continue
+		}
+		if err == nil {
 			return s, nil, nil
 		}
-		if again, _ := os.Readlink(filepath.Join(d.path, currentLink)); again == target {
-			break
-		}
+		break
 	}
 	damaged = err
 	for _, n := range d.numbers() {

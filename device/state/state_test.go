@@ -283,6 +283,25 @@ func TestLock(t *testing.T) {
 	release()
 }
 
+// A link in the place of the lock does not empty the file that it leads to.
+func TestLockIsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	victim, contents := filepath.Join(dir, "victim"), []byte("precious")
+	if err := os.WriteFile(victim, contents, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	if release, err := At(dir).Lock(); err == nil {
+		release()
+		t.Error("the folder was locked by a link")
+	}
+	if got, err := os.ReadFile(victim); err != nil || !bytes.Equal(got, contents) {
+		t.Errorf("the file is now %q, %v", got, err)
+	}
+}
+
 func FuzzChain(f *testing.F) {
 	f.Add(encodeChain([][]byte{{1}, {2, 3}}))
 	f.Fuzz(func(t *testing.T, text []byte) {
