@@ -81,7 +81,7 @@ func (o *common) jsonFlag(c *cobra.Command) {
 
 func (o *common) options(c *cobra.Command) device.Options {
 	return device.Options{State: o.state, TPM: o.tpm, Built: buildTime(),
-		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), line) }}
+		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), printable(line)) }}
 }
 
 // print prints v as JSON if asked for, else the lines.
@@ -92,7 +92,7 @@ func (o *common) print(c *cobra.Command, v any, lines ...string) error {
 		return e.Encode(v)
 	}
 	for _, l := range lines {
-		fmt.Fprintln(c.OutOrStdout(), l)
+		fmt.Fprintln(c.OutOrStdout(), printable(l))
 	}
 	return nil
 }

@@ -3,7 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
+	"unicode"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device"
@@ -76,6 +79,14 @@ func exitCode(err error) int {
 	return exitError
 }
 
+// complain says what is wrong and what to do next.
+func complain(w io.Writer, err error) {
+	fmt.Fprintln(w, "error:", printable(err.Error()))
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintln(w, "hint:", printable(hint))
+	}
+}
+
 // hintFor says what to do next.
 func hintFor(err error) string {
 	if e, ok := errors.AsType[usageError](err); ok {
@@ -135,3 +146,14 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("the server refused: %s [%s]", r.problem.Detail, r.problem.Code)
 }
 func (r *refusal) Unwrap() error { return r.problem }
+
+// printable keeps foreign text from steering the terminal: an impostor's certificate has
+// names in it, and error messages repeat them.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
+}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -35,10 +34,7 @@ func main() {
 	if err == nil {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "error:", err)
-	if hint := hintFor(err); hint != "" {
-		fmt.Fprintln(os.Stderr, "hint:", hint)
-	}
+	complain(os.Stderr, err)
 	stop()
 	os.Exit(exitCode(err))
 }
