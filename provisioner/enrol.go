@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 
@@ -110,27 +111,27 @@ func birth(d record.Device, f attest.Facts) []ca.Request {
 	return []ca.Request{request(profile.IDevID, f.Key), request(profile.AK, f.TPM.AKKey)}
 }
 
-// checkTicket proves that the caller holds the ticket's secret, and completes the
-// serial number from it. Whether the ticket is still good is decided in the
-// transaction that redeems it: a device whose answer was lost shows it a second time.
+// checkTicket proves that the caller holds the ticket's secret, completes the serial
+// number from it, and refuses what can be no serial number. Whether the ticket is still
+// good is decided in the transaction that redeems it: a device whose answer was lost
+// shows it a second time.
 func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *session.Context) error {
-	if r.Ticket == "" {
-		return nil
-	}
-	invalid := &decide.Refusal{Code: "ticket-invalid", Detail: "the ticket is not of this server, or was changed",
-		Hint: "copy the whole ticket, or make a new one: hallmark ticket create"}
-	if !s.Permissions.Verify("hmt1", r.Ticket, r.Binding, r.TicketMAC) {
-		return invalid
-	}
-	view, err := s.Store.Look(ctx, record.Query{Ticket: r.Ticket})
-	if err != nil {
-		return err
-	}
-	if view.Ticket == nil {
-		return invalid
-	}
-	if bound.Serial == "" {
-		bound.Serial = view.Ticket.Serial
+	if r.Ticket != "" {
+		invalid := &decide.Refusal{Code: "ticket-invalid", Detail: "the ticket is not of this server, or was changed",
+			Hint: "copy the whole ticket, or make a new one: hallmark ticket create"}
+		if !s.Permissions.Verify("hmt1", r.Ticket, r.Binding, r.TicketMAC) {
+			return invalid
+		}
+		view, err := s.Store.Look(ctx, record.Query{Ticket: r.Ticket})
+		if err != nil {
+			return err
+		}
+		if view.Ticket == nil {
+			return invalid
+		}
+		bound.Serial = cmp.Or(bound.Serial, view.Ticket.Serial)
+	} else if bound.Serial == "" {
+		return nil // it comes back, and the record knows its serial number
 	}
 	if err := identity.CheckSerial(bound.Serial); err != nil {
 		return &decide.Refusal{Code: "serial-invalid", Detail: err.Error(), Hint: "give the product's own: hallmark-device enrol --serial SERIAL"}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,18 +45,28 @@ type subject struct {
 	device                      *record.Device
 }
 
-// refused records a refusal with its reason and gives the error back. Refusals of
-// strangers, who hold neither a ticket of ours nor a certificate, are sampled: they
-// must not be able to fill the record (design decision 19). An error that is no
-// refusal (a full disk) is the log's matter.
+// maxReason bounds the reason of a refusal in the record, in bytes: it may quote a
+// certificate that a stranger made.
+const maxReason = 500
+
+// refused records a refusal with its reason and gives the error back. Refusals are
+// sampled: neither strangers, who share one measure, nor who holds a used ticket or the
+// certificate of a revoked device may fill the record (design decision 19). An error
+// that is no refusal (a full disk) is the log's matter.
 func (s *Service) refused(ctx context.Context, verb string, who subject, err error) error {
 	code, detail, ok := reason(err)
 	if !ok {
 		s.Log.Error("could not decide", "verb", verb, "err", err)
 		return err
 	}
+	if identity.CheckSerial(who.serial) != nil {
+		who.serial = "" // any text of any length; the reason says what is wrong with it
+	}
 	now := s.Now()
 	e := record.Event{Time: now, Actor: "stranger", Verb: verb, Object: who.serial, Reason: code + ": " + detail, Detail: map[string]string{}}
+	if len(e.Reason) > maxReason {
+		e.Reason = strings.ToValidUTF8(e.Reason[:maxReason], "") + "…"
+	}
 	switch {
 	case who.device != nil:
 		e.Actor, e.Object = "device:"+who.device.Name(), who.device.Name()
@@ -63,14 +74,13 @@ func (s *Service) refused(ctx context.Context, verb string, who subject, err err
 		e.Actor = "certificate:" + who.certificate
 	case who.ticket != "" && code != "ticket-invalid":
 		e.Actor = "ticket:" + who.ticket
-	default:
-		unseen, keep := s.strangers.take(now)
-		if !keep {
-			return err
-		}
-		if unseen > 0 {
-			e.Detail["not_recorded_before"] = strconv.Itoa(unseen)
-		}
+	}
+	unseen, keep := s.refusals.take(e.Actor, now)
+	if !keep {
+		return err
+	}
+	if unseen > 0 {
+		e.Detail["not_recorded_before"] = strconv.Itoa(unseen)
 	}
 	if who.ek != [32]byte{} {
 		e.Detail["ek"] = hex.EncodeToString(who.ek[:])
@@ -102,25 +112,26 @@ func reason(err error) (code, detail string, ok bool) {
 	return "", "", false
 }
 
-// sampler lets ten events a minute through and counts the others.
+// sampler lets ten events a minute of each actor through and counts the others, of all
+// actors together: it remembers nobody for longer than the minute.
 type sampler struct {
 	mu      sync.Mutex
 	minute  int64
-	let     int
+	let     map[string]int
 	dropped int
 }
 
-func (s *sampler) take(now time.Time) (dropped int, keep bool) {
+func (s *sampler) take(actor string, now time.Time) (dropped int, keep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m := now.Unix() / 60; m != s.minute {
-		s.minute, s.let = m, 0
+	if m := now.Unix() / 60; m != s.minute || s.let == nil {
+		s.minute, s.let = m, map[string]int{}
 	}
-	if s.let >= 10 {
+	if s.let[actor] >= 10 {
 		s.dropped++
 		return 0, false
 	}
-	s.let++
+	s.let[actor]++
 	dropped, s.dropped = s.dropped, 0
 	return dropped, true
 }

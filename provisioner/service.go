@@ -63,7 +63,7 @@ type Config struct {
 // Service is the pipeline.
 type Service struct {
 	Config
-	strangers sampler
+	refusals sampler
 }
 
 // New checks that nothing is missing.

@@ -38,7 +38,7 @@ type rule func(*Case) *Refusal
 // what the line can mend.
 var (
 	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, quota}
-	returning = []rule{barred, standing}
+	returning = []rule{barred, standing, endorsementKeys}
 	renewing  = []rule{standing, current, hardware}
 	showing   = []rule{standing, current}
 )

@@ -199,6 +199,10 @@ func (h *handler) openNonceMode(p *proof, b wire.Binding) (err error) {
 	if err != nil {
 		return malformed(err)
 	}
+	// First whose it is: TLS would bound a stranger's RSA key, and here nobody does.
+	if _, err := h.service.Recognise(leaf); err != nil {
+		return err
+	}
 	b.Client = leaf.Raw
 	p.binding = b.Sum()
 	if !signed(leaf.PublicKey, p.binding[:], p.Client.Signature) {

@@ -1,0 +1,198 @@
+package native_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/internal/simdevice"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// sequence is the number of the last event on record.
+func (i *installation) sequence(t testing.TB) int64 {
+	t.Helper()
+	last, err := i.store.LastEvents(t.Context(), 1)
+	if err != nil || len(last) != 1 {
+		t.Fatal(last, err)
+	}
+	return last[0].Sequence
+}
+
+// Who is refused again and again, with a dead ticket or as a revoked device, does not
+// fill the record.
+func TestRefusalsDoNotFillTheRecord(t *testing.T) {
+	i := install(t, settings{})
+	u := i.unit(t, simtpm.Options{})
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
+		t.Fatal(err)
+	}
+	ds, err := i.store.DevicesNamed(t.Context(), "", "SN-1")
+	if err != nil || len(ds) != 1 {
+		t.Fatal(ds, err)
+	}
+	if _, err := i.store.Revoke(t.Context(), ds[0].ID, time.Now(), record.ReasonKeyCompromise, "stolen", record.Event{Time: time.Now(), Verb: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	expired := func(k *record.Ticket) { k.Expires = time.Now().Add(-time.Hour) }
+	dead, unused := i.ticket(t, expired), i.ticket(t, nil)
+	thief := i.unit(t, simtpm.Options{})
+	for name, attempt := range map[string]func() error{
+		"a revoked device renews":   func() error { _, err := u.Renew(u.IDevID); return err },
+		"an expired ticket":         func() error { _, err := thief.Enrol(dead, "SN-2"); return err },
+		"a serial number of blanks": func() error { _, err := thief.Enrol(unused, "SN 2"); return err },
+	} {
+		before := i.sequence(t)
+		for range 60 {
+			if attempt() == nil {
+				t.Fatalf("%s: accepted", name)
+			}
+		}
+		// Ten a minute, and the minute may have turned meanwhile.
+		if got := i.sequence(t) - before; got < 1 || got > 20 {
+			t.Errorf("%s 60 times: %d events", name, got)
+		}
+	}
+}
+
+// What a stranger says of itself is not on record, however long it is or whatever
+// it would do to a terminal.
+func TestStrangersSerialIsNotRecorded(t *testing.T) {
+	i := install(t, settings{})
+	for _, serial := range []string{strings.Repeat("A", 12<<10), "\x1b[2J\x1b]0;owned\a", "SN\u202e1"} {
+		for name, ticket := range map[string]wire.Permission{"without a ticket": {}, "with a ticket": i.ticket(t, nil)} {
+			if _, err := i.unit(t, simtpm.Options{}).Enrol(ticket, serial); code(err) != wire.CodeSerialInvalid {
+				t.Errorf("%.20q %s: %v", serial, name, err)
+			}
+		}
+	}
+	es, err := i.store.LastEvents(t.Context(), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range es {
+		if len(e.Object)+len(e.Reason) > 500 || strings.ContainsAny(e.Object+e.Reason, "\x1b\a\u202e") {
+			t.Errorf("on record: %.60q, %.60q", e.Object, e.Reason)
+		}
+	}
+}
+
+// A device cannot add endorsement keys to its entry without end: each look at it reads
+// them all.
+func TestEndorsementKeysAreBounded(t *testing.T) {
+	i := install(t, settings{})
+	u := i.unit(t, simtpm.Options{})
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
+		t.Fatal(err)
+	}
+	var last error
+	for range 40 {
+		other, err := simtpm.NewDevice(i.maker, simtpm.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.TPM.EK, u.TPM.Certificates = other.EK, other.Certificates
+		if _, last = u.Enrol(wire.Permission{}, ""); last != nil {
+			break
+		}
+	}
+	if last == nil {
+		t.Error("forty endorsement keys on one device")
+	}
+}
+
+// One ticket shown by fifty devices at once makes one device.
+func TestOneTicketFiftyDevices(t *testing.T) {
+	i := install(t, settings{})
+	ticket := i.ticket(t, nil)
+	var made atomic.Int32
+	var all sync.WaitGroup
+	for n := range 50 {
+		u := i.unit(t, simtpm.Options{})
+		all.Go(func() {
+			switch _, err := u.Enrol(ticket, fmt.Sprintf("R-%d", n)); code(err) {
+			case wire.CodeTicketUsed:
+			default:
+				if err != nil {
+					t.Error(err)
+				}
+				made.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if made.Load() != 1 {
+		t.Errorf("%d devices", made.Load())
+	}
+}
+
+// When a revocation has returned no certificate of the device is good, and none becomes
+// good, whatever was on its way.
+func TestRevocationOvertakesRenewals(t *testing.T) {
+	i := install(t, settings{})
+	for n := range 5 {
+		serial := fmt.Sprintf("SN-%d", n)
+		u := i.unit(t, simtpm.Options{})
+		if _, err := u.Enrol(i.ticket(t, nil), serial); err != nil {
+			t.Fatal(err)
+		}
+		ds, err := i.store.DevicesNamed(t.Context(), "", serial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for range 8 {
+			twin := &unit{&simdevice.Device{Server: i.server, TPM: u.TPM, IDevID: u.IDevID, Next: u.Next}}
+			all.Go(func() {
+				for {
+					if _, err := twin.Renew(twin.IDevID); err != nil {
+						if c := code(err); c != wire.CodeRevoked && c != wire.CodeConflict {
+							t.Error(err)
+						}
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(time.Duration(n*7) * time.Millisecond)
+		if _, err := i.store.Revoke(t.Context(), ds[0].ID, time.Now(), record.ReasonKeyCompromise, "stolen", record.Event{Time: time.Now(), Verb: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		good := func() {
+			t.Helper()
+			rows, _, err := i.store.Certificates(t.Context(), &record.Selector{Op: record.OpEqual, Field: "device", Value: ds[0].ID}, record.Page{Limit: 1000})
+			if err != nil || len(rows) < 2 {
+				t.Fatal(len(rows), err)
+			}
+			for _, c := range rows {
+				if c.Revoked.IsZero() {
+					t.Errorf("%s %s is %s", c.Profile, c.Serial, record.StatusOf(c, time.Now()))
+				}
+			}
+		}
+		good()
+		all.Wait()
+		good()
+	}
+}
+
+// In nonce mode a stranger's key is never used: one of 350,000 bits fits into a message
+// and costs a second to verify with.
+func TestStrangersKeyIsNotUsed(t *testing.T) {
+	i := install(t, settings{nonceMode: true})
+	p := proxied{i.unit(t, simtpm.Options{})}
+	stranger, _, err := serverCertificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := p.renewal(t, stranger, p.nonce(t))
+	e.Client.Signature = []byte("no signature")
+	if _, err := p.send(t, wire.PathRenew, e); code(err) != wire.CodeUnauthorised || strings.Contains(err.Error(), "signature") {
+		t.Errorf("its signature was looked at: %v", err)
+	}
+}
