@@ -139,8 +139,9 @@ type Revocations interface {
 	// RevokedIn lists a shard's revoked and held certificates that have not been
 	// expired for more than keep, ordered by serial number.
 	RevokedIn(ctx context.Context, s Shard, now time.Time, keep time.Duration) ([]Revoked, error)
-	// Shards lists every shard of an issuer that was ever opened, in order.
-	Shards(ctx context.Context, issuer string) ([]Shard, error)
+	// Shards lists the shards of an issuer, in order, but for those whose certificates
+	// (a day's grace each) had all ended at the given time: nobody asks for their lists.
+	Shards(ctx context.Context, issuer string, endedBy time.Time) ([]Shard, error)
 	// PublishCRL stores a list as its shard's newest; ErrConflict unless Sequence is
 	// greater than the stored one's.
 	PublishCRL(ctx context.Context, crl CRL) error

@@ -164,7 +164,7 @@ func (s *Service) isOpen(ctx context.Context, name record.Shard) (bool, error) {
 	defer i.mu.Unlock()
 	now := s.now()
 	if age := now.Sub(i.asked); age >= time.Second || age < 0 {
-		shards, err := s.store.Shards(ctx, name.Issuer)
+		shards, err := s.store.Shards(ctx, name.Issuer, now.Add(-crlLife))
 		if err != nil {
 			return false, err
 		}

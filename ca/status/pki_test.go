@@ -128,7 +128,7 @@ func (m *memory) RevokedIn(_ context.Context, s record.Shard, now time.Time, kee
 	return list, m.fail
 }
 
-func (m *memory) Shards(_ context.Context, issuer string) ([]record.Shard, error) {
+func (m *memory) Shards(_ context.Context, issuer string, _ time.Time) ([]record.Shard, error) {
 	defer m.lock()()
 	m.listed++
 	var list []record.Shard

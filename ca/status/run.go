@@ -59,7 +59,7 @@ func (s *Service) pause(ctx context.Context, wait, afterFailure time.Duration) b
 func (s *Service) refresh(ctx context.Context, oldest time.Time) error {
 	var failed error
 	for name := range s.issuers {
-		shards, err := s.store.Shards(ctx, name)
+		shards, err := s.store.Shards(ctx, name, s.now().Add(-crlLife))
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("shards of %s: %w", name, err))
 			continue

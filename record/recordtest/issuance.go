@@ -7,6 +7,36 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
+// shardsEnd: a shard is listed until the last of its certificates has ended, and again
+// when it gets another.
+func shardsEnd(t *testing.T, b *bench) {
+	d := b.enrolled()
+	var shards []record.Shard
+	for range 2 {
+		number, _, err := b.ReserveShard(b.ctx, "operational", 3, 3)
+		b.must(err)
+		shards = append(shards, record.Shard{Issuer: "operational", Number: number})
+	}
+	give := func(s record.Shard, until time.Time) {
+		c := newIntent(d.ID)
+		c.Issuer, c.Shard, c.NotAfter = s.Issuer, s.Number, until
+		b.intend(c)
+	}
+	listed := func(what string, at time.Time, want ...record.Shard) {
+		list, err := b.Shards(b.ctx, "operational", at)
+		b.must(err)
+		b.equal(what, list, want)
+	}
+	listed("empty shards", Now.AddDate(100, 0, 0), shards...)
+	give(shards[0], Now.AddDate(0, 0, 30))
+	give(shards[0], Now.AddDate(0, 0, 10))
+	give(shards[1], time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC))
+	listed("before the end", Now.AddDate(0, 0, 30), shards...)
+	listed("after the end", Now.AddDate(0, 0, 32), shards[1])
+	give(shards[0], Now.AddDate(0, 0, 60))
+	listed("prolonged", Now.AddDate(0, 0, 32), shards...)
+}
+
 func shardsGiven(t *testing.T, b *bench) {
 	for i, step := range []struct{ want, capacity, shard, given int64 }{
 		{5, 10, 1, 5}, {4, 10, 1, 4}, {5, 10, 1, 1}, {5, 10, 2, 5}, {100, 10, 2, 5}, {100, 10, 3, 10},
@@ -24,10 +54,10 @@ func shardsGiven(t *testing.T, b *bench) {
 	if err != nil || shard != 1 || given != 1 {
 		t.Errorf("another issuer: shard %d gave %d, %v", shard, given, err)
 	}
-	list, err := b.Shards(b.ctx, "operational")
+	list, err := b.Shards(b.ctx, "operational", Now)
 	b.must(err)
 	b.equal("shards", list, []record.Shard{{Issuer: "operational", Number: 1}, {Issuer: "operational", Number: 2}, {Issuer: "operational", Number: 3}, {Issuer: "operational", Number: 4}})
-	list, err = b.Shards(b.ctx, "nil")
+	list, err = b.Shards(b.ctx, "nil", Now)
 	if err != nil || len(list) != 0 {
 		t.Errorf("shards of an unknown issuer: %v, %v", list, err)
 	}

@@ -56,6 +56,7 @@ func Run(t *testing.T, p Place) {
 		"redemption race":      redemptionRace,
 		"identity race":        identityRace,
 		"shards":               shardsGiven,
+		"shards that end":      shardsEnd,
 		"shard race":           shardRace,
 		"issuance":             issuance,
 		"issuance refused":     issuanceRefused,

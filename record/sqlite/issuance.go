@@ -48,12 +48,23 @@ func (s *Store) Intend(ctx context.Context, intents []record.Certificate) error 
 			if err == nil {
 				err = intend(c, i, device)
 			}
+			if err == nil && (n == 0 || i.Issuer != intents[n-1].Issuer || i.Shard != intents[n-1].Shard || i.NotAfter.After(intents[n-1].NotAfter)) {
+				err = prolong(c, i)
+			}
 			if err != nil {
 				return fmt.Errorf("intend certificate %s of %s: %w", i.Serial, i.Issuer, err)
 			}
 		}
 		return nil
 	})
+}
+
+// prolong lets a shard live as long as its certificates. Ends are rounded up to a day,
+// so that most certificates change nothing.
+func prolong(c *engine.Conn, i record.Certificate) error {
+	ends := i.NotAfter.Truncate(24 * time.Hour).Add(24 * time.Hour)
+	_, err := c.Exec("UPDATE shards SET ends = ? WHERE issuer = ? AND number = ? AND (ends IS NULL OR ends < ?)", ends, i.Issuer, i.Shard, ends)
+	return err
 }
 
 func intend(c *engine.Conn, i record.Certificate, device any) error {

@@ -160,9 +160,9 @@ func (s *Store) RevokedIn(ctx context.Context, sh record.Shard, now time.Time, k
 		sh.Issuer, sh.Number, now.Add(-keep))
 }
 
-// Shards lists what ReserveShard has opened.
-func (s *Store) Shards(ctx context.Context, issuer string) ([]record.Shard, error) {
-	return list(ctx, s, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ? ORDER BY number", issuer)
+// Shards lists what ReserveShard has opened and time has not closed.
+func (s *Store) Shards(ctx context.Context, issuer string, endedBy time.Time) ([]record.Shard, error) {
+	return list(ctx, s, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ? AND (ends IS NULL OR ends > ?) ORDER BY number", issuer, endedBy)
 }
 
 // PublishCRL replaces the stored list by one with a greater number.

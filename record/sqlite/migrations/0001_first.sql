@@ -113,6 +113,7 @@ CREATE TABLE shards (
 	issuer TEXT NOT NULL,
 	number INTEGER NOT NULL,
 	given  INTEGER NOT NULL,
+	ends   INTEGER, -- when its last certificate has ended, up to a day later; NULL: it has none yet
 	PRIMARY KEY (issuer, number)
 ) STRICT, WITHOUT ROWID;
 

@@ -249,7 +249,7 @@ func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findin
 // older than an hour.
 func (in checked) checkLists(ctx context.Context, store record.Store, r *Findings, now time.Time) {
 	for _, i := range in.Issuers {
-		shards, err := store.Shards(ctx, i.Name)
+		shards, err := store.Shards(ctx, i.Name, now)
 		if err != nil {
 			r.add(Error, i.Name+" CRLs", "", "%v", err)
 			continue
