@@ -82,6 +82,9 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 		if err := decide.Enrolment(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts, Ticket: begun.Ticket, Serial: begun.Serial}); err != nil { // identity → decision
 			return record.Admission{}, err
 		}
+		if err := s.pace(who.Device, s.Now()); err != nil {
+			return record.Admission{}, err
+		}
 		verb, a := "device.enrolled", record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Ticket: begun.Ticket}
 		if who.Known {
 			verb, a.Ticket = "device.returned", "" // uncounted: its ticket, if any, is not used up

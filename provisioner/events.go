@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,6 +46,9 @@ type subject struct {
 	device                      *record.Device
 }
 
+// maxRefusals is how many refusals of one actor are recorded in a minute.
+const maxRefusals = 10
+
 // maxReason bounds the reason of a refusal in the record, in bytes: it may quote a
 // certificate that a stranger made.
 const maxReason = 500
@@ -75,7 +79,7 @@ func (s *Service) refused(ctx context.Context, verb string, who subject, err err
 	case who.ticket != "" && code != "ticket-invalid":
 		e.Actor = "ticket:" + who.ticket
 	}
-	unseen, keep := s.refusals.take(e.Actor, now)
+	unseen, keep := s.refusals.take(e.Actor, maxRefusals, now)
 	if !keep {
 		return err
 	}
@@ -112,7 +116,7 @@ func reason(err error) (code, detail string, ok bool) {
 	return "", "", false
 }
 
-// sampler lets ten events a minute of each actor through and counts the others, of all
+// sampler lets so many a minute of each actor through and counts the others, of all
 // actors together: it remembers nobody for longer than the minute.
 type sampler struct {
 	mu      sync.Mutex
@@ -121,17 +125,30 @@ type sampler struct {
 	dropped int
 }
 
-func (s *sampler) take(actor string, now time.Time) (dropped int, keep bool) {
+func (s *sampler) take(actor string, limit int, now time.Time) (dropped int, keep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m := now.Unix() / 60; m != s.minute || s.let == nil {
 		s.minute, s.let = m, map[string]int{}
 	}
-	if s.let[actor] >= 10 {
+	if s.let[actor] >= limit {
 		s.dropped++
 		return 0, false
 	}
 	s.let[actor]++
 	dropped, s.dropped = s.dropped, 0
 	return dropped, true
+}
+
+// pace keeps one device, which may be a program that plays a TPM a thousand times a
+// second, from filling the record, and the CRLs on the day when it is revoked.
+func (s *Service) pace(d record.Device, now time.Time) error {
+	if s.Pace == 0 {
+		return nil
+	}
+	if _, ok := s.paces.take(d.ID, s.Pace, now); !ok {
+		return &decide.Refusal{Code: "too-often", Detail: fmt.Sprintf("%s was given certificates %d times in this minute", d.Name(), s.Pace),
+			Hint: "wait a minute; a device renews at two thirds of its certificate's life"}
+	}
+	return nil
 }

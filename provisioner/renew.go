@@ -87,6 +87,9 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 		if err := decide.Renewal(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}); err != nil { // identity → decision
 			return record.Admission{}, err
 		}
+		if err := s.pace(who.Device, s.Now()); err != nil {
+			return record.Admission{}, err
+		}
 		if v.Model != nil && v.Model.LDevIDLifetime > 0 {
 			life = v.Model.LDevIDLifetime
 		}

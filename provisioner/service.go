@@ -42,7 +42,7 @@ type Store interface {
 	Note(ctx context.Context, es ...record.Event) error
 }
 
-// Config is what a Service is made of; every field is needed.
+// Config is what a Service is made of; every field but Pace is needed.
 type Config struct {
 	Store       Store
 	Authority   Authority
@@ -56,14 +56,17 @@ type Config struct {
 	SessionLife time.Duration
 	// LDevIDLife is the life of a working certificate where the model does not say.
 	LDevIDLife time.Duration
-	Now        func() time.Time
-	Log        *slog.Logger
+	// Pace is how often in a minute one device may be given certificates; 0 means as often
+	// as it likes.
+	Pace int
+	Now  func() time.Time
+	Log  *slog.Logger
 }
 
 // Service is the pipeline.
 type Service struct {
 	Config
-	refusals sampler
+	refusals, paces sampler
 }
 
 // New checks that nothing is missing.

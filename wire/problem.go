@@ -51,6 +51,7 @@ const (
 	CodeSuspended     = "device-suspended"  // 403: may be lifted; ask again later
 	CodeRevoked       = "device-revoked"    // 403: final
 	CodeBarred        = "identity-barred"   // 403: a tombstone covers this TPM or serial: final
+	CodeTooOften      = "too-often"         // 429: one device asks for certificates without end
 	CodeUnavailable   = "unavailable"       // 503: try again
 	CodeInternal      = "internal"          // 500
 )

@@ -196,3 +196,32 @@ func TestStrangersKeyIsNotUsed(t *testing.T) {
 		t.Errorf("its signature was looked at: %v", err)
 	}
 }
+
+// One device that renews and comes back without end does not fill the record, and takes
+// no other with it.
+func TestPace(t *testing.T) {
+	begin, later := time.Now(), atomic.Int64{}
+	i := install(t, settings{pace: 5, now: func() time.Time { return begin.Add(time.Duration(later.Load())) }})
+	u := i.unit(t, simtpm.Options{})
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 4 {
+		if _, err := u.Renew(u.IDevID); err != nil {
+			t.Fatalf("renewal %d: %v", n+1, err)
+		}
+	}
+	if _, err := u.Renew(u.LDevID); code(err) != wire.CodeTooOften {
+		t.Errorf("the sixth time: %v", err)
+	}
+	if _, err := u.Enrol(wire.Permission{}, ""); code(err) != wire.CodeTooOften {
+		t.Errorf("it comes back: %v", err)
+	}
+	if _, err := i.unit(t, simtpm.Options{}).Enrol(i.ticket(t, nil), "SN-2"); err != nil {
+		t.Errorf("another device: %v", err)
+	}
+	later.Store(int64(time.Minute))
+	if _, err := u.Renew(u.LDevID); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+}

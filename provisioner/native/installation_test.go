@@ -100,6 +100,7 @@ type settings struct {
 	// wrapCAS puts something between the CA and its signers.
 	wrapCAS func(ca.CAS) ca.CAS
 	now     func() time.Time
+	pace    int
 	// secret is another server secret than the others'.
 	secret []byte
 }
@@ -180,7 +181,7 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 	service, err := provisioner.New(provisioner.Config{
 		Store: used, Authority: authority, Verifier: tpm2.New(func() *vendorca.Set { return makers }, true),
 		Sessions: sessions, Permissions: permissions, Manufacturing: certificates[profile.Manufacturing], Operational: certificates[profile.Operational],
-		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Now: now, Log: slog.New(slog.DiscardHandler),
+		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Pace: o.pace, Now: now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, nil, err

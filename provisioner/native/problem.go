@@ -21,6 +21,7 @@ var statuses = map[string]int{
 	wire.CodeAKChanged:     http.StatusConflict,
 	wire.CodeKeyChanged:    http.StatusConflict,
 	wire.CodeUnauthorised:  http.StatusUnauthorized,
+	wire.CodeTooOften:      http.StatusTooManyRequests,
 }
 
 // problem is the one place where an error becomes what the outside reads. What it does
@@ -78,7 +79,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.Header().Set("Content-Type", wire.ProblemType)
 	w.Header().Set("Cache-Control", "no-store")
-	if p.Status == http.StatusServiceUnavailable {
+	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "60")
 	}
 	w.WriteHeader(p.Status)

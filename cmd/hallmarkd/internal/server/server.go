@@ -105,6 +105,10 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 	return h, h.wireHandlers(in, store, permissions, version, log)
 }
 
+// pace is how often in a minute one device is given certificates. The shortest life of
+// an LDevID, a minute, asks for two.
+const pace = 10
+
 func (h *house) provisioner(in *installation.Installation, store record.Store, p *factory.Permissions, log *slog.Logger) (*provisioner.Service, error) {
 	sessions, err := session.New(in.Secret)
 	if err != nil {
@@ -115,7 +119,7 @@ func (h *house) provisioner(in *installation.Installation, store record.Store, p
 		Verifier: tpm2.New(h.makers.set.Load, in.Config.AcceptSimulatedTPMs),
 		Sessions: sessions, Permissions: p,
 		Manufacturing: in.Issuer(profile.Manufacturing).Certificate, Operational: in.Issuer(profile.Operational).Certificate,
-		SessionLife: in.Config.SessionLifetime.Std(), LDevIDLife: in.Config.LDevIDLifetime.Std(),
+		SessionLife: in.Config.SessionLifetime.Std(), LDevIDLife: in.Config.LDevIDLifetime.Std(), Pace: pace,
 		Now: time.Now, Log: log,
 	})
 }
