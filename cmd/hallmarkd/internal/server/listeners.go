@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ const (
 	shutdownTimeout = 20 * time.Second
 	maxHeader       = 16 << 10
 	maxConnections  = 4096 // on each listener
+	maxFromHost     = 1024 // of them: one host must not keep operators from revoking
 	maxDeviceBody   = 128 << 10
 	maxOperatorBody = 16 << 20
 	maxStatusBody   = 64 << 10
@@ -114,7 +116,7 @@ func (h *house) run(ctx context.Context, in *installation.Installation, version 
 }
 
 func serveOn(s *http.Server, socket net.Listener, l listener) error {
-	limited := &limit{Listener: socket, places: make(chan struct{}, maxConnections)}
+	limited := &limit{Listener: socket, places: make(chan struct{}, maxConnections), perHost: maxFromHost, hosts: map[netip.Prefix]int{}}
 	err := error(nil)
 	if l.tls != nil {
 		err = s.ServeTLS(limited, "", "")
@@ -182,20 +184,53 @@ func guard(l listener, log *slog.Logger) http.Handler {
 }
 
 // limit holds back connections beyond the number of places: the kernel's queue keeps
-// them waiting, and memory stays bounded.
+// them waiting, and memory stays bounded. Whoever has more than its share is hung up on.
 type limit struct {
 	net.Listener
-	places chan struct{}
+	places  chan struct{}
+	perHost int
+	mu      sync.Mutex
+	hosts   map[netip.Prefix]int
 }
 
 func (l *limit) Accept() (net.Conn, error) {
-	l.places <- struct{}{}
-	c, err := l.Listener.Accept()
-	if err != nil {
+	for {
+		l.places <- struct{}{}
+		c, err := l.Listener.Accept()
+		if err != nil {
+			<-l.places
+			return nil, err
+		}
+		host := hostOf(c)
+		if l.count(host, 1) <= l.perHost {
+			return &limited{Conn: c, free: sync.OnceFunc(func() { l.count(host, -1); <-l.places })}, nil
+		}
+		l.count(host, -1)
+		c.Close()
 		<-l.places
-		return nil, err
 	}
-	return &limited{Conn: c, free: sync.OnceFunc(func() { <-l.places })}, nil
+}
+
+func (l *limit) count(host netip.Prefix, by int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hosts[host] += by
+	n := l.hosts[host]
+	if n == 0 {
+		delete(l.hosts, host)
+	}
+	return n
+}
+
+// hostOf is the address of the other end; of IPv6 the network, which one host has to
+// itself (RFC 6177).
+func hostOf(c net.Conn) netip.Prefix {
+	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	address := tcp.AddrPort().Addr().Unmap().WithZone("")
+	return netip.PrefixFrom(address, min(address.BitLen(), 64)).Masked()
 }
 
 type limited struct {

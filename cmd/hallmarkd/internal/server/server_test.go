@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -299,7 +300,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &limit{Listener: inner, places: make(chan struct{}, 2)}
+	l := &limit{Listener: inner, places: make(chan struct{}, 2), perHost: 3, hosts: map[netip.Prefix]int{}}
 	defer l.Close()
 	accepted := make(chan net.Conn)
 	go func() {
