@@ -44,26 +44,35 @@ type own struct {
 	due     time.Time
 }
 
-// get returns a certificate that is valid now.
+// get returns a certificate that is valid now. Nobody waits for a renewal but who asked
+// first: a record that is slow to answer must not stop every handshake.
 func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.current != nil && now.Before(o.due) {
-		return o.current, nil
+	old := o.current
+	if old != nil && now.Before(o.due) {
+		return old, nil
+	}
+	serves := old != nil && !now.After(old.Leaf.NotAfter)
+	if serves {
+		o.due = now.Add(retryOwn) // until then others are content with the old one
+		o.mu.Unlock()
 	}
 	fresh, err := o.issue(ctx, now)
+	if serves {
+		o.mu.Lock()
+	}
 	if err == nil {
 		leaf := fresh.Leaf
 		o.current, o.due = fresh, leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)
 		return fresh, nil
 	}
-	if o.current == nil || now.After(o.current.Leaf.NotAfter) {
+	if !serves {
 		return nil, err
 	}
 	o.log.Error("the server's own certificate could not be renewed; the old one serves on",
-		"profile", o.request.Profile, "until", o.current.Leaf.NotAfter, "err", err)
-	o.due = now.Add(retryOwn)
-	return o.current, nil
+		"profile", o.request.Profile, "until", old.Leaf.NotAfter, "err", err)
+	return old, nil
 }
 
 func (o *own) issue(ctx context.Context, now time.Time) (*tls.Certificate, error) {

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record"
@@ -261,6 +262,69 @@ func TestOwnCertificateRenewsItself(t *testing.T) {
 	}
 	if _, err := o.get(t.Context(), now.Add(31*24*time.Hour)); err == nil {
 		t.Error("an expired certificate is served")
+	}
+}
+
+// slow is a CA that takes its time.
+type slow struct {
+	authority    *ca.Authority
+	asked, allow chan struct{}
+}
+
+func (s slow) Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error) {
+	s.asked <- struct{}{}
+	<-s.allow
+	return s.authority.Issue(ctx, e, reqs...)
+}
+
+func TestNobodyWaitsForARenewal(t *testing.T) {
+	in := found(t)
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	authority, err := in.Authority(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := slow{authority, make(chan struct{}, 9), make(chan struct{}, 1)}
+	o := &own{request: serverRequest(in), authority: s, log: slog.New(slog.DiscardHandler)}
+	now := time.Now()
+	s.allow <- struct{}{}
+	first, err := o.get(t.Context(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.asked
+	now = now.Add(21 * 24 * time.Hour)
+	renewed := make(chan *tls.Certificate)
+	go func() {
+		c, _ := o.get(context.Background(), now)
+		renewed <- c
+	}()
+	<-s.asked
+	others := make(chan *tls.Certificate, 1)
+	go func() {
+		c, _ := o.get(context.Background(), now)
+		others <- c
+	}()
+	select {
+	case c := <-others:
+		if c != first {
+			t.Error("not the certificate that is still good")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("a handshake waits for the renewal")
+	}
+	s.allow <- struct{}{}
+	second := <-renewed
+	// The CA's clock has not moved, so the new one begins today.
+	if again, err := o.get(t.Context(), time.Now()); err != nil || second == nil || second == first || again != second {
+		t.Errorf("after the renewal: %v", err)
+	}
+	if len(s.asked) != 0 {
+		t.Error("renewed more than once")
 	}
 }
 
