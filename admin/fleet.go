@@ -90,22 +90,19 @@ const maxWhy = 1000 // bytes of free text
 
 func (s *Service) suspend(ctx context.Context, c *call) (any, error) {
 	return s.change(ctx, c, record.StateSuspended, "hold", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
-		_, shards, err := s.Status.Suspend(ctx, d.ID, e)
-		return shards, err
+		return s.Status.Suspend(ctx, d.ID, e)
 	})
 }
 
 func (s *Service) restore(ctx context.Context, c *call) (any, error) {
 	return s.change(ctx, c, record.StateActive, "good", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
-		_, shards, err := s.Status.Restore(ctx, d.ID, e)
-		return shards, err
+		return s.Status.Restore(ctx, d.ID, e)
 	})
 }
 
 func (s *Service) revoke(ctx context.Context, c *call) (any, error) {
 	return s.change(ctx, c, record.StateRevoked, "revoked", func(d record.Device, reason int, e record.Event) ([]record.Shard, error) {
-		_, shards, err := s.Status.Revoke(ctx, d.ID, reason, e.Reason, e)
-		return shards, err
+		return s.Status.Revoke(ctx, d.ID, reason, e.Reason, e)
 	})
 }
 

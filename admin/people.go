@@ -168,7 +168,7 @@ func (s *Service) disable(ctx context.Context, c *call) (any, error) {
 	if err := s.Store.DisableOperator(ctx, name, c.now, c.event("operator.disabled", name)); err != nil {
 		return nil, err
 	}
-	if _, _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.event("operator.revoked", name)); err != nil {
+	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.event("operator.revoked", name)); err != nil {
 		return nil, err
 	}
 	o, err := s.Store.Operator(ctx, name)

@@ -33,10 +33,10 @@ type Store interface {
 
 // Status ends identities and publishes that before it returns (ca/status.Service).
 type Status interface {
-	Revoke(ctx context.Context, device string, reason int, why string, e record.Event) (changed bool, shards []record.Shard, err error)
-	Suspend(ctx context.Context, device string, e record.Event) (changed bool, shards []record.Shard, err error)
-	Restore(ctx context.Context, device string, e record.Event) (changed bool, shards []record.Shard, err error)
-	RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (changed bool, shards []record.Shard, err error)
+	Revoke(ctx context.Context, device string, reason int, why string, e record.Event) (shards []record.Shard, err error)
+	Suspend(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
+	Restore(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
+	RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error)
 }
 
 // Issuer makes operators' certificates.

@@ -29,9 +29,9 @@ func TestRevocationIsVisibleBeforeItReturns(t *testing.T) {
 	var all sync.WaitGroup
 	for i, serial := range serials {
 		all.Go(func() {
-			changed, shards, err := p.service.Revoke(background, fmt.Sprint("d", i), record.ReasonKeyCompromise, "", record.Event{})
-			if err != nil || !changed || len(shards) != 1 {
-				t.Error(changed, shards, err)
+			shards, err := p.service.Revoke(background, fmt.Sprint("d", i), record.ReasonKeyCompromise, "", record.Event{})
+			if err != nil || len(shards) != 1 {
+				t.Error(shards, err)
 			}
 			if reason, ok := lists(p.crl(int64(i%3)), serial); !ok || reason != record.ReasonKeyCompromise {
 				t.Errorf("device %d: not on its list after Revoke returned", i)
@@ -44,8 +44,8 @@ func TestRevocationIsVisibleBeforeItReturns(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if changed, shards, err := p.service.Revoke(background, "d0", 0, "", record.Event{}); changed || len(shards) > 0 || err != nil {
-		t.Error("a second revocation changed something:", changed, shards, err)
+	if shards, err := p.service.Revoke(background, "d0", 0, "", record.Event{}); len(shards) > 0 || err != nil {
+		t.Error("a second revocation changed something:", shards, err)
 	}
 }
 
@@ -81,14 +81,14 @@ func TestHoldAndRestore(t *testing.T) {
 	p := newPKI(t)
 	serial := newSerial()
 	p.record("d", 0, serial, func(*record.Certificate) {})
-	if changed, _, err := p.service.Suspend(background, "d", record.Event{}); !changed || err != nil {
-		t.Fatal(changed, err)
+	if shards, err := p.service.Suspend(background, "d", record.Event{}); len(shards) != 1 || err != nil {
+		t.Fatal(shards, err)
 	}
 	if reason, ok := lists(p.crl(0), serial); !ok || reason != record.ReasonHold {
 		t.Fatal("not on hold:", reason, ok)
 	}
-	if changed, _, err := p.service.Restore(background, "d", record.Event{}); !changed || err != nil {
-		t.Fatal(changed, err)
+	if shards, err := p.service.Restore(background, "d", record.Event{}); len(shards) != 1 || err != nil {
+		t.Fatal(shards, err)
 	}
 	// removeFromCRL belongs to delta CRLs; in a full one the entry is gone (RFC 5280 §5.3.1).
 	if _, ok := lists(p.crl(0), serial); ok {
@@ -100,8 +100,8 @@ func TestRevokeOperator(t *testing.T) {
 	p := newPKI(t)
 	serial := newSerial()
 	p.record("", 0, serial, func(c *record.Certificate) { c.Operator = "anna" })
-	if changed, _, err := p.service.RevokeOperator(background, "anna", 0, record.Event{}); !changed || err != nil {
-		t.Fatal(changed, err)
+	if shards, err := p.service.RevokeOperator(background, "anna", 0, record.Event{}); len(shards) != 1 || err != nil {
+		t.Fatal(shards, err)
 	}
 	if _, ok := lists(p.crl(0), serial); !ok {
 		t.Error("not listed")
@@ -149,7 +149,7 @@ func TestEntriesOutliveTheirCertificates(t *testing.T) {
 	p := newPKI(t)
 	serial := newSerial()
 	p.record("d", 0, serial, func(c *record.Certificate) { c.NotAfter = p.clock.Now().Add(time.Hour) })
-	p.must(err3(p.service.Revoke(background, "d", 0, "", record.Event{})))
+	p.must(err2(p.service.Revoke(background, "d", 0, "", record.Event{})))
 	for _, c := range []struct {
 		after  time.Duration
 		listed bool
@@ -204,7 +204,7 @@ func TestAnotherProcessPublishes(t *testing.T) {
 		if i%2 == 1 {
 			s = two
 		}
-		p.must(err3(s.Revoke(background, fmt.Sprint("d", i), 0, "", record.Event{})))
+		p.must(err2(s.Revoke(background, fmt.Sprint("d", i), 0, "", record.Event{})))
 	}
 	p.clock.Add(askAgain + time.Second)
 	for _, s := range []*Service{one, two} {
@@ -248,13 +248,13 @@ func TestTheStoreIsAway(t *testing.T) {
 	}
 	p.get("/crl/operational/1.crl", http.StatusServiceUnavailable)
 	p.get("/crl/operational/9.crl", http.StatusServiceUnavailable)
-	if _, _, err := p.service.Revoke(background, "d", 0, "", record.Event{}); !errors.Is(err, record.ErrUnavailable) || errors.Is(err, ErrUnpublished) {
+	if _, err := p.service.Revoke(background, "d", 0, "", record.Event{}); !errors.Is(err, record.ErrUnavailable) || errors.Is(err, ErrUnpublished) {
 		t.Error("nothing was recorded, but:", err)
 	}
 	p.store.set(func(m *memory) { m.fail, m.failCRL = nil, record.ErrUnavailable })
-	changed, _, err := p.service.Revoke(background, "d", 0, "", record.Event{})
-	if !changed || !errors.Is(err, ErrUnpublished) || !errors.Is(err, record.ErrUnavailable) {
-		t.Error("recorded and not published, but:", changed, err)
+	shards, err := p.service.Revoke(background, "d", 0, "", record.Event{})
+	if len(shards) != 1 || !errors.Is(err, ErrUnpublished) || !errors.Is(err, record.ErrUnavailable) {
+		t.Error("recorded and not published, but:", shards, err)
 	}
 	if _, ok := lists(p.crl(0), c.SerialNumber); ok {
 		t.Error("listed on a list that could not be stored")
@@ -267,7 +267,7 @@ func TestTheCallerHangsUp(t *testing.T) {
 	c := p.leaf("d", 0)
 	ctx, cancel := context.WithCancel(background)
 	cancel()
-	p.must(err3(p.service.Revoke(ctx, "d", 0, "", record.Event{})))
+	p.must(err2(p.service.Revoke(ctx, "d", 0, "", record.Event{})))
 	if _, ok := lists(p.crl(0), c.SerialNumber); !ok {
 		t.Error("recorded and not published")
 	}

@@ -63,11 +63,11 @@ func TestOCSPFollowsTheRecordAtOnce(t *testing.T) {
 	if again := p.ask(serial); !bytes.Equal(again.Raw, first.Raw) {
 		t.Error("the same answer was signed twice")
 	}
-	p.must(err3(p.service.Suspend(background, "d", record.Event{})))
+	p.must(err2(p.service.Suspend(background, "d", record.Event{})))
 	if r := p.ask(serial); r.Status != second.Revoked || r.RevocationReason != record.ReasonHold || r.RevokedAt.Unix() != p.clock.Now().Unix() {
 		t.Errorf("suspended: %d, reason %d", r.Status, r.RevocationReason)
 	}
-	p.must(err3(p.service.Restore(background, "d", record.Event{})))
+	p.must(err2(p.service.Restore(background, "d", record.Event{})))
 	if r := p.ask(serial); r.Status != second.Good {
 		t.Errorf("restored: %d", r.Status)
 	}

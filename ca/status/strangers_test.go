@@ -57,7 +57,7 @@ func TestOpenSSLChecksTheRightShard(t *testing.T) {
 	f := files{p, t.TempDir()}
 	good, bad, other := p.leaf("good", 0), p.leaf("bad", 0), p.leaf("other", 1)
 	p.must(p.service.Publish(background, p.shard(0), p.shard(1)))
-	if _, _, err := p.service.Revoke(background, "bad", record.ReasonKeyCompromise, "", record.Event{}); err != nil {
+	if _, err := p.service.Revoke(background, "bad", record.ReasonKeyCompromise, "", record.Event{}); err != nil {
 		t.Fatal(err)
 	}
 	root := f.pem("root.pem", "CERTIFICATE", p.root.Raw)
@@ -94,12 +94,12 @@ func TestOpenSSLAndGnuTLSReadTheList(t *testing.T) {
 	f := files{p, t.TempDir()}
 	for device, reason := range map[string]int{"a": record.ReasonUnspecified, "b": record.ReasonKeyCompromise, "c": record.ReasonPrivilege} {
 		p.leaf(device, 7)
-		if _, _, err := p.service.Revoke(background, device, reason, "", record.Event{}); err != nil {
+		if _, err := p.service.Revoke(background, device, reason, "", record.Event{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	p.leaf("d", 7)
-	if _, _, err := p.service.Suspend(background, "d", record.Event{}); err != nil {
+	if _, err := p.service.Suspend(background, "d", record.Event{}); err != nil {
 		t.Fatal(err)
 	}
 	list := f.pem("crl.pem", "X509 CRL", p.get("/crl/operational/7.crl", 200))
@@ -123,8 +123,8 @@ func TestStrangersAskOCSP(t *testing.T) {
 	good, bad, held := p.leaf("good", 0), p.leaf("bad", 0), p.leaf("held", 0)
 	never := p.sign(&x509.Certificate{SerialNumber: newSerial(), NotBefore: p.clock.Now(), NotAfter: p.clock.Now().AddDate(0, 1, 0)}, p.issuer, newKey(p), p.key)
 	for _, err := range []error{
-		err3(p.service.Revoke(background, "bad", record.ReasonSuperseded, "", record.Event{})),
-		err3(p.service.Suspend(background, "held", record.Event{})),
+		err2(p.service.Revoke(background, "bad", record.ReasonSuperseded, "", record.Event{})),
+		err2(p.service.Suspend(background, "held", record.Event{})),
 	} {
 		p.must(err)
 	}
@@ -165,8 +165,6 @@ func TestStrangersAskOCSP(t *testing.T) {
 		t.Errorf("another issuer's certificate: %s", out)
 	}
 }
-
-func err3[A, B any](_ A, _ B, err error) error { return err }
 
 func TestIssuingDistributionPointBytes(t *testing.T) {
 	got, err := issuingDistributionPoint("http://a/b")
