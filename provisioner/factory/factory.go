@@ -10,6 +10,8 @@ import (
 	"encoding/base32"
 	"errors"
 	"strings"
+
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // Permissions makes the ids and secrets of tickets and invitations. A secret is
@@ -53,7 +55,5 @@ func (p *Permissions) Secret(kind, id string) []byte {
 // Verify reports, in constant time, whether mac is HMAC-SHA-256 of the binding under
 // the secret of this permission: the holder has it, and made this very message.
 func (p *Permissions) Verify(kind, id string, binding [32]byte, mac []byte) bool {
-	m := hmac.New(sha256.New, p.Secret(kind, id))
-	m.Write(binding[:])
-	return hmac.Equal(m.Sum(nil), mac)
+	return hmac.Equal(wire.PermissionMAC(p.Secret(kind, id), binding), mac)
 }
