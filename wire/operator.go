@@ -34,7 +34,6 @@ const (
 	MaxTickets     = 1000    // tickets of one request
 	MaxListed      = 100_000 // EK Names of one lot
 	MaxAuthorities = 500     // certificates of one import
-	MaxFilter      = 4 << 10 // bytes of a filter expression
 
 	MaxTicketTTL     = 90 * 24 * time.Hour
 	DefaultTicketTTL = 15 * time.Minute
