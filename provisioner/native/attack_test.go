@@ -1,6 +1,10 @@
 package native_test
 
 import (
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -224,4 +228,105 @@ func TestPace(t *testing.T) {
 	if _, err := u.Renew(u.LDevID); err != nil {
 		t.Errorf("a minute later: %v", err)
 	}
+}
+
+// A session is good for what it was made for, whole, once, and where its ticket is known,
+// also by a server that has the same secret.
+func TestSessionsOfAnotherPurpose(t *testing.T) {
+	i := install(t, settings{nonceMode: true})
+	a := proxied{i.unit(t, simtpm.Options{})}
+	begin := func(p proxied, ticket wire.Permission, serial string) wire.Activate {
+		t.Helper()
+		e, err := p.Enrolment(ticket, serial, wire.Binding{Nonce: p.nonce(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := p.send(t, wire.PathEnrol, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := p.Open(answer.Challenge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	first := begin(a, i.ticket(t, nil), "SN-A")
+	other := install(t, settings{nonceMode: true})
+	if _, err := other.holding(a.TPM).activate(first); code(err) != wire.CodeTicketInvalid {
+		t.Errorf("a session of another record, same secret: %v", err)
+	}
+	for name, session := range map[string][]byte{
+		"a nonce": a.nonce(t), "nothing": {}, "cut by one": first.Session[:len(first.Session)-1], "cut to its head": first.Session[:52],
+		"longer": append(first.Session[:len(first.Session):len(first.Session)], 0), "giant": make([]byte, 40<<10),
+	} {
+		if _, err := a.activate(wire.Activate{Session: session, Secret: first.Secret}); code(err) != wire.CodeSession {
+			t.Errorf("%s for a session: %v", name, err)
+		}
+	}
+	var made atomic.Int32
+	var all sync.WaitGroup
+	for range 20 { // the same message from twenty connections
+		all.Go(func() {
+			if answer, err := a.activate(first); err == nil {
+				made.Add(1)
+				a.IDevID = tls.Certificate{Certificate: answer.Identity.IDevID, PrivateKey: a.TPM.IDevID}
+				a.Next = answer.Identity.Next
+			} else if c := code(err); c != wire.CodeSession && c != wire.CodeConflict {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if made.Load() != 1 {
+		t.Fatalf("one session was redeemed %d times", made.Load())
+	}
+	next, err := a.Open(a.Next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.activate(next); code(err) != wire.CodeSession {
+		t.Errorf("the challenge for the next renewal at activation: %v", err)
+	}
+	b := proxied{i.unit(t, simtpm.Options{})}
+	answer, err := b.activate(begin(b, i.ticket(t, nil), "SN-B"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.IDevID = tls.Certificate{Certificate: answer.Identity.IDevID, PrivateKey: b.TPM.IDevID}
+	for name, activated := range map[string]wire.Activate{
+		"another device's challenge": next,
+		"an enrolment's session":     begin(b, wire.Permission{}, ""),
+		"a nonce":                    {Session: b.nonce(t), Secret: next.Secret},
+	} {
+		e, err := b.renewalWith(t, &activated)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := b.send(t, wire.PathRenew, e); err != nil || answer.Identity != nil || answer.Challenge == nil {
+			t.Errorf("%s in a renewal: %+v, %v", name, answer, err)
+		}
+	}
+}
+
+// renewalWith is a renewal that carries what it was not given.
+func (p proxied) renewalWith(t *testing.T, activated *wire.Activate) (wire.Envelope, error) {
+	t.Helper()
+	key, err := p.TPM.NewLDevID()
+	if err != nil {
+		return wire.Envelope{}, err
+	}
+	message, err := json.Marshal(wire.Renew{Key: key.Area, Activated: activated})
+	if err != nil {
+		return wire.Envelope{}, err
+	}
+	binding := wire.Binding{Label: wire.LabelRenew, Nonce: p.nonce(t), Client: p.IDevID.Certificate[0], Message: message}
+	sum := binding.Sum()
+	proof, err := p.TPM.Certify(key, sum)
+	if err != nil {
+		return wire.Envelope{}, err
+	}
+	signature, err := p.IDevID.PrivateKey.(crypto.Signer).Sign(rand.Reader, sum[:], crypto.SHA256)
+	return wire.Envelope{Message: message, Statement: proof.Statement, Signature: proof.Signature, Nonce: binding.Nonce,
+		Client: &wire.ClientProof{Certificates: p.IDevID.Certificate, Signature: signature}}, err
 }
