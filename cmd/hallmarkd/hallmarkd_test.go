@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hallmark-pki/hallmark/internal/ports"
 )
 
 func TestMain(m *testing.M) {
@@ -22,7 +23,7 @@ func TestTranscripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			port, err := freePorts()
+			port, err := ports.Free(21000+os.Getpid()%5*1000, 4)
 			e.Setenv("PORT", strconv.Itoa(port))
 			e.Setenv("STATUS", strconv.Itoa(port+2))
 			return err
@@ -58,21 +59,4 @@ func TestTranscripts(t *testing.T) {
 			},
 		},
 	})
-}
-
-// freePorts finds four neighbouring ports on which nobody listens.
-func freePorts() (int, error) {
-	for port := 21000 + os.Getpid()%500*10; port < 32000; port += 10 {
-		free := 0
-		for i := range 4 {
-			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i)); err == nil {
-				l.Close()
-				free++
-			}
-		}
-		if free == 4 {
-			return port, nil
-		}
-	}
-	return 0, fmt.Errorf("no free ports")
 }

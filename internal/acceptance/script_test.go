@@ -1,16 +1,16 @@
 package acceptance
 
 import (
-	"fmt"
 	"net"
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hallmark-pki/hallmark/internal/ports"
 )
 
 // TestScripts runs the transcripts in testdata/script: they read like a manual and say
@@ -26,7 +26,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(s.close)
-			port, err := freeBlock()
+			port, err := ports.Free(38443, 4)
 			if err != nil {
 				return err
 			}
@@ -71,27 +71,4 @@ func awaitPort(ts *testscript.TestScript, neg bool, args []string) {
 
 func keep(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
-}
-
-// lastBlock keeps scripts that run side by side from choosing the same ports.
-var lastBlock atomic.Int64
-
-// freeBlock finds four neighbouring ports for a server.
-func freeBlock() (int, error) {
-	for range 1000 {
-		port := 38443 + 10*int(lastBlock.Add(1))
-		free := true
-		for i := range 4 {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i))
-			if err != nil {
-				free = false
-				break
-			}
-			l.Close()
-		}
-		if free {
-			return port, nil
-		}
-	}
-	return 0, fmt.Errorf("no free ports")
 }

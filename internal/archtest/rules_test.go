@@ -20,7 +20,7 @@ type row struct {
 var rows = []row{
 	{"wire", "",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
-	{"config record attest/internal/seal internal/swtpm internal/archtest", "",
+	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports", "",
 		"a leaf can be understood, and trusted, by itself"},
 
 	{"attest", "attest/internal/seal",

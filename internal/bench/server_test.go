@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/record"
@@ -63,7 +64,10 @@ func start(b *testing.B, tickets, public int) *server {
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
 	s := &server{dir: filepath.Join(dir, "ca")}
-	port := freePorts(b)
+	port, err := ports.Free(31500, 4)
+	if err != nil {
+		b.Fatal(err)
+	}
 	if public == 0 {
 		public = port
 	}
@@ -200,26 +204,6 @@ func run(b *testing.B, name string, args ...string) string {
 		b.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
-}
-
-func freePorts(b *testing.B) int {
-	b.Helper()
-	for port := 28443; port < 38443; port += 10 {
-		free := true
-		for i := range 4 {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i))
-			if err != nil {
-				free = false
-				break
-			}
-			l.Close()
-		}
-		if free {
-			return port
-		}
-	}
-	b.Fatal("no free ports")
-	return 0
 }
 
 // profile, if HALLMARK_BENCH_PROFILE names a file, takes a CPU profile of the server

@@ -21,13 +21,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
 
-// serial is the product that the demonstration makes, ports how many listeners hallmarkd has.
+// serial is the product that the demonstration makes, listeners how many listeners hallmarkd has.
 const (
-	serial = "SN-0001"
-	ports  = 4
+	serial    = "SN-0001"
+	listeners = 4
 )
 
 type tpm = *swtpm.TPM
@@ -51,31 +52,12 @@ func newDemo(ctx context.Context, bin, dir string) (*demo, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	port, err := freePorts()
+	port, err := ports.Free(18443, listeners)
 	if err != nil {
 		return nil, err
 	}
 	d := &demo{ctx: ctx, bin: bin, dir: dir, port: port, config: filepath.Join(dir, "ca", "hallmark.yaml")}
 	return d, nil
-}
-
-// freePorts finds neighbouring ports that nobody listens on.
-func freePorts() (int, error) {
-	for port := 18443; port < 28443; port += 10 {
-		free := true
-		for i := range ports {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i))
-			if err != nil {
-				free = false
-				break
-			}
-			l.Close()
-		}
-		if free {
-			return port, nil
-		}
-	}
-	return 0, errors.New("no free ports on 127.0.0.1")
 }
 
 func (d *demo) steps() []step {

@@ -22,6 +22,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -29,7 +30,10 @@ import (
 // found makes an installation on free ports.
 func found(t *testing.T) *installation.Installation {
 	t.Helper()
-	port := freePorts(t)
+	port, err := ports.Free(26000+os.Getpid()%5*1000, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
 	made, err := installation.Founding{
 		Dir: filepath.Join(t.TempDir(), "ca"), Name: "Acme", Listen: fmt.Sprintf("127.0.0.1:%d", port),
 		Public: []string{fmt.Sprintf("https://localhost:%d", port), fmt.Sprintf("https://127.0.0.1:%d", port)},
@@ -42,23 +46,6 @@ func found(t *testing.T) *installation.Installation {
 		t.Fatal(err)
 	}
 	return in
-}
-
-func freePorts(t *testing.T) int {
-	for port := 24000 + os.Getpid()%300*10; port < 32000; port += 10 {
-		free := 0
-		for i := range 4 {
-			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i)); err == nil {
-				l.Close()
-				free++
-			}
-		}
-		if free == 4 {
-			return port
-		}
-	}
-	t.Fatal("no free ports")
-	return 0
 }
 
 // start runs an installation until the test ends, and wants it to end well.

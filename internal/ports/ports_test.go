@@ -1,0 +1,30 @@
+package ports
+
+import (
+	"fmt"
+	"net"
+	"testing"
+)
+
+func TestFreePortsAreFreeAndGivenOnce(t *testing.T) {
+	const from = 16000
+	taken, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", from+3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	seen := map[int]bool{}
+	for range 150 { // more than there are blocks before the first again
+		port, err := Free(from, 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if port == from {
+			t.Fatal("a port among them is taken")
+		}
+		if seen[port] && len(seen) < 90 {
+			t.Fatalf("%d was given twice", port)
+		}
+		seen[port] = true
+	}
+}
