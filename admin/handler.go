@@ -99,6 +99,7 @@ func (s *Service) judged(c *call, rt route) (any, error) {
 		if c.caller, err = s.Authenticate(ctx, c.request.TLS); err != nil {
 			return nil, err
 		}
+		c.again = func() error { _, err := s.Authenticate(ctx, c.request.TLS); return err }
 	}
 	return rt.handle(s, ctx, c)
 }
@@ -109,6 +110,8 @@ type call struct {
 	caller  Caller
 	now     time.Time
 	limit   int64
+	// again recognises the caller once more; nil on an open route.
+	again func() error
 }
 
 // event is the line that will be written with a change.
@@ -117,7 +120,8 @@ func (c *call) event(verb, object string) record.Event {
 }
 
 // read decodes the body strictly. The media type must be named: what a form on another
-// site's page can send never bears it.
+// site's page can send never bears it. A body may take a minute to come, and its operator
+// may be disabled meanwhile.
 func (c *call) read(v any) error {
 	if media, _, err := mime.ParseMediaType(c.request.Header.Get("Content-Type")); err != nil || media != "application/json" {
 		return refuse(http.StatusUnsupportedMediaType, wire.CodeMalformed, "send Content-Type: application/json", "the body is not declared to be JSON")
@@ -125,7 +129,10 @@ func (c *call) read(v any) error {
 	if err := wire.Decode(c.request.Body, c.limit, v); err != nil {
 		return malformed(err)
 	}
-	return nil
+	if c.again == nil {
+		return nil
+	}
+	return c.again()
 }
 
 // page reads the parameters of a listing and refuses all others.

@@ -2,7 +2,11 @@ package admin_test
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,6 +173,55 @@ func TestDisable(t *testing.T) {
 	check(t, err)
 	if len(all.Items) != 2 || all.Items[0].State != "active" || all.Items[1].State != "disabled" {
 		t.Errorf("operators: %+v", all.Items)
+	}
+}
+
+// onRead calls what it is once, when the first byte is asked for.
+type onRead struct {
+	io.Reader
+	once func()
+}
+
+func (r *onRead) Read(b []byte) (int, error) {
+	if r.once != nil {
+		r.once()
+		r.once = nil
+	}
+	return r.Reader.Read(b)
+}
+
+// TestDisabledMidRequest: who was recognised before the body came does nothing any more
+// if disabled before it came.
+func TestDisabledMidRequest(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	invitation, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	check(t, err)
+	dir := filepath.Join(t.TempDir(), "bo")
+	_, _, err = client.Accept(ctx, invitation.Invitation, dir)
+	check(t, err)
+	identity := filepath.Join(dir, "identity.pem")
+	pair, err := tls.LoadX509KeyPair(identity, identity)
+	check(t, err)
+	pool := x509.NewCertPool()
+	pool.AddCert(h.founded[profile.Infrastructure].Root)
+	// The server says 100 Continue when it begins to read the body: the caller is recognised.
+	bo := http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute, TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}}}
+	body := &onRead{strings.NewReader(`{"name":"eve"}`), func() {
+		_, err := h.anna.DisableOperator(ctx, "bo")
+		check(t, err)
+	}}
+	req, err := http.NewRequestWithContext(ctx, "POST", h.server.URL+wire.PathOperators, body)
+	check(t, err)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Expect", "100-continue")
+	resp, err := bo.Do(req)
+	check(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a disabled operator invites: %s", resp.Status)
+	}
+	if _, err := h.store.Operator(ctx, "eve"); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("eve: %v", err)
 	}
 }
 
