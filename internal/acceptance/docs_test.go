@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/hallmark-pki/hallmark/internal/ports"
 )
 
 // pages are run from top to bottom, each in an empty folder: every line of a console
@@ -27,7 +29,11 @@ func TestDocumentedCommands(t *testing.T) {
 			if len(commands) < 5 {
 				t.Fatalf("only %d commands found", len(commands))
 			}
-			newStage(t).bash(t, script(commands))
+			port, err := ports.Free(38443, 4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			newStage(t).bash(t, script(commands, port))
 		})
 	}
 }
@@ -48,18 +54,22 @@ func console(page string) (commands []string) {
 }
 
 // script types the commands one after the other in one shell, as a reader would who
-// waits for a server to come up.
-func script(commands []string) string {
+// waits for a server to come up; but for the port, which somebody else may be using.
+func script(commands []string, port int) string {
 	var b strings.Builder
 	b.WriteString("trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n")
 	for _, c := range commands {
 		want := 0
+		c = strings.ReplaceAll(c, ":8443", fmt.Sprintf(":%d", port))
+		if strings.HasPrefix(c, "hallmarkd init ") {
+			c += fmt.Sprintf(" --listen :%d", port)
+		}
 		if before, code, ok := strings.Cut(c, "# exits "); ok {
 			c = strings.TrimSpace(before)
 			want, _ = strconv.Atoi(code)
 		}
 		if strings.HasSuffix(c, "&") {
-			fmt.Fprintf(&b, "%s\nfor i in $(seq 400); do (exec 3<>/dev/tcp/127.0.0.1/8443) 2>/dev/null && break; sleep 0.05; done\n", c)
+			fmt.Fprintf(&b, "%s\nfor i in $(seq 400); do (exec 3<>/dev/tcp/127.0.0.1/%d) 2>/dev/null && break; sleep 0.05; done\n", c, port)
 			continue
 		}
 		fmt.Fprintf(&b, "%s\ncode=$?; if [ $code -ne %d ]; then echo \"exit code $code, not %d:\" %s; exit 1; fi\n", c, want, want, quote(c))
