@@ -50,6 +50,14 @@ func oneLine(rs []rune) string {
 	}, string(rs))
 }
 
+// clip shortens what a sentence quotes of an expression.
+func clip(s string) string {
+	if rs := []rune(s); len(rs) > shown {
+		return string(rs[:shown]) + "…"
+	}
+	return s
+}
+
 func (p *parser) errorAt(offset int, problem string) *Error {
 	column := utf8.RuneCountInString(p.text[:offset]) + 1
 	return &Error{Expression: p.text, Column: column, Problem: problem}

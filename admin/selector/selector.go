@@ -169,7 +169,7 @@ func (p *parser) comparison() (*record.Selector, error) {
 	case operator == "" || field == "":
 		return nil, p.errorAt(start, "a comparison should stand here: FIELD OPERATOR VALUE, for example "+p.example())
 	case !known:
-		return nil, p.errorAt(start, fmt.Sprintf("there is no field %q; %s", field, p.fieldList()))
+		return nil, p.errorAt(start, fmt.Sprintf("there is no field %q; %s", clip(field), p.fieldList()))
 	}
 	valueAt := p.at
 	value, err := p.value()
@@ -191,7 +191,7 @@ func (p *parser) textComparison(field, operator string, operatorAt int, value st
 	case choice != nil && !slices.Contains(choice, value):
 		return nil, p.errorAt(valueAt, fmt.Sprintf("%s is one of %s", field, strings.Join(choice, ", ")))
 	case equality && strings.Contains(value, "*"):
-		return nil, p.errorAt(operatorAt, fmt.Sprintf("a pattern is compared with a colon: %s:%s", field, value))
+		return nil, p.errorAt(operatorAt, fmt.Sprintf("a pattern is compared with a colon: %s:%s", field, clip(value)))
 	case !equality && operator != record.OpHas:
 		return nil, p.errorAt(operatorAt, fmt.Sprintf("%s is text: it compares with = != and : only", field))
 	case strings.Count(value, "*") > maxStars:

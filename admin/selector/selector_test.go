@@ -225,6 +225,20 @@ func translate(t *testing.T, e *expr.Expr) *record.Selector {
 	}
 }
 
+// An error quotes no more of an expression than fits a line, however long a word is.
+func TestErrorsAreShort(t *testing.T) {
+	long := strings.Repeat("c", MaxLength-20)
+	for _, expression := range []string{long + " = 1", "state = " + long, "seen < " + long, "model = *" + long + " AND (", "model = " + long + "*"} {
+		_, err := Parse(expression, record.DeviceFields)
+		if err == nil {
+			continue // an equality with a long word is one
+		}
+		if n := len(err.Error()); n > 1000 {
+			t.Errorf("%.20s…: an error of %d bytes", expression, n)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", "state=active AND (lot = W47 OR lot = 'W 48') -tpm.maker:ST*", "seen < 2026-11-22",
