@@ -46,11 +46,11 @@ func Fold(serial string) string { return strings.ToLower(serial) }
 // there is hardware at all.
 type Assurance struct {
 	// Certified: the EK certificate chains to a TPM maker the installation trusts.
-	Certified bool `json:"certified"`
+	Certified bool
 	// Registered: the EK's Name was on the lot's list, or on the ticket, before first contact.
-	Registered bool `json:"registered"`
+	Registered bool
 	// Hardware: a TPM activated a credential. Without it the key is software.
-	Hardware bool `json:"hardware"`
+	Hardware bool
 }
 
 // Levels that a model may ask for, and that Assurance.String gives.
@@ -95,43 +95,43 @@ func (a Assurance) Meets(level string) bool {
 
 // Model is a product type and its rules.
 type Model struct {
-	Name string `json:"name"`
+	Name string
 	// Assurance is the least level a device of this model must reach.
-	Assurance string `json:"assurance"`
+	Assurance string
 	// LDevIDLifetime is the life of a working certificate; zero means the installation's default.
-	LDevIDLifetime time.Duration `json:"ldevid_lifetime,omitempty"`
-	Created        time.Time     `json:"created"`
+	LDevIDLifetime time.Duration
+	Created        time.Time
 }
 
 // Lot is a production batch of one model with a quota.
 type Lot struct {
-	Name  string `json:"name"`
-	Model string `json:"model"`
+	Name  string
+	Model string
 	// Quota is how many devices may ever be made in the lot; 0 means no limit (the default lot).
-	Quota int64 `json:"quota"`
+	Quota int64
 	// Used counts the devices recorded in the lot; it never goes down.
-	Used    int64     `json:"used"`
-	Created time.Time `json:"created"`
+	Used    int64
+	Created time.Time
 	// Closed is when the lot was closed; zero while it is open.
-	Closed time.Time `json:"closed,omitzero"`
+	Closed time.Time
 	// Listed: the lot has a list of EK Names, and a device must be on it.
-	Listed bool `json:"listed"`
+	Listed bool
 }
 
 // Ticket is a single-use permission to enrol one device. The secret is not in the
 // record: the server derives it from the id.
 type Ticket struct {
-	ID  string `json:"id"`
-	Lot string `json:"lot"`
+	ID  string
+	Lot string
 	// Serial binds the ticket to a serial number; empty means any.
-	Serial string `json:"serial,omitempty"`
+	Serial string
 	// EKName binds it to a TPM (nameAlg ‖ digest), which makes the device registered; nil means any.
-	EKName  []byte    `json:"ek_name,omitempty"`
-	Created time.Time `json:"created"`
-	Expires time.Time `json:"expires"`
+	EKName  []byte
+	Created time.Time
+	Expires time.Time
 	// Redeemed is when and Device by whom it was used; zero while unused.
-	Redeemed time.Time `json:"redeemed,omitzero"`
-	Device   string    `json:"device,omitempty"`
+	Redeemed time.Time
+	Device   string
 }
 
 // States of a device.
@@ -144,30 +144,30 @@ const (
 // Device is one recorded device.
 type Device struct {
 	// ID is the record's own key: 26 characters, random. People use Name.
-	ID     string `json:"id"`
-	Model  string `json:"model"`
-	Lot    string `json:"lot"`
-	Serial string `json:"serial"`
-	State  string `json:"state"`
+	ID     string
+	Model  string
+	Lot    string
+	Serial string
+	State  string
 	// Assurance is what enrolment established.
-	Assurance Assurance `json:"assurance"`
+	Assurance Assurance
 	// EKs are the endorsement keys known to belong to the chip, the enrolling one first.
-	EKs []EK `json:"eks"`
+	EKs []EK
 	// AKName, AKPublic (TPMT_PUBLIC) identify the attestation key.
-	AKName   []byte `json:"ak_name"`
-	AKPublic []byte `json:"ak_public"`
+	AKName   []byte
+	AKPublic []byte
 	// Key is the SHA-256 of the IDevID key's SubjectPublicKeyInfo: an IDevID is issued
 	// again only to the same key.
-	Key [32]byte `json:"key"`
+	Key [32]byte
 	// TPMMaker, TPMModel and TPMFirmware ("7.2.1.0" style, attested) describe the chip.
-	TPMMaker    string `json:"tpm_maker"`
-	TPMModel    string `json:"tpm_model"`
-	TPMFirmware string `json:"tpm_firmware"`
+	TPMMaker    string
+	TPMModel    string
+	TPMFirmware string
 	// Enrolled, Renewed and Seen are times of first enrolment, last renewal and last
 	// authenticated contact; Renewed is zero before the first working certificate.
-	Enrolled time.Time `json:"enrolled"`
-	Renewed  time.Time `json:"renewed,omitzero"`
-	Seen     time.Time `json:"seen"`
+	Enrolled time.Time
+	Renewed  time.Time
+	Seen     time.Time
 }
 
 // Name is the device's name in certificates: MODEL:SERIAL.
@@ -176,61 +176,61 @@ func (d Device) Name() string { return d.Model + ":" + d.Serial }
 // EK is one endorsement key of a device's chip.
 type EK struct {
 	// Fingerprint is the SHA-256 of the key's SubjectPublicKeyInfo.
-	Fingerprint [32]byte `json:"fingerprint"`
+	Fingerprint [32]byte
 	// Name is nameAlg ‖ digest of the public area, Public the TPMT_PUBLIC.
-	Name   []byte `json:"name"`
-	Public []byte `json:"public"`
+	Name   []byte
+	Public []byte
 	// Certificate is the EK certificate (DER); nil if the chip has none. Issuer is its issuer.
-	Certificate []byte `json:"certificate,omitempty"`
-	Issuer      string `json:"issuer,omitempty"`
+	Certificate []byte
+	Issuer      string
 }
 
 // Tombstone bars an identity from ever enrolling again.
 type Tombstone struct {
 	// Kind is "ek" (hex fingerprint), "ak" (hex Name) or "serial" (MODEL:SERIAL, folded).
-	Kind   string    `json:"kind"`
-	Value  string    `json:"value"`
-	Device string    `json:"device"`
-	Since  time.Time `json:"since"`
-	Reason string    `json:"reason"`
+	Kind   string
+	Value  string
+	Device string
+	Since  time.Time
+	Reason string
 }
 
 // Certificate is one certificate, from the intent to sign it on.
 type Certificate struct {
 	// Issuer is the issuer's name in URLs ("operational"), Serial the serial number in
 	// lower-case hex, 32 digits. Together they are the key.
-	Issuer string `json:"issuer"`
-	Serial string `json:"serial"`
+	Issuer string
+	Serial string
 	// Profile is the certificate shape (ca/profile).
-	Profile string `json:"profile"`
+	Profile string
 	// Device is the ID of the device it was made for; Operator the operator's name;
 	// both empty for the installation's own.
-	Device   string `json:"device,omitempty"`
-	Operator string `json:"operator,omitempty"`
+	Device   string
+	Operator string
 	// Subject is the subject as people read it.
-	Subject string `json:"subject"`
+	Subject string
 	// Shard is the CRL shard named in the certificate.
-	Shard int64 `json:"shard"`
+	Shard int64
 	// Key is the SHA-256 of the certified SubjectPublicKeyInfo.
-	Key       [32]byte  `json:"key"`
-	NotBefore time.Time `json:"not_before"`
-	NotAfter  time.Time `json:"not_after"`
+	Key       [32]byte
+	NotBefore time.Time
+	NotAfter  time.Time
 	// TBS is what was intended to be signed; durable before the key was used. It is nil
 	// once there is a DER, which holds it.
-	TBS []byte `json:"-"`
+	TBS []byte
 	// DER is the certificate; nil while only the intent is recorded.
-	DER []byte `json:"der,omitempty"`
+	DER []byte
 	// Intended and Issued are when the intent and the result were recorded.
-	Intended time.Time `json:"intended"`
-	Issued   time.Time `json:"issued,omitzero"`
+	Intended time.Time
+	Issued   time.Time
 	// Predecessor is the serial of the certificate that authenticated the request; empty if none did.
-	Predecessor string `json:"predecessor,omitempty"`
+	Predecessor string
 	// Used is when the certificate first authenticated its holder here; zero if never.
-	Used time.Time `json:"used,omitzero"`
+	Used time.Time
 	// Revoked is when it was revoked or put on hold; zero while it is good.
-	Revoked time.Time `json:"revoked,omitzero"`
+	Revoked time.Time
 	// Reason is the CRLReason (RFC 5280 §5.3.1); 6 is certificateHold. Meaningless while good.
-	Reason int `json:"reason,omitempty"`
+	Reason int
 }
 
 // CRLReason values used here (RFC 5280 §5.3.1).
@@ -269,40 +269,40 @@ type CRL struct {
 
 // Operator is a person who may administer the installation.
 type Operator struct {
-	Name     string    `json:"name"`
-	Created  time.Time `json:"created"`
-	Disabled time.Time `json:"disabled,omitzero"`
+	Name     string
+	Created  time.Time
+	Disabled time.Time
 	// Invitation is the id of the newest invitation, valid until InvitedUntil; empty if
 	// there was none or it was withdrawn.
-	Invitation   string    `json:"invitation,omitempty"`
-	InvitedUntil time.Time `json:"invited_until,omitzero"`
+	Invitation   string
+	InvitedUntil time.Time
 	// Accepted is the SHA-256 of the key (SubjectPublicKeyInfo) that accepted the
 	// invitation; zero while none has.
-	Accepted [32]byte `json:"accepted,omitzero"`
+	Accepted [32]byte
 }
 
 // Authority is a TPM maker's CA certificate that an operator imported.
 type Authority struct {
 	// Fingerprint is the hex SHA-256 of DER.
-	Fingerprint string    `json:"fingerprint"`
-	DER         []byte    `json:"der"`
-	Added       time.Time `json:"added"`
-	AddedBy     string    `json:"added_by"`
+	Fingerprint string
+	DER         []byte
+	Added       time.Time
+	AddedBy     string
 }
 
 // Event is one line of audit. A store refuses one without Time or Verb.
 type Event struct {
 	// Sequence orders events; the store assigns it.
-	Sequence int64     `json:"sequence"`
-	Time     time.Time `json:"time"`
+	Sequence int64
+	Time     time.Time
 	// Actor is who acted: "operator:anna", "device:default:SN-1", "ticket:abc…", "host", "server".
-	Actor string `json:"actor"`
+	Actor string
 	// Verb is what happened: "device.enrolled", "enrolment.refused", "device.revoked", …
-	Verb string `json:"verb"`
+	Verb string
 	// Object is what it happened to: a device's name, a lot, an operator, …
-	Object string `json:"object,omitempty"`
+	Object string
 	// Reason is why, in words; for a refusal its code and sentence.
-	Reason string `json:"reason,omitempty"`
+	Reason string
 	// Detail holds further facts under lower-case keys; never a secret.
-	Detail map[string]string `json:"detail,omitempty"`
+	Detail map[string]string
 }
