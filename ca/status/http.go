@@ -6,10 +6,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +24,7 @@ import (
 // Handler serves
 //
 //	GET  /crl/ISSUER/SHARD.crl   the shard's CRL (RFC 2585)
+//	GET  /crl/ISSUER.pem         all of them and the root's, PEM
 //	GET  /ocsp/BASE64            OCSP (RFC 6960 appendix A.1)
 //	POST /ocsp
 //	GET  /ca/ISSUER.crt          the CA certificate, DER
@@ -48,6 +52,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 	case isOCSP:
 		h.getOCSP(w, r, strings.TrimPrefix(path, "/ocsp"))
+	case strings.HasPrefix(path, "/crl/") && strings.HasSuffix(path, ".pem"):
+		h.serveAll(w, r, strings.TrimSuffix(strings.TrimPrefix(path, "/crl/"), ".pem"))
 	case strings.HasPrefix(path, "/crl/"):
 		h.serveCRL(w, r, strings.TrimPrefix(path, "/crl/"))
 	case strings.HasPrefix(path, "/ca/"):
@@ -92,15 +98,72 @@ func (h *handler) serveCRL(w http.ResponseWriter, r *http.Request, path string) 
 		http.NotFound(w, r)
 		return
 	case err != nil:
-		h.log.Error("a CRL cannot be served", "issuer", name.Issuer, "shard", name.Number, "error", err)
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, "the list cannot be read now; try again", http.StatusServiceUnavailable)
+		h.cannot(w, name, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/pkix-crl") // RFC 2585 §4.2
 	w.Header().Set("Cache-Control", cacheControl(cacheFor))
 	w.Header().Set("ETag", l.etag)
 	http.ServeContent(w, r, "", l.modified, bytes.NewReader(l.DER))
+}
+
+func (h *handler) cannot(w http.ResponseWriter, name record.Shard, err error) {
+	h.log.Error("a CRL cannot be served", "issuer", name.Issuer, "shard", name.Number, "error", err)
+	w.Header().Set("Retry-After", "5")
+	http.Error(w, "the list cannot be read now; try again", http.StatusServiceUnavailable)
+}
+
+// serveAll gives every CRL that a certificate of the issuer can need as one file. That
+// is what relying parties on OpenSSL are configured with: they fetch no list by
+// themselves, and refuse a certificate whose shard, or whose issuer's, they do not hold.
+func (h *handler) serveAll(w http.ResponseWriter, r *http.Request, issuer string) {
+	if h.issuers[issuer] == nil {
+		http.NotFound(w, r)
+		return
+	}
+	all, err := h.all(r.Context(), issuer)
+	if err != nil {
+		h.cannot(w, record.Shard{Issuer: issuer}, err)
+		return
+	}
+	sum := sha256.New()
+	for _, l := range all {
+		io.WriteString(sum, l.etag)
+	}
+	tag := etag(sum.Sum(nil))
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	w.Header().Set("Cache-Control", cacheControl(cacheFor))
+	w.Header().Set("ETag", tag)
+	if r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	for _, l := range all {
+		if err := pem.Encode(w, &pem.Block{Type: "X509 CRL", Bytes: l.DER}); err != nil {
+			return // the caller has gone
+		}
+	}
+}
+
+// all are the root's list and those of the open shards, in their order; all of them or
+// an error.
+func (s *Service) all(ctx context.Context, issuer string) ([]*list, error) {
+	opened, err := s.open(ctx, issuer)
+	if err != nil {
+		return nil, err
+	}
+	var all []*list
+	if root := s.issuers[issuer].root; root != nil {
+		all = append(all, root)
+	}
+	for _, number := range slices.Sorted(maps.Keys(opened)) {
+		l, err := s.list(ctx, record.Shard{Issuer: issuer, Number: number})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
 }
 
 // parseShard reads ISSUER/SHARD.crl; the number has one spelling.
@@ -125,11 +188,11 @@ func (s *Service) list(ctx context.Context, name record.Shard) (*list, error) {
 	sh := s.shards[name]
 	s.mu.Unlock()
 	if sh == nil {
-		open, err := s.isOpen(ctx, name)
+		opened, err := s.open(ctx, name.Issuer)
 		if err != nil {
 			return nil, err
 		}
-		if !open {
+		if !opened[name.Number] {
 			return nil, record.ErrNotFound
 		}
 		if sh, err = s.shard(name); err != nil {
@@ -153,27 +216,27 @@ func (s *Service) list(ctx context.Context, name record.Shard) (*list, error) {
 	return sh.newest.Load(), nil
 }
 
-// isOpen reports whether the record has the shard. It asks for all shards of an
-// issuer at most once a second, so that guessing numbers costs us nothing.
-func (s *Service) isOpen(ctx context.Context, name record.Shard) (bool, error) {
-	i := s.issuers[name.Issuer]
+// open gives the numbers of the shards that the record has. It asks for all shards of
+// an issuer at most once a second, so that guessing numbers costs us nothing.
+func (s *Service) open(ctx context.Context, issuer string) (map[int64]bool, error) {
+	i := s.issuers[issuer]
 	if i == nil {
-		return false, nil
+		return nil, nil
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now := s.now()
 	if age := now.Sub(i.asked); age >= time.Second || age < 0 {
-		shards, err := s.store.Shards(ctx, name.Issuer, now.Add(-crlLife))
+		shards, err := s.store.Shards(ctx, issuer, now.Add(-crlLife))
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		i.opened, i.asked = make(map[int64]bool, len(shards)), now
 		for _, sh := range shards {
 			i.opened[sh.Number] = true
 		}
 	}
-	return i.opened[name.Number], nil
+	return i.opened, nil // replaced above, never changed
 }
 
 // maxPath bounds the path of a GET; RFC 9919 §5 has clients use POST beyond 255.

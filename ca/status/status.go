@@ -8,6 +8,7 @@
 package status
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -100,6 +101,7 @@ type Service struct {
 
 type issuer struct {
 	Issuer
+	root   *list // over the issuer's own certificate, if its root is among ours
 	mu     sync.Mutex
 	opened map[int64]bool // shards as the record listed them at asked
 	asked  time.Time
@@ -171,9 +173,13 @@ func (s *Service) addRoot(r Root) error {
 	if err := crl.CheckSignatureFrom(r.Certificate); err != nil {
 		return fmt.Errorf("its CRL: %w", err)
 	}
-	s.rootLists[record.Shard{Issuer: r.Name}] = newList(record.CRL{
-		DER: r.CRL, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate,
-	}, nil)
+	l := newList(record.CRL{DER: r.CRL, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate}, nil)
+	s.rootLists[record.Shard{Issuer: r.Name}] = l
+	for _, i := range s.issuers {
+		if bytes.Equal(i.Certificate.RawIssuer, r.Certificate.RawSubject) {
+			i.root = l
+		}
+	}
 	return nil
 }
 

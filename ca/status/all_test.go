@@ -1,0 +1,88 @@
+package status
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// A relying party on OpenSSL has one file: it must hold the root's list and every
+// shard's, and OpenSSL must find in it what it needs without being told of
+// issuingDistributionPoint.
+func TestOneFileForOpenSSL(t *testing.T) {
+	p := newPKI(t)
+	f := files{p, t.TempDir()}
+	good, bad, other := p.leaf("good", 1), p.leaf("bad", 1), p.leaf("other", 12)
+	p.store.open(2) // nobody has asked for it yet
+	if _, err := p.service.Revoke(background, "bad", record.ReasonKeyCompromise, "", record.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	all := p.get("/crl/operational.pem", http.StatusOK)
+	var issuers []string
+	for block, rest := pem.Decode(all); block != nil; block, rest = pem.Decode(rest) {
+		l, err := x509.ParseRevocationList(block.Bytes)
+		p.must(err)
+		issuers = append(issuers, l.Issuer.CommonName)
+	}
+	if got := strings.Join(issuers, " "); got != "Root Issuer Issuer Issuer" {
+		t.Error("the lists are of", got)
+	}
+	crls := filepath.Join(f.dir, "crls.pem")
+	p.must(os.WriteFile(crls, all, 0o600))
+	root, issuer := f.pem("root.pem", "CERTIFICATE", p.root.Raw), f.pem("issuer.pem", "CERTIFICATE", p.issuer.Raw)
+	for _, c := range []struct {
+		cert *x509.Certificate
+		want string
+	}{{good, "OK"}, {other, "OK"}, {bad, "error 23"}} {
+		out, err := f.run("openssl", "verify", "-x509_strict", "-crl_check_all", "-CAfile", root, "-untrusted", issuer,
+			"-CRLfile", crls, f.pem("leaf.pem", "CERTIFICATE", c.cert.Raw))
+		if (err == nil) != (c.want == "OK") || !strings.Contains(out, c.want) {
+			t.Errorf("%s: %v\n%s", c.cert.Subject, err, out)
+		}
+	}
+	for _, path := range []string{"operational-root.pem", "other.pem", ".pem", "operational/1.pem"} {
+		p.get("/crl/"+path, http.StatusNotFound)
+	}
+}
+
+func TestOneFileIsFetchedAgainOnlyIfItChanged(t *testing.T) {
+	p := newPKI(t)
+	p.leaf("a", 1)
+	ask := func(tag string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("GET", "/crl/operational.pem", nil)
+		r.Header.Set("If-None-Match", tag)
+		w := httptest.NewRecorder()
+		p.service.Handler().ServeHTTP(w, r)
+		return w
+	}
+	tag := ask("").Header().Get("ETag")
+	if w := ask(tag); tag == "" || w.Code != http.StatusNotModified || w.Body.Len() != 0 {
+		t.Error("unchanged:", w.Code, w.Body)
+	}
+	if _, err := p.service.Revoke(background, "a", record.ReasonKeyCompromise, "", record.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	if w := ask(tag); w.Code != http.StatusOK || w.Header().Get("ETag") == tag {
+		t.Error("changed:", w.Code)
+	}
+}
+
+// Half of the lists would take the other half's devices off the air.
+func TestOneFileIsWholeOrRefused(t *testing.T) {
+	p := newPKI(t)
+	p.leaf("a", 1)
+	p.leaf("b", 2)
+	p.get("/crl/operational/1.crl", http.StatusOK)
+	p.store.set(func(m *memory) { m.failCRL = record.ErrUnavailable })
+	if body := p.get("/crl/operational.pem", http.StatusServiceUnavailable); bytes.Contains(body, []byte("BEGIN")) {
+		t.Errorf("%s", body)
+	}
+}
