@@ -187,6 +187,9 @@ func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Status >= http.StatusInternalServerError {
 		s.Log.Error("an operator's request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
+	if p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "60") // RFC 9110 §10.2.3
+	}
 	s.reply(w, p.Status, wire.ProblemType, p)
 }
 

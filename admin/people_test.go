@@ -130,6 +130,22 @@ func TestInvitationLeadsToOneServer(t *testing.T) {
 	}
 }
 
+// TestUnavailable: docs/errors.md promises Retry-After with it.
+func TestUnavailable(t *testing.T) {
+	h := newHouse(t)
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: h.life}})
+	check(t, h.store.Close())
+	pool := x509.NewCertPool()
+	pool.AddCert(h.founded[profile.Infrastructure].Root)
+	c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{*tlsPair(key, chain)}}, DisableKeepAlives: true}}
+	resp, err := c.Get(h.server.URL + wire.PathModels)
+	check(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%s, Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
+	}
+}
+
 func TestDisable(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	_, err := h.anna.DisableOperator(ctx, "anna")
