@@ -1,5 +1,7 @@
-// Package session makes credential challenges that are bound to what they were made
-// for, expire, and can be used once.
+// Package session makes credential challenges that are bound to what they were made for
+// and expire. What they are redeemed for is recorded with their id, so that happens once;
+// Next alone may be shown until it ends, for the answer that brought its successor may
+// be lost.
 //
 // A session travels with the device, so that any replica can finish it: the facts
 // verified so far are sealed inside, everything is authenticated, and nothing is
