@@ -6,8 +6,9 @@
 // changes something returns nil, the change is durable: it survives a power cut. A
 // verb that returns an error has changed nothing (Issuance.Complete names the one
 // exception). Every change takes the Event that is written in the same transaction,
-// so no change is unaudited; a verb that finds nothing to change writes no event.
-// Times are kept to the microsecond and come back in UTC.
+// so none is unaudited, but for the CA's own steps on the way to one (ReserveShard,
+// Intend), its lists, and sightings (Seen); a verb that finds nothing to change writes
+// no event. Times are kept to the microsecond and come back in UTC.
 package record
 
 import (

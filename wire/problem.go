@@ -64,6 +64,5 @@ const (
 	CodeCertificateRevoked = "certificate-revoked" // 403: the certificate, not its device
 )
 
-// Final reports whether asking again can never help: the device stops asking more
-// than once a day.
+// Final reports whether asking again can never help.
 func (p *Problem) Final() bool { return p.Code == CodeRevoked || p.Code == CodeBarred }
