@@ -138,6 +138,9 @@ func (s *Service) change(ctx context.Context, c *call, state, certificates strin
 	if err != nil {
 		return nil, err
 	}
+	if d.State == state {
+		shards = nil // published once more, and nothing changed
+	}
 	rows, err := s.certificatesOf(ctx, d)
 	out := wire.StatusChange{Device: d.Name(), State: state, Changed: d.State != state, Shards: len(shards)}
 	for _, row := range rows {

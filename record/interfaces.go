@@ -124,15 +124,17 @@ type Revocations interface {
 	// intents too; those on hold keep their date) and a tombstone on all its EKs, its AK
 	// and its serial. It returns the shards that changed, but for those where only expired
 	// certificates did (so do the verbs below). Revoking a revoked device changes nothing
-	// and returns no shards. A reason that does not end (6, 8) is an error.
+	// and returns the shards of its certificates: the call before may have failed to
+	// publish them, or not have come to it yet. A reason that does not end (6, 8) is an error.
 	Revoke(ctx context.Context, device string, at time.Time, reason int, why string, e Event) ([]Shard, error)
 	// Suspend puts an active device, its good certificates and its open intents on hold;
-	// ErrConflict if it is revoked; nothing changes if it is suspended.
+	// ErrConflict if it is revoked; if it is suspended, as Revoke of a revoked one.
 	Suspend(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
-	// Restore lifts a suspension; ErrConflict if the device is revoked; nothing changes
-	// if it is active.
+	// Restore lifts a suspension; ErrConflict if the device is revoked; if it is active,
+	// as Revoke of a revoked one.
 	Restore(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
-	// RevokeOperator ends an operator's (all of a name) certificates and returns the shards.
+	// RevokeOperator ends an operator's (all of a name) certificates and returns the shards, also
+	// if they were ended before.
 	RevokeOperator(ctx context.Context, operator string, at time.Time, reason int, e Event) ([]Shard, error)
 	// Status finds a certificate, or ErrNotFound if it was never intended.
 	Status(ctx context.Context, issuer, serial string) (Certificate, error)

@@ -44,8 +44,8 @@ func TestRevocationIsVisibleBeforeItReturns(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if shards, err := p.service.Revoke(background, "d0", 0, "", record.Event{}); len(shards) > 0 || err != nil {
-		t.Error("a second revocation changed something:", shards, err)
+	if shards, err := p.service.Revoke(background, "d0", 0, "", record.Event{}); len(shards) != 1 || err != nil {
+		t.Error("a second revocation publishes:", shards, err)
 	}
 }
 
@@ -258,6 +258,14 @@ func TestTheStoreIsAway(t *testing.T) {
 	}
 	if _, ok := lists(p.crl(0), c.SerialNumber); ok {
 		t.Error("listed on a list that could not be stored")
+	}
+	if _, err := p.service.Revoke(background, "d", 0, "", record.Event{}); !errors.Is(err, ErrUnpublished) {
+		t.Error("revoked again while it cannot be published:", err)
+	}
+	p.store.set(func(m *memory) { m.failCRL = nil })
+	p.must(err2(p.service.Revoke(background, "d", 0, "", record.Event{})))
+	if _, ok := lists(p.crl(0), c.SerialNumber); !ok {
+		t.Error("the second call says that it is published, and it is not")
 	}
 }
 

@@ -58,7 +58,8 @@ func (m *memory) change(match func(record.Certificate) bool, f func(*record.Cert
 	}
 	var shards []record.Shard
 	for serial, c := range m.certs {
-		if s := (record.Shard{Issuer: c.Issuer, Number: c.Shard}); match(c) && f(&c) {
+		if s := (record.Shard{Issuer: c.Issuer, Number: c.Shard}); match(c) {
+			f(&c)
 			m.certs[serial] = c
 			if !slices.Contains(shards, s) {
 				shards = append(shards, s)

@@ -15,7 +15,7 @@ func (s *Store) Revoke(ctx context.Context, id string, at time.Time, reason int,
 	if err := final(reason); err != nil {
 		return nil, err
 	}
-	return s.end(ctx, id, record.StateRevoked, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateRevoked, at, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
 		if err := bury(c, d, at, why); err != nil {
 			return nil, err
 		}
@@ -31,7 +31,7 @@ func (s *Store) Revoke(ctx context.Context, id string, at time.Time, reason int,
 
 // Suspend holds the device's certificates, open intents too.
 func (s *Store) Suspend(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateSuspended, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateSuspended, at, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
 		changed, err := shards(c, at, "device = ? AND revoked IS NULL", d.seq)
 		if err != nil {
 			return nil, err
@@ -43,7 +43,7 @@ func (s *Store) Suspend(ctx context.Context, id string, at time.Time, e record.E
 
 // Restore makes what is held good again.
 func (s *Store) Restore(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateActive, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateActive, at, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
 		const held = "device = ? AND revoked IS NOT NULL AND reason = 6"
 		changed, err := shards(c, at, held, d.seq)
 		if err != nil {
@@ -55,8 +55,9 @@ func (s *Store) Restore(ctx context.Context, id string, at time.Time, e record.E
 }
 
 // end moves a device to a state and its certificates with it. Nothing happens to a
-// device that is in the state; nothing but ErrConflict to a revoked one.
-func (s *Store) end(ctx context.Context, id, state string, e record.Event, certificates func(*engine.Conn, *recorded) ([]record.Shard, error)) (changed []record.Shard, err error) {
+// device that is in the state, but its shards are named; nothing but ErrConflict to a
+// revoked one.
+func (s *Store) end(ctx context.Context, id, state string, at time.Time, e record.Event, certificates func(*engine.Conn, *recorded) ([]record.Shard, error)) (changed []record.Shard, err error) {
 	err = s.change(ctx, e, func(c *engine.Conn) error {
 		d, err := engine.First(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.id = ?", id)
 		switch {
@@ -65,6 +66,9 @@ func (s *Store) end(ctx context.Context, id, state string, e record.Event, certi
 		case d == nil:
 			return fmt.Errorf("device %s: %w", id, record.ErrNotFound)
 		case d.State == state:
+			if changed, err = shards(c, at, "device = ?", d.seq); err != nil {
+				return err
+			}
 			return errUnchanged
 		case d.State == record.StateRevoked:
 			return fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
@@ -118,7 +122,9 @@ func (s *Store) RevokeOperator(ctx context.Context, name string, at time.Time, r
 		}
 		n, err := c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE "+theirs, at, reason, name)
 		if err == nil && n == 0 {
-			return errUnchanged
+			if changed, err = shards(c, at, "device IS NULL AND operator = ?", name); err == nil {
+				err = errUnchanged
+			}
 		}
 		return err
 	})
