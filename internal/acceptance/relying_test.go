@@ -42,7 +42,7 @@ func TestRelyingPartiesAcceptLDevIDsAlone(t *testing.T) {
 	all := everyCertificate(t, s)
 	site := relyingPartyCertificate(t, s.dir)
 	t.Run("nginx", func(t *testing.T) {
-		address := startNginx(t, s.dir)
+		address, _ := startNginx(t, s.dir, "ssl_client_certificate "+s.dir+"/acme/trust/relying-parties.pem; ssl_verify_client on; ssl_verify_depth 2;")
 		for _, c := range all {
 			status, body := get(t, address, site, c.cert)
 			if c.accept && (status != http.StatusOK || !strings.Contains(body, "CN=default:SN-1")) {
@@ -54,7 +54,7 @@ func TestRelyingPartiesAcceptLDevIDsAlone(t *testing.T) {
 		}
 	})
 	t.Run("mosquitto", func(t *testing.T) {
-		address := startMosquitto(t, s.dir)
+		address, _ := startMosquitto(t, s.dir, "cafile "+s.dir+"/acme/trust/relying-parties.pem\nrequire_certificate true\nuse_identity_as_username true")
 		for _, c := range all {
 			err := connectMQTT(address, site, c.cert)
 			if c.accept && err != nil {
@@ -166,11 +166,12 @@ func relyingPartyCertificate(t *testing.T, dir string) *x509.CertPool {
 	return pool
 }
 
-func startNginx(t *testing.T, dir string) string {
+// startNginx runs nginx with these lines about its clients.
+func startNginx(t *testing.T, dir, clients string) (address string, process *os.Process) {
 	t.Helper()
-	address := freeAddress(t)
+	address = freeAddress(t)
 	write(t, dir, "nginx.conf", fmt.Sprintf(`
-daemon off; master_process off; pid %[1]s/nginx.pid; error_log stderr error;
+daemon off; pid %[1]s/nginx.pid; error_log stderr error;
 events {}
 http {
   access_log off;
@@ -179,32 +180,29 @@ http {
     listen %[2]s ssl;
     ssl_protocols TLSv1.3;
     ssl_certificate %[1]s/site.pem; ssl_certificate_key %[1]s/site.key;
-    ssl_client_certificate %[1]s/acme/trust/relying-parties.pem;
-    ssl_verify_client on; ssl_verify_depth 2;
+    %[3]s
     location / { return 200 "$ssl_client_s_dn"; }
   }
-}`, dir, address))
-	start(t, &stage{dir: dir, env: append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")}, "nginx", "-c", filepath.Join(dir, "nginx.conf"), "-p", dir)
+}`, dir, address, clients))
+	process = start(t, &stage{dir: dir, env: append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")}, "nginx", "-c", filepath.Join(dir, "nginx.conf"), "-p", dir)
 	await(t, address)
-	return address
+	return address, process
 }
 
-func startMosquitto(t *testing.T, dir string) string {
+func startMosquitto(t *testing.T, dir, clients string) (address string, process *os.Process) {
 	t.Helper()
-	address := freeAddress(t)
+	address = freeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
 	write(t, dir, "mosquitto.conf", fmt.Sprintf(`
 listener %[2]s 127.0.0.1
 user root
-cafile %[1]s/acme/trust/relying-parties.pem
 certfile %[1]s/site.pem
 keyfile %[1]s/site.key
-require_certificate true
-use_identity_as_username true
-`, dir, port))
-	start(t, &stage{dir: dir, env: append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")}, "mosquitto", "-c", filepath.Join(dir, "mosquitto.conf"))
+%[3]s
+`, dir, port, clients))
+	process = start(t, &stage{dir: dir, env: append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")}, "mosquitto", "-c", filepath.Join(dir, "mosquitto.conf"))
 	await(t, address)
-	return address
+	return address, process
 }
 
 // get asks nginx who we are.
@@ -246,7 +244,7 @@ func connectMQTT(address string, roots *x509.CertPool, cert tls.Certificate) err
 }
 
 // start runs a program for the rest of the test.
-func start(t *testing.T, s *stage, name string, args ...string) {
+func start(t *testing.T, s *stage, name string, args ...string) *os.Process {
 	t.Helper()
 	var log strings.Builder
 	cmd := exec.Command("/usr/bin/env", append([]string{name}, args...)...)
@@ -262,6 +260,7 @@ func start(t *testing.T, s *stage, name string, args ...string) {
 			t.Logf("%s: %s", name, log.String())
 		}
 	})
+	return cmd.Process
 }
 
 func freeAddress(t *testing.T) string {

@@ -1,0 +1,67 @@
+package acceptance
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// nginx and mosquitto, configured by the very lines of docs/administrator.md and kept
+// fresh by its script, refuse a device on hold and take it back afterwards.
+func TestRelyingPartiesFollowTheCRLs(t *testing.T) {
+	s := newStage(t)
+	device := everyCertificate(t, s)[0].cert
+	site := relyingPartyCertificate(t, s.dir)
+	etc := filepath.Join(s.dir, "etc")
+	if err := os.Mkdir(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, etc, "relying-parties.pem", string(read(t, s.dir, "acme/trust/relying-parties.pem")))
+	page := string(read(t, "../..", "docs/administrator.md"))
+	recipe := func(language string) string {
+		_, block, found := strings.Cut(page, "\n```"+language+"\n")
+		block, _, ended := strings.Cut(block, "\n```\n")
+		if !found || !ended {
+			t.Fatalf("docs/administrator.md has no block in %s", language)
+		}
+		return strings.NewReplacer("/etc/hallmark", etc, "http://pki.acme.example", "http://localhost:8445").Replace(block)
+	}
+	refresh := func(reload string) {
+		t.Helper()
+		script := strings.Replace(recipe("sh"), "systemctl reload nginx mosquitto", reload, 1)
+		if !strings.Contains(script, reload) {
+			t.Fatal("the script reloads nothing")
+		}
+		write(t, s.dir, "refresh", script)
+		s.bash(t, "sh -e refresh")
+	}
+	refresh("true") // before the first start: neither starts without the file
+	web, nginx := startNginx(t, s.dir, recipe("nginx"))
+	broker, mosquitto := startMosquitto(t, s.dir, recipe("mosquitto"))
+	for _, step := range []struct {
+		verb   string
+		accept bool
+	}{{"show", true}, {"suspend", false}, {"restore", true}, {"revoke --reason key-compromise", false}} {
+		s.bash(t, "hallmark --config acme/operator device "+step.verb+" SN-1")
+		refresh(fmt.Sprintf("kill -HUP %d %d", nginx.Pid, mosquitto.Pid))
+		var status int
+		var refused error
+		settled := func() bool {
+			status, _ = get(t, web, site, device)
+			refused = connectMQTT(broker, site, device)
+			if step.accept {
+				return status == http.StatusOK && refused == nil
+			}
+			return status == http.StatusBadRequest && refused != nil && strings.Contains(refused.Error(), "revoked certificate")
+		}
+		for deadline := time.Now().Add(20 * time.Second); !settled(); time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("after %s: nginx %d, mosquitto %v; want accepted: %v", step.verb, status, refused, step.accept)
+			}
+		}
+	}
+}
