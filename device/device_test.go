@@ -111,6 +111,13 @@ func TestLifeOfADevice(t *testing.T) {
 				t.Fatalf("%+v", r)
 			}
 		}
+		// A line that takes this board for another one hears of it.
+		if _, err := u.enrol(t, u.ticket(t), "SN-2"); !errors.As(err, new(*device.ConflictError)) {
+			t.Fatalf("enrolled under another serial number: %v", err)
+		}
+		if r := must[device.Result](t)(u.enrol(t, nil, "sn-1")); !r.Already {
+			t.Fatalf("%+v", r)
+		}
 		first := u.renew(t, "idevid")
 		t.Logf("renewal: %d TPM commands, %d bytes sent, %d received; requests %v", first.TPMCommands, first.Sent, first.Received, u.paths())
 		one := u.load(t)
