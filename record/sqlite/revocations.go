@@ -116,15 +116,13 @@ func (s *Store) RevokeOperator(ctx context.Context, name string, at time.Time, r
 		if _, err := operator(c, name); err != nil {
 			return err
 		}
-		const theirs = "device IS NULL AND operator = ? AND revoked IS NULL"
+		const theirs = "device IS NULL AND operator = ?"
 		if changed, err = shards(c, at, theirs, name); err != nil {
 			return err
 		}
-		n, err := c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE "+theirs, at, reason, name)
+		n, err := c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE revoked IS NULL AND "+theirs, at, reason, name)
 		if err == nil && n == 0 {
-			if changed, err = shards(c, at, "device IS NULL AND operator = ?", name); err == nil {
-				err = errUnchanged
-			}
+			return errUnchanged
 		}
 		return err
 	})
