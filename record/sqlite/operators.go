@@ -54,8 +54,7 @@ func (s *Store) AcceptInvitation(ctx context.Context, id string, key [32]byte, a
 		if found == nil || found.Accepted != [32]byte{} && found.Accepted != key {
 			return fmt.Errorf("invitation: %w", record.ErrNotFound)
 		}
-		o = *found
-		if o.Accepted == key {
+		if o = *found; o.Accepted == key {
 			return errUnchanged
 		}
 		o.Accepted = key
@@ -114,10 +113,7 @@ func (s *Store) AddAuthorities(ctx context.Context, as []record.Authority, e rec
 		}
 		return nil
 	})
-	if err != nil {
-		return 0, err
-	}
-	return added, nil
+	return added, err
 }
 
 // RemoveAuthority takes one out.
