@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -66,10 +67,8 @@ func (s *Store) end(ctx context.Context, id, state string, at time.Time, e recor
 		case d == nil:
 			return fmt.Errorf("device %s: %w", id, record.ErrNotFound)
 		case d.State == state:
-			if changed, err = shards(c, at, "device = ?", d.seq); err != nil {
-				return err
-			}
-			return errUnchanged
+			changed, err = shards(c, at, "device = ?", d.seq)
+			return cmp.Or(err, errUnchanged)
 		case d.State == record.StateRevoked:
 			return fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
 		}
