@@ -76,6 +76,8 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"unheard", exitUsage, "unknown command"},
 		{"device lst", exitUsage, `did you mean "list"`},
+		{"device revok SN-1 --reason key-compromise", exitUsage, `did you mean "revoke"`},
+		{"device --reason key-compromise", exitUsage, "unknown flag"},
 		{"device show", exitUsage, "1 arg"},
 		{"device list a b", exitUsage, "at most 1"},
 		{"device list --colour", exitUsage, "unknown flag"},

@@ -119,6 +119,13 @@ func group(noun, short, example string, verbs ...*cobra.Command) *cobra.Command 
 			return err
 		},
 	}
+	// A mistyped verb's own flags are unknown here; it is the verb that is wrong.
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if typed := c.Flags().Args(); c == cmd && len(typed) > 0 {
+			return c.RunE(c, typed)
+		}
+		return err
+	})
 	cmd.AddCommand(verbs...)
 	return cmd
 }
