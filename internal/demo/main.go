@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
 
 func main() {
@@ -112,15 +114,20 @@ func (d *demo) close() {
 
 // wait is for -keep: the server runs until the user ends it.
 func (d *demo) wait() error {
+	second, err := swtpm.Run(d.path("tpm-2"))
+	if err != nil {
+		return err
+	}
+	defer second.Kill()
 	fmt.Printf(`
 The server is up until you press Ctrl-C. In another terminal:
 
   export HALLMARK_CONFIG=%s
   %s device list
   %s audit list
-  %s ticket create            # then enrol another device with it:
-  %s enrol TICKET --serial SN-0002 --tpm /dev/tpmrm0 --state ./device-2
-`, d.path("ca", "operator", "hallmark.yaml"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark-device"))
+  %s ticket create            # then enrol another device with it, on a second TPM:
+  %s enrol TICKET --serial SN-0002 --tpm %s --state %s
+`, d.path("ca", "operator", "hallmark.yaml"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark"), filepath.Join(d.bin, "hallmark-device"), second.Spec(), d.path("device-3"))
 	<-d.ctx.Done()
 	fmt.Println("\nstopping")
 	return nil
