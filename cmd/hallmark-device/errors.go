@@ -100,7 +100,7 @@ func hintFor(err error) string {
 		case p.Hint != "":
 			return p.Hint
 		case p.Final():
-			return "take this device out of the line; only an operator can lift this"
+			return "take this device out of the line: it does not come back"
 		}
 		return "the server's operator finds the refusal in the audit list, under code " + p.Code
 	}

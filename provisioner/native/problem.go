@@ -41,7 +41,7 @@ func problem(err error) *wire.Problem {
 	case errors.As(err, &decision):
 		return refusal(decision.Code, decision.Detail, decision.Hint)
 	case errors.As(err, &clash):
-		return refusal(clash.Code, clash.Detail, "if the board was reworked, an administrator must say so")
+		return refusal(clash.Code, clash.Detail, "a chip and a serial number belong together for good: compare board and label")
 	case errors.Is(err, session.ErrInvalid):
 		return refusal(wire.CodeSession, err.Error(), "start again")
 	case errors.Is(err, attest.ErrSecret):
