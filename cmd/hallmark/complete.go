@@ -23,13 +23,21 @@ func words(list ...string) completion {
 // nothing completes nothing: not even file names.
 var nothing = words()
 
-// names completes one argument or flag with names that the server knows. It is quick
-// and silent: a shell waits for it at every tab.
-func (a *app) names(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) completion {
+// arguments completes arguments with names, as many as the command takes.
+func (a *app) arguments(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) completion {
+	ask := a.names(fetch)
 	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 && c.Args != nil && c.ValidateArgs(append(args, begun)) != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		return ask(c, args, begun)
+	}
+}
+
+// names completes a flag with names that the server knows. It is quick
+// and silent: a shell waits for it at every tab.
+func (a *app) names(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) completion {
+	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 		path, err := a.settings()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp

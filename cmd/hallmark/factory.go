@@ -77,7 +77,7 @@ func (a *app) modelList() *cobra.Command {
 
 func (a *app) modelShow() *cobra.Command {
 	c := &cobra.Command{Use: "show MODEL", Short: "Show a model", Example: "  hallmark model show sensor",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.names(modelNames)}
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(modelNames)}
 	asJSON := jsonFlag(c)
 	c.RunE = run(func(c *cobra.Command, args []string) error {
 		cl, err := a.open(c)
@@ -186,7 +186,7 @@ func (a *app) lotVerb(c *cobra.Command, open func(*cobra.Command) (*client.Clien
 
 func (a *app) lotShow() *cobra.Command {
 	return a.lotVerb(&cobra.Command{Use: "show LOT", Short: "Show a lot", Example: "  hallmark lot show W47",
-		ValidArgsFunction: a.names(lotNames)}, a.open,
+		ValidArgsFunction: a.arguments(lotNames)}, a.open,
 		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
 			return cl.Lot(c.Context(), name)
 		})
@@ -195,7 +195,7 @@ func (a *app) lotShow() *cobra.Command {
 func (a *app) lotClose() *cobra.Command {
 	return a.lotVerb(&cobra.Command{Use: "close LOT", Short: "Close a lot for good",
 		Long:    "Close a lot for good: nothing more can be made in it, whatever its quota. Its devices are not touched.",
-		Example: "  hallmark lot close W47", ValidArgsFunction: a.names(openLots)}, a.change,
+		Example: "  hallmark lot close W47", ValidArgsFunction: a.arguments(openLots)}, a.change,
 		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
 			return cl.CloseLot(c.Context(), name)
 		})

@@ -65,7 +65,7 @@ func (a *app) deviceShow() *cobra.Command {
 	c := &cobra.Command{Use: "show SERIAL", Short: "Show a device and its certificates",
 		Long:    "Show a device and its certificates. Where two models use the serial number, write\nMODEL:SERIAL.",
 		Example: "  hallmark device show SN-0001\n  hallmark device show sensor:SN-0001 --json",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.names(serials)}
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.arguments(serials)}
 	asJSON := jsonFlag(c)
 	c.RunE = run(func(c *cobra.Command, args []string) error {
 		cl, err := a.open(c)
@@ -102,7 +102,7 @@ func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 func (a *app) deviceChange(verb, short, done, long, example string, do func(*client.Client, context.Context, string, wire.StatusRequest) (wire.StatusChange, error)) *cobra.Command {
 	var in wire.StatusRequest
 	c := &cobra.Command{Use: verb + " SERIAL", Short: short, Long: long, Example: example,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.names(serials)}
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(serials)}
 	asJSON := jsonFlag(c)
 	c.Flags().StringVar(&in.Why, "why", "", "why, in words, for the audit")
 	if verb == "revoke" {

@@ -152,7 +152,7 @@ func (a *app) vendorcaList() *cobra.Command {
 func (a *app) vendorcaRemove() *cobra.Command {
 	return &cobra.Command{Use: "remove FINGERPRINT", Short: "Trust a CA certificate no longer",
 		Long:    "Trust a CA certificate no longer. Eight digits of its SHA-256 fingerprint are enough.\nDevices that enrolled under it keep their certificates.",
-		Example: "  hallmark vendorca remove 9f3c21d0", Args: cobra.ExactArgs(1), ValidArgsFunction: a.names(fingerprints),
+		Example: "  hallmark vendorca remove 9f3c21d0", Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(fingerprints),
 		RunE: run(func(c *cobra.Command, args []string) error {
 			cl, err := a.change(c)
 			if err != nil {

@@ -96,7 +96,7 @@ func (a *app) operatorList() *cobra.Command {
 
 func (a *app) operatorDisable() *cobra.Command {
 	return &cobra.Command{Use: "disable NAME", Short: "Bar an operator and revoke the operator's certificates",
-		Example: "  hallmark operator disable bo", Args: cobra.ExactArgs(1), ValidArgsFunction: a.names(operatorNames),
+		Example: "  hallmark operator disable bo", Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(operatorNames),
 		RunE: run(func(c *cobra.Command, args []string) error {
 			cl, err := a.change(c)
 			if err != nil {
