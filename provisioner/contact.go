@@ -58,7 +58,7 @@ func (s *Service) Probe(ctx context.Context, c *x509.Certificate) error {
 	if view.ByID == nil {
 		return unknownCertificate
 	}
-	if err := decide.Showing(decide.Case{Now: s.Now(), Who: identity.Identity{Device: *view.ByID, Known: true}, View: view}); err != nil {
+	if err := decide.Renewal(decide.Case{Now: s.Now(), Who: identity.Identity{Device: *view.ByID, Known: true}, View: view}); err != nil {
 		return err
 	}
 	if !view.Presented.Used.IsZero() {

@@ -48,7 +48,7 @@ func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, error) {
 	begun, err := s.Sessions.Resume(blob, s.Now(), session.Enrol, session.Renew)
 	if err != nil {
-		return Answer{}, err
+		return Answer{}, s.refused(ctx, "activation.refused", subject{}, err)
 	}
 	claims, err := begun.Pending.Activated(begun.Secret, secret) // evidence → claims
 	if err != nil {

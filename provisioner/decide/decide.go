@@ -39,8 +39,7 @@ type rule func(*Case) *Refusal
 var (
 	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, quota}
 	returning = []rule{barred, standing, endorsementKeys}
-	renewing  = []rule{standing, current, hardware}
-	showing   = []rule{standing, current}
+	renewing  = []rule{standing, current}
 )
 
 // Enrolment judges an enrolment, or the return of a device that is on record already:
@@ -52,11 +51,8 @@ func Enrolment(c Case) error {
 	return judge(enrolling, &c)
 }
 
-// Renewal judges a renewal.
+// Renewal judges a renewal, or whether the certificate that a device shows could renew.
 func Renewal(c Case) error { return judge(renewing, &c) }
-
-// Showing judges whether the certificate that a device shows could renew.
-func Showing(c Case) error { return judge(showing, &c) }
 
 func judge(rules []rule, c *Case) error {
 	for _, r := range rules {

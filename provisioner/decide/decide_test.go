@@ -118,9 +118,4 @@ func TestWhichCertificateMayRenew(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
-	k := good()
-	k.Who.Known, k.View.Presented, k.Facts.TPM = true, cert("0", "idevid", "", true), nil
-	if got := code(Renewal(k)); got != "evidence-refused" {
-		t.Errorf("renewal without TPM: got %q", got)
-	}
 }

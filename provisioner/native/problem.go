@@ -70,11 +70,9 @@ func malformed(err error) error {
 }
 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		return // nobody waits for the answer
-	}
 	p := problem(err)
-	if p.Status >= 500 {
+	gone := r.Context().Err() != nil // then most errors are only that
+	if p.Status >= 500 && !gone {
 		h.Log.Error("request failed", "path", r.URL.Path, "err", err)
 	}
 	w.Header().Set("Content-Type", wire.ProblemType)
