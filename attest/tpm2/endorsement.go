@@ -35,13 +35,9 @@ func (v *Verifier) judgeEK(chip *attest.TPM, ek *public, certificates [][]byte, 
 		if err := v.checkCertificate(cert, ek, now); err != nil {
 			return err
 		}
-		var helpers []*x509.Certificate
-		for _, c := range certificates[1:] {
-			helpers = append(helpers, vendorca.ParseChain(c)...)
-		}
 		chip.EKCertificate, chip.EKIssuer = cert.Certificate.Raw, cert.Certificate.Issuer.String()
 		chip.Maker, chip.Model, chip.Version = cert.Maker, cert.Model, cert.Version
-		if err := v.trust().Verify(cert, helpers, now); err != nil {
+		if err := v.trust().Verify(cert, certificates[1:], now); err != nil {
 			chip.Uncertified = err.Error()
 		} else {
 			chip.Certified = true

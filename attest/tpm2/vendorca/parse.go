@@ -14,7 +14,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"math/big"
+	"slices"
 )
 
 // maxNV bounds what one NV index may hold; honest EK certificates need 2 KiB, chains 6.
@@ -56,22 +58,38 @@ func ParseEK(nv []byte) (EK, error) {
 	return e, nil
 }
 
-// ParseChain reads the CA certificates that a TPM holds beside its EK certificate,
-// several of which may be concatenated. What cannot be read is left out: these
-// certificates only help to find an anchor, and prove nothing by being there.
-func ParseChain(nv []byte) []*x509.Certificate {
-	var chain []*x509.Certificate
-	for len(nv) > 0 {
-		der, rest, err := cut(nv)
-		if err != nil {
+// certificates are the DER elements in what a TPM holds beside its EK certificate, several
+// of which may be concatenated.
+func certificates(sent [][]byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for _, nv := range sent {
+			for len(nv) > 0 {
+				der, rest, err := cut(nv)
+				if err != nil {
+					break
+				}
+				if !yield(der) {
+					return
+				}
+				nv = rest
+			}
+		}
+	}
+}
+
+// parseHelpers reads the CA certificates among what a device sent. What cannot be read, or
+// is not to be looked at, is left out: these certificates only help to find an anchor,
+// and prove nothing by being there.
+func parseHelpers(sent [][]byte) (helpers []*x509.Certificate) {
+	for der := range certificates(sent) {
+		if len(helpers) == maxHelpers {
 			break
 		}
 		if c, err := parse(der); err == nil {
-			chain = append(chain, c)
+			helpers = append(helpers, c)
 		}
-		nv = rest
 	}
-	return chain
+	return slices.DeleteFunc(helpers, unreasonable)
 }
 
 // cut splits off the first DER element, without a TCG header in front of it.

@@ -12,11 +12,13 @@ import (
 )
 
 // Set is the TPM makers' certificates that an operator imported, each of them a trust
-// anchor: a root, or an intermediate whose root is unpublished or signs with SHA-1. It
-// does not change once made. A nil Set trusts nobody.
+// anchor: a root, or an intermediate whose root is unpublished or signs with SHA-1. Its
+// answers do not change once it is made; what it remembers only saves work. A nil Set
+// trusts nobody.
 type Set struct {
 	pool    *x509.CertPool
 	anchors []*x509.Certificate
+	issuers issuers
 }
 
 // New makes a Set of DER certificates. The Set is usable even if err is not nil: err
@@ -63,15 +65,18 @@ func authority(c *x509.Certificate) error {
 const maxHelpers = 8
 
 // Verify says whether the certificate was issued under an anchor, with the help of CA
-// certificates that the device sent. The error is one sentence for an operator that
-// names the missing issuer and says what to do next. Checks of the certificate
-// itself (its dates, its purpose, its key) are the caller's.
-func (s *Set) Verify(ek EK, helpers []*x509.Certificate, now time.Time) error {
-	helpers = slices.DeleteFunc(slices.Clone(helpers[:min(len(helpers), maxHelpers)]), unreasonable)
+// certificates that the device sent, each element one or several. The error is one
+// sentence for an operator that names the missing issuer and says what to do next.
+// Checks of the certificate itself (its dates, its purpose, its key) are the caller's.
+func (s *Set) Verify(ek EK, sent [][]byte, now time.Time) error {
+	if s.Len() > 0 && s.issuers.issued(ek.Certificate, sent, now) {
+		return nil
+	}
+	helpers := parseHelpers(sent)
 	if s.Len() > 0 {
 		// Without helpers first: an anchor is nearly always the issuer, and x509 would
 		// check the same signature twice on its way through an equal helper.
-		options := x509.VerifyOptions{Roots: s.pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+		options := under(s.pool, now)
 		if _, err := ek.Certificate.Verify(options); err == nil {
 			return nil
 		}
@@ -80,12 +85,17 @@ func (s *Set) Verify(ek EK, helpers []*x509.Certificate, now time.Time) error {
 			for _, h := range helpers {
 				options.Intermediates.AddCert(h)
 			}
-			if _, err := ek.Certificate.Verify(options); err == nil {
+			if chains, err := ek.Certificate.Verify(options); err == nil {
+				s.issuers.remember(chains[0])
 				return nil
 			}
 		}
 	}
 	return s.explain(ek, helpers, now)
+}
+
+func under(roots *x509.CertPool, now time.Time) x509.VerifyOptions {
+	return x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 }
 
 // unreasonable keeps keys away that are too weak to prove anything or too large to

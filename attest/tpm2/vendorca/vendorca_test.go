@@ -2,7 +2,6 @@ package vendorca
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -68,8 +67,7 @@ type shape struct {
 	serial  []byte // content of the INTEGER
 	key     []byte // SubjectPublicKeyInfo
 	names   []byte // value of the subject alternative name; none if nil
-	hash    crypto.Hash
-	unknown bool // an unknown critical extension
+	unknown bool   // an unknown critical extension
 }
 
 func der(t testing.TB, v any) []byte {
@@ -386,11 +384,11 @@ func TestVerifyExplains(t *testing.T) {
 			if len(ders) == 0 {
 				set = nil // trusts nobody, as an empty one does
 			}
-			var helpers []*x509.Certificate
+			var sent [][]byte
 			for _, h := range c.helpers {
-				helpers = append(helpers, h.cert)
+				sent = append(sent, h.cert.Raw)
 			}
-			err = set.Verify(c.ek, helpers, now)
+			err = set.Verify(c.ek, sent, now)
 			if (err == nil) != (len(c.want) == 0) {
 				t.Fatal(err)
 			}
@@ -420,17 +418,27 @@ func TestHelpersAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	noise := slices.Repeat([]*x509.Certificate{newCA(t, "noise", nil, nil).cert}, maxHelpers)
-	if err := set.Verify(ek, append(noise[:maxHelpers-1:maxHelpers-1], middle.cert), now); err != nil {
-		t.Error(err)
-	}
-	if set.Verify(ek, append(noise, middle.cert), now) == nil {
+	noise := slices.Repeat([][]byte{newCA(t, "noise", nil, nil).cert.Raw}, maxHelpers)
+	if set.Verify(ek, append(noise, middle.cert.Raw), now) == nil {
 		t.Error("a ninth helper was looked at")
 	}
+	if err := set.Verify(ek, append(noise[:maxHelpers-1:maxHelpers-1], middle.cert.Raw), now); err != nil {
+		t.Error(err)
+	}
+	if set.Verify(ek, append(noise, middle.cert.Raw), now) == nil {
+		t.Error("a ninth helper was looked at, because it is known")
+	}
 	for bits, want := range map[int]bool{1024: true, 2048: false, 4096: false, 8192: true} {
-		n := new(big.Int).Lsh(big.NewInt(1), uint(bits-1))
-		if got := unreasonable(&x509.Certificate{PublicKey: &rsa.PublicKey{N: n, E: 65537}}); got != want {
+		key := &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), uint(bits-1)), E: 65537}
+		if got := unreasonable(&x509.Certificate{PublicKey: key}); got != want {
 			t.Errorf("RSA-%d: unreasonable = %v", bits, got)
+		}
+		der, err := x509.CreateCertificate(rand.Reader, middle.cert, root.cert, key, root.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if helpers := parseHelpers([][]byte{der}); (len(helpers) == 0) != want {
+			t.Errorf("RSA-%d: %d helpers", bits, len(helpers))
 		}
 	}
 	if unreasonable(middle.cert) || !unreasonable(&x509.Certificate{}) {
@@ -459,7 +467,7 @@ func TestNewLeavesOut(t *testing.T) {
 }
 
 // What is no certificate ends a chain, or is left out of it.
-func TestParseChain(t *testing.T) {
+func TestParseHelpers(t *testing.T) {
 	a, b := newCA(t, "a", nil, nil), newCA(t, "b", nil, nil)
 	for name, c := range map[string]struct {
 		nv   []byte
@@ -471,7 +479,7 @@ func TestParseChain(t *testing.T) {
 		"noise first":    {slices.Concat([]byte("noise"), b.cert.Raw), 0},
 		"nothing":        {nil, 0},
 	} {
-		if got := ParseChain(c.nv); len(got) != c.want {
+		if got := parseHelpers([][]byte{c.nv}); len(got) != c.want {
 			t.Errorf("%s: %d certificates", name, len(got))
 		}
 	}
@@ -574,8 +582,8 @@ func FuzzParseEK(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, nv []byte) {
-		helpers := ParseChain(nv)
 		ReadCertificates(nv)
+		parseHelpers([][]byte{nv})
 		ek, err := ParseEK(nv)
 		if err != nil {
 			return
@@ -583,7 +591,7 @@ func FuzzParseEK(f *testing.F) {
 		if ek.Certificate.PublicKey == nil || !bytes.Contains(nv, ek.Certificate.Raw) || !bytes.Contains(ek.Certificate.Raw, ek.Certificate.RawTBSCertificate) {
 			t.Error("what was read is not what was there")
 		}
-		if err := set.Verify(ek, helpers, now); err == nil {
+		if err := set.Verify(ek, [][]byte{nv}, now); err == nil {
 			t.Error("believed a certificate that no anchor issued")
 		}
 	})
