@@ -3,8 +3,8 @@
 // holds the attestation key and the certified key, provided that the chip then
 // returns the secret of [Verifier.Challenge].
 //
-// It parses each foreign structure once and strictly (what is parsed is marshalled
-// again and must give the same bytes), checks everything that TCG's "TPM 2.0 Keys for
-// Device Identity and Attestation" §6 asks of a CA, and needs neither a TPM nor a
-// network. The device half is in collect, TPM makers' peculiarities in vendorca.
+// It reads foreign structures strictly (accepted shapes alone, to the last byte), checks
+// everything that TCG's "TPM 2.0 Keys for Device Identity and Attestation" §6 asks of a
+// CA, and needs neither a TPM nor a network. The device half is in collect, TPM makers'
+// peculiarities in vendorca.
 package tpm2

@@ -10,10 +10,10 @@ import (
 	_ "crypto/sha512"
 	"crypto/x509"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math/big"
 	"math/bits"
+	"slices"
 
 	gotpm "github.com/google/go-tpm/tpm2"
 
@@ -67,66 +67,39 @@ var (
 // public is a TPMT_PUBLIC that is acceptable in its role.
 type public struct {
 	role
+	area
 	raw []byte
 	// name is nameAlg ‖ H(raw) (TPM 2.0 Part 1 §16).
 	name []byte
-	area *gotpm.TPMTPublic
 	// key is *ecdsa.PublicKey or *rsa.PublicKey; spki its SubjectPublicKeyInfo.
 	key  crypto.PublicKey
 	spki []byte
-	// scheme and hash are fixed by the key's maker; TPMAlgNull if the user chooses.
-	scheme, hash gotpm.TPMAlgID
-}
-
-// maxStructure bounds each TPM structure: a 4096-bit RSA public area has under 700 bytes.
-const maxStructure = 1 << 10
-
-// unmarshal reads one structure that fills all of raw. go-tpm ignores trailing bytes and
-// tolerates some encodings that it would not write, so what was read is written again
-// and must be the same: two readers can then not understand it differently.
-func unmarshal[T gotpm.Marshallable, P interface {
-	*T
-	gotpm.Unmarshallable
-}](raw []byte) (*T, error) {
-	if len(raw) > maxStructure {
-		return nil, fmt.Errorf("%d bytes are too many", len(raw))
-	}
-	v, err := gotpm.Unmarshal[T, P](raw)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(gotpm.Marshal(P(v)), raw) {
-		return nil, errors.New("not in canonical form, or followed by other bytes")
-	}
-	return v, nil
 }
 
 // readPublic parses a public area and holds it against its role.
 func readPublic(r role, raw []byte) (*public, error) {
-	area, err := unmarshal[gotpm.TPMTPublic](raw)
-	if err != nil {
+	a, err := readArea(raw)
+	choice, shaped := err.(unknown)
+	if err != nil && !shaped {
 		return nil, refuse(r.malformed, "", "the %s's public area is malformed: %v", r.name, err)
 	}
-	if err := r.checkAttributes(binary.BigEndian.Uint32(raw[4:])); err != nil {
+	if err := r.checkAttributes(a.attributes); err != nil {
 		return nil, err
 	}
-	p := &public{role: r, raw: raw, area: area, scheme: gotpm.TPMAlgNull, hash: gotpm.TPMAlgNull}
-	if p.name, err = name(area.NameAlg, raw); err != nil {
+	p := &public{role: r, area: a, raw: raw}
+	if p.name, err = name(a.nameAlg, raw); err != nil {
 		return nil, refuse(r.algorithm, "", "the %s's Name: %v", r.name, err)
 	}
-	switch area.Type {
-	case gotpm.TPMAlgECC:
+	switch {
+	case shaped:
+		err = p.unacceptable("%v", choice)
+	case a.kind == gotpm.TPMAlgECC:
 		err = p.readECC()
-	case gotpm.TPMAlgRSA:
-		err = p.readRSA()
 	default:
-		err = p.unacceptable("type %#04x", uint16(area.Type))
+		err = p.readRSA()
 	}
 	if err != nil {
 		return nil, err
-	}
-	if p.spki, err = x509.MarshalPKIXPublicKey(p.key); err != nil {
-		return nil, refuse(r.malformed, "", "the %s: %v", r.name, err)
 	}
 	return p, nil
 }
@@ -179,139 +152,111 @@ func (p *public) broken(format string, a ...any) error {
 	return refuse(p.weak, "", "the %s %s", p.role.name, fmt.Sprintf(format, a...))
 }
 
-var curves = map[gotpm.TPMECCCurve]elliptic.Curve{
-	gotpm.TPMECCNistP256: elliptic.P256(),
-	gotpm.TPMECCNistP384: elliptic.P384(),
+// curve is a curve with what a SubjectPublicKeyInfo says before the point: crypto/x509
+// takes longer to write that than we to check the point.
+type curve struct {
+	elliptic.Curve
+	size int
+	spki []byte
+}
+
+var curves = map[gotpm.TPMECCCurve]curve{
+	gotpm.TPMECCNistP256: newCurve(elliptic.P256()),
+	gotpm.TPMECCNistP384: newCurve(elliptic.P384()),
+}
+
+func newCurve(c elliptic.Curve) curve {
+	size := (c.Params().BitSize + 7) / 8
+	generator := uncompressed(size, c.Params().Gx.Bytes(), c.Params().Gy.Bytes())
+	key, err := ecdsa.ParseUncompressedPublicKey(c, generator)
+	must(err)
+	der, err := x509.MarshalPKIXPublicKey(key)
+	must(err)
+	return curve{c, size, bytes.TrimSuffix(der, generator)}
+}
+
+// uncompressed is SEC 1 §2.3.3. Some TPMs leave out leading zeros.
+func uncompressed(size int, x, y []byte) []byte {
+	point := make([]byte, 1+2*size)
+	point[0] = 4
+	copy(point[1+size-len(x):], x)
+	copy(point[1+2*size-len(y):], y)
+	return point
 }
 
 func (p *public) readECC() error {
-	parms, err := p.area.Parameters.ECCDetail()
-	if err != nil {
-		return refuse(p.malformed, "", "the %s's parameters: %v", p.role.name, err)
-	}
-	point, err := p.area.Unique.ECC()
-	if err != nil {
-		return refuse(p.malformed, "", "the %s's point: %v", p.role.name, err)
-	}
-	curve, ok := curves[parms.CurveID]
+	curve, ok := curves[p.curve]
 	if !ok {
-		return p.unacceptable("curve %#04x", uint16(parms.CurveID))
+		return p.unacceptable("curve %#04x", uint16(p.curve))
 	}
-	if parms.KDF.Scheme != gotpm.TPMAlgNull {
-		return p.unacceptable("key derivation scheme %#04x", uint16(parms.KDF.Scheme))
-	}
-	if err := p.readParameters(&parms.Symmetric, parms.Scheme.Scheme, &parms.Scheme.Details); err != nil {
+	if err := p.checkUse(); err != nil {
 		return err
 	}
-	size := (curve.Params().BitSize + 7) / 8
-	uncompressed := make([]byte, 1+2*size)
-	uncompressed[0] = 4 // SEC 1 §2.3.3
-	if len(point.X.Buffer) > size || len(point.Y.Buffer) > size {
+	if len(p.x) > curve.size || len(p.y) > curve.size {
 		return p.broken("has coordinates longer than its curve's")
 	}
-	// Some TPMs leave out leading zeros.
-	copy(uncompressed[1+size-len(point.X.Buffer):], point.X.Buffer)
-	copy(uncompressed[1+2*size-len(point.Y.Buffer):], point.Y.Buffer)
-	key, err := ecdsa.ParseUncompressedPublicKey(curve, uncompressed)
+	point := uncompressed(curve.size, p.x, p.y)
+	key, err := ecdsa.ParseUncompressedPublicKey(curve.Curve, point)
 	if err != nil {
 		return p.broken("is not a point of its curve")
 	}
-	p.key = key
+	p.key, p.spki = key, slices.Concat(curve.spki, point)
 	return nil
 }
 
 func (p *public) readRSA() error {
-	parms, err := p.area.Parameters.RSADetail()
-	if err != nil {
-		return refuse(p.malformed, "", "the %s's parameters: %v", p.role.name, err)
-	}
-	modulus, err := p.area.Unique.RSA()
-	if err != nil {
-		return refuse(p.malformed, "", "the %s's modulus: %v", p.role.name, err)
-	}
 	switch {
-	case parms.KeyBits < 2048:
-		return p.broken("has only %d bits", parms.KeyBits)
-	case parms.KeyBits != 2048 && parms.KeyBits != 3072 && parms.KeyBits != 4096:
-		return p.unacceptable("size of %d bits", parms.KeyBits)
-	case parms.Exponent != 0 && parms.Exponent != 65537: // 0 means 65537, TPM 2.0 Part 2 §12.2.3.5
-		return p.unacceptable("exponent %d", parms.Exponent)
+	case p.bits < 2048:
+		return p.broken("has only %d bits", p.bits)
+	case p.bits != 2048 && p.bits != 3072 && p.bits != 4096:
+		return p.unacceptable("size of %d bits", p.bits)
+	case p.exponent != 0 && p.exponent != 65537: // 0 means 65537, TPM 2.0 Part 2 §12.2.3.5
+		return p.unacceptable("exponent %d", p.exponent)
 	}
-	if err := p.readParameters(&parms.Symmetric, parms.Scheme.Scheme, &parms.Scheme.Details); err != nil {
+	if err := p.checkUse(); err != nil {
 		return err
 	}
-	n := new(big.Int).SetBytes(modulus.Buffer)
-	if len(modulus.Buffer)*8 != int(parms.KeyBits) || n.BitLen() != int(parms.KeyBits) || n.Bit(0) == 0 {
-		return p.broken("has not the modulus of a %d-bit key", parms.KeyBits)
+	n := new(big.Int).SetBytes(p.modulus)
+	if len(p.modulus)*8 != int(p.bits) || n.BitLen() != int(p.bits) || n.Bit(0) == 0 {
+		return p.broken("has not the modulus of a %d-bit key", p.bits)
 	}
 	if vendorca.ROCA(n) {
 		return p.broken("was made by Infineon's faulty RSA library and can be factored (ROCA, CVE-2017-15361); the TPM needs new firmware and new keys")
 	}
 	p.key = &rsa.PublicKey{N: n, E: 65537}
-	return nil
+	var err error
+	p.spki, err = x509.MarshalPKIXPublicKey(p.key)
+	return err
 }
 
-// readParameters checks the cipher and the scheme. A storage key has a cipher and no
-// scheme, a signing key no cipher, and a scheme if it is restricted (TPM 2.0 Part 2 §12.2.3).
-func (p *public) readParameters(cipher *gotpm.TPMTSymDefObject, scheme gotpm.TPMAlgID, details *gotpm.TPMUAsymScheme) error {
-	if p.attributes&decrypt != 0 {
-		if scheme != gotpm.TPMAlgNull {
-			return p.unacceptable("scheme %#04x", uint16(scheme))
+// checkUse checks the cipher and the scheme. A storage key has a cipher, that of the TCG
+// EK templates, and no scheme; a signing key no cipher, and a scheme if it is restricted
+// (TPM 2.0 Part 2 §12.2.3).
+func (p *public) checkUse() error {
+	if p.role.attributes&decrypt != 0 {
+		switch {
+		case p.scheme != gotpm.TPMAlgNull:
+			return p.unacceptable("scheme %#04x", uint16(p.scheme))
+		case p.cipher.algorithm != gotpm.TPMAlgAES:
+			return p.unacceptable("cipher %#04x", uint16(p.cipher.algorithm))
+		case p.cipher.bits != 128 && p.cipher.bits != 256:
+			return p.unacceptable("cipher key size of %d bits", p.cipher.bits)
+		case p.cipher.mode != gotpm.TPMAlgCFB:
+			return p.unacceptable("cipher mode %#04x", uint16(p.cipher.mode))
 		}
-		return p.readCipher(cipher)
+		return nil
 	}
-	if cipher.Algorithm != gotpm.TPMAlgNull {
-		return p.unacceptable("cipher %#04x", uint16(cipher.Algorithm))
+	if p.cipher.algorithm != gotpm.TPMAlgNull {
+		return p.unacceptable("cipher %#04x", uint16(p.cipher.algorithm))
 	}
-	if scheme == gotpm.TPMAlgNull {
-		if p.attributes&restricted != 0 {
+	if p.scheme == gotpm.TPMAlgNull {
+		if p.role.attributes&restricted != 0 {
 			return p.unacceptable("missing signature scheme")
 		}
 		return nil
 	}
-	p.scheme = scheme
-	if err := p.readScheme(details); err != nil {
-		return err
-	}
 	if _, ok := hashes[p.hash]; !ok {
 		return p.unacceptable("signature hash %#04x", uint16(p.hash))
-	}
-	return nil
-}
-
-func (p *public) readScheme(details *gotpm.TPMUAsymScheme) error {
-	ecc := p.area.Type == gotpm.TPMAlgECC
-	switch {
-	case ecc && p.scheme == gotpm.TPMAlgECDSA:
-		if s, err := details.ECDSA(); err == nil {
-			p.hash = s.HashAlg
-			return nil
-		}
-	case !ecc && p.scheme == gotpm.TPMAlgRSASSA:
-		if s, err := details.RSASSA(); err == nil {
-			p.hash = s.HashAlg
-			return nil
-		}
-	case !ecc && p.scheme == gotpm.TPMAlgRSAPSS:
-		if s, err := details.RSAPSS(); err == nil {
-			p.hash = s.HashAlg
-			return nil
-		}
-	}
-	return p.unacceptable("signature scheme %#04x", uint16(p.scheme))
-}
-
-// readCipher accepts the ciphers of the TCG EK templates.
-func (p *public) readCipher(c *gotpm.TPMTSymDefObject) error {
-	if c.Algorithm != gotpm.TPMAlgAES {
-		return p.unacceptable("cipher %#04x", uint16(c.Algorithm))
-	}
-	size, err := c.KeyBits.AES()
-	if err != nil || (*size != 128 && *size != 256) {
-		return p.unacceptable("cipher key size")
-	}
-	if mode, err := c.Mode.AES(); err != nil || *mode != gotpm.TPMAlgCFB {
-		return p.unacceptable("cipher mode")
 	}
 	return nil
 }

@@ -64,6 +64,7 @@ var credentialMagic = []byte{0xBA, 0xDC, 0xC0, 0xDE, 0, 0, 0, 1}
 func TestToolsEnrol(t *testing.T) {
 	for _, c := range []struct{ ek, ak, hash, scheme string }{
 		{"ecc", "ecc", "sha256", "ecdsa"},
+		{"ecc384", "ecc", "sha256", "ecdsa"},
 		{"rsa", "rsa", "sha256", "rsassa"},
 		{"rsa", "rsa", "sha256", "rsapss"},
 	} {
@@ -99,7 +100,7 @@ func TestToolsEnrol(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := x.activate(challenge); !bytes.Equal(got, secret) {
+			if got := x.activate(challenge, c.ek == "ecc384"); !bytes.Equal(got, secret) {
 				t.Errorf("the chip opened %x", got)
 			}
 		})
@@ -133,10 +134,15 @@ func certify(t *testing.T, chip *swtpm.TPM, ak, key gotpm.TPMHandle) (statement,
 	return r.CertifyInfo.Bytes(), gotpm.Marshal(r.Signature)
 }
 
-// activate opens a challenge with the chip's EK, whose policy is PolicySecret.
-func (c tools) activate(challenge attest.Challenge) []byte {
+// activate opens a challenge with the chip's EK: a high-range one has a password, an empty
+// one, the others the policy PolicySecret.
+func (c tools) activate(challenge attest.Challenge, high bool) []byte {
 	c.t.Helper()
 	c.write("credential", append(append(bytes.Clone(credentialMagic), sized(challenge.Credential)...), sized(challenge.Secret)...))
+	if high {
+		c.run("tpm2_activatecredential", "-c", "ak.ctx", "-C", "ek.ctx", "-i", "credential", "-o", "secret")
+		return c.read("secret")
+	}
 	c.run("tpm2_startauthsession", "--policy-session", "-S", "session.ctx")
 	c.run("tpm2_policysecret", "-S", "session.ctx", "-c", "e")
 	c.run("tpm2_activatecredential", "-c", "ak.ctx", "-C", "ek.ctx", "-i", "credential", "-o", "secret", "-P", "session:session.ctx")

@@ -2,7 +2,6 @@ package tpm2
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -100,9 +99,9 @@ func certified(ek, ak *public, e attest.Evidence, binding [32]byte) (attest.Fact
 		AKPublic: ak.raw, AKName: ak.name, AKKey: ak.spki,
 	}
 	if s.signedByPrimary(ak) {
-		chip.Firmware = s.FirmwareVersion
-		chip.ResetCount = s.ClockInfo.ResetCount
-		chip.RestartCount = s.ClockInfo.RestartCount
+		chip.Firmware = s.firmware
+		chip.ResetCount = s.resetCount
+		chip.RestartCount = s.restartCount
 	}
 	return attest.Facts{Kind: attest.KindTPM2, Key: key.spki, Binding: binding, TPM: chip}, nil
 }
@@ -120,20 +119,15 @@ func (v *Verifier) Challenge(p attest.Pending, secret []byte) (attest.Challenge,
 	if len(secret) < 16 || len(secret) > 32 { // at most the digest of the EK's Name, TPM 2.0 Part 3 §12.6
 		return attest.Challenge{}, fmt.Errorf("tpm2: a secret of %d bytes cannot be a credential", len(secret))
 	}
-	// It was read strictly when p was made, and only this package makes p.
-	ek, err := gotpm.Unmarshal[gotpm.TPMTPublic](facts.TPM.EKPublic)
+	ek, err := readPublic(roleEK, facts.TPM.EKPublic)
 	if err != nil {
 		return attest.Challenge{}, fmt.Errorf("tpm2: endorsement key: %w", err)
 	}
-	encapsulation, err := gotpm.ImportEncapsulationKey(ek)
-	if err != nil {
-		return attest.Challenge{}, fmt.Errorf("tpm2: endorsement key: %w", err)
-	}
-	credential, encrypted, err := gotpm.CreateCredential(rand.Reader, encapsulation, facts.TPM.AKName, secret)
+	c, err := makeCredential(ek, facts.TPM.AKName, secret)
 	if err != nil {
 		return attest.Challenge{}, fmt.Errorf("tpm2: credential: %w", err)
 	}
-	return attest.Challenge{Credential: credential, Secret: encrypted}, nil
+	return c, nil
 }
 
 // fromTemplate reports whether the EK is made from a TCG template, its unique field
