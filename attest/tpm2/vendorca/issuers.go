@@ -11,9 +11,9 @@ import (
 )
 
 // issuers remembers the intermediates that were found to issue EK certificates under an
-// anchor: thousands of chips bring the same one, and its own signature, mostly a big RSA
-// key's, need not be verified each time. A device must still send the certificate, so
-// that its evidence is judged the same whoever came before it.
+// anchor: thousands of chips bring the same one, and its own signature need not be
+// verified each time. A device must still send the certificate, so that its evidence is
+// judged the same whoever came before it.
 type issuers struct {
 	lock  sync.RWMutex
 	known map[[sha256.Size]byte]issuer // by the certificate's DER
