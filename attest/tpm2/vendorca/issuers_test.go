@@ -204,3 +204,34 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// A device cannot make a verification long: of each name one certificate is tried.
+func TestOneHelperOfAName(t *testing.T) {
+	root := newCA(t, "root", nil, nil)
+	middle := newCA(t, "middle", root, nil)
+	leaf := middle.ek()
+	var same []*maker
+	for range maxHelpers {
+		same = append(same, newCA(t, "middle", nil, nil)) // issued by "middle", as it says
+	}
+	for _, helpers := range [][]*maker{same, append([]*maker{middle}, same...)} {
+		var certs []*x509.Certificate
+		for _, h := range helpers {
+			certs = append(certs, h.cert)
+		}
+		up := path(leaf.Certificate, certs)
+		for i, c := range up {
+			for _, other := range up[:i] {
+				if c.Subject.String() == other.Subject.String() {
+					t.Errorf("%q is tried twice", c.Subject)
+				}
+			}
+		}
+	}
+	if err := setOf(t, root).Verify(leaf, sent(middle, same[0]), now); err != nil {
+		t.Errorf("the right one first: %v", err)
+	}
+	if err := setOf(t, root).Verify(leaf, sent(same[0], middle, root), now); err != nil {
+		t.Errorf("the right one second: %v", err)
+	}
+}

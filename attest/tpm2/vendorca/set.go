@@ -82,7 +82,7 @@ func (s *Set) Verify(ek EK, sent [][]byte, now time.Time) error {
 		}
 		if len(helpers) > 0 {
 			options.Intermediates = x509.NewCertPool()
-			for _, h := range helpers {
+			for _, h := range path(ek.Certificate, helpers) {
 				options.Intermediates.AddCert(h)
 			}
 			if chains, err := ek.Certificate.Verify(options); err == nil {
@@ -92,6 +92,25 @@ func (s *Set) Verify(ek EK, sent [][]byte, now time.Time) error {
 		}
 	}
 	return s.explain(ek, helpers, now)
+}
+
+// path picks the helpers that lead upwards from c, one for each name, and so looks at
+// each helper's key once. x509 would try every certificate of the right name at every
+// step, up to a hundred signatures, and a device chooses what it sends.
+func path(c *x509.Certificate, helpers []*x509.Certificate) (up []*x509.Certificate) {
+	for {
+		if slices.ContainsFunc(up, func(u *x509.Certificate) bool { return bytes.Equal(u.RawSubject, c.RawIssuer) }) {
+			return up // a loop, or a root: nothing new is above
+		}
+		i := slices.IndexFunc(helpers, func(h *x509.Certificate) bool {
+			return bytes.Equal(h.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(h) == nil
+		})
+		if i < 0 {
+			return up
+		}
+		c = helpers[i]
+		up = append(up, c)
+	}
 }
 
 func under(roots *x509.CertPool, now time.Time) x509.VerifyOptions {
@@ -105,7 +124,7 @@ func unreasonable(c *x509.Certificate) bool {
 	case *rsa.PublicKey:
 		return key.N.BitLen() < 2048 || key.N.BitLen() > 4096
 	case *ecdsa.PublicKey:
-		return false
+		return key.Curve.Params().BitSize > 384
 	}
 	return true
 }
