@@ -76,16 +76,16 @@ func (a *agent) already(e Enrolment) (Result, error) {
 			Detail: fmt.Sprintf("the state folder %s belongs to %s, enrolled at %s; the ticket is for another installation", a.dir.Path(), a.set.Device, a.set.Server),
 			Hint:   "name another folder with --state, or remove this one"}
 	}
-	if e.Serial != "" && !strings.EqualFold(e.Serial, a.set.Serial) {
-		return Result{}, &ConflictError{
-			Detail: fmt.Sprintf("this device is enrolled as %s, not with the serial number %q", a.set.Device, e.Serial),
-			Hint:   "compare label and board; if the folder came with another board's image, remove it or name another with --state"}
-	}
 	if err := a.openTPM(); err != nil {
 		return Result{}, err
 	}
 	if err := a.sameTPM(); err != nil {
 		return Result{}, err
+	}
+	if e.Serial != "" && !strings.EqualFold(e.Serial, a.set.Serial) {
+		return Result{}, &ConflictError{
+			Detail: fmt.Sprintf("this device is enrolled as %s, not with the serial number %q", a.set.Device, e.Serial),
+			Hint:   "compare label and board"}
 	}
 	r := a.result()
 	r.Already = true
