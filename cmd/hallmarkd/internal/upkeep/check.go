@@ -227,6 +227,11 @@ func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findin
 		return
 	}
 	r.add(OK, "record", "", "%s is sound", in.Config.Database)
+	if inside, err := filepath.Rel(in.Config.Dir, in.Config.Journal); err == nil && filepath.IsLocal(inside) {
+		r.add(OK, "journal", "to survive the loss of this folder keep it on another disk: journal in "+in.Config.File, "%s, beside the record", in.Config.Journal)
+	} else {
+		r.add(OK, "journal", "", "%s", in.Config.Journal)
+	}
 	operators, err := store.Operators(ctx)
 	if err != nil {
 		r.add(Error, "operators", "", "%v", err)
