@@ -68,6 +68,9 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 	if facts.TPM == nil {
 		return Answer{}, &decide.Refusal{Code: "evidence-refused", Detail: "enrolment needs a TPM"}
 	}
+	if err := s.pace(facts.TPM); err != nil {
+		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial, ek: facts.TPM.EKFingerprint}, err)
+	}
 	id := s.Permissions.NewDeviceID()
 	query := record.Query{Session: begun.ID, Ticket: begun.Ticket, Serial: begun.Serial,
 		EK: facts.TPM.EKFingerprint, EKName: facts.TPM.EKName, AK: facts.TPM.AKName}
@@ -80,9 +83,6 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 			return record.Admission{}, err
 		}
 		if err := decide.Enrolment(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts, Ticket: begun.Ticket, Serial: begun.Serial}); err != nil { // identity → decision
-			return record.Admission{}, err
-		}
-		if err := s.pace(who.Device, s.Now()); err != nil {
 			return record.Admission{}, err
 		}
 		verb, a := "device.enrolled", record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Ticket: begun.Ticket}

@@ -142,12 +142,12 @@ func (s *sampler) take(actor string, limit int, now time.Time) (dropped int, kee
 
 // pace keeps one device, which may be a program that plays a TPM a thousand times a
 // second, from filling the record, and the CRLs on the day when it is revoked.
-func (s *Service) pace(d record.Device, now time.Time) error {
+func (s *Service) pace(chip *attest.TPM) error {
 	if s.Pace == 0 {
 		return nil
 	}
-	if _, ok := s.paces.take(d.ID, s.Pace, now); !ok {
-		return &decide.Refusal{Code: "too-often", Detail: fmt.Sprintf("%s was given certificates %d times in this minute", d.Name(), s.Pace),
+	if _, ok := s.paces.take(string(chip.AKName), s.Pace, s.Now()); !ok {
+		return &decide.Refusal{Code: "too-often", Detail: fmt.Sprintf("this device asked for certificates %d times in this minute", s.Pace),
 			Hint: "wait a minute; a device renews at two thirds of its certificate's life"}
 	}
 	return nil

@@ -74,6 +74,12 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
+	if facts.TPM == nil {
+		return Answer{}, &decide.Refusal{Code: "evidence-refused", Detail: "renewal needs the TPM that enrolled"}
+	}
+	if err := s.pace(facts.TPM); err != nil {
+		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, err)
+	}
 	life := s.LDevIDLife
 	query := record.Query{Session: begun.ID, Issuer: begun.Issuer, CertificateSerial: begun.Certificate}
 	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
@@ -85,9 +91,6 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 			return record.Admission{}, err
 		}
 		if err := decide.Renewal(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}); err != nil { // identity → decision
-			return record.Admission{}, err
-		}
-		if err := s.pace(who.Device, s.Now()); err != nil {
 			return record.Admission{}, err
 		}
 		if v.Model != nil && v.Model.LDevIDLifetime > 0 {
