@@ -61,15 +61,9 @@ func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, er
 }
 
 func (s *Service) enrol(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
-	facts, err := claims.Facts()
+	facts, err := s.proved(claims)
 	if err != nil {
-		return Answer{}, err
-	}
-	if facts.TPM == nil {
-		return Answer{}, &decide.Refusal{Code: "evidence-refused", Detail: "enrolment needs a TPM"}
-	}
-	if err := s.pace(facts.TPM); err != nil {
-		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial, ek: facts.TPM.EKFingerprint}, err)
+		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial}, err)
 	}
 	id := s.Permissions.NewDeviceID()
 	query := record.Query{Session: begun.ID, Ticket: begun.Ticket, Serial: begun.Serial,
@@ -100,6 +94,18 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 		return Answer{}, err
 	}
 	return s.answer(device, begun.Pending, &Identity{IDevID: issued[0].Chain, AK: issued[1].Chain})
+}
+
+// proved reads what claims prove, behind which a TPM must stand, and keeps its pace.
+func (s *Service) proved(claims attest.Claims) (attest.Facts, error) {
+	facts, err := claims.Facts()
+	if err != nil {
+		return attest.Facts{}, err
+	}
+	if facts.TPM == nil {
+		return attest.Facts{}, &decide.Refusal{Code: "evidence-refused", Detail: "no TPM took part"}
+	}
+	return facts, s.pace(facts.TPM)
 }
 
 // birth asks for the two certificates of manufacture: for the IDevID key and for the

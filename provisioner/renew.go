@@ -70,14 +70,8 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 }
 
 func (s *Service) renew(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
-	facts, err := claims.Facts()
+	facts, err := s.proved(claims)
 	if err != nil {
-		return Answer{}, err
-	}
-	if facts.TPM == nil {
-		return Answer{}, &decide.Refusal{Code: "evidence-refused", Detail: "renewal needs the TPM that enrolled"}
-	}
-	if err := s.pace(facts.TPM); err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, err)
 	}
 	life := s.LDevIDLife
