@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -109,5 +110,32 @@ func TestErrorsAreDocumented(t *testing.T) {
 	}
 	if found < 40 {
 		t.Errorf("only %d codes found", found)
+	}
+}
+
+// A link from one page to another leads somewhere.
+func TestLinksBetweenPages(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^):#]+)[^):]*\)`)
+	checked := 0
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/decisions/*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range link.FindAllStringSubmatch(string(text), -1) {
+				checked++
+				if _, err := os.Stat(filepath.Join(filepath.Dir(file), found[1])); err != nil {
+					t.Errorf("%s links to %s: %v", file, found[1], err)
+				}
+			}
+		}
+	}
+	if checked < 15 {
+		t.Errorf("only %d links found", checked)
 	}
 }
