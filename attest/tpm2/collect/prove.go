@@ -28,15 +28,7 @@ type Identity struct {
 func (d *Device) Identify() (Identity, error) {
 	var id Identity
 	err := d.operation("reading the TPM's identity", func() error {
-		e, err := d.endorsement()
-		if err != nil {
-			return err
-		}
-		ek, err := d.endorsementKey(e)
-		if err != nil {
-			return err
-		}
-		ak, err := d.ak()
+		e, ek, ak, err := d.pair()
 		if err != nil {
 			return err
 		}
@@ -82,20 +74,25 @@ func (d *Device) Certify(k *Key, binding [32]byte) (statement, signature []byte,
 	return statement, signature, err
 }
 
+// pair loads the two keys that a challenge is made for: the endorsement key, with what
+// is known of it, and the attestation key.
+func (d *Device) pair() (e *endorsement, ek, ak *object, err error) {
+	if e, err = d.endorsement(); err != nil {
+		return nil, nil, nil, err
+	}
+	if ek, err = d.endorsementKey(e); err != nil {
+		return nil, nil, nil, err
+	}
+	ak, err = d.ak()
+	return e, ek, ak, err
+}
+
 // Activate opens a credential challenge (TPM2_ActivateCredential), which only the TPM
 // that holds both the endorsement and the attestation key can do. The error is
 // ErrOtherTPM if the challenge was made for another.
 func (d *Device) Activate(c attest.Challenge) (secret []byte, err error) {
 	err = d.operation("answering the server's challenge", func() error {
-		e, err := d.endorsement()
-		if err != nil {
-			return err
-		}
-		ek, err := d.endorsementKey(e)
-		if err != nil {
-			return err
-		}
-		ak, err := d.ak()
+		_, ek, ak, err := d.pair()
 		if err != nil {
 			return err
 		}
