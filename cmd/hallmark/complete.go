@@ -3,58 +3,9 @@ package main
 import (
 	"context"
 	"strings"
-	"time"
-
-	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 )
-
-// completion is what the shell asks for: names that may stand here.
-type completion = func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective)
-
-// words completes from a fixed list.
-func words(list ...string) completion {
-	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return list, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// nothing completes nothing: not even file names.
-var nothing = words()
-
-// arguments completes arguments with names, as many as the command takes.
-func (a *app) arguments(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) completion {
-	ask := a.names(fetch)
-	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 && c.Args != nil && c.ValidateArgs(append(args, begun)) != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return ask(c, args, begun)
-	}
-}
-
-// names completes a flag with names that the server knows. It is quick
-// and silent: a shell waits for it at every tab.
-func (a *app) names(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) completion {
-	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-		path, err := a.settings()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		cl, err := client.Load(path, func(string) {})
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
-		defer cancel()
-		found, err := fetch(ctx, cl, begun)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return found, cobra.ShellCompDirectiveNoFileComp
-	}
-}
 
 func modelNames(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
 	got, err := cl.Models(ctx)

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -21,13 +22,13 @@ import (
 const maxList = 64 << 20
 
 func (a *app) modelCommand() *cobra.Command {
-	return group("model", "Product types and their rules", "  hallmark model create sensor --assurance certified",
+	return terminal.Group("model", "Product types and their rules", "  hallmark model create sensor --assurance certified",
 		a.modelCreate(), a.modelList(), a.modelShow())
 }
 
 func (a *app) modelCreate() *cobra.Command {
 	var in wire.NewModel
-	var life days
+	var life terminal.Days
 	c := &cobra.Command{
 		Use: "create MODEL", Short: "Make a model",
 		Long: `Make a model: a product type and the least that its devices must prove.
@@ -39,18 +40,18 @@ func (a *app) modelCreate() *cobra.Command {
 
 Making the same model again changes nothing.`,
 		Example: "  hallmark model create sensor\n  hallmark model create gateway --assurance registered --ldevid-lifetime 7d",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: nothing,
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing,
 	}
-	asJSON := jsonFlag(c)
+	asJSON := terminal.JSONFlag(c)
 	c.Flags().StringVar(&in.Assurance, "assurance", "certified", "certified, registered, first-use or software")
 	c.Flags().Var(&life, "ldevid-lifetime", "life of working certificates (default the installation's)")
-	c.RegisterFlagCompletionFunc("assurance", words("certified", "registered", "first-use", "software"))
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.change(c)
+	c.RegisterFlagCompletionFunc("assurance", terminal.Words("certified", "registered", "first-use", "software"))
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
-		in.Name, in.LDevIDLifetime = args[0], life.seconds()
+		in.Name, in.LDevIDLifetime = args[0], life.Seconds()
 		m, err := cl.CreateModel(c.Context(), in)
 		if err != nil {
 			return err
@@ -62,14 +63,14 @@ Making the same model again changes nothing.`,
 
 func (a *app) modelList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the models", Example: "  hallmark model list", Args: cobra.NoArgs}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.open(c)
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
-		return list(c, *asJSON, 0, "MODEL\tASSURANCE\tLDEVID LIFETIME\tCREATED", func(m wire.Model) []string {
-			return []string{m.Name, m.Assurance, lifetime(m), when(m.Created)}
+		return terminal.List(c, *asJSON, 0, "MODEL\tASSURANCE\tLDEVID LIFETIME\tCREATED", func(m wire.Model) []string {
+			return []string{m.Name, m.Assurance, lifetime(m), terminal.When(m.Created)}
 		}, func(int, string) (wire.List[wire.Model], error) { return cl.Models(c.Context()) })
 	})
 	return c
@@ -77,10 +78,10 @@ func (a *app) modelList() *cobra.Command {
 
 func (a *app) modelShow() *cobra.Command {
 	c := &cobra.Command{Use: "show MODEL", Short: "Show a model", Example: "  hallmark model show sensor",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(modelNames)}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.open(c)
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(modelNames)}
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
@@ -94,20 +95,20 @@ func (a *app) modelShow() *cobra.Command {
 }
 
 func showModel(c *cobra.Command, asJSON bool, m wire.Model) error {
-	return show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
-		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Created", exactly(m.Created)})
+	return terminal.Show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
+		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Created", terminal.Exactly(m.Created)})
 }
 
 func lifetime(m wire.Model) string {
 	if m.LDevIDLifetime == 0 {
 		return "default"
 	}
-	d := days(time.Duration(m.LDevIDLifetime) * time.Second)
+	d := terminal.Days(time.Duration(m.LDevIDLifetime) * time.Second)
 	return d.String()
 }
 
 func (a *app) lotCommand() *cobra.Command {
-	return group("lot", "Production batches and their quotas", "  hallmark lot create W47 --model sensor --quota 500",
+	return terminal.Group("lot", "Production batches and their quotas", "  hallmark lot create W47 --model sensor --quota 500",
 		a.lotCreate(), a.lotList(), a.lotShow(), a.lotClose())
 }
 
@@ -122,15 +123,15 @@ With --ek-list only the TPMs on that list can fill it: a file with one EK Name a
 (hex of the hash algorithm and the digest, 000b…), as the TPMs' maker or your own
 incoming inspection recorded them. Empty lines and lines that begin with # are skipped.`,
 		Example: "  hallmark lot create W47 --model sensor --quota 500\n  hallmark lot create W48 --model sensor --quota 500 --ek-list w48.txt",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: nothing,
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing,
 	}
-	asJSON := jsonFlag(c)
+	asJSON := terminal.JSONFlag(c)
 	c.Flags().StringVar(&in.Model, "model", "default", "the model that is made")
 	c.Flags().Int64Var(&in.Quota, "quota", 0, "how many devices may ever be made")
 	c.Flags().StringVar(&listFile, "ek-list", "", "file of the only EK Names that may fill the lot")
 	c.MarkFlagRequired("quota")
-	c.RegisterFlagCompletionFunc("model", a.names(modelNames))
-	c.RunE = run(func(c *cobra.Command, args []string) error {
+	c.RegisterFlagCompletionFunc("model", a.Names(modelNames))
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		in.Name = args[0]
 		if listFile != "" {
 			var err error
@@ -138,7 +139,7 @@ incoming inspection recorded them. Empty lines and lines that begin with # are s
 				return err
 			}
 		}
-		cl, err := a.change(c)
+		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
@@ -153,14 +154,14 @@ incoming inspection recorded them. Empty lines and lines that begin with # are s
 
 func (a *app) lotList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the lots", Example: "  hallmark lot list", Args: cobra.NoArgs}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.open(c)
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
-		return list(c, *asJSON, 0, "LOT\tMODEL\tMADE\tQUOTA\tEK LIST\tCREATED\tCLOSED", func(l wire.Lot) []string {
-			return []string{l.Name, l.Model, strconv.FormatInt(l.Used, 10), quota(l), yes(l.Listed), when(l.Created), when(l.Closed)}
+		return terminal.List(c, *asJSON, 0, "LOT\tMODEL\tMADE\tQUOTA\tEK LIST\tCREATED\tCLOSED", func(l wire.Lot) []string {
+			return []string{l.Name, l.Model, strconv.FormatInt(l.Used, 10), quota(l), yes(l.Listed), terminal.When(l.Created), terminal.When(l.Closed)}
 		}, func(int, string) (wire.List[wire.Lot], error) { return cl.Lots(c.Context()) })
 	})
 	return c
@@ -169,8 +170,8 @@ func (a *app) lotList() *cobra.Command {
 // lotVerb is a command that takes a lot and shows it.
 func (a *app) lotVerb(c *cobra.Command, open func(*cobra.Command) (*client.Client, error), do func(*cobra.Command, *client.Client, string) (wire.Lot, error)) *cobra.Command {
 	c.Args = cobra.ExactArgs(1)
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, args []string) error {
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		cl, err := open(c)
 		if err != nil {
 			return err
@@ -186,7 +187,7 @@ func (a *app) lotVerb(c *cobra.Command, open func(*cobra.Command) (*client.Clien
 
 func (a *app) lotShow() *cobra.Command {
 	return a.lotVerb(&cobra.Command{Use: "show LOT", Short: "Show a lot", Example: "  hallmark lot show W47",
-		ValidArgsFunction: a.arguments(lotNames)}, a.open,
+		ValidArgsFunction: a.Arguments(lotNames)}, a.Open,
 		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
 			return cl.Lot(c.Context(), name)
 		})
@@ -195,16 +196,16 @@ func (a *app) lotShow() *cobra.Command {
 func (a *app) lotClose() *cobra.Command {
 	return a.lotVerb(&cobra.Command{Use: "close LOT", Short: "Close a lot for good",
 		Long:    "Close a lot for good: nothing more can be made in it, whatever its quota. Its devices are not touched.",
-		Example: "  hallmark lot close W47", ValidArgsFunction: a.arguments(openLots)}, a.change,
+		Example: "  hallmark lot close W47", ValidArgsFunction: a.Arguments(openLots)}, a.Change,
 		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
 			return cl.CloseLot(c.Context(), name)
 		})
 }
 
 func showLot(c *cobra.Command, asJSON bool, l wire.Lot) error {
-	return show(c, asJSON, l, [2]string{"Lot", l.Name}, [2]string{"Model", l.Model}, [2]string{"Quota", quota(l)},
+	return terminal.Show(c, asJSON, l, [2]string{"Lot", l.Name}, [2]string{"Model", l.Model}, [2]string{"Quota", quota(l)},
 		[2]string{"Made", strconv.FormatInt(l.Used, 10)}, [2]string{"EK list", yes(l.Listed)},
-		[2]string{"Created", exactly(l.Created)}, [2]string{"Closed", exactly(l.Closed)})
+		[2]string{"Created", terminal.Exactly(l.Created)}, [2]string{"Closed", terminal.Exactly(l.Closed)})
 }
 
 func quota(l wire.Lot) string {
@@ -217,12 +218,12 @@ func quota(l wire.Lot) string {
 func yes(b bool) string { return map[bool]string{true: "yes", false: "no"}[b] }
 
 func (a *app) ticketCommand() *cobra.Command {
-	return group("ticket", "Single-use permissions to enrol a device", "  hallmark ticket create --serial SN-0001", a.ticketCreate())
+	return terminal.Group("ticket", "Single-use permissions to enrol a device", "  hallmark ticket create --serial SN-0001", a.ticketCreate())
 }
 
 func (a *app) ticketCreate() *cobra.Command {
 	in := wire.NewTickets{}
-	ttl := days(wire.DefaultTicketTTL)
+	ttl := terminal.Days(wire.DefaultTicketTTL)
 	var serial, from string
 	c := &cobra.Command{
 		Use: "create", Short: "Make tickets and print them, one a line",
@@ -243,9 +244,9 @@ in its order; "ek" is the Name of the TPM's endorsement key (hex), and may be em
 	c.Flags().Var(&ttl, "ttl", "how long they are valid, at most 90d")
 	c.MarkFlagsMutuallyExclusive("serial", "count", "from")
 	c.MarkFlagFilename("from", "csv")
-	c.RegisterFlagCompletionFunc("lot", a.names(openLots))
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		in.TTL = ttl.seconds()
+	c.RegisterFlagCompletionFunc("lot", a.Names(openLots))
+	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
+		in.TTL = ttl.Seconds()
 		if serial != "" {
 			in.Count, in.For = 0, []wire.TicketFor{{Serial: serial}}
 		}
@@ -257,9 +258,9 @@ in its order; "ek" is the Name of the TPM's endorsement key (hex), and may be em
 			in.Count = 0
 		}
 		if in.Count+len(in.For) < 1 {
-			return usage{errors.New("--count must be at least 1")}
+			return terminal.Usage(errors.New("--count must be at least 1"))
 		}
-		cl, err := a.change(c)
+		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
@@ -273,7 +274,7 @@ in its order; "ek" is the Name of the TPM's endorsement key (hex), and may be em
 func printTickets(c *cobra.Command, cl *client.Client, in wire.NewTickets) error {
 	total, done := in.Count+len(in.For), 0
 	out := bufio.NewWriter(c.OutOrStdout())
-	watched := total > wire.MaxTickets && terminal(c.ErrOrStderr())
+	watched := total > wire.MaxTickets && terminal.Interactive(c.ErrOrStderr())
 	for done < total {
 		part := wire.NewTickets{Lot: in.Lot, TTL: in.TTL}
 		if size := min(total-done, wire.MaxTickets); in.Count > 0 {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -18,7 +19,7 @@ const filterHelp = `EXPR compares fields (AIP-160): = != and, with * as a wildca
 more tightly than AND, NOT negates, brackets group.`
 
 func (a *app) deviceCommand() *cobra.Command {
-	return group("device", "Devices: find, suspend, restore, revoke", "  hallmark device show SN-0001",
+	return terminal.Group("device", "Devices: find, suspend, restore, revoke", "  hallmark device show SN-0001",
 		a.deviceList(), a.deviceShow(),
 		a.deviceChange("suspend", "Put a device and its certificates on hold", "suspended",
 			"Put a device and its certificates on hold, at once: CRLs and OCSP say so when the\ncommand returns. \"hallmark device restore\" lifts it.",
@@ -39,16 +40,16 @@ func (a *app) deviceList() *cobra.Command {
 Fields: model, lot, serial, state (active, suspended, revoked), assurance, tpm.maker,
 tpm.model, tpm.firmware, ek.issuer; times: enrolled, renewed, seen.`,
 		Example: "  hallmark device list\n  hallmark device list 'lot = W47 AND seen < 2026-11-01'\n  hallmark device list 'serial:SN-10* NOT state = active' --json",
-		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: nothing,
+		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: terminal.Nothing,
 	}
-	asJSON, limit := listFlags(c)
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.open(c)
+	asJSON, limit := terminal.ListFlags(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
-		return list(c, *asJSON, *limit, "DEVICE\tSTATE\tASSURANCE\tLOT\tTPM\tENROLLED\tSEEN", func(d wire.Device) []string {
-			return []string{d.Name, d.State, d.Assurance, d.Lot, tpmName(d.TPM), when(d.Enrolled), when(d.Seen)}
+		return terminal.List(c, *asJSON, *limit, "DEVICE\tSTATE\tASSURANCE\tLOT\tTPM\tENROLLED\tSEEN", func(d wire.Device) []string {
+			return []string{d.Name, d.State, d.Assurance, d.Lot, tpmName(d.TPM), terminal.When(d.Enrolled), terminal.When(d.Seen)}
 		}, func(limit int, after string) (wire.List[wire.Device], error) {
 			return cl.Devices(c.Context(), client.Query{Filter: strings.Join(args, ""), Limit: limit, After: after})
 		})
@@ -65,10 +66,10 @@ func (a *app) deviceShow() *cobra.Command {
 	c := &cobra.Command{Use: "show SERIAL", Short: "Show a device and its certificates",
 		Long:    "Show a device and its certificates. Where two models use the serial number, write\nMODEL:SERIAL.",
 		Example: "  hallmark device show SN-0001\n  hallmark device show sensor:SN-0001 --json",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.arguments(serials)}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.open(c)
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(serials)}
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
@@ -87,13 +88,13 @@ func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 	for _, ek := range d.TPM.EKs {
 		lines = append(lines, [2]string{"EK Name", ek.Name}, [2]string{"EK issuer", ek.Issuer})
 	}
-	lines = append(lines, [2]string{"Enrolled", exactly(d.Enrolled)}, [2]string{"Renewed", exactly(d.Renewed)},
-		[2]string{"Seen", exactly(d.Seen)}, [2]string{"ID", d.ID})
-	if err := show(c, asJSON, d, lines...); err != nil || asJSON {
+	lines = append(lines, [2]string{"Enrolled", terminal.Exactly(d.Enrolled)}, [2]string{"Renewed", terminal.Exactly(d.Renewed)},
+		[2]string{"Seen", terminal.Exactly(d.Seen)}, [2]string{"ID", d.ID})
+	if err := terminal.Show(c, asJSON, d, lines...); err != nil || asJSON {
 		return err
 	}
 	fmt.Fprintln(c.OutOrStdout())
-	return list(c, false, 0, certificateHeader, certificateRow, func(int, string) (wire.List[wire.Certificate], error) {
+	return terminal.List(c, false, 0, certificateHeader, certificateRow, func(int, string) (wire.List[wire.Certificate], error) {
 		return wire.List[wire.Certificate]{Items: d.Certificates}, nil
 	})
 }
@@ -102,55 +103,47 @@ func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 func (a *app) deviceChange(verb, short, done, long, example string, do func(*client.Client, context.Context, string, wire.StatusRequest) (wire.StatusChange, error)) *cobra.Command {
 	var in wire.StatusRequest
 	c := &cobra.Command{Use: verb + " SERIAL", Short: short, Long: long, Example: example,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(serials)}
-	asJSON := jsonFlag(c)
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(serials)}
+	asJSON := terminal.JSONFlag(c)
 	c.Flags().StringVar(&in.Why, "why", "", "why, in words, for the audit")
 	if verb == "revoke" {
 		c.Flags().StringVar(&in.Reason, "reason", "", strings.Join(wire.RevocationReasons, ", "))
 		c.MarkFlagRequired("reason")
-		c.RegisterFlagCompletionFunc("reason", words(wire.RevocationReasons...))
+		c.RegisterFlagCompletionFunc("reason", terminal.Words(wire.RevocationReasons...))
 	}
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.change(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
 		got, err := do(cl, c.Context(), args[0], in)
 		if err != nil || *asJSON {
-			return shown(c, got, err)
+			return terminal.Shown(c, got, err)
 		}
 		if !got.Changed {
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s was %s already; nothing changed\n", got.Device, got.State)
 			return err
 		}
 		_, err = fmt.Fprintf(c.OutOrStdout(), "%s %s: %s on %s; published\n", done, got.Device,
-			count(got.Certificates, "certificate"), count(got.Shards, "CRL shard"))
+			terminal.Count(got.Certificates, "certificate"), terminal.Count(got.Shards, "CRL shard"))
 		return err
 	})
 	return c
 }
 
-// shown prints v as JSON unless there is an error.
-func shown(c *cobra.Command, v any, err error) error {
-	if err != nil {
-		return err
-	}
-	return show(c, true, v)
-}
-
 func (a *app) certCommand() *cobra.Command {
-	return group("cert", "Certificates that were issued", "  hallmark cert list 'status = good AND expires < 2026-12-24'",
+	return terminal.Group("cert", "Certificates that were issued", "  hallmark cert list 'status = good AND expires < 2026-12-24'",
 		a.certList(), a.certShow())
 }
 
 const certificateHeader = "SERIAL NUMBER\tPROFILE\tSUBJECT\tSTATUS\tISSUED\tEXPIRES"
 
 func certificateRow(c wire.Certificate) []string {
-	end := when(c.NotAfter)
+	end := terminal.When(c.NotAfter)
 	if c.NotAfter.Year() == 9999 {
 		end = "never"
 	}
-	return []string{c.Serial, c.Profile, c.Subject, statusOf(c), when(c.Issued), end}
+	return []string{c.Serial, c.Profile, c.Subject, statusOf(c), terminal.When(c.Issued), end}
 }
 
 func statusOf(c wire.Certificate) string {
@@ -169,15 +162,15 @@ Fields: issuer, serial, profile (idevid, ak, ldevid, server, operator, ocsp), su
 device (MODEL:SERIAL), status (intended, good, hold, revoked, expired); times: issued,
 expires, revoked.`,
 		Example: "  hallmark cert list --limit 20\n  hallmark cert list 'device = sensor:SN-0001 AND profile = ldevid'\n  hallmark cert list 'status = good AND expires < 2026-12-24'",
-		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: nothing,
+		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: terminal.Nothing,
 	}
-	asJSON, limit := listFlags(c)
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.open(c)
+	asJSON, limit := terminal.ListFlags(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
-		return list(c, *asJSON, *limit, certificateHeader, certificateRow, func(limit int, after string) (wire.List[wire.Certificate], error) {
+		return terminal.List(c, *asJSON, *limit, certificateHeader, certificateRow, func(limit int, after string) (wire.List[wire.Certificate], error) {
 			return cl.Certificates(c.Context(), client.Query{Filter: strings.Join(args, ""), Limit: limit, After: after})
 		})
 	})
@@ -188,10 +181,10 @@ func (a *app) certShow() *cobra.Command {
 	c := &cobra.Command{Use: "show SERIALNUMBER", Short: "Show a certificate and print it as PEM",
 		Long:    "Show a certificate by its serial number, as \"hallmark cert list\" or \"openssl x509\n-serial\" prints it, and print it as PEM.",
 		Example: "  hallmark cert show 4f1c0a5be2d94e7788aa01c2d3e4f506\n  hallmark cert show 4f1c0a5be2d94e7788aa01c2d3e4f506 | openssl x509 -noout -text",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: nothing}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.open(c)
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing}
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
@@ -199,15 +192,15 @@ func (a *app) certShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		err = show(c, *asJSON, v, [2]string{"Serial number", v.Serial}, [2]string{"Issuer", v.Issuer}, [2]string{"Profile", v.Profile},
-			[2]string{"Subject", v.Subject}, [2]string{"Status", statusOf(v)}, [2]string{"Revoked", exactly(v.Revoked)},
-			[2]string{"Not before", exactly(v.NotBefore)}, [2]string{"Not after", exactly(v.NotAfter)},
-			[2]string{"Issued", exactly(v.Issued)}, [2]string{"First used", exactly(v.Used)}, [2]string{"Predecessor", v.Predecessor},
+		err = terminal.Show(c, *asJSON, v, [2]string{"Serial number", v.Serial}, [2]string{"Issuer", v.Issuer}, [2]string{"Profile", v.Profile},
+			[2]string{"Subject", v.Subject}, [2]string{"Status", statusOf(v)}, [2]string{"Revoked", terminal.Exactly(v.Revoked)},
+			[2]string{"Not before", terminal.Exactly(v.NotBefore)}, [2]string{"Not after", terminal.Exactly(v.NotAfter)},
+			[2]string{"Issued", terminal.Exactly(v.Issued)}, [2]string{"First used", terminal.Exactly(v.Used)}, [2]string{"Predecessor", v.Predecessor},
 			[2]string{"CRL shard", strconv.FormatInt(v.Shard, 10)}, [2]string{"Key SHA-256", v.Key})
 		if err != nil || *asJSON {
 			return err
 		}
-		_, err = fmt.Fprint(c.OutOrStdout(), "\n", printable(v.PEM, true))
+		_, err = fmt.Fprint(c.OutOrStdout(), "\n", terminal.Printable(v.PEM, true))
 		return err
 	})
 	return c

@@ -2,11 +2,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -17,8 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -43,7 +40,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 		}
 	}
 	walk(root())
-	if help := root().Long; !strings.Contains(help, exitCodes) || !strings.Contains(help, configVariable) {
+	if help := root().Long; !strings.Contains(help, terminal.ExitCodes) || !strings.Contains(help, terminal.ConfigVariable) {
 		t.Error("the help does not give exit codes and the search for settings")
 	}
 }
@@ -58,13 +55,13 @@ func run1(t *testing.T, args ...string) (out string, code int, err error) {
 	cmd.SetArgs(args)
 	err = cmd.ExecuteContext(t.Context())
 	if err != nil {
-		code, _ = diagnose(err)
+		code, _ = terminal.Diagnose(err)
 	}
 	return stdout.String() + stderr.String(), code, err
 }
 
 func TestExitCodes(t *testing.T) {
-	t.Setenv(configVariable, filepath.Join(t.TempDir(), "absent.yaml"))
+	t.Setenv(terminal.ConfigVariable, filepath.Join(t.TempDir(), "absent.yaml"))
 	empty := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -74,79 +71,52 @@ func TestExitCodes(t *testing.T) {
 		code int
 		says string
 	}{
-		{"unheard", exitUsage, "unknown command"},
-		{"device lst", exitUsage, `did you mean "list"`},
-		{"device revok SN-1 --reason key-compromise", exitUsage, `did you mean "revoke"`},
-		{"device --reason key-compromise", exitUsage, "unknown flag"},
-		{"device show", exitUsage, "1 arg"},
-		{"device list a b", exitUsage, "at most 1"},
-		{"device list --colour", exitUsage, "unknown flag"},
-		{"device revoke SN-1", exitUsage, `"reason" not set`},
-		{"lot create W47", exitUsage, `"quota" not set`},
-		{"ticket create --serial a --count 2", exitUsage, "[count serial]"},
-		{"ticket create --count 0", exitUsage, "at least 1"},
-		{"ticket create --ttl 15", exitUsage, "15m, 36h or 30d"},
-		{"ticket create --from " + empty, exitError, "line 1: the header"},
-		{"vendorca import " + empty, exitError, "no CA certificate among 1 file"},
-		{"vendorca import " + empty + ".absent", exitError, "no such file"},
-		{"audit list --limit 0", exitUsage, "--limit is 1 to 1000"},
-		{"audit list --after -2", exitUsage, "not negative"},
-		{"device list", exitError, "absent.yaml"},
-		{"operator accept hmt1.a.b.c.d", exitError, "not a Hallmark invitation"},
+		{"unheard", terminal.ExitUsage, "unknown command"},
+		{"device lst", terminal.ExitUsage, `did you mean "list"`},
+		{"device revok SN-1 --reason key-compromise", terminal.ExitUsage, `did you mean "revoke"`},
+		{"device --reason key-compromise", terminal.ExitUsage, "unknown flag"},
+		{"device show", terminal.ExitUsage, "1 arg"},
+		{"device list a b", terminal.ExitUsage, "at most 1"},
+		{"device list --colour", terminal.ExitUsage, "unknown flag"},
+		{"device revoke SN-1", terminal.ExitUsage, `"reason" not set`},
+		{"lot create W47", terminal.ExitUsage, `"quota" not set`},
+		{"ticket create --serial a --count 2", terminal.ExitUsage, "[count serial]"},
+		{"ticket create --count 0", terminal.ExitUsage, "at least 1"},
+		{"ticket create --ttl 15", terminal.ExitUsage, "15m, 36h or 30d"},
+		{"ticket create --from " + empty, terminal.ExitError, "line 1: the header"},
+		{"vendorca import " + empty, terminal.ExitError, "no CA certificate among 1 file"},
+		{"vendorca import " + empty + ".absent", terminal.ExitError, "no such file"},
+		{"audit list --limit 0", terminal.ExitUsage, "--limit is 1 to 1000"},
+		{"audit list --after -2", terminal.ExitUsage, "not negative"},
+		{"device list", terminal.ExitError, "absent.yaml"},
+		{"operator accept hmt1.a.b.c.d", terminal.ExitError, "not a Hallmark invitation"},
 	} {
 		out, code, err := run1(t, strings.Fields(c.line)...)
 		if err == nil || code != c.code || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: exit %d, %v\n%s", c.line, code, err, out)
 		}
 	}
-	for status, want := range map[int]int{400: exitUsage, 401: exitRefused, 403: exitRefused, 409: exitRefused, 404: exitNotFound, 413: exitError, 503: exitError} {
-		err := failure{fmt.Errorf("after 3 tickets: %w", &wire.Problem{Status: status, Detail: "d", Hint: "h"})}
-		if code, hint := diagnose(err); code != want || hint != "h" {
-			t.Errorf("status %d: exit %d, hint %q", status, code, hint)
-		}
-	}
-	if code, _ := diagnose(failure{&client.Unreachable{Err: net.ErrClosed}}); code != exitNetwork {
-		t.Errorf("unreachable: exit %d", code)
-	}
 }
 
 func TestSettingsAreSearched(t *testing.T) {
-	t.Setenv(configVariable, "/from/environment")
-	a := app{config: "/from/flag"}
-	if path, _ := a.settings(); path != "/from/flag" {
+	t.Setenv(terminal.ConfigVariable, "/from/environment")
+	a := app{terminal.App{Config: "/from/flag"}}
+	if path, _ := a.Settings(); path != "/from/flag" {
 		t.Errorf("flag: %s", path)
 	}
-	a.config = ""
-	if path, _ := a.settings(); path != "/from/environment" {
+	a.Config = ""
+	if path, _ := a.Settings(); path != "/from/environment" {
 		t.Errorf("environment: %s", path)
 	}
-	t.Setenv(configVariable, "")
+	t.Setenv(terminal.ConfigVariable, "")
 	t.Setenv("XDG_CONFIG_HOME", "/home/anna/.config")
-	if path, _ := a.settings(); path != "/home/anna/.config/hallmark/hallmark.yaml" {
+	if path, _ := a.Settings(); path != "/home/anna/.config/hallmark/hallmark.yaml" {
 		t.Errorf("default: %s", path)
 	}
 	dir := t.TempDir()
 	for path, want := range map[string]string{dir: dir, dir + "/hallmark.yaml": dir, dir + "/new": dir + "/new"} {
 		if got := folder(path); got != want {
 			t.Errorf("folder(%s) = %s", path, got)
-		}
-	}
-}
-
-func TestDays(t *testing.T) {
-	for text, want := range map[string]time.Duration{"15m": 15 * time.Minute, "90d": 90 * 24 * time.Hour, "36h": 36 * time.Hour, "1h30m": 90 * time.Minute} {
-		var d days
-		if err := d.Set(text); err != nil || time.Duration(d) != want {
-			t.Errorf("%s: %v, %v", text, time.Duration(d), err)
-		}
-		if d.String() != text {
-			t.Errorf("%s is printed as %s", text, d.String())
-		}
-	}
-	for _, bad := range []string{"", "15", "d", "-1d", "1.5d", "-5m", "0", "1ms", "99999d", "1y"} {
-		var d days
-		if err := d.Set(bad); err == nil {
-			t.Errorf("%q is %v", bad, time.Duration(d))
 		}
 	}
 }
@@ -224,35 +194,6 @@ func TestReadAuthorities(t *testing.T) {
 	}
 }
 
-func TestListPages(t *testing.T) {
-	rows := []wire.Model{{Name: "a"}, {Name: "b\x1b[2J"}, {Name: "c"}}
-	page := func(limit int, after string) (wire.List[wire.Model], error) {
-		i := len(after)
-		if i == 2 || limit == 1 {
-			return wire.List[wire.Model]{Items: rows[i : i+1], After: strings.Repeat("x", i+1)[:(i+1)%3]}, nil
-		}
-		return wire.List[wire.Model]{Items: rows[i : i+2], After: "xx"}, nil
-	}
-	print := func(asJSON bool, limit int) string {
-		c := &cobra.Command{}
-		var out bytes.Buffer
-		c.SetOut(&out)
-		if err := list(c, asJSON, limit, "MODEL\tASSURANCE", func(m wire.Model) []string { return []string{m.Name, m.Assurance} }, page); err != nil {
-			t.Fatal(err)
-		}
-		return out.String()
-	}
-	if got, want := print(false, 0), "MODEL  ASSURANCE\na      -\nb?[2J  -\nc  -\n"; got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	for limit, want := range map[int]int{0: 3, 1: 1, 3: 3} {
-		var got []wire.Model
-		if err := json.Unmarshal([]byte(print(true, limit)), &got); err != nil || len(got) != want {
-			t.Errorf("limit %d: %d rows, %v", limit, len(got), err)
-		}
-	}
-}
-
 func FuzzLists(f *testing.F) {
 	f.Add("serial,ek\nSN-1,000b\n")
 	f.Add("# list\n000bab\n")
@@ -275,7 +216,7 @@ func FuzzLists(f *testing.F) {
 				}
 			}
 		}
-		for _, r := range printable(text, false) {
+		for _, r := range terminal.Printable(text, false) {
 			if unicode.IsControl(r) {
 				t.Errorf("%U is printed", r)
 			}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -21,7 +23,7 @@ const (
 )
 
 func (a *app) vendorcaCommand() *cobra.Command {
-	return group("vendorca", "TPM makers' CA certificates that this installation trusts", "  hallmark vendorca import ./infineon/",
+	return terminal.Group("vendorca", "TPM makers' CA certificates that this installation trusts", "  hallmark vendorca import ./infineon/",
 		a.vendorcaImport(), a.vendorcaList(), a.vendorcaRemove())
 }
 
@@ -35,16 +37,16 @@ becomes a trust anchor by itself: TPMs whose EK certificate chains to it are
 		Example: "  hallmark vendorca import OptigaEccRootCA.crt\n  hallmark vendorca import ./makers/",
 		Args:    cobra.ExactArgs(1),
 	}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, args []string) error {
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		found, skipped, err := readAuthorities(args[0])
 		if err != nil {
 			return err
 		}
 		if len(found) == 0 {
-			return hinted{fmt.Errorf("%s: no CA certificate among %s", args[0], count(skipped, "file")), "give a PEM or DER file of a TPM maker's root or intermediate; an EK certificate is not one"}
+			return terminal.Hinted(fmt.Errorf("%s: no CA certificate among %s", args[0], terminal.Count(skipped, "file")), "give a PEM or DER file of a TPM maker's root or intermediate; an EK certificate is not one")
 		}
-		cl, err := a.change(c)
+		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
@@ -57,7 +59,7 @@ becomes a trust anchor by itself: TPMs whose EK certificate chains to it are
 			imported = append(imported, got.Items...)
 		}
 		if *asJSON {
-			return shown(c, imported, nil)
+			return terminal.Shown(c, imported, nil)
 		}
 		return printImported(c.OutOrStdout(), imported, skipped)
 	})
@@ -72,9 +74,9 @@ func printImported(w io.Writer, imported []wire.Authority, skipped int) error {
 			word = "new  "
 			fresh++
 		}
-		fmt.Fprintf(w, "%s  %s  %s\n", word, short(v.Fingerprint), printable(v.Subject, false))
+		fmt.Fprintf(w, "%s  %s  %s\n", word, short(v.Fingerprint), terminal.Printable(v.Subject, false))
 	}
-	_, err := fmt.Fprintf(w, "imported %s, %d known already; skipped %s without any\n", count(fresh, "CA certificate"), len(imported)-fresh, count(skipped, "file"))
+	_, err := fmt.Fprintf(w, "imported %s, %d known already; skipped %s without any\n", terminal.Count(fresh, "CA certificate"), len(imported)-fresh, terminal.Count(skipped, "file"))
 	return err
 }
 
@@ -136,14 +138,14 @@ func portions(ders [][]byte) (parts [][][]byte) {
 
 func (a *app) vendorcaList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the imported CA certificates", Example: "  hallmark vendorca list", Args: cobra.NoArgs}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.open(c)
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
-		return list(c, *asJSON, 0, "FINGERPRINT\tSUBJECT\tEXPIRES\tIMPORTED\tBY", func(v wire.Authority) []string {
-			return []string{short(v.Fingerprint), v.Subject, when(v.NotAfter), when(v.Added), v.AddedBy}
+		return terminal.List(c, *asJSON, 0, "FINGERPRINT\tSUBJECT\tEXPIRES\tIMPORTED\tBY", func(v wire.Authority) []string {
+			return []string{short(v.Fingerprint), v.Subject, terminal.When(v.NotAfter), terminal.When(v.Added), v.AddedBy}
 		}, func(int, string) (wire.List[wire.Authority], error) { return cl.Authorities(c.Context()) })
 	})
 	return c
@@ -152,9 +154,9 @@ func (a *app) vendorcaList() *cobra.Command {
 func (a *app) vendorcaRemove() *cobra.Command {
 	return &cobra.Command{Use: "remove FINGERPRINT", Short: "Trust a CA certificate no longer",
 		Long:    "Trust a CA certificate no longer. Eight digits of its SHA-256 fingerprint are enough.\nDevices that enrolled under it keep their certificates.",
-		Example: "  hallmark vendorca remove 9f3c21d0", Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(fingerprints),
-		RunE: run(func(c *cobra.Command, args []string) error {
-			cl, err := a.change(c)
+		Example: "  hallmark vendorca remove 9f3c21d0", Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(fingerprints),
+		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
+			cl, err := a.Change(c)
 			if err != nil {
 				return err
 			}
@@ -162,7 +164,7 @@ func (a *app) vendorcaRemove() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "removed %s  %s\n", short(v.Fingerprint), printable(v.Subject, false))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "removed %s  %s\n", short(v.Fingerprint), terminal.Printable(v.Subject, false))
 			return err
 		})}
 }

@@ -13,30 +13,31 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
 func (a *app) operatorCommand() *cobra.Command {
-	return group("operator", "Who may administer", "  hallmark operator invite bo",
+	return terminal.Group("operator", "Who may administer", "  hallmark operator invite bo",
 		a.operatorInvite(), a.operatorAccept(), a.operatorList(), a.operatorDisable())
 }
 
 func (a *app) operatorInvite() *cobra.Command {
-	ttl := days(wire.DefaultInvite)
+	ttl := terminal.Days(wire.DefaultInvite)
 	c := &cobra.Command{Use: "invite NAME", Short: "Invite an operator and print the invitation",
 		Long:    "Invite an operator and print the invitation, a secret that makes one certificate once:\nhand it over the way you would hand over a key. Inviting somebody who has not accepted\nyet replaces the invitation.",
-		Example: "  hallmark operator invite bo", Args: cobra.ExactArgs(1), ValidArgsFunction: nothing}
+		Example: "  hallmark operator invite bo", Args: cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing}
 	c.Flags().Var(&ttl, "ttl", "how long it is valid, at most 7d")
-	c.RunE = run(func(c *cobra.Command, args []string) error {
-		cl, err := a.change(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
-		got, err := cl.Invite(c.Context(), wire.NewOperator{Name: args[0], TTL: ttl.seconds()})
+		got, err := cl.Invite(c.Context(), wire.NewOperator{Name: args[0], TTL: ttl.Seconds()})
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.ErrOrStderr(), "hallmark: valid until %s; %s runs: hallmark operator accept INVITATION\n", exactly(got.Expires), args[0])
+		fmt.Fprintf(c.ErrOrStderr(), "hallmark: valid until %s; %s runs: hallmark operator accept INVITATION\n", terminal.Exactly(got.Expires), args[0])
 		_, err = fmt.Fprintln(c.OutOrStdout(), got.Invitation)
 		return err
 	})
@@ -50,9 +51,9 @@ both with the settings to --config, else $HALLMARK_CONFIG, else your configurati
 folder. Write the invitation as "-" to give it on standard input, out of the list of
 processes.`,
 		Example: "  hallmark operator accept hmi1.abc…\n  hallmark operator accept - < invitation",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: nothing,
-		RunE: run(func(c *cobra.Command, args []string) error {
-			path, err := a.settings()
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing,
+		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
+			path, err := a.Settings()
 			if err != nil {
 				return err
 			}
@@ -81,14 +82,14 @@ func folder(path string) string {
 
 func (a *app) operatorList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the operators", Example: "  hallmark operator list", Args: cobra.NoArgs}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.open(c)
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
-		return list(c, *asJSON, 0, "OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED", func(o wire.Operator) []string {
-			return []string{o.Name, o.State, when(o.Created), when(o.InvitedUntil), when(o.Disabled)}
+		return terminal.List(c, *asJSON, 0, "OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED", func(o wire.Operator) []string {
+			return []string{o.Name, o.State, terminal.When(o.Created), terminal.When(o.InvitedUntil), terminal.When(o.Disabled)}
 		}, func(int, string) (wire.List[wire.Operator], error) { return cl.Operators(c.Context()) })
 	})
 	return c
@@ -96,9 +97,9 @@ func (a *app) operatorList() *cobra.Command {
 
 func (a *app) operatorDisable() *cobra.Command {
 	return &cobra.Command{Use: "disable NAME", Short: "Bar an operator and revoke the operator's certificates",
-		Example: "  hallmark operator disable bo", Args: cobra.ExactArgs(1), ValidArgsFunction: a.arguments(operatorNames),
-		RunE: run(func(c *cobra.Command, args []string) error {
-			cl, err := a.change(c)
+		Example: "  hallmark operator disable bo", Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(operatorNames),
+		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
+			cl, err := a.Change(c)
 			if err != nil {
 				return err
 			}
@@ -112,31 +113,31 @@ func (a *app) operatorDisable() *cobra.Command {
 }
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "What happened, and who did it", "  hallmark audit list", a.auditList())
+	return terminal.Group("audit", "What happened, and who did it", "  hallmark audit list", a.auditList())
 }
 
 func (a *app) auditList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List events, oldest first",
 		Long:    "List the newest events, oldest of them first, or with --after all events since that\nsequence number.",
 		Example: "  hallmark audit list\n  hallmark audit list --after 1200 --json", Args: cobra.NoArgs}
-	asJSON := jsonFlag(c)
+	asJSON := terminal.JSONFlag(c)
 	limit := c.Flags().Int("limit", 50, "how many; with --after, 0 means all")
 	after := c.Flags().Int64("after", -1, "events with a greater sequence number than this")
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
+	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
 		since := c.Flags().Changed("after")
 		switch {
 		case since && *after < 0 || *limit < 0:
-			return usage{errors.New("--after and --limit are not negative")}
+			return terminal.Usage(errors.New("--after and --limit are not negative"))
 		case !since && (*limit < 1 || *limit > wire.MaxPage):
-			return usage{fmt.Errorf("--limit is 1 to %d unless there is --after", wire.MaxPage)}
+			return terminal.Usage(fmt.Errorf("--limit is 1 to %d unless there is --after", wire.MaxPage))
 		case since && !c.Flags().Changed("limit"):
 			*limit = 0
 		}
-		cl, err := a.open(c)
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
-		return list(c, *asJSON, *limit, "SEQUENCE\tTIME\tACTOR\tVERB\tOBJECT\tREASON", eventRow, func(size int, cursor string) (wire.List[wire.Event], error) {
+		return terminal.List(c, *asJSON, *limit, "SEQUENCE\tTIME\tACTOR\tVERB\tOBJECT\tREASON", eventRow, func(size int, cursor string) (wire.List[wire.Event], error) {
 			if !since {
 				got, err := cl.LastEvents(c.Context(), size)
 				slices.Reverse(got.Items)
@@ -163,9 +164,9 @@ func eventRow(e wire.Event) []string {
 
 func (a *app) whoamiCommand() *cobra.Command {
 	c := &cobra.Command{Use: "whoami", Short: "Show which server this is and whom it takes you for", Example: "  hallmark whoami", Args: cobra.NoArgs}
-	asJSON := jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.open(c)
+	asJSON := terminal.JSONFlag(c)
+	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
+		cl, err := a.Open(c)
 		if err != nil {
 			return err
 		}
@@ -173,8 +174,8 @@ func (a *app) whoamiCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(c, *asJSON, w, [2]string{"Operator", w.Operator}, [2]string{"Installation", w.Name}, [2]string{"Server", cl.Server()},
-			[2]string{"Version", w.Version}, [2]string{"Certificate", w.Certificate}, [2]string{"Valid until", exactly(w.Expires)})
+		return terminal.Show(c, *asJSON, w, [2]string{"Operator", w.Operator}, [2]string{"Installation", w.Name}, [2]string{"Server", cl.Server()},
+			[2]string{"Version", w.Version}, [2]string{"Certificate", w.Certificate}, [2]string{"Valid until", terminal.Exactly(w.Expires)})
 	})
 	return c
 }

@@ -70,7 +70,7 @@ var rows = []row{
 	{"admin", "admin/selector provisioner provisioner/factory ca/status ca/trust ca/profile record wire",
 		"operators see and change the record through its verbs; they never reach a key"},
 
-	{"cmd/hallmark", "admin/client attest/tpm2/vendorca wire",
+	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca wire cmd/hallmark/internal/*",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
 	{"internal/demo internal/bench internal/e2e internal/simdevice", "...", "demonstrations and measurements drive the whole house"},
@@ -95,7 +95,7 @@ var doors = []door{
 	{"github.com/pressly/goose", "record/...", "", "only a store migrates its database"},
 	{"github.com/zmap/zlint", "ca", "", "linting is a step of issuance"},
 	{"go.einride.tech/aip", "admin/selector", "", "one grammar, one reader of it"},
-	{"github.com/spf13/cobra", "cmd/*", "", "commands are the edge"},
+	{"github.com/spf13/cobra", "cmd/...", "", "commands are the edge"},
 	{"github.com/prometheus/client_golang", "cmd/hallmarkd/...", "", "rooms say what happened in return values; the server counts"},
 	{"net", "wire config device device/... attest/*/collect ca ca/... provisioner provisioner/... relay admin admin/... cmd/... internal/*", "",
 		"the record and the verifiers have no network"},

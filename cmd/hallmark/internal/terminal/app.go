@@ -1,4 +1,7 @@
-package main
+// Package terminal is how the operator's command meets a person: finding the settings,
+// printing tables and JSON, completing names, and ending with an error, a hint and an
+// exit code. What a command does is said beside it, in the package of its noun.
+package terminal
 
 import (
 	"bufio"
@@ -19,57 +22,60 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// configVariable names the settings file in the environment.
-const configVariable = "HALLMARK_CONFIG"
+// ConfigVariable names the settings file in the environment.
+const ConfigVariable = "HALLMARK_CONFIG"
 
-// app is what every command starts from.
-type app struct{ config string }
+// App is what every command starts from.
+type App struct {
+	// Config is the value of --config: the settings file or its folder.
+	Config string
+}
 
-// settings finds the settings file: --config, HALLMARK_CONFIG, the user's folder. The
+// Settings finds the settings file: --config, HALLMARK_CONFIG, the user's folder. The
 // working folder is not searched: whoever can leave a file there could send an
 // operator to a server that only says that it revoked.
-func (a *app) settings() (path string, err error) {
-	if a.config != "" {
-		return a.config, nil
+func (a *App) Settings() (path string, err error) {
+	if a.Config != "" {
+		return a.Config, nil
 	}
-	if path := os.Getenv(configVariable); path != "" {
+	if path := os.Getenv(ConfigVariable); path != "" {
 		return path, nil
 	}
 	base, err := os.UserConfigDir()
 	if err != nil {
-		return "", hinted{errors.New("no operator's settings are named"), "set " + configVariable}
+		return "", Hinted(errors.New("no operator's settings are named"), "set "+ConfigVariable)
 	}
 	return filepath.Join(base, "hallmark", client.SettingsFile), nil
 }
 
-// open is a client for a command that only looks.
-func (a *app) open(c *cobra.Command) (*client.Client, error) {
-	path, err := a.settings()
+// Open is a client for a command that only looks.
+func (a *App) Open(c *cobra.Command) (*client.Client, error) {
+	path, err := a.Settings()
 	if err != nil {
 		return nil, err
 	}
-	cl, err := client.Load(path, func(warning string) { fmt.Fprintln(c.ErrOrStderr(), "hallmark: warning:", printable(warning, false)) })
+	cl, err := client.Load(path, func(warning string) { fmt.Fprintln(c.ErrOrStderr(), "hallmark: warning:", Printable(warning, false)) })
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, hinted{err, "name the settings with --config or " + configVariable + " (hallmarkd init wrote operator/" + client.SettingsFile + "), or make them: hallmark operator accept INVITATION"}
+		return nil, Hinted(err, "name the settings with --config or "+ConfigVariable+" (hallmarkd init wrote operator/"+client.SettingsFile+"), or make them: hallmark operator accept INVITATION")
 	}
 	return cl, err
 }
 
-// change is a client for a command that changes something: it says where and as whom.
-func (a *app) change(c *cobra.Command) (*client.Client, error) {
-	cl, err := a.open(c)
+// Change is a client for a command that changes something: it says where and as whom.
+func (a *App) Change(c *cobra.Command) (*client.Client, error) {
+	cl, err := a.Open(c)
 	if err == nil {
-		fmt.Fprintf(c.ErrOrStderr(), "hallmark: %s as %s\n", cl.Server(), printable(cl.Operator(), false))
+		fmt.Fprintf(c.ErrOrStderr(), "hallmark: %s as %s\n", cl.Server(), Printable(cl.Operator(), false))
 	}
 	return cl, err
 }
 
-func jsonFlag(c *cobra.Command) *bool {
+func JSONFlag(c *cobra.Command) *bool {
 	return c.Flags().Bool("json", false, "print JSON")
 }
 
-// show prints v as JSON, or as lines of a name and a value each.
-func show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
+// Show prints v as JSON, or as lines of a name and a value each.
+func Show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
 	if asJSON {
 		e := json.NewEncoder(c.OutOrStdout())
 		e.SetIndent("", "  ")
@@ -78,15 +84,23 @@ func show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, line := range lines {
 		if line[1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", line[0]+":", printable(line[1], false))
+			fmt.Fprintf(w, "%s\t%s\n", line[0]+":", Printable(line[1], false))
 		}
 	}
 	return w.Flush()
 }
 
-// list prints every page of a listing, at most limit rows if limit is not 0: a table,
+// Shown prints v as JSON unless there is an error.
+func Shown(c *cobra.Command, v any, err error) error {
+	if err != nil {
+		return err
+	}
+	return Show(c, true, v)
+}
+
+// List prints every page of a listing, at most limit rows if limit is not 0: a table,
 // or a JSON array.
-func list[T any](c *cobra.Command, asJSON bool, limit int, header string, row func(T) []string, page func(limit int, after string) (wire.List[T], error)) error {
+func List[T any](c *cobra.Command, asJSON bool, limit int, header string, row func(T) []string, page func(limit int, after string) (wire.List[T], error)) error {
 	out := bufio.NewWriter(c.OutOrStdout())
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	printed := 0
@@ -142,7 +156,7 @@ func printElement(w io.Writer, v any, first bool) error {
 
 func cells(values []string) string {
 	for i, v := range values {
-		if values[i] = printable(v, false); v == "" {
+		if values[i] = Printable(v, false); v == "" {
 			values[i] = "-"
 		}
 	}
@@ -150,20 +164,20 @@ func cells(values []string) string {
 }
 
 // listOptions are the flags of a listing; limit 0 means everything.
-func listFlags(c *cobra.Command) (asJSON *bool, limit *int) {
-	return jsonFlag(c), c.Flags().Int("limit", 0, "print at most this many rows (default all)")
+func ListFlags(c *cobra.Command) (asJSON *bool, limit *int) {
+	return JSONFlag(c), c.Flags().Int("limit", 0, "print at most this many rows (default all)")
 }
 
-// when is a time for a table, in the local zone; "-" if it has not come.
-func when(t time.Time) string {
+// When is a time for a table, in the local zone; "-" if it has not come.
+func When(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
 	return t.Local().Format("2006-01-02 15:04")
 }
 
-// exactly is a time for one who wants to know; empty if it has not come.
-func exactly(t time.Time) string {
+// Exactly is a time for one who wants to know; empty if it has not come.
+func Exactly(t time.Time) string {
 	switch {
 	case t.IsZero():
 		return ""
@@ -173,18 +187,18 @@ func exactly(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05 MST")
 }
 
-// count words a number of things.
-func count(n int, thing string) string {
+// Count words a number of things.
+func Count(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
 	}
 	return strconv.Itoa(n) + " " + thing + "s"
 }
 
-// days is a flag that takes Go's durations and days: "15m", "36h", "30d".
-type days time.Duration
+// Days is a flag that takes Go's durations and days: "15m", "36h", "30d".
+type Days time.Duration
 
-func (d *days) String() string {
+func (d *Days) String() string {
 	v := time.Duration(*d)
 	switch {
 	case v == 0:
@@ -195,9 +209,9 @@ func (d *days) String() string {
 	return strings.NewReplacer("m0s", "m", "h0m0s", "h").Replace(v.String()) // "15m0s", "36h0m0s"
 }
 
-func (d *days) Type() string { return "duration" }
+func (d *Days) Type() string { return "duration" }
 
-func (d *days) Set(text string) error {
+func (d *Days) Set(text string) error {
 	v, err := time.ParseDuration(text)
 	if n, ok := strings.CutSuffix(text, "d"); ok {
 		var whole uint64
@@ -207,14 +221,14 @@ func (d *days) Set(text string) error {
 	if err != nil || v < time.Second {
 		return errors.New("write a number and a unit, like 15m, 36h or 30d")
 	}
-	*d = days(v)
+	*d = Days(v)
 	return nil
 }
 
-func (d days) seconds() int64 { return int64(time.Duration(d) / time.Second) }
+func (d Days) Seconds() int64 { return int64(time.Duration(d) / time.Second) }
 
-// terminal reports whether a person reads this stream as it comes.
-func terminal(w io.Writer) bool {
+// Interactive reports whether a person reads this stream as it comes.
+func Interactive(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

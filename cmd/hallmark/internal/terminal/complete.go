@@ -1,0 +1,56 @@
+package terminal
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+)
+
+// Completion is what the shell asks for: names that may stand here.
+type Completion = func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective)
+
+// Words completes from a fixed list.
+func Words(list ...string) Completion {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return list, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// Nothing completes nothing: not even file names.
+var Nothing = Words()
+
+// Arguments completes arguments with names, as many as the command takes.
+func (a *App) Arguments(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) Completion {
+	ask := a.Names(fetch)
+	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 && c.Args != nil && c.ValidateArgs(append(args, begun)) != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return ask(c, args, begun)
+	}
+}
+
+// Names completes a flag with names that the server knows. It is quick
+// and silent: a shell waits for it at every tab.
+func (a *App) Names(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) Completion {
+	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		path, err := a.Settings()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		cl, err := client.Load(path, func(string) {})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
+		defer cancel()
+		found, err := fetch(ctx, cl, begun)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
+	}
+}

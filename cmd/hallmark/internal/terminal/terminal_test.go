@@ -1,0 +1,76 @@
+package terminal
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/spf13/cobra"
+)
+
+// TestDiagnose: what a script can tell from the exit code.
+func TestDiagnose(t *testing.T) {
+	does := func(err error) error { return Run(func(*cobra.Command, []string) error { return err })(nil, nil) }
+	for status, want := range map[int]int{400: ExitUsage, 401: ExitRefused, 403: ExitRefused, 409: ExitRefused, 404: ExitNotFound, 413: ExitError, 503: ExitError} {
+		err := does(fmt.Errorf("after 3 tickets: %w", &wire.Problem{Status: status, Detail: "d", Hint: "h"}))
+		if code, hint := Diagnose(err); code != want || hint != "h" {
+			t.Errorf("status %d: exit %d, hint %q", status, code, hint)
+		}
+	}
+	if code, _ := Diagnose(does(&client.Unreachable{Err: net.ErrClosed})); code != ExitNetwork {
+		t.Errorf("unreachable: exit %d", code)
+	}
+}
+
+func TestDays(t *testing.T) {
+	for text, want := range map[string]time.Duration{"15m": 15 * time.Minute, "90d": 90 * 24 * time.Hour, "36h": 36 * time.Hour, "1h30m": 90 * time.Minute} {
+		var d Days
+		if err := d.Set(text); err != nil || time.Duration(d) != want {
+			t.Errorf("%s: %v, %v", text, time.Duration(d), err)
+		}
+		if d.String() != text {
+			t.Errorf("%s is printed as %s", text, d.String())
+		}
+	}
+	for _, bad := range []string{"", "15", "d", "-1d", "1.5d", "-5m", "0", "1ms", "99999d", "1y"} {
+		var d Days
+		if err := d.Set(bad); err == nil {
+			t.Errorf("%q is %v", bad, time.Duration(d))
+		}
+	}
+}
+
+func TestListPages(t *testing.T) {
+	rows := []wire.Model{{Name: "a"}, {Name: "b\x1b[2J"}, {Name: "c"}}
+	page := func(limit int, after string) (wire.List[wire.Model], error) {
+		i := len(after)
+		if i == 2 || limit == 1 {
+			return wire.List[wire.Model]{Items: rows[i : i+1], After: strings.Repeat("x", i+1)[:(i+1)%3]}, nil
+		}
+		return wire.List[wire.Model]{Items: rows[i : i+2], After: "xx"}, nil
+	}
+	print := func(asJSON bool, limit int) string {
+		c := &cobra.Command{}
+		var out bytes.Buffer
+		c.SetOut(&out)
+		if err := List(c, asJSON, limit, "MODEL\tASSURANCE", func(m wire.Model) []string { return []string{m.Name, m.Assurance} }, page); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if got, want := print(false, 0), "MODEL  ASSURANCE\na      -\nb?[2J  -\nc  -\n"; got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	for limit, want := range map[int]int{0: 3, 1: 1, 3: 3} {
+		var got []wire.Model
+		if err := json.Unmarshal([]byte(print(true, limit)), &got); err != nil || len(got) != want {
+			t.Errorf("limit %d: %d rows, %v", limit, len(got), err)
+		}
+	}
+}
