@@ -145,6 +145,8 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 		w.add(ceAltName, false, serverNames(c))
 	case Operator:
 		name, policy, usage = c.Operator, ours+"05", kpClient
+	case Relay:
+		name, policy, usage = c.Operator, ours+"07", kpClient
 	case OCSP:
 		name, policy, usage = "OCSP responder", ours+"06", kpOCSP
 	default:

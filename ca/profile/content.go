@@ -19,6 +19,7 @@ const (
 	LDevID   Kind = "ldevid"   // working certificate, operational issuer
 	Server   Kind = "server"   // our own TLS servers, infrastructure issuer
 	Operator Kind = "operator" // a person's client certificate, infrastructure issuer
+	Relay    Kind = "relay"    // what runs beside a relying party, infrastructure issuer
 	OCSP     Kind = "ocsp"     // an OCSP responder, certified by the issuer it answers for
 )
 
@@ -38,7 +39,7 @@ type Content struct {
 	Model, Serial string
 	// TPM: IDevID and AK certificates of a device with a TPM.
 	TPM *TPM
-	// Operator is the operator's name: Operator certificates.
+	// Operator is the operator's or the relying party's name: Operator and Relay certificates.
 	Operator string
 	// DNSNames and IPs: Server certificates.
 	DNSNames []string

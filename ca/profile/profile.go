@@ -56,6 +56,10 @@ var specs = map[Kind]spec{
 		issuer: Infrastructure, policy: oid(arc + ".1.5"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		longest: 398 * day, takes: fields{operator: true},
 	},
+	Relay: {
+		issuer: Infrastructure, policy: oid(arc + ".1.7"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		longest: 398 * day, takes: fields{operator: true},
+	},
 	OCSP: {
 		policy: oid(arc + ".1.6"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},
 		longest: 90 * day, noStatus: true,
@@ -63,7 +67,7 @@ var specs = map[Kind]spec{
 }
 
 // Kinds lists every leaf shape.
-func Kinds() []Kind { return []Kind{IDevID, AK, LDevID, Server, Operator, OCSP} }
+func Kinds() []Kind { return []Kind{IDevID, AK, LDevID, Server, Operator, Relay, OCSP} }
 
 // IssuerOf names the issuer that signs a kind; empty for OCSP, which is signed by the
 // issuer it answers for, and for an unknown kind.

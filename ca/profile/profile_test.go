@@ -91,7 +91,7 @@ func content(t testing.TB, k profile.Kind) profile.Content {
 		c.Model, c.Serial, c.Lifetime = "gateway", "SN-0001", 30*24*time.Hour
 	case profile.Server:
 		c.DNSNames, c.IPs, c.Lifetime = []string{"ca.example", "localhost"}, []net.IP{net.IPv4(192, 0, 2, 1), net.ParseIP("2001:db8::1")}, 90*24*time.Hour
-	case profile.Operator:
+	case profile.Operator, profile.Relay:
 		c.Operator, c.Lifetime = "anna", 90*24*time.Hour
 	case profile.OCSP:
 		c.Lifetime = 30 * 24 * time.Hour
@@ -125,6 +125,8 @@ func TestFields(t *testing.T) {
 			[]string{ski, ku, san, bc, crl, pol, aki, eku, aia}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, "", []string{arc + "4"}},
 		{profile.Operator, "CN=anna,O=Acme Devices", "2027-02-20T08:59:59Z",
 			[]string{ski, ku, bc, crl, pol, aki, eku, aia}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, "", []string{arc + "5"}},
+		{profile.Relay, "CN=anna,O=Acme Devices", "2027-02-20T08:59:59Z",
+			[]string{ski, ku, bc, crl, pol, aki, eku, aia}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, "", []string{arc + "7"}},
 		{profile.OCSP, "CN=OCSP responder,O=Acme Devices", "2026-12-22T08:59:59Z",
 			[]string{ski, ku, bc, pol, aki, eku, nocheck}, []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, "", []string{arc + "6"}},
 	} {

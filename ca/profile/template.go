@@ -115,7 +115,7 @@ func subject(k Kind, c Content, organisation string) pkix.Name {
 		n.CommonName, n.SerialNumber = c.Model, c.Model+":"+c.Serial
 	case LDevID:
 		n.CommonName = c.Model + ":" + c.Serial
-	case Operator:
+	case Operator, Relay:
 		n.CommonName = c.Operator
 	case OCSP:
 		n.CommonName = "OCSP responder"

@@ -51,7 +51,7 @@ func (c Content) validate(s spec) error {
 	case s.takes.device && !serialName.MatchString(c.Serial):
 		return fmt.Errorf("serial number %q: 1 to 40 of A-Z, a-z, 0-9 and . _ : -", c.Serial)
 	case s.takes.operator && !operatorName.MatchString(c.Operator):
-		return fmt.Errorf("operator name %q: 1 to 32 of a-z, 0-9 and . _ -", c.Operator)
+		return fmt.Errorf("name %q: 1 to 32 of a-z, 0-9 and . _ -", c.Operator)
 	case !s.takes.device && (c.Model != "" || c.Serial != ""), !s.takes.tpm && c.TPM != nil,
 		!s.takes.operator && c.Operator != "", !s.takes.names && len(c.DNSNames)+len(c.IPs) > 0:
 		return errors.New("it has content that the profile does not take")
