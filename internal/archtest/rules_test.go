@@ -32,8 +32,10 @@ var rows = []row{
 	{"attest/KIND/*", "attest attest/internal/seal attest/KIND attest/KIND/vendorca",
 		"verification has no network, files or clock, and no opinion on who may have a certificate"},
 
-	{"record/KIND/internal/*", "record record/KIND/internal/*",
+	{"record/KIND/internal/engine", "record",
 		"an engine runs a database file; it does not know what the tables mean"},
+	{"record/KIND/internal/*", "record record/KIND/internal/*",
+		"a store is cut into one package for each capability, so that it can grow"},
 	{"record/KIND/journal", "record/KIND/internal/*",
 		"a restore works on files that no store has open"},
 	{"record/KIND", "record record/KIND/internal/*",

@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
 // Look gives the View of the last commit.
@@ -73,7 +76,7 @@ func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 		v.SessionRedeemed = n != nil
 	}
 	if q.Ticket != "" {
-		if v.Ticket, err = ticket(c, q.Ticket); err != nil {
+		if v.Ticket, err = factory.Ticket(c, q.Ticket); err != nil {
 			return v, err
 		}
 		if v.Ticket != nil && q.Serial == "" {
@@ -94,17 +97,17 @@ func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 
 func lookDevices(c *engine.Conn, q record.Query, v *record.View) (err error) {
 	if q.Device != "" {
-		if v.ByID, err = device(c, "id = ?", q.Device); err != nil {
+		if v.ByID, err = rows.Device(c, "id = ?", q.Device); err != nil {
 			return err
 		}
 	}
 	if q.EK != [32]byte{} {
-		if v.ByEK, err = device(c, "seq = (SELECT device FROM eks WHERE fingerprint = ?)", q.EK[:]); err != nil {
+		if v.ByEK, err = rows.Device(c, "seq = (SELECT device FROM eks WHERE fingerprint = ?)", q.EK[:]); err != nil {
 			return err
 		}
 	}
 	if len(q.AK) != 0 {
-		v.ByAK, err = device(c, "ak_name = ?", q.AK)
+		v.ByAK, err = rows.Device(c, "ak_name = ?", q.AK)
 	}
 	return err
 }
@@ -113,13 +116,13 @@ func lookCertificates(c *engine.Conn, q record.Query, v *record.View) (err error
 	if q.CertificateSerial == "" {
 		return nil
 	}
-	if v.Presented, err = certificate(c, q.Issuer, q.CertificateSerial); err != nil || v.Presented == nil || v.Presented.Device == "" {
+	if v.Presented, err = rows.Certificate(c, q.Issuer, q.CertificateSerial); err != nil || v.Presented == nil || v.Presented.Device == "" {
 		return err
 	}
-	if v.ByID, err = device(c, "id = ?", v.Presented.Device); err != nil {
+	if v.ByID, err = rows.Device(c, "id = ?", v.Presented.Device); err != nil {
 		return err
 	}
-	v.Newest, err = engine.First(c, scanCertificate, selectCertificate+
+	v.Newest, err = engine.First(c, rows.ScanCertificate, rows.SelectCertificate+
 		" WHERE c.device = (SELECT seq FROM devices WHERE id = ?) AND c.profile = ? AND c.issued IS NOT NULL ORDER BY c.seq DESC LIMIT 1",
 		v.Presented.Device, record.ProfileLDevID)
 	return err
@@ -139,7 +142,7 @@ func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
 		lot   record.Lot
 		model record.Model
 	}
-	found, err := engine.First(c, func(r engine.Row) both { return both{scanLot(r), scanModel(r[7:])} },
+	found, err := engine.First(c, func(r engine.Row) both { return both{factory.ScanLot(r), factory.ScanModel(r[7:])} },
 		`SELECT l.name, l.model, l.quota, l.used, l.created, l.closed, l.listed, m.name, m.assurance, m.ldevid_lifetime, m.created
 			FROM lots l JOIN models m ON m.name = l.model WHERE l.name = ?`, name)
 	if err != nil || found == nil {
@@ -154,7 +157,7 @@ func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
 		v.OnList = n != nil
 	}
 	if q.Serial != "" {
-		v.BySerial, err = device(c, "serial_folded = ? AND model = ?", record.Fold(q.Serial), v.Lot.Model)
+		v.BySerial, err = rows.Device(c, "serial_folded = ? AND model = ?", record.Fold(q.Serial), v.Lot.Model)
 	}
 	return err
 }
@@ -183,7 +186,7 @@ func lookTombstones(c *engine.Conn, q record.Query, v *record.View) (err error) 
 // admit writes a decision. The constraints of the schema decide once more.
 func (s *Store) admit(c *engine.Conn, q record.Query, a record.Admission) error {
 	d := a.Device
-	recorded, err := device(c, "id = ?", d.ID)
+	recorded, err := rows.Device(c, "id = ?", d.ID)
 	if err != nil {
 		return err
 	}
@@ -203,17 +206,17 @@ func (s *Store) admit(c *engine.Conn, q record.Query, a record.Admission) error 
 	if a.Ticket != "" {
 		n, err := c.Exec("UPDATE tickets SET redeemed = ?, device = (SELECT seq FROM devices WHERE id = ?) WHERE id = ? AND redeemed IS NULL",
 			a.Event.Time, d.ID, a.Ticket)
-		if err := changed(n, err, "the ticket was used before or does not exist"); err != nil {
+		if err := engine.Changed(n, err, "the ticket was used before or does not exist"); err != nil {
 			return err
 		}
 	}
 	if a.Used {
 		n, err := c.Exec("UPDATE certificates SET used = coalesce(used, ?) WHERE serial = ? AND issuer = ?", a.Event.Time, q.CertificateSerial, q.Issuer)
-		if err := changed(n, err, "there is no such certificate to mark as used"); err != nil {
+		if err := engine.Changed(n, err, "there is no such certificate to mark as used"); err != nil {
 			return err
 		}
 	}
-	return addEvent(c, a.Event)
+	return audit.Add(c, a.Event)
 }
 
 // Redeemed sessions are forgotten forgetAfter their end, which outlasts any
@@ -238,20 +241,12 @@ func (s *Store) redeem(c *engine.Conn, session string, expires time.Time) error 
 	return err
 }
 
-// changed is err, or ErrConflict with the reason if a statement changed no row.
-func changed(n int64, err error, otherwise string) error {
-	if err == nil && n == 0 {
-		return fmt.Errorf("%w: %s", record.ErrConflict, otherwise)
-	}
-	return err
-}
-
 func addDevice(c *engine.Conn, d record.Device) error {
 	if d.State != record.StateActive {
 		return fmt.Errorf("%w: a new device is active, not %q", record.ErrConflict, d.State)
 	}
 	n, err := c.Exec("UPDATE lots SET used = used + 1 WHERE name = ? AND model = ? AND closed IS NULL AND (quota = 0 OR used < quota)", d.Lot, d.Model)
-	if err := changed(n, err, "lot "+d.Lot+" is full, closed or not of model "+d.Model); err != nil {
+	if err := engine.Changed(n, err, "lot "+d.Lot+" is full, closed or not of model "+d.Model); err != nil {
 		return err
 	}
 	if _, err := c.Exec(`INSERT INTO devices (id, model, lot, serial, serial_folded, state, certified, registered, hardware,
@@ -320,47 +315,5 @@ func changeEKs(c *engine.Conn, old, d record.Device) error {
 func addEK(c *engine.Conn, device string, ek record.EK) error {
 	_, err := c.Exec("INSERT INTO eks (device, fingerprint, issuer, name, public, certificate) VALUES ((SELECT seq FROM devices WHERE id = ?), ?, ?, ?, ?, ?)",
 		device, ek.Fingerprint[:], ek.Issuer, ek.Name, ek.Public, ek.Certificate)
-	return err
-}
-
-const deviceColumns = `d.seq, d.id, d.model, d.lot, d.serial, d.state, d.certified, d.registered, d.hardware,
-	d.tpm_maker, d.tpm_model, d.tpm_firmware, d.enrolled, d.renewed, d.seen, d.ak_name, d.ak_public, d.idevid_key`
-
-// recorded is a device with its place in the order of enrolment.
-type recorded struct {
-	seq int64
-	record.Device
-}
-
-func scanDevice(r engine.Row) recorded {
-	return recorded{r.Int(0), record.Device{
-		ID: r.Text(1), Model: r.Text(2), Lot: r.Text(3), Serial: r.Text(4), State: r.Text(5),
-		Assurance: record.Assurance{Certified: r.Bool(6), Registered: r.Bool(7), Hardware: r.Bool(8)},
-		TPMMaker:  r.Text(9), TPMModel: r.Text(10), TPMFirmware: r.Text(11),
-		Enrolled: r.Time(12), Renewed: r.Time(13), Seen: r.Time(14),
-		AKName: r.Blob(15), AKPublic: r.Blob(16), Key: r.Sum(17),
-	}}
-}
-
-func scanEK(r engine.Row) record.EK {
-	return record.EK{Fingerprint: r.Sum(0), Issuer: r.Text(1), Name: r.Blob(2), Public: r.Blob(3), Certificate: r.Blob(4)}
-}
-
-// device finds at most one device; nil if there is none. It finds before it reads:
-// most look-ups of an enrolment find nothing, and a row of one column says so quickest.
-func device(c *engine.Conn, where string, args ...any) (*record.Device, error) {
-	seq, err := engine.First(c, engine.Number, "SELECT seq FROM devices WHERE "+where, args...)
-	if err != nil || seq == nil {
-		return nil, err
-	}
-	d, err := engine.First(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.seq = ?", *seq)
-	if err != nil || d == nil {
-		return nil, err
-	}
-	return &d.Device, withEKs(context.Background(), c, d)
-}
-
-func withEKs(ctx context.Context, c *engine.Conn, d *recorded) (err error) {
-	d.EKs, err = engine.Query(ctx, c, scanEK, "SELECT fingerprint, issuer, name, public, certificate FROM eks WHERE device = ? ORDER BY seq", d.seq)
 	return err
 }

@@ -6,7 +6,10 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
 // ReserveShard gives places in the newest shard while it has any, else opens the next.
@@ -81,7 +84,7 @@ func intend(c *engine.Conn, i record.Certificate, device any) error {
 // device's number or nil.
 func holder(c *engine.Conn, i record.Certificate) (any, error) {
 	if i.Operator != "" {
-		o, err := operator(c, i.Operator)
+		o, err := people.Operator(c, i.Operator)
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +119,7 @@ var errEnded = fmt.Errorf("%w: a certificate was revoked or held between its int
 // touches revoked and reason.
 func (s *Store) Complete(ctx context.Context, signed []record.Certificate, e record.Event) error {
 	ended := false
-	err := s.change(ctx, e, func(c *engine.Conn) error {
+	err := audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		for _, w := range signed {
 			if len(w.DER) == 0 || w.Issued.IsZero() {
 				return fmt.Errorf("complete certificate %s of %s: without certificate or time", w.Serial, w.Issuer)
@@ -127,7 +130,7 @@ func (s *Store) Complete(ctx context.Context, signed []record.Certificate, e rec
 				ended = true
 				n, err = c.Exec(sql, w.DER, w.Issued, w.Serial, w.Issuer)
 			}
-			if err := changed(n, err, "there is no such intent"); err != nil {
+			if err := engine.Changed(n, err, "there is no such intent"); err != nil {
 				return fmt.Errorf("complete certificate %s of %s: %w", w.Serial, w.Issuer, err)
 			}
 		}
@@ -141,49 +144,26 @@ func (s *Store) Complete(ctx context.Context, signed []record.Certificate, e rec
 
 // Void revokes an intent, one on hold included.
 func (s *Store) Void(ctx context.Context, issuer, serial string, at time.Time, e record.Event) error {
-	return s.change(ctx, e, func(c *engine.Conn) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		n, err := c.Exec(`UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ?
 			WHERE serial = ? AND issuer = ? AND issued IS NULL AND (revoked IS NULL OR reason = ?)`,
 			at, record.ReasonUnspecified, serial, issuer, record.ReasonHold)
-		return changed(n, err, "certificate "+serial+" of "+issuer+" is not an open intent")
+		return engine.Changed(n, err, "certificate "+serial+" of "+issuer+" is not an open intent")
 	})
 }
 
 // OpenIntents lists oldest first.
 func (s *Store) OpenIntents(ctx context.Context) ([]record.Certificate, error) {
-	return list(ctx, s, scanCertificate, selectCertificate+" WHERE c.issued IS NULL AND (c.revoked IS NULL OR c.reason = ?) ORDER BY c.seq", record.ReasonHold)
+	return engine.List(ctx, s.db, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.issued IS NULL AND (c.revoked IS NULL OR c.reason = ?) ORDER BY c.seq", record.ReasonHold)
 }
 
 // IssuedFor looks among the device's, or else the operator's or the installation's own.
 func (s *Store) IssuedFor(ctx context.Context, device, operator, profile string, key [32]byte) (record.Certificate, error) {
 	const good = " AND c.profile = ? AND c.key = ? AND c.issued IS NOT NULL AND c.revoked IS NULL ORDER BY c.seq DESC LIMIT 1"
-	return get(ctx, s, "certificate", func(c *engine.Conn) (*record.Certificate, error) {
+	return engine.Get(ctx, s.db, "certificate", func(c *engine.Conn) (*record.Certificate, error) {
 		if device != "" {
-			return engine.First(c, scanCertificate, selectCertificate+" WHERE c.device = (SELECT seq FROM devices WHERE id = ?)"+good, device, profile, key[:])
+			return engine.First(c, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.device = (SELECT seq FROM devices WHERE id = ?)"+good, device, profile, key[:])
 		}
-		return engine.First(c, scanCertificate, selectCertificate+" WHERE c.device IS NULL AND c.operator IS ?"+good, engine.OrNull(operator), profile, key[:])
+		return engine.First(c, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.device IS NULL AND c.operator IS ?"+good, engine.OrNull(operator), profile, key[:])
 	})
-}
-
-const (
-	selectCertificate = "SELECT " + certificateColumns + ", c.der" + fromCertificates
-	// listCertificate reads NULL for the DER.
-	listCertificate    = "SELECT " + certificateColumns + ", NULL" + fromCertificates
-	certificateColumns = `c.seq, c.issuer, c.serial, c.profile, d.id, c.operator, c.subject, c.shard, c.key, c.not_before, c.not_after,
-		c.intended, c.issued, c.predecessor, c.used, c.revoked, c.reason, c.tbs`
-	fromCertificates = " FROM certificates c LEFT JOIN devices d ON d.seq = c.device"
-)
-
-func scanCertificate(r engine.Row) record.Certificate {
-	return record.Certificate{
-		Issuer: r.Text(1), Serial: r.Text(2), Profile: r.Text(3), Device: r.Text(4), Operator: r.Text(5), Subject: r.Text(6),
-		Shard: r.Int(7), Key: r.Sum(8), NotBefore: r.Time(9), NotAfter: r.Time(10),
-		Intended: r.Time(11), Issued: r.Time(12), Predecessor: r.Text(13), Used: r.Time(14),
-		Revoked: r.Time(15), Reason: int(r.Int(16)), TBS: r.Blob(17), DER: r.Blob(18),
-	}
-}
-
-// certificate finds one; nil if there is none.
-func certificate(c *engine.Conn, issuer, serial string) (*record.Certificate, error) {
-	return engine.First(c, scanCertificate, selectCertificate+" WHERE c.serial = ? AND c.issuer = ?", serial, issuer)
 }

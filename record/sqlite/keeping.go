@@ -80,6 +80,9 @@ func (s *Store) Verify(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
+// batchSize is how many certificates Verify holds at a time.
+const batchSize = 1000
+
 // misnumbered reads every certificate and looks for its serial number in it.
 func misnumbered(ctx context.Context, c *engine.Conn) (faults []string, err error) {
 	for after := int64(0); ; {
@@ -89,7 +92,7 @@ func misnumbered(ctx context.Context, c *engine.Conn) (faults []string, err erro
 			der    []byte
 		}
 		batch, err := engine.Query(ctx, c, func(r engine.Row) issued { return issued{r.Int(0), r.Text(1), r.Blob(2)} },
-			"SELECT seq, serial, der FROM certificates WHERE seq > ? AND der IS NOT NULL ORDER BY seq LIMIT ?", after, maxPage)
+			"SELECT seq, serial, der FROM certificates WHERE seq > ? AND der IS NOT NULL ORDER BY seq LIMIT ?", after, batchSize)
 		if err != nil || len(batch) == 0 {
 			return faults, err
 		}

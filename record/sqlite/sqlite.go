@@ -8,6 +8,9 @@
 // must hold is also said in the schema (migrations/), so that a second process
 // working on the same file is held to it as well.
 //
+// A new capability of the record is a package under internal/, which keeps its rows (New),
+// is embedded in Store and writes through audit.Change; here are the verbs that need several.
+//
 // The engine is modernc.org/sqlite: no C compiler, static binaries.
 package sqlite
 
@@ -21,7 +24,12 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/inventory"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
 )
 
 //go:embed migrations/*.sql
@@ -45,6 +53,12 @@ type Options struct {
 // Store is a [record.Store]; make one with Open or Create. Its methods may be called
 // from any number of goroutines.
 type Store struct {
+	audit.Audit
+	factory.Factory
+	inventory.Inventory
+	people.People
+	revocation.Revocations
+
 	db  *engine.DB
 	now func() time.Time
 	// redeemed counts redemptions; the writer's own.
@@ -80,11 +94,11 @@ func create(ctx context.Context, path string, o Options) (*Store, error) {
 		return nil, err
 	}
 	now := s.now()
-	err = s.change(ctx, record.Event{Time: now, Actor: "host", Verb: "record.created"}, func(c *engine.Conn) error {
-		if err := createModel(c, record.Model{Name: record.DefaultModel, Assurance: record.LevelFirstUse, Created: now}); err != nil {
+	err = audit.Change(ctx, s.db, record.Event{Time: now, Actor: "host", Verb: "record.created"}, func(c *engine.Conn) error {
+		if err := factory.AddModel(c, record.Model{Name: record.DefaultModel, Assurance: record.LevelFirstUse, Created: now}); err != nil {
 			return err
 		}
-		return createLot(c, record.Lot{Name: record.DefaultLot, Model: record.DefaultModel, Created: now}, nil)
+		return factory.AddLot(c, record.Lot{Name: record.DefaultLot, Model: record.DefaultModel, Created: now}, nil)
 	})
 	if err == nil {
 		err = engine.SyncDir(path)
@@ -124,53 +138,14 @@ func open(ctx context.Context, path string, o Options, fresh bool) (*Store, erro
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Store{db: db, now: o.Now}, nil
+	return &Store{
+		Audit: audit.New(db), Factory: factory.New(db), Inventory: inventory.New(db, o.Now), People: people.New(db), Revocations: revocation.New(db),
+		db: db, now: o.Now,
+	}, nil
 }
 
 // Close waits for verbs under way, refuses later ones and releases the file.
 func (s *Store) Close() error {
 	s.db.Close()
 	return nil
-}
-
-// errUnchanged is how a verb says that there was nothing to do.
-var errUnchanged = errors.New("unchanged")
-
-// change is a write with its event; no event is written if do returns errUnchanged.
-func (s *Store) change(ctx context.Context, e record.Event, do func(*engine.Conn) error) error {
-	return s.db.Write(ctx, func(c *engine.Conn) error {
-		switch err := do(c); err {
-		case nil:
-			return addEvent(c, e)
-		case errUnchanged:
-			return nil
-		default:
-			return err
-		}
-	})
-}
-
-// get reads one thing; ErrNotFound, naming it, if there is none.
-func get[T any](ctx context.Context, s *Store, name string, find func(*engine.Conn) (*T, error)) (found T, err error) {
-	err = s.db.View(ctx, func(c *engine.Conn) error {
-		p, err := find(c)
-		if err == nil && p == nil {
-			err = fmt.Errorf("%s: %w", name, record.ErrNotFound)
-		}
-		if err != nil {
-			return err
-		}
-		found = *p
-		return nil
-	})
-	return found, err
-}
-
-// list reads all rows of one statement.
-func list[T any](ctx context.Context, s *Store, scan func(engine.Row) T, sql string, args ...any) (found []T, err error) {
-	err = s.db.Read(ctx, func(c *engine.Conn) error {
-		found, err = engine.Query(ctx, c, scan, sql, args...)
-		return err
-	})
-	return found, err
 }

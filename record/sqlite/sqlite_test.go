@@ -24,6 +24,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/recordtest"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
 var options = Options{Now: func() time.Time { return recordtest.Now }}
@@ -128,15 +129,15 @@ func TestSelectorsUseIndices(t *testing.T) {
 		"certificates_ended": equal("status", "revoked"), "certificates_open": equal("status", "intended"), "certificates_device": equal("device", "x"),
 	} {
 		sql, args, err := filter.Devices(where)
-		sql = "SELECT " + deviceColumns + " FROM devices d WHERE d.seq > 0 AND " + sql + " ORDER BY d.seq LIMIT 10"
+		sql = "SELECT " + rows.DeviceColumns + " FROM devices d WHERE d.seq > 0 AND " + sql + " ORDER BY d.seq LIMIT 10"
 		if strings.HasPrefix(index, "certificates") {
 			sql, args, err = filter.Certificates(where, recordtest.Now)
-			sql = listCertificate + " WHERE c.seq < 9 AND " + sql + " ORDER BY c.seq DESC LIMIT 10"
+			sql = rows.ListCertificate + " WHERE c.seq < 9 AND " + sql + " ORDER BY c.seq DESC LIMIT 10"
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		steps, err := list(t.Context(), s, func(r engine.Row) string { return r.Text(3) }, "EXPLAIN QUERY PLAN "+sql, args...)
+		steps, err := engine.List(t.Context(), s.db, func(r engine.Row) string { return r.Text(3) }, "EXPLAIN QUERY PLAN "+sql, args...)
 		if err != nil || !strings.Contains(fmt.Sprint(steps), "INDEX "+index+" (") {
 			t.Errorf("%s is not used: %q, %v", index, steps, err)
 		}

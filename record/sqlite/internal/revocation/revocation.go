@@ -1,4 +1,5 @@
-package sqlite
+// Package revocation ends identities and keeps what CRL and OCSP tell of it.
+package revocation
 
 import (
 	"cmp"
@@ -8,49 +9,58 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
+// Revocations is a [record.Revocations].
+type Revocations struct{ db *engine.DB }
+
+// New keeps it in db.
+func New(db *engine.DB) Revocations { return Revocations{db} }
+
 // Revoke ends a device and all that it has.
-func (s *Store) Revoke(ctx context.Context, id string, at time.Time, reason int, why string, e record.Event) ([]record.Shard, error) {
+func (s Revocations) Revoke(ctx context.Context, id string, at time.Time, reason int, why string, e record.Event) ([]record.Shard, error) {
 	if err := final(reason); err != nil {
 		return nil, err
 	}
-	return s.end(ctx, id, record.StateRevoked, at, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateRevoked, at, e, func(c *engine.Conn, d *rows.Recorded) ([]record.Shard, error) {
 		if err := bury(c, d, at, why); err != nil {
 			return nil, err
 		}
 		const mine = "device = ? AND (revoked IS NULL OR reason = 6)"
-		changed, err := shards(c, at, mine, d.seq)
+		changed, err := shards(c, at, mine, d.Seq)
 		if err != nil {
 			return nil, err
 		}
-		_, err = c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+mine, at, reason, d.seq)
+		_, err = c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+mine, at, reason, d.Seq)
 		return changed, err
 	})
 }
 
 // Suspend holds the device's certificates, open intents too.
-func (s *Store) Suspend(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateSuspended, at, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
-		changed, err := shards(c, at, "device = ? AND revoked IS NULL", d.seq)
+func (s Revocations) Suspend(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateSuspended, at, e, func(c *engine.Conn, d *rows.Recorded) ([]record.Shard, error) {
+		changed, err := shards(c, at, "device = ? AND revoked IS NULL", d.Seq)
 		if err != nil {
 			return nil, err
 		}
-		_, err = c.Exec("UPDATE certificates SET revoked = ?, reason = 6 WHERE device = ? AND revoked IS NULL", at, d.seq)
+		_, err = c.Exec("UPDATE certificates SET revoked = ?, reason = 6 WHERE device = ? AND revoked IS NULL", at, d.Seq)
 		return changed, err
 	})
 }
 
 // Restore makes what is held good again.
-func (s *Store) Restore(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateActive, at, e, func(c *engine.Conn, d *recorded) ([]record.Shard, error) {
+func (s Revocations) Restore(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
+	return s.end(ctx, id, record.StateActive, at, e, func(c *engine.Conn, d *rows.Recorded) ([]record.Shard, error) {
 		const held = "device = ? AND revoked IS NOT NULL AND reason = 6"
-		changed, err := shards(c, at, held, d.seq)
+		changed, err := shards(c, at, held, d.Seq)
 		if err != nil {
 			return nil, err
 		}
-		_, err = c.Exec("UPDATE certificates SET revoked = NULL, reason = 0 WHERE "+held, d.seq)
+		_, err = c.Exec("UPDATE certificates SET revoked = NULL, reason = 0 WHERE "+held, d.Seq)
 		return changed, err
 	})
 }
@@ -58,24 +68,24 @@ func (s *Store) Restore(ctx context.Context, id string, at time.Time, e record.E
 // end moves a device to a state and its certificates with it. Nothing happens to a
 // device that is in the state, but its shards are named; nothing but ErrConflict to a
 // revoked one.
-func (s *Store) end(ctx context.Context, id, state string, at time.Time, e record.Event, certificates func(*engine.Conn, *recorded) ([]record.Shard, error)) (changed []record.Shard, err error) {
-	err = s.change(ctx, e, func(c *engine.Conn) error {
-		d, err := engine.First(c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.id = ?", id)
+func (s Revocations) end(ctx context.Context, id, state string, at time.Time, e record.Event, certificates func(*engine.Conn, *rows.Recorded) ([]record.Shard, error)) (changed []record.Shard, err error) {
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		d, err := engine.First(c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.id = ?", id)
 		switch {
 		case err != nil:
 			return err
 		case d == nil:
 			return fmt.Errorf("device %s: %w", id, record.ErrNotFound)
 		case d.State == state:
-			changed, err = shards(c, at, "device = ?", d.seq)
-			return cmp.Or(err, errUnchanged)
+			changed, err = shards(c, at, "device = ?", d.Seq)
+			return cmp.Or(err, audit.ErrUnchanged)
 		case d.State == record.StateRevoked:
 			return fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
 		}
-		if err := withEKs(context.Background(), c, d); err != nil {
+		if err := rows.WithEKs(context.Background(), c, d); err != nil {
 			return err
 		}
-		if _, err := c.Exec("UPDATE devices SET state = ? WHERE seq = ?", state, d.seq); err != nil {
+		if _, err := c.Exec("UPDATE devices SET state = ? WHERE seq = ?", state, d.Seq); err != nil {
 			return err
 		}
 		changed, err = certificates(c, d)
@@ -88,7 +98,7 @@ func (s *Store) end(ctx context.Context, id, state string, at time.Time, e recor
 }
 
 // bury bars all identities of a device.
-func bury(c *engine.Conn, d *recorded, at time.Time, why string) error {
+func bury(c *engine.Conn, d *rows.Recorded, at time.Time, why string) error {
 	type identity struct{ kind, value string }
 	all := []identity{{"serial", d.Model + ":" + record.Fold(d.Serial)}}
 	if len(d.AKName) != 0 {
@@ -99,7 +109,7 @@ func bury(c *engine.Conn, d *recorded, at time.Time, why string) error {
 	}
 	for _, i := range all {
 		if _, err := c.Exec("INSERT INTO tombstones (kind, value, device, since, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-			i.kind, i.value, d.seq, at, why); err != nil {
+			i.kind, i.value, d.Seq, at, why); err != nil {
 			return err
 		}
 	}
@@ -107,12 +117,12 @@ func bury(c *engine.Conn, d *recorded, at time.Time, why string) error {
 }
 
 // RevokeOperator ends all certificates of an operator's name.
-func (s *Store) RevokeOperator(ctx context.Context, name string, at time.Time, reason int, e record.Event) (changed []record.Shard, err error) {
+func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Time, reason int, e record.Event) (changed []record.Shard, err error) {
 	if err := final(reason); err != nil {
 		return nil, err
 	}
-	err = s.change(ctx, e, func(c *engine.Conn) error {
-		if _, err := operator(c, name); err != nil {
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		if _, err := people.Operator(c, name); err != nil {
 			return err
 		}
 		const theirs = "device IS NULL AND operator = ?"
@@ -121,7 +131,7 @@ func (s *Store) RevokeOperator(ctx context.Context, name string, at time.Time, r
 		}
 		n, err := c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE revoked IS NULL AND "+theirs, at, reason, name)
 		if err == nil && n == 0 {
-			return errUnchanged
+			return audit.ErrUnchanged
 		}
 		return err
 	})
@@ -151,38 +161,38 @@ func final(reason int) error {
 }
 
 // Status finds by the primary key.
-func (s *Store) Status(ctx context.Context, issuer, serial string) (record.Certificate, error) {
-	return get(ctx, s, "certificate "+serial+" of "+issuer, func(c *engine.Conn) (*record.Certificate, error) { return certificate(c, issuer, serial) })
+func (s Revocations) Status(ctx context.Context, issuer, serial string) (record.Certificate, error) {
+	return engine.Get(ctx, s.db, "certificate "+serial+" of "+issuer, func(c *engine.Conn) (*record.Certificate, error) { return rows.Certificate(c, issuer, serial) })
 }
 
 // RevokedIn reads an index alone, not the certificates.
-func (s *Store) RevokedIn(ctx context.Context, sh record.Shard, now time.Time, keep time.Duration) ([]record.Revoked, error) {
-	return list(ctx, s, func(r engine.Row) record.Revoked {
+func (s Revocations) RevokedIn(ctx context.Context, sh record.Shard, now time.Time, keep time.Duration) ([]record.Revoked, error) {
+	return engine.List(ctx, s.db, func(r engine.Row) record.Revoked {
 		return record.Revoked{Serial: r.Text(0), Since: r.Time(1), Reason: int(r.Int(2))}
 	}, "SELECT serial, revoked, reason FROM certificates WHERE issuer = ? AND shard = ? AND revoked IS NOT NULL AND not_after >= ? ORDER BY serial",
 		sh.Issuer, sh.Number, now.Add(-keep))
 }
 
 // Shards lists what ReserveShard has opened and time has not closed.
-func (s *Store) Shards(ctx context.Context, issuer string, endedBy time.Time) ([]record.Shard, error) {
-	return list(ctx, s, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ? AND (ends IS NULL OR ends > ?) ORDER BY number", issuer, endedBy)
+func (s Revocations) Shards(ctx context.Context, issuer string, endedBy time.Time) ([]record.Shard, error) {
+	return engine.List(ctx, s.db, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ? AND (ends IS NULL OR ends > ?) ORDER BY number", issuer, endedBy)
 }
 
 // PublishCRL replaces the stored list by one with a greater number.
-func (s *Store) PublishCRL(ctx context.Context, crl record.CRL) error {
+func (s Revocations) PublishCRL(ctx context.Context, crl record.CRL) error {
 	return s.db.Write(ctx, func(c *engine.Conn) error {
 		// Not for the journal: a restored server signs every CRL anew.
 		n, err := c.ExecLocal(`INSERT INTO crls (issuer, shard, sequence, this_update, next_update, der) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (issuer, shard) DO UPDATE SET sequence = excluded.sequence, this_update = excluded.this_update,
 				next_update = excluded.next_update, der = excluded.der WHERE excluded.sequence > sequence`,
 			crl.Issuer, crl.Number, crl.Sequence, crl.ThisUpdate, crl.NextUpdate, crl.DER)
-		return changed(n, err, fmt.Sprintf("list %d of shard %d of %s is not newer than the stored one", crl.Sequence, crl.Number, crl.Issuer))
+		return engine.Changed(n, err, fmt.Sprintf("list %d of shard %d of %s is not newer than the stored one", crl.Sequence, crl.Number, crl.Issuer))
 	})
 }
 
 // NewestCRL finds the stored list.
-func (s *Store) NewestCRL(ctx context.Context, sh record.Shard) (record.CRL, error) {
-	return get(ctx, s, fmt.Sprintf("list of shard %d of %s", sh.Number, sh.Issuer), func(c *engine.Conn) (*record.CRL, error) {
+func (s Revocations) NewestCRL(ctx context.Context, sh record.Shard) (record.CRL, error) {
+	return engine.Get(ctx, s.db, fmt.Sprintf("list of shard %d of %s", sh.Number, sh.Issuer), func(c *engine.Conn) (*record.CRL, error) {
 		return engine.First(c, func(r engine.Row) record.CRL {
 			return record.CRL{Shard: sh, Sequence: r.Int(0), ThisUpdate: r.Time(1), NextUpdate: r.Time(2), DER: r.Blob(3)}
 		}, "SELECT sequence, this_update, next_update, der FROM crls WHERE issuer = ? AND shard = ?", sh.Issuer, sh.Number)

@@ -1,4 +1,5 @@
-package sqlite
+// Package factory keeps models, lots and tickets.
+package factory
 
 import (
 	"context"
@@ -6,53 +7,55 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
-// CreateModel refuses a taken name with ErrExists.
-func (s *Store) CreateModel(ctx context.Context, m record.Model, e record.Event) error {
-	return s.change(ctx, e, func(c *engine.Conn) error { return createModel(c, m) })
+// Factory is a [record.Factory].
+type Factory struct{ db *engine.DB }
+
+// New keeps it in db.
+func New(db *engine.DB) Factory { return Factory{db} }
+
+// CreateModel refuses a taken name.
+func (s Factory) CreateModel(ctx context.Context, m record.Model, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error { return AddModel(c, m) })
 }
 
-func createModel(c *engine.Conn, m record.Model) error {
+// AddModel refuses a taken name with ErrExists.
+func AddModel(c *engine.Conn, m record.Model) error {
 	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created) VALUES (?, ?, ?, ?)", m.Name, m.Assurance, m.LDevIDLifetime, m.Created)
-	return exists(err, "model "+m.Name)
-}
-
-// exists makes ErrExists of a taken key.
-func exists(err error, what string) error {
-	if engine.Taken(err) {
-		return fmt.Errorf("%s: %w", what, record.ErrExists)
-	}
-	return err
+	return engine.Exists(err, "model "+m.Name)
 }
 
 const selectModel = "SELECT name, assurance, ldevid_lifetime, created FROM models"
 
-func scanModel(r engine.Row) record.Model {
+// ScanModel reads name, assurance, ldevid_lifetime and created.
+func ScanModel(r engine.Row) record.Model {
 	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: time.Duration(r.Int(2)) * time.Microsecond, Created: r.Time(3)}
 }
 
 func model(c *engine.Conn, name string) (*record.Model, error) {
-	return engine.First(c, scanModel, selectModel+" WHERE name = ?", name)
+	return engine.First(c, ScanModel, selectModel+" WHERE name = ?", name)
 }
 
 // Models lists by name.
-func (s *Store) Models(ctx context.Context) ([]record.Model, error) {
-	return list(ctx, s, scanModel, selectModel+" ORDER BY name")
+func (s Factory) Models(ctx context.Context) ([]record.Model, error) {
+	return engine.List(ctx, s.db, ScanModel, selectModel+" ORDER BY name")
 }
 
 // Model finds by name.
-func (s *Store) Model(ctx context.Context, name string) (record.Model, error) {
-	return get(ctx, s, "model "+name, func(c *engine.Conn) (*record.Model, error) { return model(c, name) })
+func (s Factory) Model(ctx context.Context, name string) (record.Model, error) {
+	return engine.Get(ctx, s.db, "model "+name, func(c *engine.Conn) (*record.Model, error) { return model(c, name) })
 }
 
 // CreateLot opens a lot; Used and Closed are the store's own and not read.
-func (s *Store) CreateLot(ctx context.Context, l record.Lot, ekNames [][]byte, e record.Event) error {
-	return s.change(ctx, e, func(c *engine.Conn) error { return createLot(c, l, ekNames) })
+func (s Factory) CreateLot(ctx context.Context, l record.Lot, ekNames [][]byte, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error { return AddLot(c, l, ekNames) })
 }
 
-func createLot(c *engine.Conn, l record.Lot, ekNames [][]byte) error {
+// AddLot opens a lot of a model that exists.
+func AddLot(c *engine.Conn, l record.Lot, ekNames [][]byte) error {
 	if m, err := model(c, l.Model); err != nil {
 		return err
 	} else if m == nil {
@@ -60,7 +63,7 @@ func createLot(c *engine.Conn, l record.Lot, ekNames [][]byte) error {
 	}
 	if _, err := c.Exec("INSERT INTO lots (name, model, quota, created, listed) VALUES (?, ?, ?, ?, ?)",
 		l.Name, l.Model, l.Quota, l.Created, l.Listed || len(ekNames) > 0); err != nil {
-		return exists(err, "lot "+l.Name)
+		return engine.Exists(err, "lot "+l.Name)
 	}
 	for _, name := range ekNames {
 		if _, err := c.Exec("INSERT INTO lot_list (lot, ek_name) VALUES (?, ?) ON CONFLICT DO NOTHING", l.Name, name); err != nil {
@@ -72,27 +75,28 @@ func createLot(c *engine.Conn, l record.Lot, ekNames [][]byte) error {
 
 const selectLot = "SELECT name, model, quota, used, created, closed, listed FROM lots"
 
-func scanLot(r engine.Row) record.Lot {
+// ScanLot reads name, model, quota, used, created, closed and listed.
+func ScanLot(r engine.Row) record.Lot {
 	return record.Lot{Name: r.Text(0), Model: r.Text(1), Quota: r.Int(2), Used: r.Int(3), Created: r.Time(4), Closed: r.Time(5), Listed: r.Bool(6)}
 }
 
 func lot(c *engine.Conn, name string) (*record.Lot, error) {
-	return engine.First(c, scanLot, selectLot+" WHERE name = ?", name)
+	return engine.First(c, ScanLot, selectLot+" WHERE name = ?", name)
 }
 
 // Lots lists by name.
-func (s *Store) Lots(ctx context.Context) ([]record.Lot, error) {
-	return list(ctx, s, scanLot, selectLot+" ORDER BY name")
+func (s Factory) Lots(ctx context.Context) ([]record.Lot, error) {
+	return engine.List(ctx, s.db, ScanLot, selectLot+" ORDER BY name")
 }
 
 // Lot finds by name.
-func (s *Store) Lot(ctx context.Context, name string) (record.Lot, error) {
-	return get(ctx, s, "lot "+name, func(c *engine.Conn) (*record.Lot, error) { return lot(c, name) })
+func (s Factory) Lot(ctx context.Context, name string) (record.Lot, error) {
+	return engine.Get(ctx, s.db, "lot "+name, func(c *engine.Conn) (*record.Lot, error) { return lot(c, name) })
 }
 
 // CloseLot keeps the first time of closing.
-func (s *Store) CloseLot(ctx context.Context, name string, at time.Time, e record.Event) error {
-	return s.change(ctx, e, func(c *engine.Conn) error {
+func (s Factory) CloseLot(ctx context.Context, name string, at time.Time, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		l, err := lot(c, name)
 		switch {
 		case err != nil:
@@ -100,7 +104,7 @@ func (s *Store) CloseLot(ctx context.Context, name string, at time.Time, e recor
 		case l == nil:
 			return fmt.Errorf("lot %s: %w", name, record.ErrNotFound)
 		case !l.Closed.IsZero():
-			return errUnchanged
+			return audit.ErrUnchanged
 		}
 		_, err = c.Exec("UPDATE lots SET closed = ? WHERE name = ?", at, name)
 		return err
@@ -108,8 +112,8 @@ func (s *Store) CloseLot(ctx context.Context, name string, at time.Time, e recor
 }
 
 // CreateTickets records unused tickets; Redeemed and Device are the store's own.
-func (s *Store) CreateTickets(ctx context.Context, ts []record.Ticket, e record.Event) error {
-	return s.change(ctx, e, func(c *engine.Conn) error {
+func (s Factory) CreateTickets(ctx context.Context, ts []record.Ticket, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		for _, t := range ts {
 			if err := createTicket(c, t); err != nil {
 				return err
@@ -131,15 +135,16 @@ func createTicket(c *engine.Conn, t record.Ticket) error {
 	}
 	_, err = c.Exec("INSERT INTO tickets (id, lot, serial, ek_name, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
 		t.ID, t.Lot, t.Serial, engine.OrNull(t.EKName), t.Created, t.Expires)
-	return exists(err, "ticket "+t.ID)
+	return engine.Exists(err, "ticket "+t.ID)
 }
 
 // Ticket finds by id.
-func (s *Store) Ticket(ctx context.Context, id string) (record.Ticket, error) {
-	return get(ctx, s, "ticket "+id, func(c *engine.Conn) (*record.Ticket, error) { return ticket(c, id) })
+func (s Factory) Ticket(ctx context.Context, id string) (record.Ticket, error) {
+	return engine.Get(ctx, s.db, "ticket "+id, func(c *engine.Conn) (*record.Ticket, error) { return Ticket(c, id) })
 }
 
-func ticket(c *engine.Conn, id string) (*record.Ticket, error) {
+// Ticket finds by id; nil if there is none.
+func Ticket(c *engine.Conn, id string) (*record.Ticket, error) {
 	return engine.First(c, func(r engine.Row) record.Ticket {
 		return record.Ticket{ID: r.Text(0), Lot: r.Text(1), Serial: r.Text(2), EKName: r.Blob(3), Created: r.Time(4), Expires: r.Time(5), Redeemed: r.Time(6), Device: r.Text(7)}
 	}, `SELECT t.id, t.lot, t.serial, t.ek_name, t.created, t.expires, t.redeemed, d.id

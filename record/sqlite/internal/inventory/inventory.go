@@ -1,21 +1,33 @@
-package sqlite
+// Package inventory lists devices and certificates.
+package inventory
 
 import (
 	"context"
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
+
+// Inventory is a [record.Inventory].
+type Inventory struct {
+	db  *engine.DB
+	now func() time.Time
+}
+
+// New keeps it in db; now decides what has expired.
+func New(db *engine.DB, now func() time.Time) Inventory { return Inventory{db, now} }
 
 // maxPage is record.Page's bound.
 const maxPage = 1000
 
 // Devices pages by the order of enrolment, which no change of a device moves.
-func (s *Store) Devices(ctx context.Context, where *record.Selector, p record.Page) (list []record.Device, next string, err error) {
+func (s Inventory) Devices(ctx context.Context, where *record.Selector, p record.Page) (list []record.Device, next string, err error) {
 	after, err := cursor(p, 0)
 	if err != nil {
 		return nil, "", err
@@ -25,11 +37,11 @@ func (s *Store) Devices(ctx context.Context, where *record.Selector, p record.Pa
 		return nil, "", err
 	}
 	err = s.db.View(ctx, func(c *engine.Conn) error {
-		found, err := engine.Query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.seq > ? AND "+condition+" ORDER BY d.seq LIMIT ?",
+		found, err := engine.Query(ctx, c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.seq > ? AND "+condition+" ORDER BY d.seq LIMIT ?",
 			append(append([]any{after}, args...), p.Limit+1)...)
 		if err == nil && len(found) > p.Limit {
 			found = found[:p.Limit]
-			next = strconv.FormatInt(found[p.Limit-1].seq, 10)
+			next = strconv.FormatInt(found[p.Limit-1].Seq, 10)
 		}
 		list, err = whole(ctx, c, found, err)
 		return err
@@ -38,10 +50,10 @@ func (s *Store) Devices(ctx context.Context, where *record.Selector, p record.Pa
 }
 
 // whole adds the endorsement keys to what a query found.
-func whole(ctx context.Context, c *engine.Conn, found []recorded, err error) (list []record.Device, _ error) {
+func whole(ctx context.Context, c *engine.Conn, found []rows.Recorded, err error) (list []record.Device, _ error) {
 	for i := range found {
 		if err == nil {
-			err = withEKs(ctx, c, &found[i])
+			err = rows.WithEKs(ctx, c, &found[i])
 		}
 		list = append(list, found[i].Device)
 	}
@@ -49,14 +61,14 @@ func whole(ctx context.Context, c *engine.Conn, found []recorded, err error) (li
 }
 
 // Device finds by ID.
-func (s *Store) Device(ctx context.Context, id string) (record.Device, error) {
-	return get(ctx, s, "device "+id, func(c *engine.Conn) (*record.Device, error) { return device(c, "id = ?", id) })
+func (s Inventory) Device(ctx context.Context, id string) (record.Device, error) {
+	return engine.Get(ctx, s.db, "device "+id, func(c *engine.Conn) (*record.Device, error) { return rows.Device(c, "id = ?", id) })
 }
 
 // DevicesNamed lists by model.
-func (s *Store) DevicesNamed(ctx context.Context, model, serial string) (list []record.Device, err error) {
+func (s Inventory) DevicesNamed(ctx context.Context, model, serial string) (list []record.Device, err error) {
 	err = s.db.View(ctx, func(c *engine.Conn) error {
-		found, err := engine.Query(ctx, c, scanDevice, "SELECT "+deviceColumns+" FROM devices d WHERE d.serial_folded = ? AND (?2 = '' OR d.model = ?2) ORDER BY d.model LIMIT ?3",
+		found, err := engine.Query(ctx, c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.serial_folded = ? AND (?2 = '' OR d.model = ?2) ORDER BY d.model LIMIT ?3",
 			record.Fold(serial), model, maxPage)
 		list, err = whole(ctx, c, found, err)
 		return err
@@ -65,7 +77,7 @@ func (s *Store) DevicesNamed(ctx context.Context, model, serial string) (list []
 }
 
 // Certificates pages by the order of intent, backwards.
-func (s *Store) Certificates(ctx context.Context, where *record.Selector, p record.Page) (list []record.Certificate, next string, err error) {
+func (s Inventory) Certificates(ctx context.Context, where *record.Selector, p record.Page) (list []record.Certificate, next string, err error) {
 	before, err := cursor(p, math.MaxInt64)
 	if err != nil {
 		return nil, "", err
@@ -79,8 +91,8 @@ func (s *Store) Certificates(ctx context.Context, where *record.Selector, p reco
 		record.Certificate
 	}
 	err = s.db.Read(ctx, func(c *engine.Conn) error {
-		found, err := engine.Query(ctx, c, func(r engine.Row) numbered { return numbered{r.Int(0), scanCertificate(r)} },
-			listCertificate+" WHERE c.seq < ? AND "+condition+" ORDER BY c.seq DESC LIMIT ?", append(append([]any{before}, args...), p.Limit+1)...)
+		found, err := engine.Query(ctx, c, func(r engine.Row) numbered { return numbered{r.Int(0), rows.ScanCertificate(r)} },
+			rows.ListCertificate+" WHERE c.seq < ? AND "+condition+" ORDER BY c.seq DESC LIMIT ?", append(append([]any{before}, args...), p.Limit+1)...)
 		if err != nil {
 			return err
 		}
@@ -97,8 +109,8 @@ func (s *Store) Certificates(ctx context.Context, where *record.Selector, p reco
 }
 
 // CertificatesNumbered lists by issuer.
-func (s *Store) CertificatesNumbered(ctx context.Context, serial string) ([]record.Certificate, error) {
-	return list(ctx, s, scanCertificate, selectCertificate+" WHERE c.serial = ? ORDER BY c.issuer", serial)
+func (s Inventory) CertificatesNumbered(ctx context.Context, serial string) ([]record.Certificate, error) {
+	return engine.List(ctx, s.db, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.serial = ? ORDER BY c.issuer", serial)
 }
 
 // cursor reads where a page begins; start is where the first one does.

@@ -1,20 +1,46 @@
-package sqlite
+// Package audit writes and reads the diary: every change with its event, in one
+// transaction.
+package audit
 
 import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
+// Audit is a [record.Audit].
+type Audit struct{ db *engine.DB }
+
+// New keeps it in db.
+func New(db *engine.DB) Audit { return Audit{db} }
+
 // maxEvents bounds one listing of events.
 const maxEvents = 10_000
 
-// addEvent writes one line of audit in the transaction of its change.
-func addEvent(c *engine.Conn, e record.Event) error {
+// ErrUnchanged is how a verb says that there was nothing to do.
+var ErrUnchanged = errors.New("unchanged")
+
+// Change is a write with its event; no event is written if do returns ErrUnchanged.
+func Change(ctx context.Context, db *engine.DB, e record.Event, do func(*engine.Conn) error) error {
+	return db.Write(ctx, func(c *engine.Conn) error {
+		switch err := do(c); err {
+		case nil:
+			return Add(c, e)
+		case ErrUnchanged:
+			return nil
+		default:
+			return err
+		}
+	})
+}
+
+// Add writes one line of audit in the transaction of its change.
+func Add(c *engine.Conn, e record.Event) error {
 	if e.Verb == "" || e.Time.IsZero() {
 		return fmt.Errorf("an event needs a verb and a time: %+v", e)
 	}
@@ -31,10 +57,10 @@ func addEvent(c *engine.Conn, e record.Event) error {
 }
 
 // Note writes all events or none.
-func (s *Store) Note(ctx context.Context, es ...record.Event) error {
+func (s Audit) Note(ctx context.Context, es ...record.Event) error {
 	return s.db.Write(ctx, func(c *engine.Conn) error {
 		for _, e := range es {
-			if err := addEvent(c, e); err != nil {
+			if err := Add(c, e); err != nil {
 				return err
 			}
 		}
@@ -43,16 +69,16 @@ func (s *Store) Note(ctx context.Context, es ...record.Event) error {
 }
 
 // Events lists oldest first.
-func (s *Store) Events(ctx context.Context, after int64, limit int) ([]record.Event, error) {
+func (s Audit) Events(ctx context.Context, after int64, limit int) ([]record.Event, error) {
 	return s.events(ctx, limit, "WHERE seq > ? ORDER BY seq LIMIT ?", after)
 }
 
 // LastEvents lists newest first.
-func (s *Store) LastEvents(ctx context.Context, limit int) ([]record.Event, error) {
+func (s Audit) LastEvents(ctx context.Context, limit int) ([]record.Event, error) {
 	return s.events(ctx, limit, "ORDER BY seq DESC LIMIT ?")
 }
 
-func (s *Store) events(ctx context.Context, limit int, tail string, args ...any) ([]record.Event, error) {
+func (s Audit) events(ctx context.Context, limit int, tail string, args ...any) ([]record.Event, error) {
 	if limit < 1 || limit > maxEvents {
 		return nil, fmt.Errorf("list events: the limit is 1 to %d, not %d", maxEvents, limit)
 	}
@@ -66,6 +92,6 @@ func (s *Store) events(ctx context.Context, limit int, tail string, args ...any)
 		}
 		return e
 	}
-	found, err := list(ctx, s, scan, "SELECT seq, time, actor, verb, object, reason, detail FROM events "+tail, append(args, limit)...)
+	found, err := engine.List(ctx, s.db, scan, "SELECT seq, time, actor, verb, object, reason, detail FROM events "+tail, append(args, limit)...)
 	return found, cmp.Or(err, bad)
 }

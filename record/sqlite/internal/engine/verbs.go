@@ -1,0 +1,49 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Get reads one thing; ErrNotFound, naming it, if there is none.
+func Get[T any](ctx context.Context, db *DB, name string, find func(*Conn) (*T, error)) (found T, err error) {
+	err = db.View(ctx, func(c *Conn) error {
+		p, err := find(c)
+		if err == nil && p == nil {
+			err = fmt.Errorf("%s: %w", name, record.ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		found = *p
+		return nil
+	})
+	return found, err
+}
+
+// List reads all rows of one statement.
+func List[T any](ctx context.Context, db *DB, scan func(Row) T, sql string, args ...any) (found []T, err error) {
+	err = db.Read(ctx, func(c *Conn) error {
+		found, err = Query(ctx, c, scan, sql, args...)
+		return err
+	})
+	return found, err
+}
+
+// Changed is err, or ErrConflict with the reason if a statement changed no row.
+func Changed(n int64, err error, otherwise string) error {
+	if err == nil && n == 0 {
+		return fmt.Errorf("%w: %s", record.ErrConflict, otherwise)
+	}
+	return err
+}
+
+// Exists makes ErrExists of a taken key.
+func Exists(err error, what string) error {
+	if Taken(err) {
+		return fmt.Errorf("%s: %w", what, record.ErrExists)
+	}
+	return err
+}
