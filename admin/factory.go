@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -29,43 +30,43 @@ const (
 	maxQuota      = 1_000_000_000
 )
 
-func (s *Service) models(ctx context.Context, _ *call) (any, error) {
+func (s *Service) models(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Models(ctx)
 	return list(all, "", showModel), err
 }
 
-func (s *Service) model(ctx context.Context, c *call) (any, error) {
-	m, err := s.findModel(ctx, c.request.PathValue("name"))
+func (s *Service) model(ctx context.Context, c *gate.Call) (any, error) {
+	m, err := s.findModel(ctx, c.Request.PathValue("name"))
 	return showModel(m), err
 }
 
 func (s *Service) findModel(ctx context.Context, name string) (record.Model, error) {
 	m, err := s.Store.Model(ctx, name)
-	return m, absent(err, "hallmark model list shows those there are", "there is no model %q", name)
+	return m, gate.Absent(err, "hallmark model list shows those there are", "there is no model %q", name)
 }
 
-func (s *Service) createModel(ctx context.Context, c *call) (any, error) {
+func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	var in wire.NewModel
-	if err := c.read(&in); err != nil {
+	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
 	m := record.Model{Name: in.Name, Assurance: cmp.Or(in.Assurance, record.LevelCertified),
-		LDevIDLifetime: time.Duration(in.LDevIDLifetime) * time.Second, Created: c.now}
+		LDevIDLifetime: time.Duration(in.LDevIDLifetime) * time.Second, Created: c.Now}
 	switch {
 	case !modelName.MatchString(m.Name):
-		return nil, invalid("", "model %q: 1 to 23 of a-z, 0-9 and -, not beginning with -", m.Name)
+		return nil, gate.Invalid("", "model %q: 1 to 23 of a-z, 0-9 and -, not beginning with -", m.Name)
 	case !(record.Assurance{Certified: true, Registered: true, Hardware: true}).Meets(m.Assurance):
-		return nil, invalid("", "assurance %q: one of certified, registered, first-use, software", m.Assurance)
+		return nil, gate.Invalid("", "assurance %q: one of certified, registered, first-use, software", m.Assurance)
 	case in.LDevIDLifetime != 0 && !within(in.LDevIDLifetime, minLDevIDLife, maxLDevIDLife):
-		return nil, invalid("", "the life of working certificates is 1 minute to 398 days")
+		return nil, gate.Invalid("", "the life of working certificates is 1 minute to 398 days")
 	}
-	e := c.event("model.created", m.Name)
+	e := c.Event("model.created", m.Name)
 	e.Detail["assurance"] = m.Assurance
 	err := s.Store.CreateModel(ctx, m, e)
 	if errors.Is(err, record.ErrExists) {
 		have, err := s.Store.Model(ctx, m.Name)
 		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime) {
-			err = refuse(http.StatusConflict, wire.CodeConflict, "choose another name: devices were made by the rules it has",
+			err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name: devices were made by the rules it has",
 				"there is a model %q with other rules", m.Name)
 		}
 		return showModel(have), err
@@ -73,41 +74,41 @@ func (s *Service) createModel(ctx context.Context, c *call) (any, error) {
 	return showModel(m), err
 }
 
-func (s *Service) lots(ctx context.Context, _ *call) (any, error) {
+func (s *Service) lots(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Lots(ctx)
 	return list(all, "", showLot), err
 }
 
-func (s *Service) lot(ctx context.Context, c *call) (any, error) {
-	l, err := s.findLot(ctx, c.request.PathValue("name"))
+func (s *Service) lot(ctx context.Context, c *gate.Call) (any, error) {
+	l, err := s.findLot(ctx, c.Request.PathValue("name"))
 	return showLot(l), err
 }
 
 func (s *Service) findLot(ctx context.Context, name string) (record.Lot, error) {
 	l, err := s.Store.Lot(ctx, name)
-	return l, absent(err, "hallmark lot list shows those there are", "there is no lot %q", name)
+	return l, gate.Absent(err, "hallmark lot list shows those there are", "there is no lot %q", name)
 }
 
-func (s *Service) createLot(ctx context.Context, c *call) (any, error) {
+func (s *Service) createLot(ctx context.Context, c *gate.Call) (any, error) {
 	var in wire.NewLot
-	if err := c.read(&in); err != nil {
+	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
 	l := record.Lot{Name: in.Name, Model: cmp.Or(in.Model, record.DefaultModel), Quota: in.Quota,
-		Created: c.now, Listed: len(in.EKNames) > 0}
+		Created: c.Now, Listed: len(in.EKNames) > 0}
 	names, err := lotList(in.EKNames)
 	switch {
 	case err != nil:
 		return nil, err
 	case !lotName.MatchString(l.Name):
-		return nil, invalid("", "lot %q: 1 to 63 of A-Z, a-z, 0-9 and . _ -, beginning with a letter or digit", l.Name)
+		return nil, gate.Invalid("", "lot %q: 1 to 63 of A-Z, a-z, 0-9 and . _ -, beginning with a letter or digit", l.Name)
 	case l.Quota < 1 || l.Quota > maxQuota:
-		return nil, invalid("", "a lot needs a quota of 1 to %d devices", maxQuota)
+		return nil, gate.Invalid("", "a lot needs a quota of 1 to %d devices", maxQuota)
 	}
 	if _, err := s.findModel(ctx, l.Model); err != nil {
 		return nil, err
 	}
-	e := c.event("lot.created", l.Name)
+	e := c.Event("lot.created", l.Name)
 	e.Detail["model"], e.Detail["quota"] = l.Model, strconv.FormatInt(l.Quota, 10)
 	if l.Listed {
 		e.Detail["listed"] = strconv.Itoa(len(names))
@@ -116,7 +117,7 @@ func (s *Service) createLot(ctx context.Context, c *call) (any, error) {
 	if errors.Is(err, record.ErrExists) {
 		have, err := s.Store.Lot(ctx, l.Name)
 		if err == nil && (have.Model != l.Model || have.Quota != l.Quota || have.Listed || l.Listed || !have.Closed.IsZero()) {
-			err = refuse(http.StatusConflict, wire.CodeConflict, "choose another name; hallmark lot show "+l.Name+" shows the one there is",
+			err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name; hallmark lot show "+l.Name+" shows the one there is",
 				"there is a lot %q that is not the same", l.Name)
 		}
 		return showLot(have), err
@@ -127,17 +128,17 @@ func (s *Service) createLot(ctx context.Context, c *call) (any, error) {
 // lotList decodes a list of EK Names, each of which may stand in it once.
 func lotList(texts []string) ([][]byte, error) {
 	if len(texts) > wire.MaxListed {
-		return nil, invalid("make several lots", "the list has %d EK Names; at most %d are allowed", len(texts), wire.MaxListed)
+		return nil, gate.Invalid("make several lots", "the list has %d EK Names; at most %d are allowed", len(texts), wire.MaxListed)
 	}
 	seen := make(map[string]bool, len(texts))
 	names := make([][]byte, len(texts))
 	for i, text := range texts {
 		name, err := ekName(text)
 		if err != nil {
-			return nil, invalid("", "entry %d of the list: %v", i+1, err)
+			return nil, gate.Invalid("", "entry %d of the list: %v", i+1, err)
 		}
 		if seen[string(name)] {
-			return nil, invalid("", "entry %d of the list stands in it twice: %s", i+1, text)
+			return nil, gate.Invalid("", "entry %d of the list stands in it twice: %s", i+1, text)
 		}
 		seen[string(name)], names[i] = true, name
 	}
@@ -155,53 +156,53 @@ func ekName(text string) ([]byte, error) {
 	return name, nil
 }
 
-func (s *Service) closeLot(ctx context.Context, c *call) (any, error) {
-	name := c.request.PathValue("name")
-	if err := c.read(&struct{}{}); err != nil {
+func (s *Service) closeLot(ctx context.Context, c *gate.Call) (any, error) {
+	name := c.Request.PathValue("name")
+	if err := c.Read(&struct{}{}); err != nil {
 		return nil, err
 	}
-	if err := s.Store.CloseLot(ctx, name, c.now, c.event("lot.closed", name)); err != nil {
-		return nil, absent(err, "hallmark lot list shows those there are", "there is no lot %q", name)
+	if err := s.Store.CloseLot(ctx, name, c.Now, c.Event("lot.closed", name)); err != nil {
+		return nil, gate.Absent(err, "hallmark lot list shows those there are", "there is no lot %q", name)
 	}
 	return s.lot(ctx, c)
 }
 
-func (s *Service) createTickets(ctx context.Context, c *call) (any, error) {
+func (s *Service) createTickets(ctx context.Context, c *gate.Call) (any, error) {
 	var in wire.NewTickets
-	if err := c.read(&in); err != nil {
+	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
 	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultTicketTTL)
 	number := in.Count + len(in.For)
 	switch {
 	case in.Count < 0 || in.Count > 0 && len(in.For) > 0 || number < 1 || number > wire.MaxTickets:
-		return nil, invalid("", "ask for a count or for named devices, 1 to %d at a time", wire.MaxTickets)
+		return nil, gate.Invalid("", "ask for a count or for named devices, 1 to %d at a time", wire.MaxTickets)
 	case in.TTL != 0 && !within(in.TTL, time.Second, wire.MaxTicketTTL):
-		return nil, invalid("", "a ticket is valid for 1 second to 90 days")
+		return nil, gate.Invalid("", "a ticket is valid for 1 second to 90 days")
 	}
 	lot := cmp.Or(in.Lot, record.DefaultLot)
 	tickets := make([]record.Ticket, number)
-	answer := wire.Tickets{Tickets: make([]string, number), Expires: c.now.Add(ttl)}
+	answer := wire.Tickets{Tickets: make([]string, number), Expires: c.Now.Add(ttl)}
 	for i := range tickets {
-		t := record.Ticket{ID: s.Permissions.NewID(), Lot: lot, Created: c.now, Expires: answer.Expires}
+		t := record.Ticket{ID: s.Permissions.NewID(), Lot: lot, Created: c.Now, Expires: answer.Expires}
 		if len(in.For) > 0 {
 			if err := s.bind(&t, in.For[i]); err != nil {
-				return nil, invalid("", "device %d: %v", i+1, err)
+				return nil, gate.Invalid("", "device %d: %v", i+1, err)
 			}
 		}
 		tickets[i] = t
 		answer.Tickets[i] = s.permission(wire.KindTicket, t.ID, s.DeviceServer)
 	}
-	e := c.event("ticket.created", lot)
+	e := c.Event("ticket.created", lot)
 	e.Detail["count"], e.Detail["expires"] = strconv.Itoa(number), answer.Expires.UTC().Format(time.RFC3339)
 	if number == 1 {
 		e.Detail["ticket"], e.Detail["serial"] = tickets[0].ID, tickets[0].Serial
 	}
 	err := s.Store.CreateTickets(ctx, tickets, e)
 	if errors.Is(err, record.ErrConflict) {
-		err = refuse(http.StatusConflict, wire.CodeLotClosed, "hallmark lot create makes a new one", "the lot %q is closed", lot)
+		err = gate.Refuse(http.StatusConflict, wire.CodeLotClosed, "hallmark lot create makes a new one", "the lot %q is closed", lot)
 	}
-	return answer, absent(err, "hallmark lot list shows those there are", "there is no lot %q", lot)
+	return answer, gate.Absent(err, "hallmark lot list shows those there are", "there is no lot %q", lot)
 }
 
 // bind ties a ticket to a serial number, to a TPM or to both.

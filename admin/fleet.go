@@ -7,13 +7,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/selector"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-func (s *Service) devices(ctx context.Context, c *call) (any, error) {
-	page, filter, err := c.page()
+func (s *Service) devices(ctx context.Context, c *gate.Call) (any, error) {
+	page, filter, err := c.Page()
 	if err != nil {
 		return nil, err
 	}
@@ -25,8 +26,8 @@ func (s *Service) devices(ctx context.Context, c *call) (any, error) {
 	return list(rows, after, showDevice), err
 }
 
-func (s *Service) device(ctx context.Context, c *call) (any, error) {
-	d, err := s.resolve(ctx, c.request.PathValue("device"))
+func (s *Service) device(ctx context.Context, c *gate.Call) (any, error) {
+	d, err := s.resolve(ctx, c.Request.PathValue("device"))
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func (s *Service) device(ctx context.Context, c *call) (any, error) {
 		out.TPM.EKs[i].Certificate = ek.Certificate
 	}
 	for _, row := range certificates {
-		out.Certificates = append(out.Certificates, showCertificate(row, c.now))
+		out.Certificates = append(out.Certificates, showCertificate(row, c.Now))
 	}
 	return out, err
 }
@@ -65,7 +66,7 @@ func (s *Service) resolve(ctx context.Context, text string) (record.Device, erro
 	}
 	if len(found) == 0 {
 		d, err := s.Store.Device(ctx, text)
-		return d, absent(err, "hallmark device list shows those there are", "there is no device %q", text)
+		return d, gate.Absent(err, "hallmark device list shows those there are", "there is no device %q", text)
 	}
 	if len(found) > 1 {
 		names := make([]string, len(found))
@@ -73,7 +74,7 @@ func (s *Service) resolve(ctx context.Context, text string) (record.Device, erro
 			names[i] = d.Name()
 		}
 		slices.Sort(names)
-		return record.Device{}, refuse(http.StatusConflict, wire.CodeAmbiguous, "write MODEL:SERIAL",
+		return record.Device{}, gate.Refuse(http.StatusConflict, wire.CodeAmbiguous, "write MODEL:SERIAL",
 			"%q is the serial number of %d devices: %s", text, len(found), strings.Join(names[:min(len(names), 20)], ", "))
 	}
 	return found[0], nil
@@ -88,52 +89,52 @@ var crlReasons = map[string]int{
 
 const maxWhy = 1000 // bytes of free text
 
-func (s *Service) suspend(ctx context.Context, c *call) (any, error) {
+func (s *Service) suspend(ctx context.Context, c *gate.Call) (any, error) {
 	return s.change(ctx, c, record.StateSuspended, "hold", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
 		return s.Status.Suspend(ctx, d.ID, e)
 	})
 }
 
-func (s *Service) restore(ctx context.Context, c *call) (any, error) {
+func (s *Service) restore(ctx context.Context, c *gate.Call) (any, error) {
 	return s.change(ctx, c, record.StateActive, "good", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
 		return s.Status.Restore(ctx, d.ID, e)
 	})
 }
 
-func (s *Service) revoke(ctx context.Context, c *call) (any, error) {
+func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 	return s.change(ctx, c, record.StateRevoked, "revoked", func(d record.Device, reason int, e record.Event) ([]record.Shard, error) {
 		return s.Status.Revoke(ctx, d.ID, reason, e.Reason, e)
 	})
 }
 
 // change brings a device into a state, and its certificates to a status.
-func (s *Service) change(ctx context.Context, c *call, state, certificates string, do func(record.Device, int, record.Event) ([]record.Shard, error)) (any, error) {
+func (s *Service) change(ctx context.Context, c *gate.Call, state, certificates string, do func(record.Device, int, record.Event) ([]record.Shard, error)) (any, error) {
 	var in wire.StatusRequest
-	if err := c.read(&in); err != nil {
+	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
 	reason, known := crlReasons[in.Reason]
 	switch {
 	case state == record.StateRevoked && !known:
-		return nil, invalid("", "reason %q: one of %s", in.Reason, strings.Join(wire.RevocationReasons, ", "))
+		return nil, gate.Invalid("", "reason %q: one of %s", in.Reason, strings.Join(wire.RevocationReasons, ", "))
 	case state != record.StateRevoked && in.Reason != "":
-		return nil, invalid("", "only a revocation has a reason; say why in words")
+		return nil, gate.Invalid("", "only a revocation has a reason; say why in words")
 	case len(in.Why) > maxWhy:
-		return nil, invalid("", "why: at most %d bytes", maxWhy)
+		return nil, gate.Invalid("", "why: at most %d bytes", maxWhy)
 	}
-	d, err := s.resolve(ctx, c.request.PathValue("device"))
+	d, err := s.resolve(ctx, c.Request.PathValue("device"))
 	if err != nil {
 		return nil, err
 	}
 	verb := map[string]string{record.StateSuspended: "device.suspended", record.StateActive: "device.restored", record.StateRevoked: "device.revoked"}[state]
-	e := c.event(verb, d.Name())
+	e := c.Event(verb, d.Name())
 	e.Reason = in.Why
 	if known {
 		e.Detail["reason"] = in.Reason
 	}
 	shards, err := do(d, reason, e)
 	if errors.Is(err, record.ErrConflict) {
-		return nil, refuse(http.StatusConflict, wire.CodeRevoked, "a revocation is final", "%s is revoked", d.Name())
+		return nil, gate.Refuse(http.StatusConflict, wire.CodeRevoked, "a revocation is final", "%s is revoked", d.Name())
 	}
 	if err != nil {
 		return nil, err
@@ -144,15 +145,15 @@ func (s *Service) change(ctx context.Context, c *call, state, certificates strin
 	rows, err := s.certificatesOf(ctx, d)
 	out := wire.StatusChange{Device: d.Name(), State: state, Changed: d.State != state, Shards: len(shards)}
 	for _, row := range rows {
-		if record.StatusOf(row, c.now) == certificates && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
+		if record.StatusOf(row, c.Now) == certificates && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
 			out.Certificates++
 		}
 	}
 	return out, err
 }
 
-func (s *Service) certificates(ctx context.Context, c *call) (any, error) {
-	page, filter, err := c.page()
+func (s *Service) certificates(ctx context.Context, c *gate.Call) (any, error) {
+	page, filter, err := c.Page()
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +165,7 @@ func (s *Service) certificates(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	rows, after, err := s.Store.Certificates(ctx, where, page)
-	return list(rows, after, func(row record.Certificate) wire.Certificate { return showCertificate(row, c.now) }), err
+	return list(rows, after, func(row record.Certificate) wire.Certificate { return showCertificate(row, c.Now) }), err
 }
 
 // nameDevices replaces the names of devices in a selector by the IDs that the record
@@ -187,19 +188,19 @@ func (s *Service) nameDevices(ctx context.Context, where *record.Selector) error
 	return err
 }
 
-func (s *Service) certificate(ctx context.Context, c *call) (any, error) {
-	text := c.request.PathValue("serial")
+func (s *Service) certificate(ctx context.Context, c *gate.Call) (any, error) {
+	text := c.Request.PathValue("serial")
 	rows, err := s.Store.CertificatesNumbered(ctx, recordedSerial(text))
 	switch {
 	case err != nil:
 		return nil, err
 	case len(rows) == 0:
-		return nil, refuse(http.StatusNotFound, wire.CodeNotFound, "write the serial number in hex, as hallmark cert list or openssl x509 -serial shows it",
+		return nil, gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "write the serial number in hex, as hallmark cert list or openssl x509 -serial shows it",
 			"no certificate here has the serial number %q", text)
 	case len(rows) > 1:
-		return nil, refuse(http.StatusConflict, wire.CodeAmbiguous, "", "%d issuers have used the serial number %q", len(rows), text)
+		return nil, gate.Refuse(http.StatusConflict, wire.CodeAmbiguous, "", "%d issuers have used the serial number %q", len(rows), text)
 	}
-	out := showCertificate(rows[0], c.now)
+	out := showCertificate(rows[0], c.Now)
 	out.PEM = certificatePEM(rows[0].DER)
 	return out, nil
 }

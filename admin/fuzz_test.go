@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -16,8 +17,8 @@ func FuzzParameters(f *testing.F) {
 	f.Add("000b" + strings.Repeat("ab", 32))
 	f.Add("4F:1C:0A")
 	f.Fuzz(func(t *testing.T, text string) {
-		c := &call{request: &http.Request{URL: &url.URL{RawQuery: text}}}
-		if p, _, err := c.page(); err == nil && (p.Limit < 1 || p.Limit > wire.MaxPage) {
+		c := &gate.Call{Request: &http.Request{URL: &url.URL{RawQuery: text}}}
+		if p, _, err := c.Page(); err == nil && (p.Limit < 1 || p.Limit > wire.MaxPage) {
 			t.Errorf("a page of %d", p.Limit)
 		}
 		if name, err := ekName(text); err == nil && hex.EncodeToString(name) != strings.ToLower(text) {

@@ -9,22 +9,23 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-func (s *Service) authorities(ctx context.Context, _ *call) (any, error) {
+func (s *Service) authorities(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Authorities(ctx)
 	return list(all, "", s.showAuthority), err
 }
 
-func (s *Service) importAuthorities(ctx context.Context, c *call) (any, error) {
+func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, error) {
 	var in wire.NewAuthorities
-	if err := c.read(&in); err != nil {
+	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
 	if n := len(in.Certificates); n < 1 || n > wire.MaxAuthorities {
-		return nil, invalid("", "1 to %d certificates at a time", wire.MaxAuthorities)
+		return nil, gate.Invalid("", "1 to %d certificates at a time", wire.MaxAuthorities)
 	}
 	known, err := s.fingerprints(ctx)
 	if err != nil {
@@ -35,16 +36,16 @@ func (s *Service) importAuthorities(ctx context.Context, c *call) (any, error) {
 	for i, der := range in.Certificates {
 		certificates, skipped := s.ReadAuthorities(der)
 		if len(certificates) != 1 || skipped != 0 || len(certificates[0].Raw) != len(der) {
-			return nil, invalid("", "certificate %d is not a CA certificate", i+1)
+			return nil, gate.Invalid("", "certificate %d is not a CA certificate", i+1)
 		}
 		sum := sha256.Sum256(der)
-		row := record.Authority{Fingerprint: hex.EncodeToString(sum[:]), DER: der, Added: c.now, AddedBy: c.caller.Operator}
+		row := record.Authority{Fingerprint: hex.EncodeToString(sum[:]), DER: der, Added: c.Now, AddedBy: c.Caller.Name}
 		shown := authorityOf(row, certificates[0])
 		shown.New = !known[row.Fingerprint]
 		known[row.Fingerprint] = true
 		rows, out = append(rows, row), append(out, shown)
 	}
-	e := c.event("vendorca.imported", rows[0].Fingerprint)
+	e := c.Event("vendorca.imported", rows[0].Fingerprint)
 	e.Detail["count"], e.Detail["subject"] = strconv.Itoa(len(rows)), out[0].Subject
 	if _, err := s.Store.AddAuthorities(ctx, rows, e); err != nil {
 		return nil, err
@@ -65,10 +66,10 @@ func (s *Service) fingerprints(ctx context.Context) (map[string]bool, error) {
 // shortest is how many digits of a fingerprint name a certificate at least.
 const shortest = 8
 
-func (s *Service) removeAuthority(ctx context.Context, c *call) (any, error) {
-	prefix := strings.ToLower(strings.ReplaceAll(c.request.PathValue("fingerprint"), ":", ""))
+func (s *Service) removeAuthority(ctx context.Context, c *gate.Call) (any, error) {
+	prefix := strings.ToLower(strings.ReplaceAll(c.Request.PathValue("fingerprint"), ":", ""))
 	if len(prefix) < shortest {
-		return nil, invalid("", "at least %d digits of the fingerprint", shortest)
+		return nil, gate.Invalid("", "at least %d digits of the fingerprint", shortest)
 	}
 	all, err := s.Store.Authorities(ctx)
 	if err != nil {
@@ -82,13 +83,13 @@ func (s *Service) removeAuthority(ctx context.Context, c *call) (any, error) {
 	}
 	switch len(found) {
 	case 0:
-		return nil, refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark vendorca list shows those there are", "no imported certificate has a fingerprint that begins with %q", prefix)
+		return nil, gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark vendorca list shows those there are", "no imported certificate has a fingerprint that begins with %q", prefix)
 	case 1:
 	default:
-		return nil, refuse(http.StatusConflict, wire.CodeAmbiguous, "write more of it", "%d fingerprints begin with %q", len(found), prefix)
+		return nil, gate.Refuse(http.StatusConflict, wire.CodeAmbiguous, "write more of it", "%d fingerprints begin with %q", len(found), prefix)
 	}
 	shown := s.showAuthority(found[0])
-	e := c.event("vendorca.removed", found[0].Fingerprint)
+	e := c.Event("vendorca.removed", found[0].Fingerprint)
 	e.Detail["subject"] = shown.Subject
 	if err := s.Store.RemoveAuthority(ctx, found[0].Fingerprint, e); err != nil {
 		return nil, err
@@ -111,13 +112,13 @@ func authorityOf(a record.Authority, c *x509.Certificate) wire.Authority {
 		NotAfter: c.NotAfter, Added: a.Added, AddedBy: a.AddedBy}
 }
 
-func (s *Service) audit(ctx context.Context, c *call) (any, error) {
-	page, filter, err := c.page()
+func (s *Service) audit(ctx context.Context, c *gate.Call) (any, error) {
+	page, filter, err := c.Page()
 	if err != nil {
 		return nil, err
 	}
 	if filter != "" {
-		return nil, invalid("", "the audit has no filter")
+		return nil, gate.Invalid("", "the audit has no filter")
 	}
 	if page.After == "" {
 		events, err := s.Store.LastEvents(ctx, page.Limit)
@@ -125,7 +126,7 @@ func (s *Service) audit(ctx context.Context, c *call) (any, error) {
 	}
 	after, err := strconv.ParseInt(page.After, 10, 64)
 	if err != nil || after < 0 {
-		return nil, invalid("", "after %q: a sequence number", page.After)
+		return nil, gate.Invalid("", "after %q: a sequence number", page.After)
 	}
 	events, err := s.Store.Events(ctx, after, page.Limit)
 	next := ""

@@ -12,36 +12,37 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-func (s *Service) operators(ctx context.Context, _ *call) (any, error) {
+func (s *Service) operators(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Operators(ctx)
 	return list(all, "", showOperator), err
 }
 
-func (s *Service) invite(ctx context.Context, c *call) (any, error) {
+func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	var in wire.NewOperator
-	if err := c.read(&in); err != nil {
+	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
 	switch {
 	case !operatorName.MatchString(in.Name):
-		return nil, invalid("", "operator %q: 1 to 32 of a-z, 0-9 and . _ -, beginning with a letter or digit", in.Name)
+		return nil, gate.Invalid("", "operator %q: 1 to 32 of a-z, 0-9 and . _ -, beginning with a letter or digit", in.Name)
 	case in.TTL != 0 && !within(in.TTL, time.Minute, wire.MaxInvitation):
-		return nil, invalid("", "an invitation is valid for 1 minute to 7 days")
+		return nil, gate.Invalid("", "an invitation is valid for 1 minute to 7 days")
 	}
 	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
-	o := record.Operator{Name: in.Name, Created: c.now, Invitation: s.Permissions.NewID(), InvitedUntil: c.now.Add(ttl)}
-	e := c.event("operator.invited", o.Name)
+	o := record.Operator{Name: in.Name, Created: c.Now, Invitation: s.Permissions.NewID(), InvitedUntil: c.Now.Add(ttl)}
+	e := c.Event("operator.invited", o.Name)
 	e.Detail["until"] = o.InvitedUntil.UTC().Format(time.RFC3339)
 	err := s.Store.Invite(ctx, o, e)
 	switch {
 	case errors.Is(err, record.ErrExists):
-		err = refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate", o.Name)
+		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate", o.Name)
 	case errors.Is(err, record.ErrConflict):
-		err = refuse(http.StatusConflict, wire.CodeConflict, "invite under another name", "%q was an operator and is disabled", o.Name)
+		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "invite under another name", "%q was an operator and is disabled", o.Name)
 	}
 	return wire.Invitation{Invitation: s.permission(wire.KindInvitation, o.Invitation, s.OperatorServer), Expires: o.InvitedUntil}, err
 }
@@ -49,14 +50,14 @@ func (s *Service) invite(ctx context.Context, c *call) (any, error) {
 // accept makes the first certificate of an invited operator. The invitation is bound to
 // the key before anything is signed: while it lasts that key may ask again, since the
 // answer may be lost, and gets the same certificate; no other key gets one.
-func (s *Service) accept(ctx context.Context, c *call) (any, error) {
+func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
 	message, key, err := s.openKeyRequest(c, wire.LabelAccept)
 	if err != nil {
 		return nil, err
 	}
 	s.people.Lock()
 	defer s.people.Unlock()
-	no := refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark operator invite NAME",
+	no := gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark operator invite NAME",
 		"the invitation is unknown, used or expired")
 	all, err := s.Store.Operators(ctx)
 	if err != nil {
@@ -66,9 +67,9 @@ func (s *Service) accept(ctx context.Context, c *call) (any, error) {
 		if o.Invitation == "" || o.Invitation != message.Invitation || !o.Disabled.IsZero() {
 			continue
 		}
-		e := c.event("operator.accepted", o.Name)
+		e := c.Event("operator.accepted", o.Name)
 		e.Actor = "invitation:" + o.Invitation
-		if _, err := s.Store.AcceptInvitation(ctx, o.Invitation, sha256.Sum256(message.Key), c.now, e); errors.Is(err, record.ErrNotFound) {
+		if _, err := s.Store.AcceptInvitation(ctx, o.Invitation, sha256.Sum256(message.Key), c.Now, e); errors.Is(err, record.ErrNotFound) {
 			return nil, no
 		} else if err != nil {
 			return nil, err
@@ -79,7 +80,7 @@ func (s *Service) accept(ctx context.Context, c *call) (any, error) {
 }
 
 // renew gives a recognised operator a certificate for a new key.
-func (s *Service) renew(ctx context.Context, c *call) (any, error) {
+func (s *Service) renew(ctx context.Context, c *gate.Call) (any, error) {
 	_, key, err := s.openKeyRequest(c, wire.LabelOperator)
 	if err != nil {
 		return nil, err
@@ -87,14 +88,14 @@ func (s *Service) renew(ctx context.Context, c *call) (any, error) {
 	s.people.Lock()
 	defer s.people.Unlock()
 	// Once more under the lock: disabling may have come in between.
-	if _, err := s.Authenticate(ctx, c.request.TLS); err != nil {
+	if _, err := s.Authenticate(ctx, c.Request.TLS); err != nil {
 		return nil, err
 	}
-	return s.issue(ctx, c, c.caller.Operator, key)
+	return s.issue(ctx, c, c.Caller.Name, key)
 }
 
-func (s *Service) issue(ctx context.Context, c *call, operator string, key crypto.PublicKey) (any, error) {
-	e := c.event("certificate.issued", operator)
+func (s *Service) issue(ctx context.Context, c *gate.Call, operator string, key crypto.PublicKey) (any, error) {
+	e := c.Event("certificate.issued", operator)
 	e.Actor = "operator:" + operator
 	chain, err := s.Issuer.IssueOperator(ctx, operator, key, e)
 	return wire.OperatorChain{Operator: operator, Chain: chain}, err
@@ -102,45 +103,45 @@ func (s *Service) issue(ctx context.Context, c *call, operator string, key crypt
 
 // openKeyRequest reads a request for a certificate and checks that it was made on this
 // connection by the holder of the new key and, with an invitation, of its secret.
-func (s *Service) openKeyRequest(c *call, label string) (wire.NewKey, crypto.PublicKey, error) {
+func (s *Service) openKeyRequest(c *gate.Call, label string) (wire.NewKey, crypto.PublicKey, error) {
 	var in wire.KeyRequest
 	var message wire.NewKey
-	if err := c.read(&in); err != nil {
+	if err := c.Read(&in); err != nil {
 		return message, nil, err
 	}
 	if err := wire.DecodeBytes(in.Message, &message); err != nil {
-		return message, nil, malformed(err)
+		return message, nil, gate.Malformed(err)
 	}
 	binding := wire.Binding{Label: label, Message: in.Message}
-	if c.caller.Certificate != nil {
-		binding.Client = c.caller.Certificate.Raw
+	if c.Caller.Certificate != nil {
+		binding.Client = c.Caller.Certificate.Raw
 	}
-	if c.request.TLS == nil {
-		return message, nil, unauthorised("this needs TLS 1.3", "")
+	if c.Request.TLS == nil {
+		return message, nil, gate.Unauthorised("this needs TLS 1.3", "")
 	}
 	var err error
-	if binding.Exporter, err = c.request.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength); err != nil {
+	if binding.Exporter, err = c.Request.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength); err != nil {
 		return message, nil, err
 	}
 	sum := binding.Sum()
 	if label == wire.LabelAccept && !s.Permissions.Verify(wire.KindInvitation, message.Invitation, sum, in.MAC) {
-		return message, nil, refuse(http.StatusForbidden, wire.CodeInvitation, "copy the whole line, or ask for a new one", "the invitation is not of this installation")
+		return message, nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "copy the whole line, or ask for a new one", "the invitation is not of this installation")
 	}
 	parsed, err := x509.ParsePKIXPublicKey(message.Key)
 	key, ok := parsed.(*ecdsa.PublicKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return message, nil, invalid("", "an operator's key is a P-256 key")
+		return message, nil, gate.Invalid("", "an operator's key is a P-256 key")
 	}
 	if !ecdsa.VerifyASN1(key, sum[:], in.Signature) {
-		return message, nil, invalid("", "the request is not signed by the new key for this connection")
+		return message, nil, gate.Invalid("", "the request is not signed by the new key for this connection")
 	}
 	return message, key, nil
 }
 
 // disable bars an operator, revokes the operator's certificates and publishes that.
-func (s *Service) disable(ctx context.Context, c *call) (any, error) {
-	name := c.request.PathValue("name")
-	if err := c.read(&struct{}{}); err != nil {
+func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
+	name := c.Request.PathValue("name")
+	if err := c.Read(&struct{}{}); err != nil {
 		return nil, err
 	}
 	s.people.Lock()
@@ -158,17 +159,17 @@ func (s *Service) disable(ctx context.Context, c *call) (any, error) {
 		}
 	}
 	if !found {
-		return nil, refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark operator list shows those there are", "there is no operator %q", name)
+		return nil, gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark operator list shows those there are", "there is no operator %q", name)
 	}
 	if others == 0 {
-		return nil, refuse(http.StatusConflict, wire.CodeLastOperator,
+		return nil, gate.Refuse(http.StatusConflict, wire.CodeLastOperator,
 			"invite another first; when nobody can sign in any more, hallmarkd operator recover on the server is the way back",
 			"without %q nobody could administer this installation", name)
 	}
-	if err := s.Store.DisableOperator(ctx, name, c.now, c.event("operator.disabled", name)); err != nil {
+	if err := s.Store.DisableOperator(ctx, name, c.Now, c.Event("operator.disabled", name)); err != nil {
 		return nil, err
 	}
-	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.event("operator.revoked", name)); err != nil {
+	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.Event("operator.revoked", name)); err != nil {
 		return nil, err
 	}
 	o, err := s.Store.Operator(ctx, name)

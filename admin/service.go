@@ -1,10 +1,8 @@
 // Package admin is what an operator sees and does, as an HTTP API (package wire).
 //
-// Every request is judged and answered in one place (handler.go): who calls is
+// Every request is judged and answered in one place (package gate): who calls is
 // established from the connection and the record, a change carries the event that is
 // written with it in the same transaction, and a refused change is written down too.
-// Handlers get a [call] and no other way to the record, so an unaudited change has no
-// way to be written.
 package admin
 
 import (
@@ -86,8 +84,7 @@ type Service struct {
 	Config
 	// people serialises what makes and ends operators, so that two cannot disable each
 	// other at once, and none gets a certificate while being disabled.
-	people    sync.Mutex
-	strangers sampler
+	people sync.Mutex
 }
 
 // New checks that nothing is missing.

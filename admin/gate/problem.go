@@ -1,4 +1,4 @@
-package admin
+package gate
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// problem is the one place where an error becomes what the outside reads. What it does
+// Problem is the one place where an error becomes what the outside reads. What it does
 // not know is an internal error, whose detail stays in the log.
-func problem(err error) *wire.Problem {
+func Problem(err error) *wire.Problem {
 	var known *wire.Problem
 	var filter *selector.Error
 	switch {
@@ -39,26 +39,34 @@ func problem(err error) *wire.Problem {
 	return &wire.Problem{Status: http.StatusInternalServerError, Code: wire.CodeInternal, Detail: "internal error", Hint: "the server's log says more"}
 }
 
-func refuse(status int, code, hint, format string, args ...any) error {
+// Refuse is an error that says no: an HTTP status, a stable code, what is wrong, and what
+// to do next, which may be empty.
+func Refuse(status int, code, hint, format string, args ...any) error {
 	return &wire.Problem{Status: status, Code: code, Hint: hint, Detail: fmt.Sprintf(format, args...)}
 }
 
-// invalid is a request that is of the protocol and cannot be granted as it stands.
-func invalid(hint, format string, args ...any) error {
-	return refuse(http.StatusBadRequest, wire.CodeMalformed, hint, format, args...)
+// Invalid is a request that is of the protocol and cannot be granted as it stands.
+func Invalid(hint, format string, args ...any) error {
+	return Refuse(http.StatusBadRequest, wire.CodeMalformed, hint, format, args...)
 }
 
-func malformed(err error) error {
+// Malformed is a request that is not of the protocol.
+func Malformed(err error) error {
 	if errors.Is(err, wire.ErrTooLarge) {
-		return refuse(http.StatusRequestEntityTooLarge, wire.CodeTooLarge, "", "%v", err)
+		return Refuse(http.StatusRequestEntityTooLarge, wire.CodeTooLarge, "", "%v", err)
 	}
-	return refuse(http.StatusBadRequest, wire.CodeMalformed, "", "%v", err)
+	return Refuse(http.StatusBadRequest, wire.CodeMalformed, "", "%v", err)
 }
 
-// absent words ErrNotFound for the thing that was named; other errors pass through.
-func absent(err error, hint, format string, args ...any) error {
+// Absent words ErrNotFound for the thing that was named; other errors pass through.
+func Absent(err error, hint, format string, args ...any) error {
 	if !errors.Is(err, record.ErrNotFound) {
 		return err
 	}
-	return refuse(http.StatusNotFound, wire.CodeNotFound, hint, format, args...)
+	return Refuse(http.StatusNotFound, wire.CodeNotFound, hint, format, args...)
+}
+
+// Unauthorised is a caller who could not be recognised.
+func Unauthorised(detail, hint string) error {
+	return &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised, Detail: detail, Hint: hint}
 }
