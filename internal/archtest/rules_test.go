@@ -20,6 +20,8 @@ type row struct {
 var rows = []row{
 	{"wire", "",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
+	{"wire/denylist", "wire",
+		"a signed document is read in places that never talk to a server, and by readers in other languages"},
 	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports", "",
 		"a leaf can be understood, and trusted, by itself"},
 
@@ -66,7 +68,7 @@ var rows = []row{
 	{"provisioner", "provisioner/identity provisioner/decide provisioner/session provisioner/factory attest ca ca/profile record",
 		"the pipeline reads top to bottom and knows no protocol"},
 
-	{"relay", "wire", "it runs beside relying parties and needs the feed only"},
+	{"relay relay/*", "wire wire/denylist relay/*", "it runs beside relying parties and needs the feed only"},
 	{"admin/client", "wire", "the operator's half is a client like any other"},
 	{"admin/selector", "record", "it turns what a person typed into the record's condition"},
 	{"admin/gate", "admin/selector ca/status record wire",
