@@ -38,7 +38,7 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	err := s.Store.Invite(ctx, o, e)
 	switch {
 	case errors.Is(err, record.ErrExists):
-		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate", o.Name)
+		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate, or a relying party", o.Name)
 	case errors.Is(err, record.ErrConflict):
 		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "invite under another name", "%q was an operator and is disabled", o.Name)
 	}
