@@ -50,28 +50,63 @@ func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
-	m := record.Model{Name: in.Name, Assurance: cmp.Or(in.Assurance, record.LevelCertified),
-		LDevIDLifetime: time.Duration(in.LDevIDLifetime) * time.Second, Created: c.Now}
+	m := record.Model{Name: in.Name, Assurance: cmp.Or(in.Assurance, record.LevelCertified), Created: c.Now}
 	switch {
 	case !modelName.MatchString(m.Name):
 		return nil, gate.Invalid("", "model %q: 1 to 23 of a-z, 0-9 and -, not beginning with -", m.Name)
 	case !(record.Assurance{Certified: true, Registered: true, Hardware: true}).Meets(m.Assurance):
 		return nil, gate.Invalid("", "assurance %q: one of certified, registered, first-use, software", m.Assurance)
-	case in.LDevIDLifetime != 0 && !within(in.LDevIDLifetime, minLDevIDLife, maxLDevIDLife):
-		return nil, gate.Invalid("", "the life of working certificates is 1 minute to 398 days")
+	}
+	if err := setRules(&m, wire.ModelRules{LDevIDLifetime: &in.LDevIDLifetime, Poll: &in.Poll}); err != nil {
+		return nil, err
 	}
 	e := c.Event("model.created", m.Name)
 	e.Detail["assurance"] = m.Assurance
 	err := s.Store.CreateModel(ctx, m, e)
 	if errors.Is(err, record.ErrExists) {
 		have, err := s.Store.Model(ctx, m.Name)
-		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime) {
+		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime || have.Poll != m.Poll) {
 			err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name: devices were made by the rules it has",
 				"there is a model %q with other rules", m.Name)
 		}
 		return showModel(have), err
 	}
 	return showModel(m), err
+}
+
+// setRules changes the rules of a model that may change while it has devices.
+func setRules(m *record.Model, in wire.ModelRules) error {
+	if in.LDevIDLifetime != nil {
+		if *in.LDevIDLifetime != 0 && !within(*in.LDevIDLifetime, minLDevIDLife, maxLDevIDLife) {
+			return gate.Invalid("", "the life of working certificates is 1 minute to 398 days")
+		}
+		m.LDevIDLifetime = time.Duration(*in.LDevIDLifetime) * time.Second
+	}
+	if in.Poll != nil {
+		if *in.Poll != 0 && *in.Poll != -1 && (*in.Poll < wire.MinPoll || *in.Poll > wire.MaxPoll) {
+			return gate.Invalid("write 6h, 1d or never", "devices ask when to renew at most once a minute and at least every 30 days, or never")
+		}
+		m.Poll = time.Duration(*in.Poll) * time.Second
+	}
+	return nil
+}
+
+// setModel changes what a model asks of its devices from now on.
+func (s *Service) setModel(ctx context.Context, c *gate.Call) (any, error) {
+	var in wire.ModelRules
+	if err := c.Read(&in); err != nil {
+		return nil, err
+	}
+	m, err := s.findModel(ctx, c.Request.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	if err := setRules(&m, in); err != nil {
+		return nil, err
+	}
+	e := c.Event("model.changed", m.Name)
+	e.Detail["ldevid_lifetime"], e.Detail["poll"] = m.LDevIDLifetime.String(), m.Poll.String()
+	return showModel(m), s.Store.SetModel(ctx, m, e)
 }
 
 func (s *Service) lots(ctx context.Context, _ *gate.Call) (any, error) {

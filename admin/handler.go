@@ -18,6 +18,7 @@ func (s *Service) routes() []gate.Route {
 		{Pattern: "GET " + wire.PathModels, Handle: s.models},
 		{Pattern: "GET " + wire.PathModels + "/{name}", Handle: s.model},
 		{Pattern: "POST " + wire.PathModels, Handle: s.createModel},
+		{Pattern: "POST " + wire.PathModels + "/{name}/set", Handle: s.setModel},
 		{Pattern: "GET " + wire.PathLots, Handle: s.lots},
 		{Pattern: "GET " + wire.PathLots + "/{name}", Handle: s.lot},
 		{Pattern: "POST " + wire.PathLots, Handle: s.createLot, Limit: 160 * wire.MaxListed},
@@ -47,7 +48,7 @@ func (s *Service) routes() []gate.Route {
 // Handler serves the operators' listener, which requests client certificates over TLS
 // 1.3 without session tickets and leaves judging them to this package.
 func (s *Service) Handler() http.Handler {
-	g := gate.Gate{Kind: "operator", Authenticate: s.callers().Recognise, Note: s.Store.Note, Now: s.Now, Log: s.Log}
+	g := gate.Gate{Kind: "operator", Authenticate: s.Authenticate, Note: s.Store.Note, Now: s.Now, Log: s.Log}
 	return g.Handler(s.routes())
 }
 

@@ -67,6 +67,11 @@ type Result struct {
 	// after an enrolment.
 	NotAfter   time.Time `json:"not_after,omitzero"`
 	RenewAfter time.Time `json:"renew_after,omitzero"`
+	// Poll is after how long the device shall ask again when to renew; 0 means that it
+	// need not.
+	Poll time.Duration `json:"-"`
+	// Time is the server's time, if the system clock proved wrong; else zero.
+	Time time.Time `json:"time,omitzero"`
 	// TPMCommands, Sent and Received say what it cost (bytes on the wire, TLS included).
 	TPMCommands int   `json:"tpm_commands"`
 	Sent        int64 `json:"bytes_sent"`
@@ -248,7 +253,7 @@ func (a *agent) checkChain(what string, chain [][]byte, key crypto.PublicKey, ro
 
 // result sums up the run.
 func (a *agent) result() Result {
-	r := Result{Device: a.set.Device, Model: a.set.Model, Serial: a.set.Serial, RenewAfter: a.set.RenewAfter}
+	r := Result{Device: a.set.Device, Model: a.set.Model, Serial: a.set.Serial, RenewAfter: a.set.RenewAfter, Poll: pollEvery(a.set.Steering)}
 	if len(a.set.LDevID) > 0 {
 		if leaf, err := x509.ParseCertificate(a.set.LDevID[0]); err == nil {
 			r.NotAfter = leaf.NotAfter
@@ -257,6 +262,7 @@ func (a *agent) result() Result {
 	r.TPMCommands = a.tpm.Commands()
 	if a.client != nil {
 		r.Sent, r.Received = a.client.Bytes()
+		r.Time = a.client.Learned()
 	}
 	return r
 }

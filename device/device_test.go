@@ -164,7 +164,7 @@ func TestLostAnswers(t *testing.T) {
 		if len(u.said) != 1 || i.used(t) != int64(n+1) {
 			t.Fatalf("%s: %+v, said %q, %d devices", path, r, u.said, i.used(t))
 		}
-		for m, path := range []string{wire.PathRenew, wire.PathActivate, wire.PathTrust} {
+		for m, path := range []string{wire.PathRenew, wire.PathActivate, wire.PathPoll} {
 			i.lose[path] = 1
 			if path == wire.PathActivate { // make it take the second message
 				s := u.load(t)
@@ -230,7 +230,7 @@ func TestNewCertificateIsTriedFirst(t *testing.T) {
 	u.renew(t, "idevid")
 	before := u.load(t)
 	u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path != wire.PathTrust || len(r.TLS.PeerCertificates) == 0 {
+		if r.URL.Path != wire.PathPoll {
 			return false
 		}
 		w.Header().Set("Content-Type", wire.ProblemType)

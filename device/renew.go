@@ -5,8 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"reflect"
 	"slices"
-	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
@@ -18,6 +18,24 @@ import (
 // can still be used, else its IDevID; the certificate and key in use are replaced,
 // together, only when the server has accepted the new ones.
 func Renew(ctx context.Context, o Options) (Result, error) {
+	var shown string
+	r, err := o.withServer(func(a *agent) (err error) {
+		shown, err = a.renew(ctx)
+		return err
+	})
+	r.Shown = shown
+	return r, err
+}
+
+// Poll asks the server when to renew, and by that shows it, and learns, that the identity
+// works. It fails with ErrNoLDevID before the first renewal.
+func Poll(ctx context.Context, o Options) (Result, error) {
+	return o.withServer(func(a *agent) error { return a.poll(ctx) })
+}
+
+// withServer runs a step of an enrolled device with its TPM and its server, and keeps what
+// the step has changed.
+func (o Options) withServer(step func(*agent) error) (Result, error) {
 	a := &agent{Options: o, dir: state.At(o.State)}
 	release, err := a.dir.Lock()
 	if err != nil {
@@ -45,13 +63,39 @@ func Renew(ctx context.Context, o Options) (Result, error) {
 	if err := a.connect([]string{a.set.Server}, pins); err != nil {
 		return Result{}, err
 	}
-	shown, err := a.renew(ctx)
-	if err != nil {
-		return Result{}, err
+	before := a.set
+	if err := step(a); err != nil {
+		return a.result(), err
 	}
-	r := a.result()
-	r.Shown = shown
-	return r, a.dir.Save(a.set)
+	if damaged == nil && reflect.DeepEqual(before, a.set) {
+		return a.result(), nil // flash wears out
+	}
+	return a.result(), a.dir.Save(a.set)
+}
+
+// poll asks once. The certificate is shown whatever its end: the clock may be wrong, and
+// the server's is not.
+func (a *agent) poll(ctx context.Context) error {
+	if len(a.set.LDevID) == 0 || len(a.set.LDevIDKey) == 0 {
+		return ErrNoLDevID
+	}
+	key, err := a.tpm.LoadLDevID(a.set.LDevIDKey)
+	if err != nil {
+		return err
+	}
+	id := &tls.Certificate{Certificate: a.set.LDevID, PrivateKey: key}
+	return a.again(ctx, func() error { return a.ask(ctx, id) })
+}
+
+// ask takes the server's window and the device's moment in it.
+func (a *agent) ask(ctx context.Context, id *tls.Certificate) error {
+	steering, err := a.client.Poll(ctx, id)
+	if err != nil {
+		return err
+	}
+	a.set.Trust, _ = a.client.Trust()
+	a.steer(steering)
+	return nil
 }
 
 // renew runs the protocol and puts what came of it into the set, if it works.
@@ -96,14 +140,10 @@ func (a *agent) swap(ctx context.Context, key *collect.Key, got *wire.Identity) 
 		return err
 	}
 	fresh := &tls.Certificate{Certificate: got.LDevID, PrivateKey: key}
-	if err := a.again(ctx, func() error { return a.client.Probe(ctx, fresh) }); err != nil {
+	if err := a.again(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {
 		return err
 	}
-	a.set.Trust, _ = a.client.Trust()
 	a.set.LDevID, a.set.LDevIDKey, a.set.Next = got.LDevID, key.PEM(), got.Next
-	if a.set.RenewAfter = got.RenewAfter; got.RenewAfter.IsZero() {
-		a.set.RenewAfter = twoThirds(got.LDevID[0])
-	}
 	return nil
 }
 
@@ -147,12 +187,4 @@ func outdated(err error) bool {
 	p, ok := errors.AsType[*wire.Problem](err)
 	return ok && slices.Contains([]string{wire.CodeSuperseded, wire.CodeCertificateExpired, wire.CodeCertificateUnknown,
 		wire.CodeCertificateRevoked, wire.CodeUnauthorised}, p.Code)
-}
-
-func twoThirds(der []byte) time.Time {
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return time.Time{}
-	}
-	return leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3 * 2)
 }

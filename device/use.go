@@ -40,10 +40,20 @@ type Status struct {
 	LDevID *Certificate `json:"ldevid,omitempty"`
 	// RenewAfter is when the next renewal is due; zero before the first.
 	RenewAfter time.Time `json:"renew_after,omitzero"`
+	// Window is when the server wants this device to renew; RenewAfter lies in it.
+	Window *Window `json:"window,omitempty"`
+	// Poll is how often the device asks when to renew, in seconds; 0 means never.
+	Poll int64 `json:"poll,omitempty"`
 	// Trust is the number of the trust bundle on file.
 	Trust int64 `json:"trust,omitempty"`
 	// Damaged says why the newest state could not be read, if an older one was.
 	Damaged string `json:"damaged,omitempty"`
+}
+
+// Window is a span of time.
+type Window struct {
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end"`
 }
 
 // Certificate is what people look for in one.
@@ -68,6 +78,9 @@ func ReadStatus(folder string, now time.Time) (Status, error) {
 	s := Status{Condition: NoLDevID, Device: set.Device, Model: set.Model, Serial: set.Serial, Server: set.Server, TPM: set.TPM, RenewAfter: set.RenewAfter}
 	if damaged != nil {
 		s.Damaged = damaged.Error()
+	}
+	if !set.Steering.Start.IsZero() {
+		s.Window, s.Poll = &Window{set.Steering.Start, set.Steering.End}, int64(pollEvery(set.Steering)/time.Second)
 	}
 	var bundle wire.Bundle
 	if json.Unmarshal(set.Trust.Bundle, &bundle) == nil { // it was verified before it was kept

@@ -75,6 +75,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, err)
 	}
 	life := s.LDevIDLife
+	var model *record.Model
 	query := record.Query{Session: begun.ID, Issuer: begun.Issuer, CertificateSerial: begun.Certificate}
 	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
 		if v.SessionRedeemed {
@@ -87,8 +88,8 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 		if err := decide.Renewal(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}); err != nil { // identity → decision
 			return record.Admission{}, err
 		}
-		if v.Model != nil && v.Model.LDevIDLifetime > 0 {
-			life = v.Model.LDevIDLifetime
+		if model = v.Model; model != nil && model.LDevIDLifetime > 0 {
+			life = model.LDevIDLifetime
 		}
 		return record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Used: true,
 			Event: admitted("device.renewed", "", who, facts, s.Now())}, nil
@@ -105,13 +106,8 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
-	leaf := issued[0].Certificate
-	return s.answer(device, begun.Pending, &Identity{LDevID: issued[0].Chain, RenewAfter: dueAt(leaf)})
-}
-
-// dueAt is when two thirds of a certificate's life are over.
-func dueAt(c *x509.Certificate) time.Time {
-	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
+	steering := s.steer(Contact{Certificate: issued[0].Certificate, Profile: profile.LDevID}, model)
+	return s.answer(device, begun.Pending, &Identity{LDevID: issued[0].Chain, Steering: &steering})
 }
 
 // challenge answers with a credential that only the chip of the evidence can open.

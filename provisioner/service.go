@@ -101,8 +101,8 @@ type Challenge struct {
 type Identity struct {
 	Device             record.Device
 	IDevID, AK, LDevID [][]byte
-	// RenewAfter is when the next renewal is due.
-	RenewAfter time.Time
+	// Steering comes with an LDevID: when to renew it.
+	Steering *Steering
 	// Next is the challenge whose secret the next renewal carries.
 	Next *Challenge
 }

@@ -101,7 +101,10 @@ type Model struct {
 	Assurance string
 	// LDevIDLifetime is the life of a working certificate; zero means the installation's default.
 	LDevIDLifetime time.Duration
-	Created        time.Time
+	// Poll is how often its devices ask when to renew; zero means the installation's
+	// default, less than zero that they need not ask.
+	Poll    time.Duration
+	Created time.Time
 }
 
 // Lot is a production batch of one model with a quota.
@@ -204,7 +207,7 @@ type Certificate struct {
 	Serial string
 	// Profile is the certificate shape (ca/profile).
 	Profile string
-	// Device is the ID of the device it was made for; Operator the operator's or relying party's name;
+	// Device is the ID of the device it was made for; Operator the operator's name;
 	// both empty for the installation's own.
 	Device   string
 	Operator string

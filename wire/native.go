@@ -26,6 +26,7 @@ const (
 	PathEnrol    = "/v1/enrol"    // POST Envelope of Enrol: Answer with Challenge
 	PathActivate = "/v1/activate" // POST Activate: Answer with Identity
 	PathRenew    = "/v1/renew"    // POST Envelope of Renew: Answer, mutual TLS
+	PathPoll     = "/v1/poll"     // POST Envelope of Poll, without evidence: Steering, mutual TLS
 )
 
 // Labels of the messages that carry evidence; they enter the binding so that one
@@ -33,6 +34,7 @@ const (
 const (
 	LabelEnrol = "enrol"
 	LabelRenew = "renew"
+	LabelPoll  = "poll" // of a client proof in nonce mode; it carries no evidence
 )
 
 // Envelope carries a message with the proof made over it. Message is kept as the
@@ -41,8 +43,8 @@ type Envelope struct {
 	Message json.RawMessage `json:"message"`
 	// Statement and Signature are TPMS_ATTEST and TPMT_SIGNATURE of TPM2_Certify over
 	// Message's key by the attestation key, with extraData = the binding.
-	Statement Bytes `json:"statement"`
-	Signature Bytes `json:"signature"`
+	Statement Bytes `json:"statement,omitempty"`
+	Signature Bytes `json:"signature,omitempty"`
 	// TicketMAC is HMAC-SHA-256 over the binding, keyed by the ticket's secret.
 	TicketMAC Bytes `json:"ticket_mac,omitempty"`
 	// Nonce and Client belong to nonce mode alone (a proxy ends TLS).
@@ -117,13 +119,38 @@ type Identity struct {
 	IDevID [][]byte `json:"idevid,omitempty"`
 	AK     [][]byte `json:"ak,omitempty"`
 	LDevID [][]byte `json:"ldevid,omitempty"`
-	// RenewAfter is when the next renewal is due.
+	// RenewAfter is the start of Steering's window, for devices that know no other.
 	RenewAfter time.Time `json:"renew_after,omitzero"`
+	// Steering comes with an LDevID.
+	Steering *Steering `json:"steering,omitempty"`
 	// Next is the challenge whose secret the next renewal returns.
 	Next *Challenge `json:"next,omitempty"`
 	// Trust is the number of the newest trust bundle.
 	Trust int64 `json:"trust"`
 }
+
+// Poll asks when to renew, and marks that the device was in contact.
+type Poll struct{}
+
+// Steering is how a server spreads its devices' requests over time, with the semantics
+// of ACME Renewal Information (RFC 9773 §4.2, §4.3).
+type Steering struct {
+	// Start and End are the window in which to renew; a device picks its moment in it
+	// uniformly, and renews at once if that has passed.
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end"`
+	// Poll is after how many seconds the device asks again; 0 means that it need not:
+	// the answer to its next renewal is soon enough.
+	Poll int64 `json:"poll,omitempty"`
+	// Trust is the number of the newest trust bundle.
+	Trust int64 `json:"trust,omitempty"`
+}
+
+// Bounds of Steering.Poll, in seconds: what is outside is taken as the nearest bound.
+const (
+	MinPoll = 60
+	MaxPoll = 30 * 24 * 3600
+)
 
 // NonceAnswer is a nonce for one Envelope in nonce mode.
 type NonceAnswer struct {

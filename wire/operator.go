@@ -10,7 +10,7 @@ import (
 // PathTrust and PathAccept answer without an operator's certificate.
 const (
 	PathWhoami    = "/v1/whoami"           // GET: Whoami
-	PathModels    = "/v1/models"           // GET: List[Model]; POST NewModel: Model; GET /NAME: Model
+	PathModels    = "/v1/models"           // GET: List[Model]; POST NewModel: Model; GET /NAME: Model; POST /NAME/set ModelRules: Model
 	PathLots      = "/v1/lots"             // GET: List[Lot]; POST NewLot: Lot; GET /NAME: Lot; POST /NAME/close: Lot
 	PathTickets   = "/v1/tickets"          // POST NewTickets: Tickets
 	PathDevices   = "/v1/devices"          // GET ?filter=&limit=&after=: List[Device]; GET /SERIAL: Device; POST /SERIAL/suspend, restore, revoke of StatusRequest: StatusChange
@@ -72,8 +72,11 @@ type Model struct {
 	Assurance string `json:"assurance"`
 	// LDevIDLifetime is the life of working certificates in seconds; 0 means the
 	// installation's default.
-	LDevIDLifetime int64     `json:"ldevid_lifetime,omitempty"`
-	Created        time.Time `json:"created"`
+	LDevIDLifetime int64 `json:"ldevid_lifetime,omitempty"`
+	// Poll is how often its devices ask when to renew, in seconds; 0 means the
+	// installation's default, -1 never.
+	Poll    int64     `json:"poll,omitempty"`
+	Created time.Time `json:"created"`
 }
 
 // NewModel asks for a model. Asking again for the same gives the existing one.
@@ -81,6 +84,13 @@ type NewModel struct {
 	Name           string `json:"name"`
 	Assurance      string `json:"assurance,omitempty"` // empty means "certified"
 	LDevIDLifetime int64  `json:"ldevid_lifetime,omitempty"`
+	Poll           int64  `json:"poll,omitempty"`
+}
+
+// ModelRules changes rules of a model; what is nil stays as it is.
+type ModelRules struct {
+	LDevIDLifetime *int64 `json:"ldevid_lifetime,omitempty"`
+	Poll           *int64 `json:"poll,omitempty"`
 }
 
 // Lot is a production batch.

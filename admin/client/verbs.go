@@ -71,6 +71,11 @@ func (c *Client) CreateModel(ctx context.Context, m wire.NewModel) (wire.Model, 
 	return post[wire.Model](ctx, c, wire.PathModels, m)
 }
 
+// SetModel changes rules of a model.
+func (c *Client) SetModel(ctx context.Context, name string, r wire.ModelRules) (wire.Model, error) {
+	return post[wire.Model](ctx, c, under(wire.PathModels, name, "set"), r)
+}
+
 // Lots lists the lots.
 func (c *Client) Lots(ctx context.Context) (wire.List[wire.Lot], error) {
 	return get[wire.List[wire.Lot]](ctx, c, wire.PathLots)

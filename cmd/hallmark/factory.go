@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -23,12 +24,12 @@ const maxList = 64 << 20
 
 func (a *app) modelCommand() *cobra.Command {
 	return terminal.Group("model", "Product types and their rules", "  hallmark model create sensor --assurance certified",
-		a.modelCreate(), a.modelList(), a.modelShow())
+		a.modelCreate(), a.modelSet(), a.modelList(), a.modelShow())
 }
 
 func (a *app) modelCreate() *cobra.Command {
 	var in wire.NewModel
-	var life terminal.Days
+	var rules modelRules
 	c := &cobra.Command{
 		Use: "create MODEL", Short: "Make a model",
 		Long: `Make a model: a product type and the least that its devices must prove.
@@ -44,15 +45,93 @@ Making the same model again changes nothing.`,
 	}
 	asJSON := terminal.JSONFlag(c)
 	c.Flags().StringVar(&in.Assurance, "assurance", "certified", "certified, registered, first-use or software")
-	c.Flags().Var(&life, "ldevid-lifetime", "life of working certificates (default the installation's)")
+	rules.flags(c)
 	c.RegisterFlagCompletionFunc("assurance", terminal.Words("certified", "registered", "first-use", "software"))
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
-		in.Name, in.LDevIDLifetime = args[0], life.Seconds()
+		in.Name, in.LDevIDLifetime, in.Poll = args[0], rules.life.Seconds(), rules.poll.seconds
 		m, err := cl.CreateModel(c.Context(), in)
+		if err != nil {
+			return err
+		}
+		return showModel(c, *asJSON, m)
+	})
+	return c
+}
+
+// modelRules are the rules of a model that may change while it has devices.
+type modelRules struct {
+	life terminal.Days
+	poll poll
+}
+
+func (r *modelRules) flags(c *cobra.Command) {
+	c.Flags().Var(&r.life, "ldevid-lifetime", "life of working certificates (default the installation's)")
+	c.Flags().Var(&r.poll, "poll", "how often devices ask when to renew: 6h, 1d, never (default 6h)")
+	c.RegisterFlagCompletionFunc("poll", terminal.Words("1h", "6h", "1d", "never", "default"))
+}
+
+// poll is a flag that takes durations, "never" and "default".
+type poll struct{ seconds int64 }
+
+func (p *poll) String() string {
+	switch d := terminal.Days(time.Duration(p.seconds) * time.Second); p.seconds {
+	case 0:
+		return ""
+	case -1:
+		return "never"
+	default:
+		return d.String()
+	}
+}
+
+func (p *poll) Type() string { return "duration" }
+
+func (p *poll) Set(text string) error {
+	var d terminal.Days
+	switch text {
+	case "never":
+		p.seconds = -1
+	case "default":
+		p.seconds = 0
+	default:
+		if err := d.Set(text); err != nil {
+			return err
+		}
+		p.seconds = d.Seconds()
+	}
+	return nil
+}
+
+func (a *app) modelSet() *cobra.Command {
+	var rules modelRules
+	c := &cobra.Command{
+		Use: "set MODEL", Short: "Change rules of a model",
+		Long: `Change rules of a model; those whose flag is left out stay. Its devices follow when they
+next renew (--ldevid-lifetime) or ask (--poll).`,
+		Example: "  hallmark model set sensor --poll 1d",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(modelNames),
+	}
+	asJSON := terminal.JSONFlag(c)
+	rules.flags(c)
+	c.MarkFlagsOneRequired("ldevid-lifetime", "poll")
+	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
+		cl, err := a.Change(c)
+		if err != nil {
+			return err
+		}
+		var in wire.ModelRules
+		if c.Flags().Changed("ldevid-lifetime") {
+			seconds := rules.life.Seconds()
+			in.LDevIDLifetime = &seconds
+		}
+		if c.Flags().Changed("poll") {
+			in.Poll = &rules.poll.seconds
+		}
+		m, err := cl.SetModel(c.Context(), args[0], in)
 		if err != nil {
 			return err
 		}
@@ -96,7 +175,8 @@ func (a *app) modelShow() *cobra.Command {
 
 func showModel(c *cobra.Command, asJSON bool, m wire.Model) error {
 	return terminal.Show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
-		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Created", terminal.Exactly(m.Created)})
+		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Devices ask every", cmp.Or((&poll{m.Poll}).String(), "default")},
+		[2]string{"Created", terminal.Exactly(m.Created)})
 }
 
 func lifetime(m wire.Model) string {

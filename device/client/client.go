@@ -158,6 +158,17 @@ func (c *Client) Activate(ctx context.Context, m wire.Activate, id *tls.Certific
 	return &answer, conn.call(http.MethodPost, wire.PathActivate, m, &answer)
 }
 
+// Poll asks the server when to renew and takes a newer trust bundle if there is one. It
+// fails like Probe if the server turns the certificate away.
+func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, error) {
+	var answer wire.Steering
+	err := c.enveloped(ctx, wire.PathPoll, wire.LabelPoll, wire.Poll{}, nil, nil, id, &answer)
+	if err == nil && answer.Trust > c.bundle.Number {
+		err = c.Probe(ctx, id)
+	}
+	return answer, err
+}
+
 // Probe opens a connection in which a certificate's key signs and fetches the trust
 // bundle over it, adopting a newer one. It fails if the key does not work or the
 // server turns the certificate away.
@@ -170,15 +181,22 @@ func (c *Client) Probe(ctx context.Context, id *tls.Certificate) error {
 	return c.fetchTrust(conn)
 }
 
-// evidence sends a message with the evidence for it over one connection.
+// evidence sends a message with the evidence for it.
 func (c *Client) evidence(ctx context.Context, path, label string, message any, prove Prover, ticket *wire.Permission, id *tls.Certificate) (*wire.Answer, error) {
+	var answer wire.Answer
+	return &answer, c.enveloped(ctx, path, label, message, prove, ticket, id, &answer)
+}
+
+// enveloped sends a message, bound to the one connection that carries it, with evidence
+// if there is a prover, and decodes what is answered.
+func (c *Client) enveloped(ctx context.Context, path, label string, message any, prove Prover, ticket *wire.Permission, id *tls.Certificate, answer any) error {
 	raw, err := json.Marshal(message)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	conn, err := c.open(ctx, id)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Close()
 	binding := wire.Binding{Label: label, Message: raw}
@@ -189,26 +207,27 @@ func (c *Client) evidence(ctx context.Context, path, label string, message any, 
 	if c.bundle.NonceMode {
 		var nonce wire.NonceAnswer
 		if err := conn.call(http.MethodPost, wire.PathNonce, nil, &nonce); err != nil {
-			return nil, err
+			return err
 		}
 		binding.Nonce, envelope.Nonce = nonce.Nonce, nonce.Nonce
 	} else if binding.Exporter, err = conn.exporter(); err != nil {
-		return nil, err
+		return err
 	}
 	sum := binding.Sum()
-	if envelope.Statement, envelope.Signature, err = prove(sum); err != nil {
-		return nil, err
+	if prove != nil {
+		if envelope.Statement, envelope.Signature, err = prove(sum); err != nil {
+			return err
+		}
 	}
 	if ticket != nil {
 		envelope.TicketMAC = ticket.MAC(sum)
 	}
 	if c.bundle.NonceMode && id != nil {
 		if envelope.Client, err = proveClient(id, sum); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	var answer wire.Answer
-	return &answer, conn.call(http.MethodPost, path, envelope, &answer)
+	return conn.call(http.MethodPost, path, envelope, answer)
 }
 
 // proveClient stands in for mutual TLS where a proxy ends TLS.

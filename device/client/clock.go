@@ -31,6 +31,15 @@ func (c *Client) Now() time.Time {
 	return latest(now, c.floor)
 }
 
+// Learned is the time by the server, if the system clock could not be believed; zero if
+// it could, or nothing is known yet.
+func (c *Client) Learned() time.Time {
+	if c.clock.learned.IsZero() {
+		return time.Time{}
+	}
+	return c.Now()
+}
+
 // judge verifies a server's chain. limited means that it holds, but at a time of our
 // choice: then nothing but the time and the trust bundle may be exchanged.
 func (c *Client) judge(chain []*x509.Certificate, host string) (limited bool, err error) {

@@ -54,8 +54,11 @@ type Settings struct {
 	Trust wire.SignedBundle `json:"trust"`
 	// Next is the challenge whose secret the next renewal returns.
 	Next *wire.Challenge `json:"next,omitempty"`
-	// RenewAfter is when the next renewal is due; zero before the first.
+	// RenewAfter is when the next renewal is due, the moment that the device picked in
+	// the server's window; zero before the first.
 	RenewAfter time.Time `json:"renew_after,omitzero"`
+	// Steering is the window, and how often to ask; zero if the server gave none.
+	Steering wire.Steering `json:"steering,omitzero"`
 }
 
 // Names of the files of a set.

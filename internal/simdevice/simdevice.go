@@ -242,3 +242,21 @@ func (d *Device) Renew(with tls.Certificate) (*wire.Identity, error) {
 	d.LDevID, d.Next = tls.Certificate{Certificate: a.Identity.LDevID, PrivateKey: key}, a.Identity.Next
 	return a.Identity, nil
 }
+
+// Poll asks when to renew, showing a certificate.
+func (d *Device) Poll(with tls.Certificate) (steering wire.Steering, err error) {
+	c, err := d.Dial(&with)
+	if err != nil {
+		return steering, err
+	}
+	defer c.Close()
+	body, err := json.Marshal(wire.Envelope{Message: []byte("{}")})
+	if err != nil {
+		return steering, err
+	}
+	text, err := c.Do(http.MethodPost, wire.PathPoll, body)
+	if err != nil {
+		return steering, err
+	}
+	return steering, json.Unmarshal(text, &steering)
+}

@@ -50,6 +50,7 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 	mux.HandleFunc("POST "+wire.PathEnrol, h.enrol)
 	mux.HandleFunc("POST "+wire.PathActivate, h.activate)
 	mux.HandleFunc("POST "+wire.PathRenew, h.renew)
+	mux.HandleFunc("POST "+wire.PathPoll, h.poll)
 	if c.NonceMode {
 		mux.HandleFunc("POST "+wire.PathNonce, h.nonce)
 	}
@@ -60,10 +61,10 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 }
 
 func (h *handler) trust(w http.ResponseWriter, r *http.Request) {
-	// A device probes a new certificate here before it swaps: one that we would not
+	// A device may probe a new certificate here before it swaps: one that we would not
 	// accept for renewal must fail the probe.
 	if c := h.peer(r); c != nil {
-		if err := h.service.Probe(r.Context(), c); err != nil {
+		if _, err := h.service.Poll(r.Context(), c); err != nil {
 			h.fail(w, r, err)
 			return
 		}
@@ -118,7 +119,7 @@ func (h *handler) renew(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if p.client == nil {
-		h.fail(w, r, &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised, Detail: "renewal needs the device's certificate", Hint: "show the LDevID or the IDevID"})
+		h.fail(w, r, noCertificate)
 		return
 	}
 	contact, err := h.service.Recognise(p.client)
@@ -134,6 +135,35 @@ func (h *handler) renew(w http.ResponseWriter, r *http.Request) {
 	a, err := h.service.Renew(r.Context(), request)
 	h.answer(w, r, a, err)
 }
+
+// poll tells a device when to renew. No evidence is asked for: nothing is issued.
+func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
+	p, err := h.open(r, wire.LabelPoll, new(wire.Poll))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if p.client == nil {
+		h.fail(w, r, noCertificate)
+		return
+	}
+	answer, err := h.service.Poll(r.Context(), p.client)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.reply(w, h.steering(answer))
+}
+
+// steering is when to renew, rounded to seconds: bytes that somebody pays for.
+func (h *handler) steering(s provisioner.Steering) *wire.Steering {
+	_, number := h.Bundle()
+	return &wire.Steering{Start: s.Start.UTC().Truncate(time.Second), End: s.End.UTC().Truncate(time.Second),
+		Poll: int64(s.Poll / time.Second), Trust: number}
+}
+
+var noCertificate = &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised,
+	Detail: "this needs the device's certificate", Hint: "show the LDevID or the IDevID"}
 
 func (h *handler) activate(w http.ResponseWriter, r *http.Request) {
 	var m wire.Activate
@@ -240,7 +270,11 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a provisioner.A
 	if id := a.Identity; id != nil {
 		_, number := h.Bundle()
 		out.Identity = &wire.Identity{Device: id.Device.Name(), Model: id.Device.Model, Serial: id.Device.Serial,
-			IDevID: id.IDevID, AK: id.AK, LDevID: id.LDevID, RenewAfter: id.RenewAfter, Next: challenge(id.Next), Trust: number}
+			IDevID: id.IDevID, AK: id.AK, LDevID: id.LDevID, Next: challenge(id.Next), Trust: number}
+		if id.Steering != nil {
+			out.Identity.Steering = h.steering(*id.Steering)
+			out.Identity.RenewAfter = out.Identity.Steering.Start
+		}
 	}
 	h.reply(w, out)
 }

@@ -46,7 +46,7 @@ func deliberate(t *testing.T, p Place) {
 }
 
 func modelsAndLots(t *testing.T, b *bench) {
-	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Created: Now}
+	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Poll: -time.Second, Created: Now}
 	b.must(b.CreateModel(b.ctx, m, event("model.created")))
 	b.recorded("model.created")
 	got, err := b.Model(b.ctx, "lamp")
@@ -63,6 +63,18 @@ func modelsAndLots(t *testing.T, b *bench) {
 	})
 	_, err = b.Model(b.ctx, "nil")
 	b.isErr("unknown model", err, record.ErrNotFound)
+	m.LDevIDLifetime, m.Poll = time.Hour, 6*time.Hour
+	b.must(b.SetModel(b.ctx, m, event("model.changed")))
+	b.recorded("model.changed")
+	got, err = b.Model(b.ctx, "lamp")
+	b.must(err)
+	b.equal("changed model", got, m)
+	b.unchanged("the same rules again", func() error { return b.SetModel(b.ctx, m, event("x")) })
+	weaker := m
+	weaker.Assurance = record.LevelSoftware
+	b.refused("weaker model", record.ErrConflict, func() error { return b.SetModel(b.ctx, weaker, event("x")) })
+	weaker.Name = "nil"
+	b.refused("rules of no model", record.ErrNotFound, func() error { return b.SetModel(b.ctx, weaker, event("x")) })
 
 	l := record.Lot{Name: "L1", Model: "lamp", Quota: 10, Created: Now, Listed: true}
 	b.must(b.CreateLot(b.ctx, l, [][]byte{[]byte("ek 1"), []byte("ek 2"), []byte("ek 1")}, event("lot.created")))

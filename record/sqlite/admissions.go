@@ -143,8 +143,8 @@ func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
 		model record.Model
 	}
 	found, err := engine.First(c, func(r engine.Row) both { return both{factory.ScanLot(r), factory.ScanModel(r[7:])} },
-		`SELECT l.name, l.model, l.quota, l.used, l.created, l.closed, l.listed, m.name, m.assurance, m.ldevid_lifetime, m.created
-			FROM lots l JOIN models m ON m.name = l.model WHERE l.name = ?`, name)
+		`SELECT l.name, l.model, l.quota, l.used, l.created, l.closed, l.listed, `+factory.ModelColumns+`
+			FROM lots l JOIN models ON models.name = l.model WHERE l.name = ?`, name)
 	if err != nil || found == nil {
 		return err
 	}

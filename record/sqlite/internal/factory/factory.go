@@ -24,15 +24,39 @@ func (s Factory) CreateModel(ctx context.Context, m record.Model, e record.Event
 
 // AddModel refuses a taken name with ErrExists.
 func AddModel(c *engine.Conn, m record.Model) error {
-	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created) VALUES (?, ?, ?, ?)", m.Name, m.Assurance, m.LDevIDLifetime, m.Created)
+	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll) VALUES (?, ?, ?, ?, ?)",
+		m.Name, m.Assurance, m.LDevIDLifetime, m.Created, m.Poll)
 	return engine.Exists(err, "model "+m.Name)
 }
 
-const selectModel = "SELECT name, assurance, ldevid_lifetime, created FROM models"
+// SetModel replaces a model's rules, but for those that its devices were made by.
+func (s Factory) SetModel(ctx context.Context, m record.Model, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		have, err := model(c, m.Name)
+		switch {
+		case err != nil:
+			return err
+		case have == nil:
+			return fmt.Errorf("model %s: %w", m.Name, record.ErrNotFound)
+		case have.Assurance != m.Assurance || have.Created.UnixMicro() != m.Created.UnixMicro():
+			return fmt.Errorf("%w: devices of model %s were made by its rules", record.ErrConflict, m.Name)
+		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll:
+			return audit.ErrUnchanged
+		}
+		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Name)
+		return err
+	})
+}
 
-// ScanModel reads name, assurance, ldevid_lifetime and created.
+// ModelColumns are what ScanModel reads, of the table models.
+const ModelColumns = "models.name, models.assurance, models.ldevid_lifetime, models.created, models.poll"
+
+const selectModel = "SELECT " + ModelColumns + " FROM models"
+
+// ScanModel reads ModelColumns.
 func ScanModel(r engine.Row) record.Model {
-	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: time.Duration(r.Int(2)) * time.Microsecond, Created: r.Time(3)}
+	micro := func(i int) time.Duration { return time.Duration(r.Int(i)) * time.Microsecond }
+	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: micro(2), Created: r.Time(3), Poll: micro(4)}
 }
 
 func model(c *engine.Conn, name string) (*record.Model, error) {

@@ -1,0 +1,77 @@
+package provisioner
+
+import (
+	"context"
+	"crypto/x509"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+	"github.com/hallmark-pki/hallmark/provisioner/identity"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Steering tells a device when to renew, as ACME Renewal Information does (RFC 9773
+// §4.2), and when to ask again.
+type Steering struct {
+	// Start and End are the window in which the device picks its moment.
+	Start, End time.Time
+	// Poll is after how long it asks again; 0 means that it need not.
+	Poll time.Duration
+}
+
+// DefaultPoll is how often a device asks whose model does not say.
+const DefaultPoll = 6 * time.Hour
+
+// seenEvery is how exact the record's time of a device's last contact is: a device that
+// asks more often does not cost a transaction each time.
+const seenEvery = 15 * time.Minute
+
+// Poll answers a device that asks when to renew, or tries a certificate before it relies
+// on it: it accepts what Renew would. It notes that the device was in contact, and that
+// the certificate is in use, so that from now on its predecessor renews no more.
+func (s *Service) Poll(ctx context.Context, c *x509.Certificate) (Steering, error) {
+	contact, err := s.Recognise(c)
+	if err != nil {
+		return Steering{}, err
+	}
+	view, err := s.Store.Look(ctx, record.Query{Issuer: contact.Issuer, CertificateSerial: contact.Serial})
+	if err != nil {
+		return Steering{}, err
+	}
+	if view.ByID == nil {
+		return Steering{}, unknownCertificate
+	}
+	if err := decide.Renewal(decide.Case{Now: s.Now(), Who: identity.Identity{Device: *view.ByID, Known: true}, View: view}); err != nil {
+		return Steering{}, err
+	}
+	if view.Presented.Used.IsZero() || s.Now().Sub(view.ByID.Seen) >= seenEvery {
+		if err := s.Store.Seen(ctx, contact.Issuer, contact.Serial, s.Now()); err != nil {
+			return Steering{}, err
+		}
+	}
+	return s.steer(contact, view.Model), nil
+}
+
+// steer is when the holder of a certificate renews: in the twentieth of its life that
+// follows two thirds of it, or at once if it is no working certificate.
+func (s *Service) steer(c Contact, m *record.Model) Steering {
+	steering := Steering{Poll: DefaultPoll}
+	if m != nil && m.Poll != 0 {
+		steering.Poll = max(m.Poll, 0)
+	}
+	if c.Profile != profile.LDevID {
+		steering.Start = s.Now()
+		steering.End = steering.Start
+		return steering
+	}
+	steering.Start, steering.End = window(c.Certificate)
+	return steering
+}
+
+// window is when a working certificate is renewed unless an operator says otherwise.
+func window(c *x509.Certificate) (start, end time.Time) {
+	life := c.NotAfter.Sub(c.NotBefore)
+	start = c.NotBefore.Add(life * 2 / 3)
+	return start, start.Add(life / 20)
+}
