@@ -1,13 +1,16 @@
 package device_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -39,7 +42,7 @@ type unit struct {
 	said []string
 }
 
-func (i *installation) unit(t *testing.T) *unit {
+func (i *installation) unit(t testing.TB) *unit {
 	return &unit{installation: i, chip: i.chip(t), dir: filepath.Join(t.TempDir(), "state")}
 }
 
@@ -47,7 +50,7 @@ func (u *unit) options() device.Options {
 	return device.Options{State: u.dir, TPM: u.chip.Spec(), Now: u.now, Report: func(line string) { u.said = append(u.said, line) }}
 }
 
-func (u *unit) enrol(t *testing.T, ticket *wire.Permission, serial string) (device.Result, error) {
+func (u *unit) enrol(t testing.TB, ticket *wire.Permission, serial string) (device.Result, error) {
 	e := device.Enrolment{Options: u.options(), Ticket: ticket, Serial: serial}
 	if ticket == nil {
 		e.Server, e.Roots = u.url, [][]byte{u.root.Raw}
@@ -55,13 +58,13 @@ func (u *unit) enrol(t *testing.T, ticket *wire.Permission, serial string) (devi
 	return device.Enrol(t.Context(), e)
 }
 
-func (u *unit) enrolled(t *testing.T, serial string) *unit {
+func (u *unit) enrolled(t testing.TB, serial string) *unit {
 	t.Helper()
 	must[device.Result](t)(u.enrol(t, u.ticket(t), serial))
 	return u
 }
 
-func (u *unit) renew(t *testing.T, shown string) device.Result {
+func (u *unit) renew(t testing.TB, shown string) device.Result {
 	t.Helper()
 	r := must[device.Result](t)(device.Renew(t.Context(), u.options()))
 	if r.Shown != shown || r.NotAfter.Before(time.Now().Add(29*24*time.Hour)) || r.RenewAfter.Before(time.Now().Add(19*24*time.Hour)) {
@@ -70,7 +73,7 @@ func (u *unit) renew(t *testing.T, shown string) device.Result {
 	return r
 }
 
-func (u *unit) load(t *testing.T) state.Set {
+func (u *unit) load(t testing.TB) state.Set {
 	t.Helper()
 	s, damaged, err := state.At(u.dir).Load()
 	if err != nil || damaged != nil {
@@ -392,48 +395,71 @@ func TestClocks(t *testing.T) {
 	}
 }
 
-// The working certificate in the TPM against a server that pins the operational root.
-func TestConnect(t *testing.T) {
-	t.Parallel()
-	u := install(t, false).unit(t).enrolled(t, "SN-1")
-	u.renew(t, "idevid")
+// A relying party that knows the operational root alone answers with the name and the
+// number of the certificate it was shown and with what it read.
+func (i *installation) relyingParty(t testing.TB) (address, rootsFile string) {
+	t.Helper()
 	clients := x509.NewCertPool()
-	clients.AddCert(u.operational)
+	clients.AddCert(i.operational)
 	key := newKey(t)
-	template := &x509.Certificate{SerialNumber: u.root.SerialNumber, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	template := &x509.Certificate{SerialNumber: i.root.SerialNumber, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
 	own := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
 	listener := must[net.Listener](t)(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
 		Certificates: []tls.Certificate{{Certificate: [][]byte{own}, PrivateKey: key}}}))
-	defer listener.Close()
+	t.Cleanup(func() { listener.Close() })
 	go func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			text, err := io.ReadAll(conn)
-			if s := conn.(*tls.Conn).ConnectionState(); err == nil {
-				io.WriteString(conn, s.PeerCertificates[0].Subject.String()+" said "+string(text))
-			}
-			conn.Close()
+			go func() {
+				defer conn.Close()
+				lines := bufio.NewReader(conn)
+				for {
+					line, err := lines.ReadString('\n')
+					if s := conn.(*tls.Conn).ConnectionState(); line != "" {
+						leaf := s.PeerCertificates[0]
+						fmt.Fprintf(conn, "%s %x said %s", leaf.Subject.CommonName, leaf.SerialNumber, line)
+					}
+					if err != nil {
+						return
+					}
+				}
+			}()
 		}
 	}()
+	rootsFile = filepath.Join(t.TempDir(), "roots.pem")
+	if err := os.WriteFile(rootsFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return listener.Addr().String(), rootsFile
+}
+
+// The working certificate in the TPM against a server that pins the operational root.
+func TestConnect(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	address, roots := u.relyingParty(t)
 	var out bytes.Buffer
-	c := device.Connection{Options: u.options(), To: listener.Addr().String(), Roots: [][]byte{own}}
-	if err := device.Connect(t.Context(), c, strings.NewReader("hello"), &out); err != nil {
+	c := device.Connection{To: address, Roots: roots}
+	if err := device.Connect(t.Context(), u.options(), c, strings.NewReader("hello"), &out); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out.String(), "SN-1") || !strings.HasSuffix(out.String(), " said hello") {
 		t.Fatalf("%q", &out)
 	}
-	c.Roots = nil
-	if err := device.Connect(t.Context(), c, strings.NewReader("hello"), io.Discard); !errors.As(err, new(*client.NetworkError)) {
-		t.Fatalf("a server of unknown roots: %v", err)
+	for _, roots := range []string{"", device.SystemRoots, device.InfrastructureRoots} {
+		c.Roots = roots
+		if err := device.Connect(t.Context(), u.options(), c, strings.NewReader("hello"), io.Discard); !errors.As(err, new(*client.NetworkError)) {
+			t.Fatalf("a server of unknown roots: %v", err)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := device.Connect(ctx, c, strings.NewReader(""), io.Discard); err == nil {
+	if err := device.Connect(ctx, u.options(), c, strings.NewReader(""), io.Discard); err == nil {
 		t.Fatal("connected although cancelled")
 	}
 }

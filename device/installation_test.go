@@ -78,7 +78,7 @@ func (i *interference) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.next.ServeHTTP(w, r)
 }
 
-func must[T any](t *testing.T) func(T, error) T {
+func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -88,12 +88,12 @@ func must[T any](t *testing.T) func(T, error) T {
 	}
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	return must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-func install(t *testing.T, nonceMode bool) *installation {
+func install(t testing.TB, nonceMode bool) *installation {
 	t.Helper()
 	founded := must[[]ca.Founded](t)(ca.Found(ca.Founding{Organisation: "Acme", BaseURL: "http://localhost:8445", Now: time.Now().Add(-time.Hour),
 		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }}))
@@ -136,7 +136,7 @@ func install(t *testing.T, nonceMode bool) *installation {
 	return i
 }
 
-func serverCertificate(t *testing.T, issuer ca.Founded) tls.Certificate {
+func serverCertificate(t testing.TB, issuer ca.Founded) tls.Certificate {
 	t.Helper()
 	key := newKey(t)
 	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
@@ -144,7 +144,7 @@ func serverCertificate(t *testing.T, issuer ca.Founded) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der, issuer.Certificate.Raw}, PrivateKey: key}
 }
 
-func (i *installation) ticket(t *testing.T) *wire.Permission {
+func (i *installation) ticket(t testing.TB) *wire.Permission {
 	t.Helper()
 	p := &wire.Permission{Kind: wire.KindTicket, ID: i.permissions.NewID(), Server: i.url, Root: sha256.Sum256(i.root.Raw)}
 	p.Secret = i.permissions.Secret(p.Kind, p.ID)
@@ -157,7 +157,7 @@ func (i *installation) ticket(t *testing.T) *wire.Permission {
 }
 
 // used is how many devices the default lot counts.
-func (i *installation) used(t *testing.T) int64 {
+func (i *installation) used(t testing.TB) int64 {
 	t.Helper()
 	return must[record.Lot](t)(i.store.Lot(t.Context(), record.DefaultLot)).Used
 }
@@ -170,7 +170,7 @@ func (i *installation) paths() []string {
 	return seen
 }
 
-func (i *installation) chip(t *testing.T) *swtpm.TPM {
+func (i *installation) chip(t testing.TB) *swtpm.TPM {
 	t.Helper()
 	chip := swtpm.Start(t)
 	if err := i.maker.Manufacture(chip, swtpm.Options{}); err != nil {

@@ -1,7 +1,9 @@
 package device
 
 import (
+	"cmp"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -117,8 +119,9 @@ func describe(chain [][]byte, file string) (*Certificate, error) {
 // ErrNoLDevID: the device is enrolled but has no working certificate yet.
 var ErrNoLDevID = errors.New("the device has no working certificate yet")
 
-// Credential is the working certificate with its key in the TPM, for any program that
-// speaks TLS. The TPM is needed for handshakes only; Close frees it.
+// Credential is one working certificate with its key, for any program that speaks TLS;
+// Identity follows them. The TPM is needed for handshakes only; a key at rest holds
+// nothing of it.
 type Credential struct {
 	// Certificate is ready for tls.Config.Certificates; its PrivateKey is a crypto.Signer.
 	Certificate tls.Certificate
@@ -159,76 +162,99 @@ func OpenCredential(folder, tpm string) (*Credential, error) {
 // Close closes the TPM; the key cannot sign afterwards.
 func (c *Credential) Close() error { return c.tpm.Close() }
 
+const (
+	// dialTimeout bounds the search for a server, handshakeTimeout what comes then: a slow
+	// TPM signs in it, after another program's turn.
+	dialTimeout      = 15 * time.Second
+	handshakeTimeout = 30 * time.Second
+)
+
 // Connection is a mutual-TLS connection to be made.
 type Connection struct {
-	Options
 	// To is HOST:PORT.
 	To string
-	// Roots (certificates, DER) are those that the server's chain must end in; none
-	// means the infrastructure roots of the trust bundle and the system's.
-	Roots [][]byte
+	// Name is the name in the server's certificate; empty means To's host.
+	Name string
+	// Roots are those that the server's chain must end in, as Identity.Roots takes them.
+	Roots string
+	// ALPN lists application protocols (RFC 7301), best first; empty for none.
+	ALPN []string
 }
 
-// Connect makes the connection with the working certificate and copies in to it and it
-// to out until both ends have finished.
-func Connect(ctx context.Context, c Connection, in io.Reader, out io.Writer) error {
-	credential, err := OpenCredential(c.State, c.TPM)
-	if err != nil {
-		return err
-	}
-	defer credential.Close()
+// Dial makes a connection with the working certificate. The error is a
+// *client.NetworkError if the server was not reached or is not the one looked for. With
+// TLS 1.3 a server that refuses the certificate says so in answer to the first bytes.
+func (i *Identity) Dial(ctx context.Context, c Connection) (*tls.Conn, error) {
 	host, _, err := net.SplitHostPort(c.To)
 	if err != nil {
-		return fmt.Errorf("where to connect: %w", err)
+		return nil, fmt.Errorf("where to connect: %w", err)
 	}
-	roots, err := c.roots(credential.Trust)
+	roots, err := i.Roots(c.Roots)
+	if err != nil {
+		return nil, err
+	}
+	config := i.TLSConfig(roots)
+	config.ServerName, config.NextProtos = cmp.Or(c.Name, host), c.ALPN
+	signer := new(witness)
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		newest, err := i.Credential()
+		if err != nil {
+			signer.failed = err
+			return nil, err
+		}
+		signer.Signer = newest.Signer()
+		return &tls.Certificate{Certificate: newest.Certificate.Certificate, PrivateKey: signer}, nil
+	}
+	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", c.To)
+	if err != nil {
+		return nil, &client.NetworkError{Server: c.To, Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		if signer.failed != nil {
+			return nil, signer.failed
+		}
+		return nil, &client.NetworkError{Server: c.To, Err: err}
+	}
+	return conn, nil
+}
+
+// witness remembers why a signature failed: crypto/tls keeps the words and loses the
+// error, and whether TPM or network failed is the first thing to know.
+type witness struct {
+	crypto.Signer
+	failed error
+}
+
+func (w *witness) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	signature, err := w.Signer.Sign(rand, digest, opts)
+	if err != nil {
+		w.failed = err
+	}
+	return signature, err
+}
+
+// Connect makes the connection and copies in to it and it to out until both ends have
+// finished.
+func Connect(ctx context.Context, o Options, c Connection, in io.Reader, out io.Writer) error {
+	identity, err := OpenIdentity(o)
 	if err != nil {
 		return err
 	}
-	now := time.Now
-	if c.Now != nil {
-		now = c.Now
-	}
-	dialer := tls.Dialer{Config: &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: host, RootCAs: roots,
-		Certificates: []tls.Certificate{credential.Certificate},
-		// A clock that was never set must not keep a device from its broker.
-		Time: func() time.Time {
-			if t := now(); t.After(credential.Trust.Created) {
-				return t
-			}
-			return credential.Trust.Created
-		},
-	}}
-	raw, err := dialer.DialContext(ctx, "tcp", c.To)
+	conn, err := identity.Dial(ctx, c)
+	identity.Close() // others may want the TPM while the connection lasts
 	if err != nil {
-		return &client.NetworkError{Server: c.To, Err: err}
+		return err
 	}
-	defer raw.Close()
-	defer context.AfterFunc(ctx, func() { raw.Close() })()
-	credential.Close() // others may want the TPM while the connection lasts
-	if err := pipe(raw.(*tls.Conn), in, out); err != nil {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.NetConn().Close() })()
+	if err := pipe(conn, in, out); err != nil {
 		return &client.NetworkError{Server: c.To, Err: err}
 	}
 	return nil
-}
-
-func (c Connection) roots(trust wire.Bundle) (*x509.CertPool, error) {
-	pool, list := x509.NewCertPool(), c.Roots
-	if len(list) == 0 {
-		list = trust.Infrastructure
-		if system, err := x509.SystemCertPool(); err == nil {
-			pool = system
-		}
-	}
-	for _, der := range list {
-		root, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, err
-		}
-		pool.AddCert(root)
-	}
-	return pool, nil
 }
 
 // pipe copies both ways. The end of in is passed on; the end of the connection ends all.

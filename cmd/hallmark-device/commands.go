@@ -2,10 +2,7 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -134,7 +131,7 @@ Enrolling an enrolled device changes nothing.
 			return usageError{err, c.CommandPath()}
 		}
 		if roots != "" {
-			if e.Roots, err = readRoots(roots); err != nil {
+			if e.Roots, err = device.ReadRoots(roots); err != nil {
 				return advised{err, "--roots takes the file trust/infrastructure.pem of the server's folder"}
 			}
 		}
@@ -235,39 +232,6 @@ func statusLines(s device.Status) []string {
 	return lines
 }
 
-func connectCommand() *cobra.Command {
-	var o common
-	var to, ca string
-	c := &cobra.Command{
-		Use:   "connect --to HOST:PORT",
-		Short: "Make a mutual-TLS connection with the working certificate",
-		Long: `Make a mutual-TLS connection in which the TPM signs for this device, and join it to
-standard input and output. The server's certificate must chain to a root of --ca, or
-else to one of Hallmark's infrastructure roots or the system's.
-
-` + exitCodes,
-		Example: "  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | hallmark-device connect --to gateway.example.com:443",
-		Args:    arguments(cobra.NoArgs),
-	}
-	o.stateFlag(c)
-	o.tpmFlag(c, "the one enrolled with")
-	c.Flags().StringVar(&to, "to", "", "HOST:PORT to connect to")
-	c.Flags().StringVar(&ca, "ca", "", "PEM file of the roots that the server's certificate must chain to")
-	c.RunE = run(func(c *cobra.Command, _ []string) (err error) {
-		if to == "" {
-			return usageError{errors.New("--to is needed"), c.CommandPath()}
-		}
-		connection := device.Connection{Options: o.options(c), To: to}
-		if ca != "" {
-			if connection.Roots, err = readRoots(ca); err != nil {
-				return advised{err, "--ca takes a PEM file of the CA certificates that the server's certificate ends in"}
-			}
-		}
-		return device.Connect(c.Context(), connection, c.InOrStdin(), c.OutOrStdout())
-	})
-	return c
-}
-
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Example: "  hallmark-device version", Args: arguments(cobra.NoArgs),
@@ -302,29 +266,6 @@ func readTicket(c *cobra.Command, args []string) (*wire.Permission, error) {
 		return nil, err
 	}
 	return &p, nil
-}
-
-// readRoots reads a PEM file of CA certificates.
-func readRoots(path string) ([][]byte, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var roots [][]byte
-	for len(bytes.TrimSpace(text)) > 0 {
-		block, rest := pem.Decode(text)
-		if block == nil || block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("%s is not a PEM file of certificates", path)
-		}
-		if root, err := x509.ParseCertificate(block.Bytes); err != nil || !root.IsCA {
-			return nil, fmt.Errorf("%s holds something else than CA certificates", path)
-		}
-		roots, text = append(roots, block.Bytes), rest
-	}
-	if roots == nil {
-		return nil, fmt.Errorf("%s is empty", path)
-	}
-	return roots, nil
 }
 
 func when(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }

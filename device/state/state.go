@@ -92,16 +92,25 @@ func At(path string) *Dir {
 // Path is the folder.
 func (d *Dir) Path() string { return d.path }
 
+// Current names the current set; another name is another set. ErrEmpty if there is none.
+func (d *Dir) Current() (string, error) {
+	target, err := os.Readlink(filepath.Join(d.path, currentLink))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", ErrEmpty
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the state: %w", err)
+	}
+	return target, nil
+}
+
 // Load reads the current set; ErrEmpty if there is none. If the current set cannot be
 // read (a worn-out flash) the one before it is read instead, and damaged says why.
 func (d *Dir) Load() (s Set, damaged error, err error) {
 	for range 10 {
-		target, linkErr := os.Readlink(filepath.Join(d.path, currentLink))
-		if errors.Is(linkErr, os.ErrNotExist) {
-			return Set{}, nil, ErrEmpty
-		}
+		target, linkErr := d.Current()
 		if linkErr != nil {
-			return Set{}, nil, fmt.Errorf("reading the state: %w", linkErr)
+			return Set{}, nil, linkErr
 		}
 		s, err = d.read(target)
 		// A set that was replaced meanwhile may be half removed, and what is gone looks

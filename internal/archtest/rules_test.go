@@ -103,7 +103,7 @@ var doors = []door{
 	{"github.com/prometheus/client_golang", "cmd/hallmarkd/...", "", "rooms say what happened in return values; the server counts"},
 	{"net", "wire config device device/... attest/*/collect ca ca/... provisioner provisioner/... relay admin admin/... cmd/... internal/*", "",
 		"the record and the verifiers have no network"},
-	{"net/http", "device/client ca/status ca/trust provisioner/* relay admin admin/gate admin/client cmd/... internal/*", "",
+	{"net/http", "device device/client device/proxy ca/status ca/trust provisioner/* relay admin admin/gate admin/credential admin/party admin/client cmd/... internal/*", "",
 		"serving and asking are the business of a few rooms; the rest can be tested without a connection"},
 	{"os", "config record/... device device/... attest/*/collect ca/keys ca/trust relay admin/client cmd/... internal/*", "",
 		"what has no files cannot leak into them: verifiers and judges have none"},

@@ -204,7 +204,7 @@ func (d *demo) connect() (string, error) {
 	said := make(chan string, 1)
 	go func() { said <- answerOne(listener) }()
 	cmd := exec.CommandContext(d.ctx, filepath.Join(d.bin, "hallmark-device"), "connect", "--state", d.path("device"),
-		"--to", listener.Addr().String(), "--ca", d.path("relying-party.pem"))
+		"--to", listener.Addr().String(), "--roots", d.path("relying-party.pem"))
 	cmd.Stdin = strings.NewReader("hello from the device\n")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
