@@ -48,7 +48,7 @@ func (s *Service) routes() []gate.Route {
 // Handler serves the operators' listener, which requests client certificates over TLS
 // 1.3 without session tickets and leaves judging them to this package.
 func (s *Service) Handler() http.Handler {
-	g := gate.Gate{Kind: "operator", Authenticate: s.Authenticate, Note: s.Store.Note, Now: s.Now, Log: s.Log}
+	g := gate.Gate{Kind: "operator", Authenticate: s.callers().Recognise, Note: s.Store.Note, Now: s.Now, Log: s.Log}
 	return g.Handler(s.routes())
 }
 

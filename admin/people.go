@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"net/http"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -40,7 +38,7 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	err := s.Store.Invite(ctx, o, e)
 	switch {
 	case errors.Is(err, record.ErrExists):
-		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate", o.Name)
+		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate, or a relying party", o.Name)
 	case errors.Is(err, record.ErrConflict):
 		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "invite under another name", "%q was an operator and is disabled", o.Name)
 	}
@@ -51,7 +49,7 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 // the key before anything is signed: while it lasts that key may ask again, since the
 // answer may be lost, and gets the same certificate; no other key gets one.
 func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
-	message, key, err := s.openKeyRequest(c, wire.LabelAccept)
+	message, key, err := credential.Open(c, wire.LabelAccept, wire.KindInvitation, s.Permissions.Verify)
 	if err != nil {
 		return nil, err
 	}
@@ -81,14 +79,14 @@ func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
 
 // renew gives a recognised operator a certificate for a new key.
 func (s *Service) renew(ctx context.Context, c *gate.Call) (any, error) {
-	_, key, err := s.openKeyRequest(c, wire.LabelOperator)
+	_, key, err := credential.Open(c, wire.LabelOperator, "", nil)
 	if err != nil {
 		return nil, err
 	}
 	s.people.Lock()
 	defer s.people.Unlock()
 	// Once more under the lock: disabling may have come in between.
-	if _, err := s.Authenticate(ctx, c.Request.TLS); err != nil {
+	if _, err := s.callers().Recognise(ctx, c.Request.TLS); err != nil {
 		return nil, err
 	}
 	return s.issue(ctx, c, c.Caller.Name, key)
@@ -99,43 +97,6 @@ func (s *Service) issue(ctx context.Context, c *gate.Call, operator string, key 
 	e.Actor = "operator:" + operator
 	chain, err := s.Issuer.IssueOperator(ctx, operator, key, e)
 	return wire.OperatorChain{Operator: operator, Chain: chain}, err
-}
-
-// openKeyRequest reads a request for a certificate and checks that it was made on this
-// connection by the holder of the new key and, with an invitation, of its secret.
-func (s *Service) openKeyRequest(c *gate.Call, label string) (wire.NewKey, crypto.PublicKey, error) {
-	var in wire.KeyRequest
-	var message wire.NewKey
-	if err := c.Read(&in); err != nil {
-		return message, nil, err
-	}
-	if err := wire.DecodeBytes(in.Message, &message); err != nil {
-		return message, nil, gate.Malformed(err)
-	}
-	binding := wire.Binding{Label: label, Message: in.Message}
-	if c.Caller.Certificate != nil {
-		binding.Client = c.Caller.Certificate.Raw
-	}
-	if c.Request.TLS == nil {
-		return message, nil, gate.Unauthorised("this needs TLS 1.3", "")
-	}
-	var err error
-	if binding.Exporter, err = c.Request.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength); err != nil {
-		return message, nil, err
-	}
-	sum := binding.Sum()
-	if label == wire.LabelAccept && !s.Permissions.Verify(wire.KindInvitation, message.Invitation, sum, in.MAC) {
-		return message, nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "copy the whole line, or ask for a new one", "the invitation is not of this installation")
-	}
-	parsed, err := x509.ParsePKIXPublicKey(message.Key)
-	key, ok := parsed.(*ecdsa.PublicKey)
-	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return message, nil, gate.Invalid("", "an operator's key is a P-256 key")
-	}
-	if !ecdsa.VerifyASN1(key, sum[:], in.Signature) {
-		return message, nil, gate.Invalid("", "the request is not signed by the new key for this connection")
-	}
-	return message, key, nil
 }
 
 // disable bars an operator, revokes the operator's certificates and publishes that.

@@ -7,7 +7,6 @@
 package device
 
 import (
-	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -20,7 +19,6 @@ import (
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device/client"
-	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -32,9 +30,6 @@ type Options struct {
 	// TPM is the TPM as collect.Open takes it; empty means the one enrolled with, or
 	// collect.DefaultSpec.
 	TPM string
-	// Key says where the device's keys are (package keys); empty means where they were
-	// when it was enrolled, or the TPM. Only Enrol takes another.
-	Key string
 	// Built is when the program was built: a time that has passed.
 	Built time.Time
 	// Now is the system clock, which may be wrong; nil means time.Now.
@@ -92,45 +87,47 @@ type agent struct {
 	Options
 	dir    *state.Dir
 	set    state.Set
-	keys   keys.Holder
-	birth  keys.Key
+	tpm    *collect.Device
+	idevid *collect.Key
 	client *client.Client
 }
 
-// place is where the keys are: as asked for, or else as on file.
-func place(o Options, set state.Set, folder string) keys.Place {
-	p := keys.Place{Key: cmp.Or(o.Key, set.Key, keys.TPM), Folder: folder}
-	if p.Key == keys.TPM {
-		p.TPM = cmp.Or(o.TPM, set.TPM, collect.DefaultSpec)
+// openTPM opens the TPM and derives the birth key.
+func (a *agent) openTPM() (err error) {
+	spec := a.TPM
+	if spec == "" {
+		spec = a.set.TPM
 	}
-	return p
-}
-
-// openKeys opens what holds the keys. create allows them to be made.
-func (a *agent) openKeys(create bool) (err error) {
-	p := place(a.Options, a.set, a.dir.Path())
-	if a.keys, err = keys.Open(p, create); err != nil {
+	if spec == "" {
+		spec = collect.DefaultSpec
+	}
+	if a.tpm, err = collect.Open(spec); err != nil {
 		return err
 	}
-	a.set.Key, a.set.TPM = p.Key, p.TPM
-	a.birth, err = a.keys.Birth()
+	a.set.TPM = spec
+	a.idevid, err = a.tpm.IDevID()
 	return err
 }
 
 // close ends the run.
 func (a *agent) close() {
-	if a.keys != nil {
-		a.keys.Close()
+	if a.tpm != nil {
+		a.tpm.Close()
 	}
 }
 
-// sameKeys makes sure that the certificates on file are for the keys that were opened.
-func (a *agent) sameKeys() error {
+// sameTPM makes sure that the certificates on file are this TPM's.
+func (a *agent) sameTPM() error {
 	leaf, err := x509.ParseCertificate(a.set.IDevID[0])
 	if err != nil {
 		return fmt.Errorf("the IDevID certificate on file: %w", err)
 	}
-	return a.keys.Check(leaf.PublicKey, a.dir.Path(), a.set.Device)
+	if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(a.idevid.Public()) {
+		return &collect.Error{Kind: collect.ErrOtherTPM,
+			Detail: fmt.Sprintf("the state folder %s belongs to %s, which has another TPM", a.dir.Path(), a.set.Device),
+			Hint:   "remove the folder, or name another with --state, and enrol this device"}
+	}
+	return nil
 }
 
 // connect makes the client from what is on file.
@@ -197,7 +194,7 @@ func lost(err error) bool {
 // finish answers the challenge, if the answer is one, and returns the identity.
 func (a *agent) finish(ctx context.Context, answer *wire.Answer, shown *tls.Certificate) (*wire.Identity, error) {
 	if c := answer.Challenge; c != nil {
-		secret, err := a.keys.Activate(attest.Challenge{Credential: c.Credential, Secret: c.Secret})
+		secret, err := a.tpm.Activate(attest.Challenge{Credential: c.Credential, Secret: c.Secret})
 		if err != nil {
 			return nil, err
 		}
@@ -211,9 +208,9 @@ func (a *agent) finish(ctx context.Context, answer *wire.Answer, shown *tls.Cert
 	return answer.Identity, nil
 }
 
-// prover makes evidence for a key over the binding that the client computes.
-func (a *agent) prover(key keys.Key) client.Prover {
-	return func(binding [32]byte) ([]byte, []byte, error) { return a.keys.Prove(key, binding) }
+// prover certifies a key over the binding that the client computes.
+func (a *agent) prover(key *collect.Key) client.Prover {
+	return func(binding [32]byte) ([]byte, []byte, error) { return a.tpm.Certify(key, binding) }
 }
 
 // checkChain makes sure that a chain is for the key and ends in one of the roots: what
@@ -262,7 +259,7 @@ func (a *agent) result() Result {
 			r.NotAfter = leaf.NotAfter
 		}
 	}
-	r.TPMCommands = a.keys.Commands()
+	r.TPMCommands = a.tpm.Commands()
 	if a.client != nil {
 		r.Sent, r.Received = a.client.Bytes()
 		r.Time = a.client.Learned()

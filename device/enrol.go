@@ -1,7 +1,6 @@
 package device
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -55,7 +53,7 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := a.openKeys(true); err != nil {
+	if err := a.openTPM(); err != nil {
 		return Result{}, err
 	}
 	if err := a.connect(servers, pins); err != nil {
@@ -71,22 +69,17 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	return a.result(), a.dir.Save(a.set)
 }
 
-// already holds what is on file against the keys and against what was asked for.
+// already holds what is on file against the TPM and against what was asked for.
 func (a *agent) already(e Enrolment) (Result, error) {
 	if e.Ticket != nil && !a.trusts(e.Ticket.Root) {
 		return Result{}, &ConflictError{
 			Detail: fmt.Sprintf("the state folder %s belongs to %s, enrolled at %s; the ticket is for another installation", a.dir.Path(), a.set.Device, a.set.Server),
 			Hint:   "name another folder with --state, or remove this one"}
 	}
-	if e.Key != "" && e.Key != cmp.Or(a.set.Key, keys.TPM) {
-		return Result{}, &ConflictError{
-			Detail: fmt.Sprintf("%s is enrolled with its key in %q, not %q", a.set.Device, cmp.Or(a.set.Key, keys.TPM), e.Key),
-			Hint:   "a device keeps the kind of key that it was enrolled with; leave out --key"}
-	}
-	if err := a.openKeys(false); err != nil {
+	if err := a.openTPM(); err != nil {
 		return Result{}, err
 	}
-	if err := a.sameKeys(); err != nil {
+	if err := a.sameTPM(); err != nil {
 		return Result{}, err
 	}
 	if e.Serial != "" && !strings.EqualFold(e.Serial, a.set.Serial) {
@@ -134,15 +127,15 @@ func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
 
 // enrol runs the protocol once, from message one to the certificates.
 func (a *agent) enrol(ctx context.Context, e Enrolment) error {
-	id, err := a.keys.Identify()
+	id, err := a.tpm.Identify()
 	if err != nil {
 		return err
 	}
 	if id.Warning != "" {
 		a.report("%s", id.Warning)
 	}
-	id.Message.Serial = e.Serial
-	answer, err := a.client.Enrol(ctx, id.Message, a.prover(a.birth), e.Ticket)
+	m := wire.Enrol{Serial: e.Serial, EKCertificates: id.EKCertificates, EKPublic: id.EKPublic, AKPublic: id.AKPublic, Key: a.idevid.TPMPublic()}
+	answer, err := a.client.Enrol(ctx, m, a.prover(a.idevid), e.Ticket)
 	if err != nil {
 		return err
 	}
@@ -151,12 +144,10 @@ func (a *agent) enrol(ctx context.Context, e Enrolment) error {
 		return err
 	}
 	signed, bundle := a.client.Trust()
-	if err := a.checkChain("IDevID", got.IDevID, a.birth.Public(), bundle.Manufacturing); err != nil {
+	if err := a.checkChain("IDevID", got.IDevID, a.idevid.Public(), bundle.Manufacturing); err != nil {
 		return err
 	}
-	if id.AK == nil {
-		got.AK = nil
-	} else if err := a.checkChain("attestation key", got.AK, id.AK, bundle.Manufacturing); err != nil {
+	if err := a.checkChain("attestation key", got.AK, id.AK, bundle.Manufacturing); err != nil {
 		return err
 	}
 	a.set.Device, a.set.Model, a.set.Serial = got.Device, got.Model, got.Serial

@@ -9,7 +9,7 @@ import (
 	"slices"
 
 	"github.com/hallmark-pki/hallmark/attest"
-	"github.com/hallmark-pki/hallmark/device/keys"
+	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -33,7 +33,7 @@ func Poll(ctx context.Context, o Options) (Result, error) {
 	return o.withServer(func(a *agent) error { return a.poll(ctx) })
 }
 
-// withServer runs a step of an enrolled device with its keys and its server, and keeps what
+// withServer runs a step of an enrolled device with its TPM and its server, and keeps what
 // the step has changed.
 func (o Options) withServer(step func(*agent) error) (Result, error) {
 	a := &agent{Options: o, dir: state.At(o.State)}
@@ -50,10 +50,10 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 	if damaged != nil {
 		a.report("%v; using the state before it", damaged)
 	}
-	if err := a.openKeys(false); err != nil {
+	if err := a.openTPM(); err != nil {
 		return Result{}, err
 	}
-	if err := a.sameKeys(); err != nil {
+	if err := a.sameTPM(); err != nil {
 		return Result{}, err
 	}
 	pins, err := a.pins()
@@ -76,10 +76,10 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 // poll asks once. The certificate is shown whatever its end: the clock may be wrong, and
 // the server's is not.
 func (a *agent) poll(ctx context.Context) error {
-	if len(a.set.LDevID) == 0 {
+	if len(a.set.LDevID) == 0 || len(a.set.LDevIDKey) == 0 {
 		return ErrNoLDevID
 	}
-	key, err := a.keys.LoadWorking(a.set.LDevIDKey)
+	key, err := a.tpm.LoadLDevID(a.set.LDevIDKey)
 	if err != nil {
 		return err
 	}
@@ -100,11 +100,12 @@ func (a *agent) ask(ctx context.Context, id *tls.Certificate) error {
 
 // renew runs the protocol and puts what came of it into the set, if it works.
 func (a *agent) renew(ctx context.Context) (shown string, err error) {
-	key, err := a.keys.NewWorking()
+	m := wire.Renew{Activated: a.activated()}
+	key, err := a.tpm.NewLDevID()
 	if err != nil {
 		return "", err
 	}
-	m := wire.Renew{Kind: a.keys.Kind(), Key: key.Wire(), Activated: a.activated()}
+	m.Key = key.TPMPublic()
 	var got *wire.Identity
 	ask := func(id *tls.Certificate) error {
 		return a.again(ctx, func() error {
@@ -125,7 +126,7 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 	}
 	if err != nil {
 		shown = "idevid"
-		if err := ask(&tls.Certificate{Certificate: a.set.IDevID, PrivateKey: a.birth}); err != nil {
+		if err := ask(&tls.Certificate{Certificate: a.set.IDevID, PrivateKey: a.idevid}); err != nil {
 			return "", err
 		}
 	}
@@ -133,7 +134,7 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 }
 
 // swap takes the new certificate if it is right and works.
-func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) error {
+func (a *agent) swap(ctx context.Context, key *collect.Key, got *wire.Identity) error {
 	_, bundle := a.client.Trust()
 	if err := a.checkChain("LDevID", got.LDevID, key.Public(), bundle.Operational); err != nil {
 		return err
@@ -142,7 +143,7 @@ func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) erro
 	if err := a.again(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {
 		return err
 	}
-	a.set.LDevID, a.set.LDevIDKey, a.set.Next = got.LDevID, key.Stored(), got.Next
+	a.set.LDevID, a.set.LDevIDKey, a.set.Next = got.LDevID, key.PEM(), got.Next
 	return nil
 }
 
@@ -153,7 +154,7 @@ func (a *agent) activated() *wire.Activate {
 	if next == nil || next.Expires.Before(a.client.Now()) {
 		return nil
 	}
-	secret, err := a.keys.Activate(attest.Challenge{Credential: next.Credential, Secret: next.Secret})
+	secret, err := a.tpm.Activate(attest.Challenge{Credential: next.Credential, Secret: next.Secret})
 	if err != nil {
 		a.report("%v; asking for a new challenge", err)
 		return nil
@@ -163,7 +164,7 @@ func (a *agent) activated() *wire.Activate {
 
 // ldevid is the working certificate with its key, or nil if it cannot be used any more.
 func (a *agent) ldevid() *tls.Certificate {
-	if len(a.set.LDevID) == 0 {
+	if len(a.set.LDevID) == 0 || len(a.set.LDevIDKey) == 0 {
 		return nil
 	}
 	leaf, err := x509.ParseCertificate(a.set.LDevID[0])
@@ -171,7 +172,7 @@ func (a *agent) ldevid() *tls.Certificate {
 		a.report("the working certificate has ended; showing the IDevID")
 		return nil
 	}
-	key, err := a.keys.LoadWorking(a.set.LDevIDKey)
+	key, err := a.tpm.LoadLDevID(a.set.LDevIDKey)
 	if err != nil {
 		a.report("%v; showing the IDevID", err)
 		return nil

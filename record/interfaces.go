@@ -133,7 +133,7 @@ type Revocations interface {
 	// Restore lifts a suspension; ErrConflict if the device is revoked; if it is active,
 	// as Revoke of a revoked one.
 	Restore(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
-	// RevokeOperator ends an operator's (all of a name) certificates and returns the shards, also
+	// RevokeOperator ends an operator's or relying party's (all of a name) certificates and returns the shards, also
 	// if they were ended before.
 	RevokeOperator(ctx context.Context, operator string, at time.Time, reason int, e Event) ([]Shard, error)
 	// Status finds a certificate, or ErrNotFound if it was never intended.
@@ -200,7 +200,7 @@ type Inventory interface {
 type Operators interface {
 	// Invite records an operator with an invitation, or invites a recorded one again.
 	// ErrExists if at o.Created the operator has a certificate that is neither expired
-	// nor revoked; ErrConflict if the operator is disabled.
+	// nor revoked, or if a relying party has the name; ErrConflict if the operator is disabled.
 	Invite(ctx context.Context, o Operator, e Event) error
 	// AcceptInvitation binds an invitation to a key (Operator.Accepted); ErrNotFound if
 	// there is none that is valid at that time, or another key has accepted it. The same key
@@ -256,6 +256,7 @@ type Store interface {
 	Factory
 	Inventory
 	Operators
+	RelyingParties
 	Authorities
 	Audit
 	Keeping

@@ -20,6 +20,8 @@ type row struct {
 var rows = []row{
 	{"wire", "",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
+	{"wire/denylist", "wire",
+		"a signed document is read in places that never talk to a server, and by readers in other languages"},
 	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports", "",
 		"a leaf can be understood, and trusted, by itself"},
 
@@ -66,12 +68,16 @@ var rows = []row{
 	{"provisioner", "provisioner/identity provisioner/decide provisioner/session provisioner/factory attest ca ca/profile record",
 		"the pipeline reads top to bottom and knows no protocol"},
 
-	{"relay", "wire", "it runs beside relying parties and needs the feed only"},
+	{"relay relay/*", "wire wire/denylist relay/*", "it runs beside relying parties and needs the feed only"},
 	{"admin/client", "wire", "the operator's half is a client like any other"},
 	{"admin/selector", "record", "it turns what a person typed into the record's condition"},
 	{"admin/gate", "admin/selector ca/status record wire",
 		"who calls is recognised and what went wrong is worded in one place, for every API with callers of its own"},
-	{"admin", "admin/gate admin/selector provisioner provisioner/factory ca/status ca/trust ca/profile record wire",
+	{"admin/credential", "admin/gate ca/profile record wire",
+		"operators and relays are recognised by the same lines, pinned to different profiles"},
+	{"admin/party", "admin/gate admin/credential ca/profile record wire",
+		"relays speak on the machines' listener; what they may do is seen in one place, and it reaches no key"},
+	{"admin", "admin/credential admin/gate admin/selector provisioner provisioner/factory ca/status ca/trust ca/profile record wire",
 		"operators see and change the record through its verbs; they never reach a key"},
 
 	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca wire cmd/hallmark/internal/*",

@@ -73,6 +73,8 @@ func Run(t *testing.T, p Place) {
 		"selectors":            selectors,
 		"selectors refused":    selectorsRefused,
 		"operators":            operators,
+		"relying parties":      relyingParties,
+		"enforcement":          enforcement,
 		"authorities":          authorities,
 		"events":               events,
 		"given up":             givenUp,
@@ -162,6 +164,7 @@ func (b *bench) everything() (all []any) {
 	add(certificates, err)
 	add(b.OpenIntents(b.ctx))
 	add(b.Operators(b.ctx))
+	add(b.RelyingParties(b.ctx))
 	add(b.Authorities(b.ctx))
 	add(b.LastEvents(b.ctx, 1000))
 	return all

@@ -84,12 +84,12 @@ func intend(c *engine.Conn, i record.Certificate, device any) error {
 // device's number or nil.
 func holder(c *engine.Conn, i record.Certificate) (any, error) {
 	if i.Operator != "" {
-		o, err := people.Operator(c, i.Operator)
+		disabled, err := people.Disabled(c, i.Operator)
 		if err != nil {
 			return nil, err
 		}
-		if !o.Disabled.IsZero() {
-			return nil, fmt.Errorf("%w: operator %s is disabled", record.ErrConflict, i.Operator)
+		if !disabled.IsZero() {
+			return nil, fmt.Errorf("%w: %s is disabled", record.ErrConflict, i.Operator)
 		}
 	}
 	if i.Device == "" {

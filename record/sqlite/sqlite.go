@@ -29,6 +29,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/inventory"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/relying"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
 )
 
@@ -57,6 +58,7 @@ type Store struct {
 	factory.Factory
 	inventory.Inventory
 	people.People
+	relying.Parties
 	revocation.Revocations
 
 	db  *engine.DB
@@ -139,7 +141,7 @@ func open(ctx context.Context, path string, o Options, fresh bool) (*Store, erro
 		o.Now = time.Now
 	}
 	return &Store{
-		Audit: audit.New(db), Factory: factory.New(db), Inventory: inventory.New(db, o.Now), People: people.New(db), Revocations: revocation.New(db),
+		Audit: audit.New(db), Factory: factory.New(db), Inventory: inventory.New(db, o.Now), People: people.New(db), Parties: relying.New(db), Revocations: revocation.New(db),
 		db: db, now: o.Now,
 	}, nil
 }

@@ -22,9 +22,6 @@ type Facts struct {
 	Key []byte `json:"key"`
 	// Binding is the digest that the evidence was made over (the wire binding).
 	Binding [32]byte `json:"binding"`
-	// Birth is the SubjectPublicKeyInfo (DER) of the IDevID key, where that key made the
-	// evidence itself; nil where an attestation key did.
-	Birth []byte `json:"birth,omitempty"`
 	// TPM holds what is known of the chip; nil when no TPM took part.
 	TPM *TPM `json:"tpm,omitempty"`
 }
@@ -63,12 +60,7 @@ type TPM struct {
 
 // Pending is evidence that holds in itself but does not prove yet that the
 // attestation key lives beside the endorsement key. See attest.Pending.
-type Pending struct {
-	facts *Facts
-	// proved: no challenge could prove more. It is not sealed: what comes back from a
-	// journey waits for its secret.
-	proved bool
-}
+type Pending struct{ facts *Facts }
 
 // Claims is proved evidence. See attest.Claims.
 type Claims struct{ facts *Facts }
@@ -80,18 +72,10 @@ var ErrZero = errors.New("attest: empty value: nothing was verified")
 var ErrSecret = errors.New("attest: the activated secret does not match: the attestation key is not beside this endorsement key")
 
 // NewPending is for verifiers whose evidence still needs a credential activation.
-func NewPending(f Facts) Pending { return Pending{facts: &f} }
+func NewPending(f Facts) Pending { return Pending{&f} }
 
-// NewProved is for verifiers whose evidence proves everything it says by itself.
-func NewProved(f Facts) Pending { return Pending{&f, true} }
-
-// Proved gives the claims of evidence that needs no challenge.
-func (p Pending) Proved() (c Claims, ok bool) {
-	if p.facts == nil || !p.proved {
-		return Claims{}, false
-	}
-	return Claims{p.facts}, true
-}
+// NewClaims is for verifiers whose evidence proves everything it says by itself.
+func NewClaims(f Facts) Claims { return Claims{&f} }
 
 // Facts returns what was established so far; the zero Pending gives ErrZero.
 func (p Pending) Facts() (Facts, error) {
@@ -110,7 +94,7 @@ func (p Pending) Activated(want, got []byte) (Claims, error) {
 	if len(want) < 16 || subtle.ConstantTimeCompare(want, got) != 1 {
 		return Claims{}, ErrSecret
 	}
-	return Claims{p.facts}, nil
+	return Claims(p), nil
 }
 
 // Seal encrypts pending evidence so that it can travel with the device and
@@ -141,7 +125,7 @@ func Open(aead cipher.AEAD, blob, additional []byte) (Pending, error) {
 	if err := json.Unmarshal(plain, &f); err != nil {
 		return Pending{}, fmt.Errorf("attest: sealed evidence: %w", err)
 	}
-	return Pending{facts: &f}, nil
+	return Pending{&f}, nil
 }
 
 // Facts returns what was proved; the zero Claims gives ErrZero.

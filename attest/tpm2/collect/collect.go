@@ -5,15 +5,17 @@
 // It needs no resource manager (three transient slots are enough), leaves nothing
 // behind in the TPM, and authorises with policy sessions wherever a password would
 // count towards the dictionary-attack lockout, so that power cuts never lock a device
-// out of its identity. Errors are of type [*Error] and written for a technician.
+// out of its identity. Programs share a TPM by taking turns (turn.go): one that renews
+// and one that signs do not hinder each other. Errors are of type [*Error] and written
+// for a technician.
 package collect
 
 import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"sync"
+	"time"
 
 	gotpm "github.com/google/go-tpm/tpm2"
 
@@ -27,10 +29,19 @@ const DefaultSpec = "/dev/tpmrm0"
 // Platform TPM Profile, MAX_LOADED_OBJECTS).
 const slots = 3
 
-// Device is one opened TPM. Its methods may be called from several goroutines.
+// Device is one TPM. Its methods may be called from several goroutines.
 type Device struct {
 	mu   sync.Mutex
+	spec string
+	// link is nil while it is others' turn.
 	link *link
+	// resting ends our turn, which began at begun; used is when the TPM was last needed,
+	// and the next turn is not to begin before notBefore.
+	resting                *time.Timer
+	begun, used, notBefore time.Time
+	closed                 bool
+	// past are the commands sent in earlier turns.
+	past int
 	// loaded are the transient objects in use order, the least recently used first.
 	loaded []*object
 	// sessions are the policy sessions begun in the operation under way.
@@ -57,15 +68,13 @@ func Open(spec string) (*Device, error) {
 	if spec == "" {
 		spec = DefaultSpec
 	}
-	l, err := dial(spec)
-	if err != nil {
+	d := &Device{spec: spec}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.begin(); err != nil {
 		return nil, err
 	}
-	d := &Device{link: l}
-	if err := d.start(!strings.HasPrefix(spec, "/dev/tpmrm")); err != nil {
-		l.Close()
-		return nil, explain("opening the TPM", err)
-	}
+	d.rest()
 	return d, nil
 }
 
@@ -96,19 +105,22 @@ func (d *Device) start(alone bool) error {
 	return nil
 }
 
-// Close flushes every object and closes the TPM.
+// Close flushes every object and closes the TPM; its keys cannot sign afterwards.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.evict(len(d.loaded))
-	return d.link.Close()
+	d.closed = true
+	return d.end()
 }
 
 // Commands is how many TPM commands were sent so far.
 func (d *Device) Commands() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.link.commands
+	if d.link == nil {
+		return d.past
+	}
+	return d.past + d.link.commands
 }
 
 // operation runs f with the TPM to itself. What f used becomes evictable afterwards,
@@ -116,6 +128,10 @@ func (d *Device) Commands() int {
 func (d *Device) operation(doing string, f func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.begin(); err != nil {
+		return err
+	}
+	defer d.rest()
 	err := f()
 	if err != nil {
 		for _, s := range d.sessions {

@@ -13,9 +13,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -517,17 +519,60 @@ func TestErrorsForTechnicians(t *testing.T) {
 	killed.Kill()
 	_, err = d.Identify()
 	want(t, err, collect.ErrFailure)
-	_, err = d.Identify() // and stays broken
-	want(t, err, collect.ErrFailure)
+	_, err = d.Identify()
+	want(t, err, collect.ErrMissing)
+	if err := killed.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Identify(); err != nil { // a daemon does not need to be started again
+		t.Fatal(err)
+	}
+	d.Close()
+	if _, err := d.Identify(); err == nil {
+		t.Fatal("a closed TPM answers")
+	}
 }
 
 // A software TPM serves one client and lets the next wait without a word.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	chip := swtpm.Start(t)
-	open(t, chip)
-	_, err := collect.Open(chip.Spec())
+	other, err := net.Dial("unix", chip.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	_, err = collect.Open(chip.Spec())
 	want(t, err, collect.ErrBusy)
+}
+
+// Two programs that sign without a pause share a TPM without resource manager, and find
+// their keys again although the other has flushed them.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	chip := swtpm.Start(t)
+	var signers sync.WaitGroup
+	for range 2 {
+		d := open(t, chip)
+		key, err := d.NewLDevID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		signers.Go(func() {
+			for begun := time.Now(); time.Since(begun) < 5*time.Second; {
+				digest := sha256.Sum256([]byte("a handshake"))
+				signature, err := key.Sign(nil, digest[:], crypto.SHA256)
+				if err != nil || !ecdsa.VerifyASN1(key.Public().(*ecdsa.PublicKey), digest[:], signature) {
+					t.Errorf("signing: %v", err)
+				}
+			}
+		})
+	}
+	signers.Wait()
+	time.Sleep(time.Second) // more than a turn: nobody has the TPM now
+	if n := transients(t, chip); n != 0 {
+		t.Fatalf("%d objects and sessions left", n)
+	}
 }
 
 func want(t *testing.T, err, kind error) {

@@ -116,7 +116,7 @@ func explainOpen(spec string, err error) error {
 		e.Hint = "start the software TPM first"
 	case errors.Is(err, os.ErrPermission):
 		e.Kind, e.Hint = ErrPermission, permissionHint(spec)
-	case errors.Is(err, syscall.EBUSY):
+	case taken(err):
 		e.Kind, e.Hint = ErrBusy, "another program is using the TPM: stop it, or use /dev/tpmrm0"
 	case errors.Is(err, errNotDevice):
 		e.Hint = "for the socket of a software TPM write unix:" + spec

@@ -23,9 +23,12 @@ func scanOperator(r engine.Row) record.Operator {
 	return record.Operator{Name: r.Text(0), Created: r.Time(1), Disabled: r.Time(2), Invitation: r.Text(3), InvitedUntil: r.Time(4), Accepted: r.Sum(5)}
 }
 
+// isOperator keeps relying parties out, which share the table.
+const isOperator = "kind = 'operator'"
+
 // Operator finds by name, or fails with ErrNotFound.
 func Operator(c *engine.Conn, name string) (record.Operator, error) {
-	o, err := engine.First(c, scanOperator, selectOperator+" WHERE name = ?", name)
+	o, err := engine.First(c, scanOperator, selectOperator+" WHERE name = ? AND "+isOperator, name)
 	if err == nil && o == nil {
 		err = fmt.Errorf("operator %s: %w", name, record.ErrNotFound)
 	}
@@ -35,15 +38,29 @@ func Operator(c *engine.Conn, name string) (record.Operator, error) {
 	return *o, nil
 }
 
+// Disabled is when whoever has that name, an operator or a relying party, was disabled:
+// zero if never, ErrNotFound if there is nobody.
+func Disabled(c *engine.Conn, name string) (time.Time, error) {
+	at, err := engine.First(c, func(r engine.Row) time.Time { return r.Time(0) }, "SELECT disabled FROM operators WHERE name = ?", name)
+	if err == nil && at == nil {
+		err = fmt.Errorf("operator %s: %w", name, record.ErrNotFound)
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return *at, nil
+}
+
 // Invite judges "has a certificate" at o.Created: one that is good and has not expired.
 func (s People) Invite(ctx context.Context, o record.Operator, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		held, err := engine.First(c, engine.Number, "SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND issued IS NOT NULL AND revoked IS NULL AND not_after > ? LIMIT 1", o.Name, o.Created)
+		held, err := engine.First(c, engine.Number, `SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND issued IS NOT NULL AND revoked IS NULL AND not_after > ?
+			UNION ALL SELECT 1 FROM operators WHERE name = ? AND NOT `+isOperator+` LIMIT 1`, o.Name, o.Created, o.Name)
 		if err != nil {
 			return err
 		}
 		if held != nil {
-			return fmt.Errorf("operator %s has a certificate: %w", o.Name, record.ErrExists)
+			return fmt.Errorf("%s has a certificate, or is a relying party: %w", o.Name, record.ErrExists)
 		}
 		n, err := c.Exec(`INSERT INTO operators (name, created, invitation, invited_until) VALUES (?, ?, ?, ?)
 			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL WHERE disabled IS NULL`,
@@ -55,7 +72,7 @@ func (s People) Invite(ctx context.Context, o record.Operator, e record.Event) e
 // AcceptInvitation lets the first key have the invitation.
 func (s People) AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (o record.Operator, err error) {
 	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		found, err := engine.First(c, scanOperator, selectOperator+" WHERE invitation = ? AND invited_until > ? AND disabled IS NULL", id, at)
+		found, err := engine.First(c, scanOperator, selectOperator+" WHERE invitation = ? AND invited_until > ? AND disabled IS NULL AND "+isOperator, id, at)
 		if err != nil {
 			return err
 		}
@@ -88,8 +105,8 @@ func (s People) DisableOperator(ctx context.Context, name string, at time.Time, 
 // RecoverOperator always writes its event.
 func (s People) RecoverOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		_, err := c.Exec("INSERT INTO operators (name, created) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET disabled = NULL", name, at)
-		return err
+		n, err := c.Exec("INSERT INTO operators (name, created) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET disabled = NULL WHERE "+isOperator, name, at)
+		return engine.Changed(n, err, name+" is a relying party")
 	})
 }
 
@@ -103,7 +120,7 @@ func (s People) Operator(ctx context.Context, name string) (record.Operator, err
 
 // Operators lists by name.
 func (s People) Operators(ctx context.Context) ([]record.Operator, error) {
-	return engine.List(ctx, s.db, scanOperator, selectOperator+" ORDER BY name")
+	return engine.List(ctx, s.db, scanOperator, selectOperator+" WHERE "+isOperator+" ORDER BY name")
 }
 
 // AddAuthorities writes no event if all are there already.

@@ -122,7 +122,7 @@ func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Ti
 		return nil, err
 	}
 	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		if _, err := people.Operator(c, name); err != nil {
+		if _, err := people.Disabled(c, name); err != nil {
 			return err
 		}
 		const theirs = "device IS NULL AND operator = ?"

@@ -1,0 +1,123 @@
+// Package credential recognises who holds one of the installation's own client
+// certificates, an operator or a relying party's relay, and opens requests for new ones.
+//
+// Both listeners request client certificates and verify none; whoever is recognised here
+// showed one of the wanted issuer and profile that the record knows and has not ended.
+package credential
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Pin says whose certificates are meant. All fields are needed.
+type Pin struct {
+	// Profile is the kind of certificate, Noun the word for who holds one.
+	Profile profile.Kind
+	Noun    string
+	// Issuer is the infrastructure issuer.
+	Issuer *x509.Certificate
+	// Recovery is the hint for who has lost his certificate.
+	Recovery string
+	// Status is record.Revocations.Status.
+	Status func(ctx context.Context, issuer, serial string) (record.Certificate, error)
+	// Disabled finds when the holder of that name was disabled, zero if never;
+	// record.ErrNotFound if there is none.
+	Disabled func(ctx context.Context, name string) (time.Time, error)
+	Now      func() time.Time
+}
+
+// Recognise finds the holder behind a TLS 1.3 connection whose client certificate was
+// requested but not verified. It pins issuer and profile, not merely a chain (design
+// decision 2), and holds certificate and holder against the record as it is now, so that
+// a disabled holder's open connection is worth nothing. An error that says no is a
+// *wire.Problem.
+func (p *Pin) Recognise(ctx context.Context, state *tls.ConnectionState) (gate.Caller, error) {
+	if state == nil || state.Version < tls.VersionTLS13 || len(state.PeerCertificates) == 0 {
+		return gate.Caller{}, p.no("%ss show a client certificate over TLS 1.3", p.Noun)
+	}
+	leaf := state.PeerCertificates[0]
+	kind, _ := profile.Of(leaf)
+	if kind != p.Profile || !bytes.Equal(leaf.RawIssuer, p.Issuer.RawSubject) || leaf.CheckSignatureFrom(p.Issuer) != nil {
+		return gate.Caller{}, p.no("the certificate shown is none of this installation's %ss", p.Noun)
+	}
+	if now := p.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+		return gate.Caller{}, p.no("the certificate shown ended on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+	}
+	name := leaf.Subject.CommonName
+	row, err := p.Status(ctx, profile.Infrastructure, profile.SerialText(leaf.SerialNumber))
+	switch {
+	case errors.Is(err, record.ErrNotFound) || err == nil && (!bytes.Equal(row.DER, leaf.Raw) || row.Operator != name):
+		return gate.Caller{}, p.no("the certificate shown is not in the record")
+	case err != nil:
+		return gate.Caller{}, err
+	case !row.Revoked.IsZero():
+		return gate.Caller{}, p.no("the certificate shown is revoked")
+	}
+	disabled, err := p.Disabled(ctx, name)
+	switch {
+	case errors.Is(err, record.ErrNotFound):
+		return gate.Caller{}, p.no("there is no %s %s", p.Noun, name)
+	case err != nil:
+		return gate.Caller{}, err
+	case !disabled.IsZero():
+		return gate.Caller{}, p.no("the %s %s is disabled", p.Noun, name)
+	}
+	return gate.Caller{Name: name, Certificate: leaf}, nil
+}
+
+func (p *Pin) no(format string, args ...any) error {
+	return gate.Unauthorised(fmt.Sprintf(format, args...), p.Recovery)
+}
+
+// Verify checks the MAC of a single-use permission (provisioner/factory.Permissions).
+type Verify func(kind, id string, binding [32]byte, mac []byte) bool
+
+// Open reads a request for a certificate (wire.KeyRequest) and checks that it was made on
+// its connection, under the binding's label, by the holder of the new key and, where a
+// kind of permission is wanted, of its secret.
+func Open(c *gate.Call, label, kind string, verify Verify) (message wire.NewKey, key *ecdsa.PublicKey, err error) {
+	var in wire.KeyRequest
+	if err := c.Read(&in); err != nil {
+		return message, nil, err
+	}
+	if err := wire.DecodeBytes(in.Message, &message); err != nil {
+		return message, nil, gate.Malformed(err)
+	}
+	binding := wire.Binding{Label: label, Message: in.Message}
+	if c.Caller.Certificate != nil {
+		binding.Client = c.Caller.Certificate.Raw
+	}
+	if c.Request.TLS == nil {
+		return message, nil, gate.Unauthorised("this needs TLS 1.3", "")
+	}
+	if binding.Exporter, err = c.Request.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength); err != nil {
+		return message, nil, err
+	}
+	sum := binding.Sum()
+	if kind != "" && !verify(kind, message.Invitation, sum, in.MAC) {
+		return message, nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "copy the whole line, or ask for a new one", "the invitation is not of this installation")
+	}
+	parsed, err := x509.ParsePKIXPublicKey(message.Key)
+	key, ok := parsed.(*ecdsa.PublicKey)
+	if err != nil || !ok || key.Curve != elliptic.P256() {
+		return message, nil, gate.Invalid("", "the key to certify is not a P-256 key")
+	}
+	if !ecdsa.VerifyASN1(key, sum[:], in.Signature) {
+		return message, nil, gate.Invalid("", "the request is not signed by the new key for this connection")
+	}
+	return message, key, nil
+}

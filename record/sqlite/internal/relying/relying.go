@@ -1,0 +1,153 @@
+// Package relying keeps relying parties and how far each is.
+package relying
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+)
+
+// Parties is a [record.RelyingParties].
+type Parties struct{ db *engine.DB }
+
+// New keeps it in db.
+func New(db *engine.DB) Parties { return Parties{db} }
+
+const selectParty = `SELECT o.name, o.created, o.disabled, o.invitation, o.invited_until, o.accepted,
+	coalesce(e.number, 0), e.since, e.reported, coalesce(e.formats, ''), coalesce(e.program, ''), coalesce(e.fail, ''), e.until, coalesce(e.problem, ''), coalesce(e.version, '')
+	FROM operators o LEFT JOIN enforcements e ON e.party = o.name WHERE o.kind = 'relying-party'`
+
+func scanParty(r engine.Row) record.RelyingParty {
+	return record.RelyingParty{
+		Name: r.Text(0), Created: r.Time(1), Disabled: r.Time(2), Invitation: r.Text(3), InvitedUntil: r.Time(4), Accepted: r.Sum(5),
+		Enforcement: record.Enforcement{Number: r.Int(6), Since: r.Time(7), Reported: r.Time(8), Formats: r.Text(9), Program: r.Text(10),
+			Fail: r.Text(11), Until: r.Time(12), Problem: r.Text(13), Version: r.Text(14)},
+	}
+}
+
+// party finds by name, or fails with ErrNotFound.
+func party(c *engine.Conn, name string) (*record.RelyingParty, error) {
+	p, err := engine.First(c, scanParty, selectParty+" AND o.name = ?", name)
+	if err == nil && p == nil {
+		err = fmt.Errorf("relying party %s: %w", name, record.ErrNotFound)
+	}
+	return p, err
+}
+
+// InviteRelyingParty judges "has a certificate" at p.Created.
+func (s Parties) InviteRelyingParty(ctx context.Context, p record.RelyingParty, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		held, err := engine.First(c, engine.Number, "SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND issued IS NOT NULL AND revoked IS NULL AND not_after > ? LIMIT 1", p.Name, p.Created)
+		if err != nil {
+			return err
+		}
+		if held != nil {
+			return fmt.Errorf("%s has a certificate: %w", p.Name, record.ErrExists)
+		}
+		n, err := c.Exec(`INSERT INTO operators (name, created, invitation, invited_until, kind) VALUES (?, ?, ?, ?, 'relying-party')
+			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL, disabled = NULL WHERE kind = 'relying-party'`,
+			p.Name, p.Created, engine.OrNull(p.Invitation), p.InvitedUntil)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("an operator has the name %s: %w", p.Name, record.ErrExists)
+		}
+		return engine.Exists(err, "invitation")
+	})
+}
+
+// AcceptRelyingParty lets the first key have the invitation.
+func (s Parties) AcceptRelyingParty(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (p record.RelyingParty, err error) {
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		found, err := engine.First(c, scanParty, selectParty+" AND o.invitation = ? AND o.invited_until > ? AND o.disabled IS NULL", id, at)
+		if err != nil {
+			return err
+		}
+		if found == nil || found.Accepted != [32]byte{} && found.Accepted != key {
+			return fmt.Errorf("invitation: %w", record.ErrNotFound)
+		}
+		if p = *found; p.Accepted == key {
+			return audit.ErrUnchanged
+		}
+		p.Accepted = key
+		_, err = c.Exec("UPDATE operators SET accepted = ? WHERE name = ?", key[:], p.Name)
+		return err
+	})
+	return p, err
+}
+
+// DisableRelyingParty also withdraws an invitation.
+func (s Parties) DisableRelyingParty(ctx context.Context, name string, at time.Time, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		if p, err := party(c, name); err != nil {
+			return err
+		} else if !p.Disabled.IsZero() {
+			return audit.ErrUnchanged
+		}
+		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
+		return err
+	})
+}
+
+// steps is how many steps of a relying party are kept.
+const steps = 1000
+
+// Report notes a step if the number went up. If it went down, a relay has lost its files
+// or the record was restored: the steps beyond it say nothing any more.
+func (s Parties) Report(ctx context.Context, name string, r record.Enforcement) error {
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		p, err := party(c, name)
+		if err != nil {
+			return err
+		}
+		if !p.Disabled.IsZero() {
+			return fmt.Errorf("%w: relying party %s is disabled", record.ErrConflict, name)
+		}
+		since := p.Since
+		if p.Reported.IsZero() || r.Number != p.Number {
+			since = r.Reported
+			if err := step(c, name, r); err != nil {
+				return err
+			}
+		}
+		_, err = c.Exec(`INSERT INTO enforcements (party, number, since, reported, formats, program, fail, until, problem, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (party) DO UPDATE SET number = excluded.number, since = excluded.since, reported = excluded.reported, formats = excluded.formats,
+			program = excluded.program, fail = excluded.fail, until = excluded.until, problem = excluded.problem, version = excluded.version`,
+			name, r.Number, since, r.Reported, r.Formats, r.Program, r.Fail, r.Until, r.Problem, r.Version)
+		return err
+	})
+}
+
+func step(c *engine.Conn, name string, r record.Enforcement) error {
+	if _, err := c.Exec("DELETE FROM enforcement_steps WHERE party = ? AND number >= ?", name, r.Number); err != nil {
+		return err
+	}
+	if r.Number < 0 {
+		return nil
+	}
+	if _, err := c.Exec("INSERT INTO enforcement_steps (party, number, since) VALUES (?, ?, ?)", name, r.Number, r.Reported); err != nil {
+		return err
+	}
+	_, err := c.Exec(`DELETE FROM enforcement_steps WHERE party = ? AND number <= (SELECT number FROM enforcement_steps
+		WHERE party = ? ORDER BY number DESC LIMIT 1 OFFSET ?)`, name, name, steps)
+	return err
+}
+
+// TakenUp reads the first step that reaches the number.
+func (s Parties) TakenUp(ctx context.Context, number int64) ([]record.Taken, error) {
+	return engine.List(ctx, s.db, func(r engine.Row) record.Taken { return record.Taken{Name: r.Text(0), At: r.Time(1)} },
+		`SELECT o.name, (SELECT since FROM enforcement_steps t WHERE t.party = o.name AND t.number >= ? ORDER BY t.number LIMIT 1)
+		FROM operators o JOIN enforcements e ON e.party = o.name WHERE o.disabled IS NULL AND o.kind = 'relying-party' ORDER BY o.name`, number)
+}
+
+// RelyingParty finds by name.
+func (s Parties) RelyingParty(ctx context.Context, name string) (record.RelyingParty, error) {
+	return engine.Get(ctx, s.db, "relying party "+name, func(c *engine.Conn) (*record.RelyingParty, error) { return party(c, name) })
+}
+
+// RelyingParties lists by name.
+func (s Parties) RelyingParties(ctx context.Context) ([]record.RelyingParty, error) {
+	return engine.List(ctx, s.db, scanParty, selectParty+" ORDER BY o.name")
+}

@@ -1,0 +1,174 @@
+package wire
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Paths of the deny-list feed: what a relying party must know of LDevIDs. The
+// documents are signed (wire/denylist); the stream is as good as its connection.
+const (
+	PathFeed    = "/v1/feed"         // GET /ISSUER: denylist.List; GET /ISSUER/filter: denylist.Filter
+	PathChanges = "/v1/feed/changes" // GET ?after=NUMBER or Last-Event-ID: server-sent events
+)
+
+// Media types of the feed.
+const (
+	DenyListType = "application/vnd.hallmark.denylist"
+	FilterType   = "application/vnd.hallmark.filter"
+	StreamType   = "text/event-stream"
+)
+
+// Names of the stream's events. Every event's id is the number up to which the
+// follower then knows everything; it resumes after it.
+const (
+	// EventChange carries a Change.
+	EventChange = "change"
+	// EventCurrent carries a Position: the follower has caught up, and nothing happened
+	// up to this number that it was not told.
+	EventCurrent = "current"
+)
+
+// Heartbeat is how often the stream sends something when nothing happens; whoever
+// hears nothing for three of them connects anew.
+const Heartbeat = 15 * time.Second
+
+// CodeFeedGone (410): what is asked for is further back than the stream reaches, or ahead
+// of it, because the server was restored: take the deny-list and go on after its number.
+const CodeFeedGone = "feed-gone"
+
+// Position is how far the stream has come.
+type Position struct {
+	Number int64 `json:"number"`
+}
+
+// Statuses of a Change.
+const (
+	StatusGood    = "good"
+	StatusHold    = "hold"
+	StatusRevoked = "revoked"
+)
+
+// Change is a certificate whose status changed, as it stands now. Of several changes
+// of one certificate a follower that comes later is told the last.
+type Change struct {
+	// Number orders changes: it only ever grows, with gaps, and is never given twice.
+	Number int64 `json:"number"`
+	// Issuer is the issuer's name in URLs, Serial the serial number, 32 hex digits.
+	Issuer string `json:"issuer"`
+	Serial string `json:"serial"`
+	// Device is MODEL:SERIAL, as in the certificate's commonName.
+	Device string `json:"device,omitempty"`
+	// Fingerprint is the hex SHA-256 of the certificate (DER); empty if it was revoked
+	// before it was seen to exist.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// Successor is the serial number of the certificate that the device renewed this one
+	// to; empty if there is none.
+	Successor string `json:"successor,omitempty"`
+	// Status is one of the Status constants; Reason a word of ReasonWord, empty if good.
+	Status string `json:"status"`
+	Reason string `json:"reason,omitempty"`
+	// Since is when it was revoked or put on hold; zero if good. A hold that became a
+	// revocation keeps its date.
+	Since time.Time `json:"since,omitzero"`
+	// Expires is the certificate's notAfter: nobody need remember it longer.
+	Expires time.Time `json:"expires"`
+}
+
+// Denied reports whether a relying party must refuse the certificate.
+func (c Change) Denied() bool { return c.Status != StatusGood }
+
+// maxChange bounds the JSON of one change, in bytes; an honest one has about 400.
+const maxChange = 4 << 10
+
+// DecodeChange reads the data of an EventChange. Keys that this version does not know
+// are passed over, so that an older follower can follow a newer server.
+func DecodeChange(data []byte) (Change, error) {
+	var c Change
+	if err := decodeEvent(data, &c); err != nil {
+		return Change{}, fmt.Errorf("change: %w", err)
+	}
+	if err := c.validate(); err != nil {
+		return Change{}, fmt.Errorf("change %d: %w", c.Number, err)
+	}
+	return c, nil
+}
+
+// DecodePosition reads the data of an EventCurrent.
+func DecodePosition(data []byte) (Position, error) {
+	var p Position
+	if err := decodeEvent(data, &p); err != nil {
+		return Position{}, fmt.Errorf("position: %w", err)
+	}
+	if p.Number < 0 {
+		return Position{}, errors.New("position: a number below 0")
+	}
+	return p, nil
+}
+
+func decodeEvent(data []byte, v any) error {
+	if len(data) > maxChange {
+		return ErrTooLarge
+	}
+	if err := checkKeys(data); err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+func (c Change) validate() error {
+	switch {
+	case c.Number < 1:
+		return errors.New("no number")
+	case CheckIssuerName(c.Issuer) != nil:
+		return CheckIssuerName(c.Issuer)
+	case !isHex(c.Serial, serialSize):
+		return fmt.Errorf("serial number %q", c.Serial)
+	case c.Successor != "" && !isHex(c.Successor, serialSize):
+		return fmt.Errorf("successor %q", c.Successor)
+	case c.Fingerprint != "" && !isHex(c.Fingerprint, 32):
+		return fmt.Errorf("fingerprint %q", c.Fingerprint)
+	case c.Status != StatusGood && c.Status != StatusHold && c.Status != StatusRevoked:
+		return fmt.Errorf("status %q", c.Status)
+	case c.Denied() && (c.Since.IsZero() || c.Reason == "" || !slices.Contains(reasonWords, c.Reason)):
+		return fmt.Errorf("%s without a date, or for the reason %q", c.Status, c.Reason)
+	}
+	return nil
+}
+
+func isHex(text string, size int) bool {
+	_, err := hex.DecodeString(text)
+	return err == nil && len(text) == 2*size && text == strings.ToLower(text)
+}
+
+// serialSize is the length of every serial number of a Hallmark issuer, in bytes.
+const serialSize = 16
+
+// MaxIssuerName bounds an issuer's name, in bytes.
+const MaxIssuerName = 64
+
+// CheckIssuerName refuses what cannot stand in URLs and file names.
+func CheckIssuerName(name string) error {
+	if name == "" || len(name) > MaxIssuerName || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return fmt.Errorf("%q is not an issuer's name", name)
+	}
+	return nil
+}
+
+// reasonWords are the words for CRLReason by number (RFC 5280 §5.3.1); empty for those
+// that are not used.
+var reasonWords = []string{"unspecified", "key-compromise", "", "affiliation-changed", "superseded", "cessation", "certificate-hold", "", "", "privilege-withdrawn"}
+
+// ReasonWord is the word for a CRLReason (RFC 5280 §5.3.1): one of RevocationReasons or
+// "certificate-hold"; "unspecified" for a number that is not used.
+func ReasonWord(reason int) string {
+	if reason < 0 || reason >= len(reasonWords) || reasonWords[reason] == "" {
+		return reasonWords[0]
+	}
+	return reasonWords[reason]
+}

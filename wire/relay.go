@@ -1,0 +1,98 @@
+package wire
+
+import "time"
+
+// Paths of relays, on the devices' listener. PathRelayAccept answers without a relay's
+// certificate; everything else here, and the feed itself (feed.go), asks for one.
+const (
+	PathRelayAccept  = "/v1/relay/accept" // POST KeyRequest: OperatorChain
+	PathRelayRenewal = "/v1/relay/renew"  // POST KeyRequest: OperatorChain
+	PathRelayReport  = "/v1/relay/report" // POST RelayReport: RelayAnswer
+)
+
+// PathRelyingParties is for operators. GET: List[RelyingParty]; POST NewRelyingParty:
+// Invitation; POST /NAME/disable: RelyingParty.
+const PathRelyingParties = "/v1/relying-parties"
+
+// Labels of the bindings over which a relay's new key signs; see Binding.
+const (
+	LabelRelayAccept = "relay-accept"
+	LabelRelay       = "relay-renew"
+)
+
+// What a relay does when what it holds runs out while Hallmark is out of reach.
+const (
+	// FailClosed leaves the files to run out: good devices are refused as well.
+	FailClosed = "closed"
+	// FailOpen goes on with what it knows: what is revoked from then on is accepted.
+	FailOpen = "open"
+)
+
+// Formats in which a relay writes down what it enforces.
+const (
+	FormatCRL      = "crl"      // CRLs, PEM, for nginx, mosquitto, OpenSSL
+	FormatSerials  = "serials"  // serial numbers of denied certificates, one a line
+	FormatPrints   = "prints"   // SHA-1 fingerprints of denied certificates, one a line
+	FormatDenylist = "denylist" // the signed snapshot, for package relay/denylist
+	FormatFilter   = "filter"   // the signed filter, for the same
+)
+
+// Bounds of what a relay reports.
+const (
+	MaxRelayFormats = 8
+	MaxRelayText    = 500 // bytes of a text
+)
+
+// RelayReport says what a relying party enforces, after its reload has succeeded.
+type RelayReport struct {
+	// Number is the newest change of the feed that is enforced, with all before it; -1 if
+	// nothing is enforced yet.
+	Number int64 `json:"number"`
+	// Formats are those that the relay writes, Program what it writes them for.
+	Formats []string `json:"formats"`
+	Program string   `json:"program,omitempty"`
+	// Fail is FailOpen or FailClosed.
+	Fail string `json:"fail"`
+	// Until is when the first of what it holds runs out; zero if nothing does.
+	Until time.Time `json:"until,omitzero"`
+	// Problem says what keeps newer changes from being enforced; empty if nothing does.
+	Problem string `json:"problem,omitempty"`
+	// Version is the relay's.
+	Version string `json:"version,omitempty"`
+}
+
+// RelayAnswer is what the server makes of a report.
+type RelayAnswer struct {
+	// Time is the server's.
+	Time time.Time `json:"time"`
+}
+
+// RelyingParty is whoever accepts LDevIDs and has a relay beside it. State is "active",
+// "invited" or "disabled".
+type RelyingParty struct {
+	Name         string    `json:"name"`
+	State        string    `json:"state"`
+	Created      time.Time `json:"created"`
+	InvitedUntil time.Time `json:"invited_until,omitzero"`
+	Disabled     time.Time `json:"disabled,omitzero"`
+	// Reported is when the last report came, zero if none has; the rest is what it said.
+	Reported time.Time `json:"reported,omitzero"`
+	// Number is the newest change that is enforced, Behind how many newer ones there are,
+	// and Since is when Number was first reported.
+	Number  int64     `json:"number"`
+	Behind  int64     `json:"behind"`
+	Since   time.Time `json:"since,omitzero"`
+	Formats []string  `json:"formats,omitempty"`
+	Program string    `json:"program,omitempty"`
+	Fail    string    `json:"fail,omitempty"`
+	Until   time.Time `json:"until,omitzero"`
+	Problem string    `json:"problem,omitempty"`
+	Version string    `json:"version,omitempty"`
+}
+
+// NewRelyingParty invites the relay of a relying party. TTL is in seconds; 0 means
+// DefaultInvite. Inviting again replaces an invitation and re-enables who was disabled.
+type NewRelyingParty struct {
+	Name string `json:"name"`
+	TTL  int64  `json:"ttl,omitempty"`
+}
