@@ -105,10 +105,11 @@ const (
 	kpServer   = "2b06010505070301"
 	kpClient   = "2b06010505070302"
 	kpOCSP     = "2b06010505070309"
-	kpAIK      = "6781050803"   // 2.23.133.8.3
-	capTPM     = "6781050b0101" // 2.23.133.11.1.1
-	capFixed   = "6781050b0102" // 2.23.133.11.1.2
-	capRestr   = "6781050b0103" // 2.23.133.11.1.3
+	kpProof    = "2a864886f71401be40937ad92bfc25d600819f6a82b05a84bf9a6c86b4d4690201" // arc.2.1
+	kpAIK      = "6781050803"                                                         // 2.23.133.8.3
+	capTPM     = "6781050b0101"                                                       // 2.23.133.11.1.1
+	capFixed   = "6781050b0102"                                                       // 2.23.133.11.1.2
+	capRestr   = "6781050b0103"                                                       // 2.23.133.11.1.3
 	anyPolicy  = "551d2000"
 	ours       = "2a864886f71401be40937ad92bfc25d600819f6a82b05a84bf9a6c86b4d46901" // arc.1
 	onPermID   = "2b06010505070803"
@@ -149,6 +150,8 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 		name, policy, usage = c.Operator, ours+"07", kpClient
 	case OCSP:
 		name, policy, usage = "OCSP responder", ours+"06", kpOCSP
+	case Proof:
+		name, policy, usage = c.Code, ours+"09", kpProof
 	default:
 		return w, fmt.Errorf("there is no profile %q", k)
 	}

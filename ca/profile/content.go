@@ -21,6 +21,7 @@ const (
 	Operator Kind = "operator" // a person's client certificate, infrastructure issuer
 	Relay    Kind = "relay"    // what runs beside a relying party, infrastructure issuer
 	OCSP     Kind = "ocsp"     // an OCSP responder, certified by the issuer it answers for
+	Proof    Kind = "proof"    // shows a cloud that an issuer's key is ours; good for nothing else
 )
 
 // Issuer names, as they stand in URLs and in the record. Each has a root of its own.
@@ -41,6 +42,8 @@ type Content struct {
 	TPM *TPM
 	// Operator is the operator's or the relying party's name: Operator and Relay certificates.
 	Operator string
+	// Code is what a cloud asked to be certified: Proof certificates.
+	Code string
 	// DNSNames and IPs: Server certificates.
 	DNSNames []string
 	IPs      []net.IP

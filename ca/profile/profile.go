@@ -3,13 +3,14 @@ package profile
 import (
 	"crypto/x509"
 	"encoding/asn1"
+	"slices"
 	"time"
 )
 
 // spec is what a kind fixes, as far as it can stand in a table. The builder reads it;
 // Check has a table of its own.
 type spec struct {
-	issuer     string   // who signs it; empty: whoever it answers for (OCSP)
+	issuer     string   // who signs it; empty: whoever it speaks for (OCSP, Proof)
 	policy     x509.OID // marks the profile, see arc
 	eku        []x509.ExtKeyUsage
 	otherEKU   []asn1.ObjectIdentifier
@@ -21,7 +22,7 @@ type spec struct {
 }
 
 // fields says which parts of Content a kind takes.
-type fields struct{ device, tpm, operator, names bool }
+type fields struct{ device, tpm, operator, names, code bool }
 
 const day = 24 * time.Hour
 
@@ -31,6 +32,9 @@ const day = 24 * time.Hour
 // arc that Microsoft gave to everybody: a UUID, here 2cab3e25-2b00-4fea-985a-8fcd6ccd2a69,
 // cut into seven small integers. Never change it: relying parties pin it.
 const arc = "1.2.840.113556.1.8000.2554.11435.15909.11008.20458.39002.9424236.13445737"
+
+// arcNumbers is arc as numbers.
+var arcNumbers = asn1.ObjectIdentifier{1, 2, 840, 113556, 1, 8000, 2554, 11435, 15909, 11008, 20458, 39002, 9424236, 13445737}
 
 var specs = map[Kind]spec{
 	IDevID: {
@@ -64,13 +68,19 @@ var specs = map[Kind]spec{
 		policy: oid(arc + ".1.6"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},
 		longest: 90 * day, noStatus: true,
 	},
+	Proof: {
+		// Without an extended key usage OpenSSL would take it for any purpose, a device's
+		// included; this one is nobody's.
+		policy: oid(arc + ".1.9"), otherEKU: []asn1.ObjectIdentifier{append(slices.Clone(arcNumbers), 2, 1)},
+		longest: 2 * day, takes: fields{code: true},
+	},
 }
 
 // Kinds lists every leaf shape.
-func Kinds() []Kind { return []Kind{IDevID, AK, LDevID, Server, Operator, Relay, OCSP} }
+func Kinds() []Kind { return []Kind{IDevID, AK, LDevID, Server, Operator, Relay, OCSP, Proof} }
 
-// IssuerOf names the issuer that signs a kind; empty for OCSP, which is signed by the
-// issuer it answers for, and for an unknown kind.
+// IssuerOf names the issuer that signs a kind; empty for OCSP and Proof, which are signed by
+// the issuer they speak for, and for an unknown kind.
 func IssuerOf(k Kind) string { return specs[k].issuer }
 
 // RootOf names an issuer's root, as it stands in URLs: "operational-root".

@@ -93,6 +93,8 @@ func content(t testing.TB, k profile.Kind) profile.Content {
 		c.DNSNames, c.IPs, c.Lifetime = []string{"ca.example", "localhost"}, []net.IP{net.IPv4(192, 0, 2, 1), net.ParseIP("2001:db8::1")}, 90*24*time.Hour
 	case profile.Operator, profile.Relay:
 		c.Operator, c.Lifetime = "anna", 90*24*time.Hour
+	case profile.Proof:
+		c.Code, c.Lifetime = "8f3a2c1d9e7b4a60", 24*time.Hour
 	case profile.OCSP:
 		c.Lifetime = 30 * 24 * time.Hour
 	}
@@ -129,6 +131,8 @@ func TestFields(t *testing.T) {
 			[]string{ski, ku, bc, crl, pol, aki, eku, aia}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, "", []string{arc + "7"}},
 		{profile.OCSP, "CN=OCSP responder,O=Acme Devices", "2026-12-22T08:59:59Z",
 			[]string{ski, ku, bc, pol, aki, eku, nocheck}, []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, "", []string{arc + "6"}},
+		{profile.Proof, "CN=8f3a2c1d9e7b4a60,O=Acme Devices", "2026-11-23T08:59:59Z",
+			[]string{ski, ku, bc, crl, pol, aki, eku, aia}, nil, strings.TrimSuffix(arc, "1.") + "2.1", []string{arc + "9"}},
 	} {
 		t.Run(string(want.kind), func(t *testing.T) {
 			c, p := content(t, want.kind), root.placement()

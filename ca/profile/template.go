@@ -119,6 +119,8 @@ func subject(k Kind, c Content, organisation string) pkix.Name {
 		n.CommonName = c.Operator
 	case OCSP:
 		n.CommonName = "OCSP responder"
+	case Proof:
+		n.CommonName = c.Code // as AWS IoT and Azure IoT Hub want it
 	case Server:
 		// The name that counts is in subjectAltName (RFC 9525 §2); this is for people.
 		n.CommonName = "Hallmark server"
