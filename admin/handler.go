@@ -41,6 +41,9 @@ func (s *Service) routes() []gate.Route {
 		{Pattern: "GET " + wire.PathVendorCA, Handle: s.authorities},
 		{Pattern: "POST " + wire.PathVendorCA, Handle: s.importAuthorities, Limit: 4 << 20},
 		{Pattern: "DELETE " + wire.PathVendorCA + "/{fingerprint}", Handle: s.removeAuthority},
+		{Pattern: "GET " + wire.PathIssuers, Handle: s.issuers},
+		{Pattern: "GET " + wire.PathIssuers + "/{name}", Handle: s.issuer},
+		{Pattern: "POST " + wire.PathIssuers + "/{name}/prove", Handle: s.prove},
 		{Pattern: "GET " + wire.PathAudit, Handle: s.audit},
 	}
 }

@@ -96,7 +96,7 @@ func (h *house) serve(ctx context.Context) {
 	url := "https://" + listener.Addr().String()
 	infrastructure := h.founded[profile.Infrastructure]
 	service, err := admin.New(admin.Config{
-		Name: "Acme", Version: "test", Store: h.store, Status: h.status(), Issuer: h, Permissions: h.permissions,
+		Name: "Acme", Version: "test", Store: h.store, Status: h.status(), Issuer: h, Authorities: h, Permissions: h.permissions,
 		Infrastructure: infrastructure.Certificate, Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: "https://devices.test:8443", OperatorServer: url, Bundle: h.bundle,
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates,
@@ -155,6 +155,24 @@ func (h *house) IssueOperator(ctx context.Context, operator string, key crypto.P
 		return nil, err
 	}
 	return issued[0].Chain, nil
+}
+
+// Issuing and Prove are what hallmarkd's adapter does.
+func (h *house) Issuing() (all []admin.Issuing) {
+	for _, f := range h.founded {
+		all = append(all, admin.Issuing{Name: f.Name, Certificate: f.Certificate, Root: f.Root})
+	}
+	return all
+}
+
+func (h *house) Prove(ctx context.Context, issuer, code string, e record.Event) (*x509.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(h.t, err)
+	issued, err := h.authority.Issue(ctx, e, ca.Request{Profile: profile.Proof, Issuer: issuer, Content: profile.Content{Key: key.Public(), Code: code, Lifetime: 24 * time.Hour}})
+	if err != nil {
+		return nil, err
+	}
+	return issued[0].Certificate, nil
 }
 
 // issue makes a key and has it certified.

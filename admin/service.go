@@ -58,6 +58,7 @@ type Config struct {
 	Store         Store
 	Status        Status
 	Issuer        Issuer
+	Authorities   Authorities
 	Permissions   Permissions
 	// Infrastructure is the issuer whose operator certificates may speak here.
 	Infrastructure *x509.Certificate
@@ -89,7 +90,7 @@ type Service struct {
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
-	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Permissions == nil ||
+	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Authorities == nil || c.Permissions == nil ||
 		c.Infrastructure == nil || c.Root == [32]byte{} || c.Bundle == nil || c.CheckSerial == nil ||
 		c.ReadAuthorities == nil || c.Changed == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("admin: a part is missing")

@@ -178,3 +178,18 @@ func (c *Client) EventsAfter(ctx context.Context, sequence int64, limit int) (wi
 	q := Query{Limit: limit, After: strconv.FormatInt(sequence, 10)}
 	return get[wire.List[wire.Event]](ctx, c, q.on(wire.PathAudit))
 }
+
+// Issuers lists the issuing CAs.
+func (c *Client) Issuers(ctx context.Context) (wire.List[wire.Issuer], error) {
+	return get[wire.List[wire.Issuer]](ctx, c, wire.PathIssuers)
+}
+
+// Issuer shows one by its name.
+func (c *Client) Issuer(ctx context.Context, name string) (wire.Issuer, error) {
+	return get[wire.Issuer](ctx, c, under(wire.PathIssuers, name))
+}
+
+// Prove has an issuer certify the code by which a cloud wants to be shown that it is ours.
+func (c *Client) Prove(ctx context.Context, issuer, code string) (wire.Proof, error) {
+	return post[wire.Proof](ctx, c, under(wire.PathIssuers, issuer, "prove"), wire.NewProof{Code: code})
+}

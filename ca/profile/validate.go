@@ -53,8 +53,6 @@ func (c Content) validate(s spec) error {
 		return fmt.Errorf("serial number %q: 1 to 40 of A-Z, a-z, 0-9 and . _ : -", c.Serial)
 	case s.takes.operator && !operatorName.MatchString(c.Operator):
 		return fmt.Errorf("name %q: 1 to 32 of a-z, 0-9 and . _ -", c.Operator)
-	case s.takes.code && !codeText.MatchString(c.Code):
-		return fmt.Errorf("code %q: 8 to 64 letters, digits and -", c.Code)
 	case !s.takes.device && (c.Model != "" || c.Serial != ""), !s.takes.tpm && c.TPM != nil,
 		!s.takes.operator && c.Operator != "", !s.takes.code && c.Code != "", !s.takes.names && len(c.DNSNames)+len(c.IPs) > 0:
 		return errors.New("it has content that the profile does not take")
@@ -62,6 +60,9 @@ func (c Content) validate(s spec) error {
 		return errors.New("it has no end; a lifetime cannot be set")
 	case s.longest != 0 && (c.Lifetime <= 0 || c.Lifetime > s.longest):
 		return fmt.Errorf("lifetime %v: more than 0, at most %v", c.Lifetime, s.longest)
+	}
+	if s.takes.code {
+		return CheckCode(c.Code)
 	}
 	if s.takes.names {
 		return checkNames(c.DNSNames, c.IPs)
@@ -129,6 +130,14 @@ func checkNames(dns []string, ips []net.IP) error {
 		if ip.To16() == nil || ip.IsUnspecified() {
 			return fmt.Errorf("IP address %q cannot be certified", ip)
 		}
+	}
+	return nil
+}
+
+// CheckCode says why a text cannot be the code of a Proof.
+func CheckCode(code string) error {
+	if !codeText.MatchString(code) {
+		return fmt.Errorf("code %q: 8 to 64 letters, digits and -", code)
 	}
 	return nil
 }
