@@ -139,13 +139,14 @@ type Revocations interface {
 	// Status finds a certificate, or ErrNotFound if it was never intended.
 	Status(ctx context.Context, issuer, serial string) (Certificate, error)
 	// RevokedIn lists a shard's revoked and held certificates that have not been
-	// expired for more than keep, ordered by serial number.
-	RevokedIn(ctx context.Context, s Shard, now time.Time, keep time.Duration) ([]Revoked, error)
+	// expired for more than keep, ordered by serial number, with the number of the last
+	// change that this shows (Changes.LastChange).
+	RevokedIn(ctx context.Context, s Shard, now time.Time, keep time.Duration) (list []Revoked, shows int64, err error)
 	// Shards lists the shards of an issuer, in order, but for those whose certificates
 	// (a day's grace each) had all ended at the given time: nobody asks for their lists.
 	Shards(ctx context.Context, issuer string, endedBy time.Time) ([]Shard, error)
 	// PublishCRL stores a list as its shard's newest; ErrConflict unless Sequence is
-	// greater than the stored one's.
+	// greater than the stored one's and Shows not less.
 	PublishCRL(ctx context.Context, crl CRL) error
 	// NewestCRL is the newest list of a shard; ErrNotFound before the first.
 	NewestCRL(ctx context.Context, s Shard) (CRL, error)
@@ -253,6 +254,7 @@ type Store interface {
 	Admissions
 	Issuance
 	Revocations
+	Changes
 	Factory
 	Inventory
 	Operators

@@ -265,7 +265,9 @@ type Revoked struct {
 type CRL struct {
 	Shard
 	// Sequence is the crlNumber, strictly increasing per shard.
-	Sequence   int64
+	Sequence int64
+	// Shows is the number of the last change that it knows, as RevokedIn gave it.
+	Shows      int64
 	DER        []byte
 	ThisUpdate time.Time
 	NextUpdate time.Time

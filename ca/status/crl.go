@@ -161,11 +161,11 @@ func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	}
 	// An entry stays for a list's whole life after its certificate expired, so that it
 	// appears in a list signed after that (RFC 5280 §3.3), even if we are down for days.
-	revoked, err := s.store.RevokedIn(ctx, sh.Shard, now, crlLife)
+	revoked, shows, err := s.store.RevokedIn(ctx, sh.Shard, now, crlLife)
 	if err != nil {
 		return record.CRL{}, err
 	}
-	crl := record.CRL{Shard: sh.Shard, Sequence: number,
+	crl := record.CRL{Shard: sh.Shard, Sequence: number, Shows: shows,
 		ThisUpdate: now.UTC().Truncate(time.Second)}
 	crl.NextUpdate = crl.ThisUpdate.Add(crlLife)
 	crl.DER, err = s.issuers[sh.Issuer].signCRL(crl, revoked, profile.CRLURL(s.base, sh.Issuer, sh.Number))

@@ -117,7 +117,7 @@ func (m *memory) Status(_ context.Context, issuer, serial string) (record.Certif
 	return c, m.fail
 }
 
-func (m *memory) RevokedIn(_ context.Context, s record.Shard, now time.Time, keep time.Duration) ([]record.Revoked, error) {
+func (m *memory) RevokedIn(_ context.Context, s record.Shard, now time.Time, keep time.Duration) ([]record.Revoked, int64, error) {
 	defer m.lock()()
 	var list []record.Revoked
 	for serial, c := range m.certs {
@@ -126,7 +126,7 @@ func (m *memory) RevokedIn(_ context.Context, s record.Shard, now time.Time, kee
 		}
 	}
 	slices.SortFunc(list, func(a, b record.Revoked) int { return cmp.Compare(a.Serial, b.Serial) })
-	return list, m.fail
+	return list, 0, m.fail
 }
 
 func (m *memory) Shards(_ context.Context, issuer string, _ time.Time) ([]record.Shard, error) {

@@ -256,19 +256,25 @@ func revocationLists(t *testing.T, b *bench) {
 	}
 	b.issue(newIntent(b.enrolled().ID)) // a good one is on no list
 	slices.SortFunc(want, func(a, b record.Revoked) int { return strings.Compare(a.Serial, b.Serial) })
-	got, err := b.RevokedIn(b.ctx, shard, Now, 24*time.Hour)
+	last, err := b.LastChange(b.ctx)
+	b.must(err)
+	got, shows, err := b.RevokedIn(b.ctx, shard, Now, 24*time.Hour)
 	b.must(err)
 	b.equal("revoked", got, want)
+	b.equal("shown", shows, last)
 
 	_, err = b.NewestCRL(b.ctx, shard)
 	b.isErr("before the first list", err, record.ErrNotFound)
-	crl := record.CRL{Shard: shard, Sequence: 7, DER: []byte("first"), ThisUpdate: Now, NextUpdate: Now.Add(time.Hour)}
+	crl := record.CRL{Shard: shard, Sequence: 7, Shows: 5, DER: []byte("first"), ThisUpdate: Now, NextUpdate: Now.Add(time.Hour)}
 	b.must(b.PublishCRL(b.ctx, crl))
 	for _, stale := range []int64{7, 6} {
 		old := crl
 		old.Sequence, old.DER = stale, []byte("stale")
 		b.isErr("list not newer", b.PublishCRL(b.ctx, old), record.ErrConflict)
 	}
+	forgetful := crl
+	forgetful.Sequence, forgetful.Shows = 8, 4
+	b.isErr("list that knows less", b.PublishCRL(b.ctx, forgetful), record.ErrConflict)
 	other := crl
 	other.Number, other.Sequence = 2, 1
 	b.must(b.PublishCRL(b.ctx, other))

@@ -107,7 +107,7 @@ func (b *bench) compare(states map[string]string, fates []*fate) {
 	}
 	listed := map[string]int{}
 	for shard := range int64(3) {
-		list, err := b.RevokedIn(b.ctx, record.Shard{Issuer: "operational", Number: shard + 1}, Now, time.Hour)
+		list, _, err := b.RevokedIn(b.ctx, record.Shard{Issuer: "operational", Number: shard + 1}, Now, time.Hour)
 		b.must(err)
 		for _, r := range list {
 			listed[r.Serial]++

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +127,10 @@ func TestRestoreLosesNothing(t *testing.T) {
 	if _, err := f.store.Suspend(ctx, late.ID, time.Now(), f.event("device.suspended")); err != nil {
 		t.Fatal(err)
 	}
+	told, err := f.store.Changes(ctx, 0, 100)
+	if err != nil || len(told) < 2 {
+		t.Fatalf("changes: %+v, %v", told, err)
+	}
 	journal := f.in.Config.Journal
 	f.store.Close()
 	if err := os.Rename(journal, journal+".saved"); err != nil { // the disk with the record is gone, the other is not
@@ -141,6 +146,9 @@ func TestRestoreLosesNothing(t *testing.T) {
 		if d, err := again.store.Device(ctx, want.id); err != nil || d.State != want.state {
 			t.Errorf("%s is %q, not %q (%v)", want.id, d.State, want.state, err)
 		}
+	}
+	if changes, err := again.store.Changes(ctx, 0, 100); err != nil || !slices.Equal(changes, told) {
+		t.Errorf("followers of the feed would be told something else: %+v, not %+v (%v)", changes, told, err)
 	}
 	if c, err := again.store.Status(ctx, profile.Operational, lateCertificate.Serial); err != nil || c.Reason != record.ReasonHold {
 		t.Errorf("the suspended certificate: %+v, %v", c, err)
@@ -244,6 +252,9 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	}
 	if _, err := again.store.Device(t.Context(), lost.ID); !errors.Is(err, record.ErrNotFound) {
 		t.Errorf("the lost device: %v", err)
+	}
+	if n, err := again.store.LastChange(t.Context()); err != nil || n < 1e12 {
+		t.Errorf("the next change could bear a lost one's number: %d, %v", n, err)
 	}
 	// What is issued from now on stands on a shard that no lost certificate names.
 	if err := again.store.CreateLot(t.Context(), record.Lot{Name: "fresh", Model: record.DefaultModel, Created: time.Now()}, nil, f.event("lot.created")); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/changes"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
@@ -166,11 +167,18 @@ func (s Revocations) Status(ctx context.Context, issuer, serial string) (record.
 }
 
 // RevokedIn reads an index alone, not the certificates.
-func (s Revocations) RevokedIn(ctx context.Context, sh record.Shard, now time.Time, keep time.Duration) ([]record.Revoked, error) {
-	return engine.List(ctx, s.db, func(r engine.Row) record.Revoked {
-		return record.Revoked{Serial: r.Text(0), Since: r.Time(1), Reason: int(r.Int(2))}
-	}, "SELECT serial, revoked, reason FROM certificates WHERE issuer = ? AND shard = ? AND revoked IS NOT NULL AND not_after >= ? ORDER BY serial",
-		sh.Issuer, sh.Number, now.Add(-keep))
+func (s Revocations) RevokedIn(ctx context.Context, sh record.Shard, now time.Time, keep time.Duration) (found []record.Revoked, shows int64, err error) {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		if shows, err = changes.Last(c); err != nil {
+			return err
+		}
+		found, err = engine.Query(ctx, c, func(r engine.Row) record.Revoked {
+			return record.Revoked{Serial: r.Text(0), Since: r.Time(1), Reason: int(r.Int(2))}
+		}, "SELECT serial, revoked, reason FROM certificates WHERE issuer = ? AND shard = ? AND revoked IS NOT NULL AND not_after >= ? ORDER BY serial",
+			sh.Issuer, sh.Number, now.Add(-keep))
+		return err
+	})
+	return found, shows, err
 }
 
 // Shards lists what ReserveShard has opened and time has not closed.
@@ -182,10 +190,10 @@ func (s Revocations) Shards(ctx context.Context, issuer string, endedBy time.Tim
 func (s Revocations) PublishCRL(ctx context.Context, crl record.CRL) error {
 	return s.db.Write(ctx, func(c *engine.Conn) error {
 		// Not for the journal: a restored server signs every CRL anew.
-		n, err := c.ExecLocal(`INSERT INTO crls (issuer, shard, sequence, this_update, next_update, der) VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT (issuer, shard) DO UPDATE SET sequence = excluded.sequence, this_update = excluded.this_update,
-				next_update = excluded.next_update, der = excluded.der WHERE excluded.sequence > sequence`,
-			crl.Issuer, crl.Number, crl.Sequence, crl.ThisUpdate, crl.NextUpdate, crl.DER)
+		n, err := c.ExecLocal(`INSERT INTO crls (issuer, shard, sequence, shows, this_update, next_update, der) VALUES (?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (issuer, shard) DO UPDATE SET sequence = excluded.sequence, shows = excluded.shows, this_update = excluded.this_update,
+				next_update = excluded.next_update, der = excluded.der WHERE excluded.sequence > sequence AND excluded.shows >= shows`,
+			crl.Issuer, crl.Number, crl.Sequence, crl.Shows, crl.ThisUpdate, crl.NextUpdate, crl.DER)
 		return engine.Changed(n, err, fmt.Sprintf("list %d of shard %d of %s is not newer than the stored one", crl.Sequence, crl.Number, crl.Issuer))
 	})
 }
@@ -194,7 +202,7 @@ func (s Revocations) PublishCRL(ctx context.Context, crl record.CRL) error {
 func (s Revocations) NewestCRL(ctx context.Context, sh record.Shard) (record.CRL, error) {
 	return engine.Get(ctx, s.db, fmt.Sprintf("list of shard %d of %s", sh.Number, sh.Issuer), func(c *engine.Conn) (*record.CRL, error) {
 		return engine.First(c, func(r engine.Row) record.CRL {
-			return record.CRL{Shard: sh, Sequence: r.Int(0), ThisUpdate: r.Time(1), NextUpdate: r.Time(2), DER: r.Blob(3)}
-		}, "SELECT sequence, this_update, next_update, der FROM crls WHERE issuer = ? AND shard = ?", sh.Issuer, sh.Number)
+			return record.CRL{Shard: sh, Sequence: r.Int(0), Shows: r.Int(1), ThisUpdate: r.Time(2), NextUpdate: r.Time(3), DER: r.Blob(4)}
+		}, "SELECT sequence, shows, this_update, next_update, der FROM crls WHERE issuer = ? AND shard = ?", sh.Issuer, sh.Number)
 	})
 }
