@@ -116,6 +116,15 @@ func (a *agent) close() {
 	}
 }
 
+// OtherBoardError: the state folder came from another board, or the chip was replaced.
+// Enrol gets this board an identity of its own.
+type OtherBoardError struct{ problem *collect.Error }
+
+func (e *OtherBoardError) Error() string { return e.problem.Error() }
+
+// Unwrap gives the problem as one of the TPM.
+func (e *OtherBoardError) Unwrap() error { return e.problem }
+
 // sameTPM makes sure that the certificates on file are this TPM's.
 func (a *agent) sameTPM() error {
 	leaf, err := x509.ParseCertificate(a.set.IDevID[0])
@@ -123,9 +132,9 @@ func (a *agent) sameTPM() error {
 		return fmt.Errorf("the IDevID certificate on file: %w", err)
 	}
 	if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(a.idevid.Public()) {
-		return &collect.Error{Kind: collect.ErrOtherTPM,
+		return &OtherBoardError{&collect.Error{Kind: collect.ErrOtherTPM,
 			Detail: fmt.Sprintf("the state folder %s belongs to %s, which has another TPM", a.dir.Path(), a.set.Device),
-			Hint:   "remove the folder, or name another with --state, and enrol this device"}
+			Hint:   "give this board an identity of its own: hallmark-device enrol, with a ticket unless the server knows it"}}
 	}
 	return nil
 }

@@ -349,9 +349,26 @@ func TestFoldersAndTicketsOfOthers(t *testing.T) {
 	if _, err := device.Renew(t.Context(), b.options()); !errors.Is(err, collect.ErrOtherTPM) {
 		t.Fatalf("renewing with another's folder: %v", err)
 	}
-	if _, err := b.enrol(t, i.ticket(t), "SN-B"); !errors.Is(err, collect.ErrOtherTPM) {
-		t.Fatalf("enrolling into another's folder: %v", err)
+	// The image's state is given up for an identity of the board's own, and for nothing less.
+	if _, err := b.enrol(t, ticket, "SN-B"); problem(err) != wire.CodeTicketUsed || b.load(t).Serial != "SN-A" {
+		t.Fatalf("enrolling a copy with a used ticket: %v", err)
 	}
+	copied := filepath.Join(t.TempDir(), "copied")
+	if err := os.CopyFS(copied, os.DirFS(a.dir)); err != nil {
+		t.Fatal(err)
+	}
+	c := &unit{installation: i, chip: b.chip, dir: copied}
+	must[device.Result](t)(c.enrol(t, i.ticket(t), "SN-C"))
+	if s := c.load(t); s.Serial != "SN-C" || s.LDevID != nil || !strings.Contains(strings.Join(c.said, "\n"), "as itself") {
+		t.Fatalf("%+v, said %q", s, c.said)
+	}
+	// The server knows the board now: another copy comes back by itself, asking whom the image asked.
+	c.dir = a.dir
+	if r, err := device.Enrol(t.Context(), device.Enrolment{Options: c.options()}); err != nil || r.Serial != "SN-C" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	a.dir, b = filepath.Join(t.TempDir(), "back"), i.unit(t)
+	must[device.Result](t)(a.enrol(t, nil, ""))
 	b.dir = filepath.Join(t.TempDir(), "own")
 	if _, err := b.enrol(t, ticket, "SN-B"); problem(err) != wire.CodeTicketUsed {
 		t.Fatalf("a used ticket: %v", err)

@@ -24,6 +24,9 @@ type Enrolment struct {
 	Roots  [][]byte
 	// Serial is the product's serial number; empty if the ticket or the record fixes it.
 	Serial string
+	// image is the state of another board, found in the folder: it says whom to ask if
+	// nothing else does.
+	image state.Set
 }
 
 // Enrol gets the IDevID and AK certificates and the trust bundle and keeps them. On an
@@ -47,14 +50,22 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 			a.report("%v; using the state before it", damaged)
 		}
 		a.set = set
-		return a.already(e)
+		r, err := a.already(e)
+		if !errors.As(err, new(*OtherBoardError)) {
+			return r, err
+		}
+		a.report("%v; enrolling this board as itself", err)
+		e.image = a.set
+		a.set = state.Set{Settings: state.Settings{TPM: a.set.TPM}}
 	}
 	servers, pins, err := e.trust()
 	if err != nil {
 		return Result{}, err
 	}
-	if err := a.openTPM(); err != nil {
-		return Result{}, err
+	if a.tpm == nil {
+		if err := a.openTPM(); err != nil {
+			return Result{}, err
+		}
 	}
 	if err := a.connect(servers, pins); err != nil {
 		return Result{}, err
@@ -71,16 +82,16 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 
 // already holds what is on file against the TPM and against what was asked for.
 func (a *agent) already(e Enrolment) (Result, error) {
-	if e.Ticket != nil && !a.trusts(e.Ticket.Root) {
-		return Result{}, &ConflictError{
-			Detail: fmt.Sprintf("the state folder %s belongs to %s, enrolled at %s; the ticket is for another installation", a.dir.Path(), a.set.Device, a.set.Server),
-			Hint:   "name another folder with --state, or remove this one"}
-	}
 	if err := a.openTPM(); err != nil {
 		return Result{}, err
 	}
 	if err := a.sameTPM(); err != nil {
 		return Result{}, err
+	}
+	if e.Ticket != nil && !a.trusts(e.Ticket.Root) {
+		return Result{}, &ConflictError{
+			Detail: fmt.Sprintf("the state folder %s belongs to %s, enrolled at %s; the ticket is for another installation", a.dir.Path(), a.set.Device, a.set.Server),
+			Hint:   "name another folder with --state, or remove this one"}
 	}
 	if e.Serial != "" && !strings.EqualFold(e.Serial, a.set.Serial) {
 		return Result{}, &ConflictError{
@@ -118,6 +129,15 @@ func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
 	}
 	for _, der := range e.Roots {
 		pins = append(pins, sha256.Sum256(der))
+	}
+	if len(servers) == 0 && e.image.Server != "" {
+		servers = []string{e.image.Server}
+	}
+	var bundle wire.Bundle
+	if len(pins) == 0 && json.Unmarshal(e.image.Trust.Bundle, &bundle) == nil {
+		for _, der := range bundle.Infrastructure {
+			pins = append(pins, sha256.Sum256(der))
+		}
 	}
 	if len(servers) == 0 || len(pins) == 0 {
 		return nil, nil, errors.New("a ticket is needed, or a server and its roots")

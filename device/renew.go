@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 
@@ -27,8 +28,12 @@ func Renew(ctx context.Context, o Options) (Result, error) {
 	return r, err
 }
 
+// ErrUseless: the working certificate is missing, its key does not load, or the server
+// takes it no more. Renew mends that by showing the IDevID.
+var ErrUseless = errors.New("the working certificate is of no use")
+
 // Poll asks the server when to renew, and by that shows it, and learns, that the identity
-// works. It fails with ErrNoLDevID before the first renewal.
+// works. It fails with ErrUseless if only a renewal helps.
 func Poll(ctx context.Context, o Options) (Result, error) {
 	return o.withServer(func(a *agent) error { return a.poll(ctx) })
 }
@@ -77,14 +82,21 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 // the server's is not.
 func (a *agent) poll(ctx context.Context) error {
 	if len(a.set.LDevID) == 0 || len(a.set.LDevIDKey) == 0 {
-		return ErrNoLDevID
+		return ErrUseless
 	}
 	key, err := a.tpm.LoadLDevID(a.set.LDevIDKey)
+	if errors.Is(err, collect.ErrOtherTPM) { // TPM2_Clear gave the chip another storage root
+		return fmt.Errorf("%w: %w", ErrUseless, err)
+	}
 	if err != nil {
 		return err
 	}
 	id := &tls.Certificate{Certificate: a.set.LDevID, PrivateKey: key}
-	return a.again(ctx, func() error { return a.ask(ctx, id) })
+	err = a.again(ctx, func() error { return a.ask(ctx, id) })
+	if outdated(err) {
+		return fmt.Errorf("%w: %w", ErrUseless, err)
+	}
+	return err
 }
 
 // ask takes the server's window and the device's moment in it.

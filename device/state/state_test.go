@@ -121,6 +121,16 @@ func (c *cut) write(path string, data []byte, mode os.FileMode) error {
 	return c.disk.write(path, data, mode)
 }
 
+func (c *cut) replace(path string, data []byte, mode os.FileMode) error {
+	if err := c.step(); err != nil {
+		if c.left == -1 && c.torn {
+			os.WriteFile(path+".new", data[:len(data)/2], mode)
+		}
+		return err
+	}
+	return c.disk.replace(path, data, mode)
+}
+
 func (c *cut) link(target, path string) error {
 	if err := c.step(); err != nil {
 		if c.left == -1 && c.torn {
@@ -131,18 +141,18 @@ func (c *cut) link(target, path string) error {
 	return c.disk.link(target, path)
 }
 
-func (c *cut) syncDir(path string) error {
-	if err := c.step(); err != nil {
-		return err
-	}
-	return c.disk.syncDir(path)
-}
-
 func (c *cut) remove(path string) error {
 	if err := c.step(); err != nil {
 		return err
 	}
 	return c.disk.remove(path)
+}
+
+func (c *cut) syncDir(path string) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	return c.disk.syncDir(path)
 }
 
 // A power cut between any two operations, or within one, leaves the old or the new set
@@ -260,7 +270,7 @@ func TestOversizedFile(t *testing.T) {
 func TestLock(t *testing.T) {
 	if os.Getenv("STATE_LOCK") != "" {
 		_, err := At(os.Getenv("STATE_LOCK")).Lock()
-		if held, ok := errors.AsType[*HeldError](err); !ok || held.PID != os.Getppid() {
+		if held, ok := errors.AsType[*HeldError](err); !ok || held.PID != os.Getppid() || held.Command != "state.test" {
 			t.Fatalf("%v; want it to name process %d", err, os.Getppid())
 		}
 		return

@@ -1,0 +1,51 @@
+package state
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// AnchorsFile is what Generalise leaves in the folder: the infrastructure roots (PEM) by
+// which a board that starts from the image knows its server.
+const AnchorsFile = "infrastructure.pem"
+
+// Generalise removes from the folder what belongs to one board and leaves roots
+// (certificates, DER), for an image that many boards start from. It says what it removed,
+// and what else is in the folder, which it does not touch. Cut off, it is done again.
+func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
+	release, err := d.Lock()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer release()
+	if len(roots) > 0 {
+		if err := d.fs.replace(filepath.Join(d.path, AnchorsFile), encodeChain(roots), 0o644); err != nil {
+			return nil, nil, err
+		}
+	}
+	entries, err := os.ReadDir(d.path) // sorted: "current" goes first, and with it the identity
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == AnchorsFile || name == lockFile || name == agentFile:
+		case ofBoard(name):
+			if err := d.fs.remove(filepath.Join(d.path, name)); err != nil {
+				return removed, left, err
+			}
+			removed = append(removed, name)
+		default:
+			left = append(left, name)
+		}
+	}
+	return removed, left, d.fs.syncDir(d.path)
+}
+
+// ofBoard reports whether a name in the folder is one that this package makes for one board.
+func ofBoard(name string) bool {
+	return strings.HasPrefix(name, setPrefix) ||
+		slices.Contains([]string{currentLink, idevidFile, ldevidFile, keyFile, outcomeFile}, strings.TrimSuffix(name, ".new"))
+}

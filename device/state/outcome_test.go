@@ -1,0 +1,65 @@
+package state
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestOutcome(t *testing.T) {
+	d := At(t.TempDir())
+	if o := d.Outcome(); !reflect.DeepEqual(o, Outcome{}) {
+		t.Fatalf("an empty folder: %+v", o)
+	}
+	was := Outcome{Contact: time.Unix(1, 0).UTC(), Failures: 3, Final: &Failure{Code: "device-revoked"}}
+	if err := d.SaveOutcome(was); err != nil {
+		t.Fatal(err)
+	}
+	// A cut at any step leaves the one or the other.
+	for cuts := 0; ; cuts++ {
+		for _, torn := range []bool{false, true} {
+			err := (&Dir{d.path, &cut{left: cuts, torn: torn}}).SaveOutcome(Outcome{Failures: 4})
+			got := d.Outcome()
+			if err == nil && got.Failures == 4 {
+				return
+			}
+			if !errors.Is(err, errCut) || !reflect.DeepEqual(got, was) && got.Failures != 4 {
+				t.Fatalf("cut after %d: %+v, %v", cuts, got, err)
+			}
+		}
+	}
+}
+
+func TestGeneralise(t *testing.T) {
+	d := At(t.TempDir())
+	for n := byte('a'); n < 'd'; n++ {
+		if err := d.Save(set(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.SaveOutcome(Outcome{Failures: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.path, "mine.txt"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Cut off after the first step, nothing of the board can be used any more.
+	if _, _, err := (&Dir{d.path, &cut{left: 2}}).Generalise([][]byte{{1}}); !errors.Is(err, errCut) {
+		t.Fatal(err)
+	}
+	if _, _, err := d.Load(); !errors.Is(err, ErrEmpty) {
+		t.Fatalf("cut off: %v", err)
+	}
+	removed, left, err := d.Generalise([][]byte{{1}})
+	if err != nil || !slices.Contains(removed, "ldevid.key") || !slices.Equal(left, []string{"mine.txt"}) {
+		t.Fatalf("removed %q, left %q, %v", removed, left, err)
+	}
+	names, err := filepath.Glob(filepath.Join(d.path, "*"))
+	if err != nil || len(names) != 3 { // the lock, the roots and the stranger's
+		t.Fatalf("%q, %v", names, err)
+	}
+}
