@@ -30,6 +30,8 @@ type Options struct {
 	// TPM is the TPM as collect.Open takes it; empty means the one enrolled with, or
 	// collect.DefaultSpec.
 	TPM string
+	// Proxy is the HTTP proxy to reach the server through (client.Config.Proxy).
+	Proxy string
 	// Built is when the program was built: a time that has passed.
 	Built time.Time
 	// Now is the system clock, which may be wrong; nil means time.Now.
@@ -143,8 +145,20 @@ func (a *agent) sameTPM() error {
 func (a *agent) connect(servers []string, pins [][32]byte) (err error) {
 	a.client, err = client.New(client.Config{
 		Servers: servers, Pins: pins, Trust: a.set.Trust, Floor: a.floor(), Now: a.Now,
+		Proxy: a.Proxy, Memory: a.set.Network,
 	})
 	return err
+}
+
+// found takes what the client has found out into the set.
+func (a *agent) found() {
+	a.set.Trust, _ = a.client.Trust()
+	a.set.Network = a.client.Memory()
+}
+
+func (a *agent) save() error {
+	a.found()
+	return a.dir.Save(a.set)
 }
 
 // floor is the latest time that has passed for certain, the trust bundle's apart.

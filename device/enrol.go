@@ -77,7 +77,7 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	for _, pin := range pins {
 		a.set.Pins = append(a.set.Pins, hex.EncodeToString(pin[:]))
 	}
-	return a.result(), a.dir.Save(a.set)
+	return a.result(), a.save()
 }
 
 // already holds what is on file against the TPM and against what was asked for.
@@ -163,7 +163,7 @@ func (a *agent) enrol(ctx context.Context, e Enrolment) error {
 	if err != nil {
 		return err
 	}
-	signed, bundle := a.client.Trust()
+	_, bundle := a.client.Trust()
 	if err := a.checkChain("IDevID", got.IDevID, a.idevid.Public(), bundle.Manufacturing); err != nil {
 		return err
 	}
@@ -171,6 +171,6 @@ func (a *agent) enrol(ctx context.Context, e Enrolment) error {
 		return err
 	}
 	a.set.Device, a.set.Model, a.set.Serial = got.Device, got.Model, got.Serial
-	a.set.IDevID, a.set.AK, a.set.Next, a.set.Trust = got.IDevID, got.AK, got.Next, signed
+	a.set.IDevID, a.set.AK, a.set.Next = got.IDevID, got.AK, got.Next
 	return nil
 }

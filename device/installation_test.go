@@ -127,7 +127,7 @@ func install(t testing.TB, nonceMode bool) *installation {
 		TimeKeys: [][]byte{must[[]byte](t)(x509.MarshalPKIXPublicKey(timeKey.Public()))}, Servers: []string{i.url}, NonceMode: nonceMode,
 	}, trust.Root{Certificate: i.root, Signer: by[profile.Infrastructure].RootSigner}))
 	bundle := must[*trust.Service](t)(trust.New(must[[]byte](t)(json.Marshal(signed)), i.root, timeKey))
-	i.next = native.Handler(service, native.Config{Bundle: bundle.Newest, SignTime: bundle.SignTime, Now: time.Now, NonceMode: nonceMode, Log: slog.New(slog.DiscardHandler)})
+	i.next = native.Handler(service, native.Config{Bundle: bundle.Newest, Since: bundle.Since, SignTime: bundle.SignTime, Now: time.Now, NonceMode: nonceMode, Log: slog.New(slog.DiscardHandler)})
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true,
 		Certificates: []tls.Certificate{serverCertificate(t, by[profile.Infrastructure])}}

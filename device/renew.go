@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -70,8 +71,14 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 	}
 	before := a.set
 	if err := step(a); err != nil {
+		// A refused device follows its installation all the same: its way back may take years.
+		if now, _ := a.client.Trust(); !bytes.Equal(now.Bundle, before.Trust.Bundle) {
+			a.set = before
+			err = errors.Join(err, a.save())
+		}
 		return a.result(), err
 	}
+	a.found()
 	if damaged == nil && reflect.DeepEqual(before, a.set) {
 		return a.result(), nil // flash wears out
 	}
@@ -105,7 +112,6 @@ func (a *agent) ask(ctx context.Context, id *tls.Certificate) error {
 	if err != nil {
 		return err
 	}
-	a.set.Trust, _ = a.client.Trust()
 	a.steer(steering)
 	return nil
 }
@@ -147,9 +153,15 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 
 // swap takes the new certificate if it is right and works.
 func (a *agent) swap(ctx context.Context, key *collect.Key, got *wire.Identity) error {
-	_, bundle := a.client.Trust()
-	if err := a.checkChain("LDevID", got.LDevID, key.Public(), bundle.Operational); err != nil {
-		return err
+	check := func() error {
+		_, bundle := a.client.Trust()
+		return a.checkChain("LDevID", got.LDevID, key.Public(), bundle.Operational)
+	}
+	if err := check(); err != nil {
+		// Its root may be newer than our bundle.
+		if a.client.UpdateTrust(ctx) != nil || check() != nil {
+			return err
+		}
 	}
 	fresh := &tls.Certificate{Certificate: got.LDevID, PrivateKey: key}
 	if err := a.again(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {

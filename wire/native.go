@@ -20,7 +20,7 @@ const (
 
 // Paths of the native protocol, on the device listener.
 const (
-	PathTrust    = "/v1/trust"    // GET: SignedBundle
+	PathTrust    = "/v1/trust"    // GET: SignedBundle, the newest; with ?after=N: TrustSteps
 	PathTime     = "/v1/time"     // POST TimeRequest: TimeAnswer
 	PathNonce    = "/v1/nonce"    // POST (empty): NonceAnswer; nonce mode only
 	PathEnrol    = "/v1/enrol"    // POST Envelope of Enrol: Answer with Challenge

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // ProblemType is the media type of errors (RFC 9457).
 const ProblemType = "application/problem+json"
@@ -13,6 +16,9 @@ type Problem struct {
 	Title  string `json:"title,omitempty"`
 	Detail string `json:"detail"`
 	Hint   string `json:"hint,omitempty"`
+	// RetryAfter is what a client read in the answer's Retry-After (RFC 9110 §10.2.3): how
+	// long to wait before asking again. Zero: the answer did not say.
+	RetryAfter time.Duration `json:"-"`
 }
 
 func (p *Problem) Error() string {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -8,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -27,9 +29,14 @@ type Bundle struct {
 	// NonceMode says that a proxy ends TLS: bindings use a server nonce. A device
 	// remembers it and cannot be talked into or out of it by the connection.
 	NonceMode bool `json:"nonce_mode,omitempty"`
+	// Signers are SubjectPublicKeyInfo (DER) of the keys, kept offline, that sign bundles,
+	// and Threshold is how many of them must. Without Signers any one of the
+	// infrastructure roots signs.
+	Signers   [][]byte `json:"signers,omitempty"`
+	Threshold int      `json:"threshold,omitempty"`
 }
 
-// SignedBundle is a Bundle's exact JSON with signatures by infrastructure roots.
+// SignedBundle is a Bundle's exact JSON with its signatures.
 type SignedBundle struct {
 	Bundle     []byte            `json:"bundle"`
 	Signatures []BundleSignature `json:"signatures"`
@@ -38,9 +45,18 @@ type SignedBundle struct {
 // BundleSignature is ASN.1 ECDSA over SHA-256 of the string "hallmark-trust-1" and
 // the bundle's bytes.
 type BundleSignature struct {
-	// Root is the hex SHA-256 of the signing root certificate (DER).
-	Root      string `json:"root"`
+	// Signer is the hex SHA-256 of the signing root certificate or, for one of
+	// Bundle.Signers, of its SubjectPublicKeyInfo (DER).
+	Signer    string `json:"root"`
 	Signature []byte `json:"signature"`
+}
+
+// TrustSteps answers GET [PathTrust]?after=N: the bundles N+1, N+2, … in order, as many
+// as fit into an answer.
+type TrustSteps struct {
+	Bundles []SignedBundle `json:"bundles"`
+	// Newest is the number of the newest bundle there is.
+	Newest int64 `json:"newest"`
 }
 
 // BundleContext precedes the bundle in what is signed.
@@ -52,10 +68,12 @@ const BundleContext = "hallmark-trust-1"
 const (
 	MaxBundle = 40 << 10
 	maxListed = 16
+	// MaxSteps bounds how many bundles one installation ever makes, and how many a device
+	// follows: at one a month, 85 years.
+	MaxSteps = 1024
 )
 
-// BundleDigest is what an infrastructure root signs: SHA-256 over BundleContext and
-// the bundle's exact bytes.
+// BundleDigest is what is signed: SHA-256 over BundleContext and the bundle's exact bytes.
 func BundleDigest(bundle []byte) [32]byte {
 	h := sha256.New()
 	h.Write([]byte(BundleContext))
@@ -63,16 +81,79 @@ func BundleDigest(bundle []byte) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// OpenBundle gives the bundle inside s if at least one signature on it is by an
-// infrastructure root that pinned accepts, by the SHA-256 of its certificate (DER).
-// That root must itself be listed in the bundle: a root that is being retired signs
-// the bundles that still name it. Keys that this version does not know are passed
-// over, so that an older device can follow a newer server; a malformed list is not.
+// ReadBundle gives the bundle inside s if it is well formed and as many of its own
+// signers signed it as it asks for. That says nothing about who they are: it is for
+// whoever has held it against a pin, or a bundle before, already. Keys of the JSON that
+// this version does not know are passed over, so that an older device can follow a
+// newer server; a malformed list is not.
 //
-// The caller compares Number with the one it holds. No time enters: the clock may be
-// what the bundle is needed for.
+// No time enters, here and below: the clock may be what the bundle is needed for.
+func ReadBundle(s SignedBundle) (Bundle, error) {
+	b, err := s.parse()
+	if err != nil {
+		return Bundle{}, err
+	}
+	if err := b.Validate(); err != nil {
+		return Bundle{}, fmt.Errorf("trust bundle: %w", err)
+	}
+	if signed, want := s.Signed(b); signed < want {
+		return Bundle{}, fmt.Errorf("trust bundle %d: signed by %d of its own keys, want %d", b.Number, signed, want)
+	}
+	return b, nil
+}
+
+// OpenBundle is ReadBundle for whoever knows nothing yet but a root's fingerprint: an
+// infrastructure root that pinned accepts, by the SHA-256 of its certificate (DER), must
+// be listed in the bundle and have signed it, too.
 func OpenBundle(s SignedBundle, pinned func(sha256 [32]byte) bool) (Bundle, error) {
-	if len(s.Bundle) > MaxBundle || len(s.Signatures) > maxListed {
+	b, err := s.parse()
+	if err != nil {
+		return Bundle{}, err
+	}
+	// Only a pinned certificate is parsed before a signature has held: a stranger's bytes
+	// reach no further than SHA-256.
+	if s.count(b.roots(pinned)) == 0 {
+		return Bundle{}, errors.New("trust bundle: not signed by a root that is trusted here")
+	}
+	return ReadBundle(s)
+}
+
+// Follow opens the bundle inside s as the one that comes after b: its number is the next
+// one, and it is signed by as many keys of b, and by as many of its own, as each asks
+// for. So whoever holds an old bundle follows any number of them, one at a time, and
+// none leads back (The Update Framework, specification 1.0.34, §5.3.4 and §5.3.5).
+func (b Bundle) Follow(s SignedBundle) (Bundle, error) {
+	next, err := s.parse()
+	if err != nil {
+		return Bundle{}, err
+	}
+	if next.Number != b.Number+1 {
+		return Bundle{}, fmt.Errorf("trust bundle %d does not follow %d", next.Number, b.Number)
+	}
+	if signed, want := s.Signed(b); signed < want {
+		return Bundle{}, fmt.Errorf("trust bundle %d: signed by %d of the keys that bundle %d names, want %d", next.Number, signed, b.Number, want)
+	}
+	return ReadBundle(s)
+}
+
+// Signed counts the keys of b, which need not be the bundle inside s, that signed s, and
+// says how many b asks for. A key counts once, however often it is listed or signed.
+func (s SignedBundle) Signed(b Bundle) (signed, want int) {
+	if len(b.Signers) == 0 {
+		return s.count(b.roots(func([32]byte) bool { return true })), 1
+	}
+	var all []signer
+	for _, der := range b.Signers {
+		if key, err := ecdsaKey(der); err == nil {
+			all = append(all, signer{sha256.Sum256(der), key})
+		}
+	}
+	return s.count(all), b.Threshold
+}
+
+// parse reads the bundle inside s; whose it is remains to be seen.
+func (s SignedBundle) parse() (Bundle, error) {
+	if len(s.Bundle) > MaxBundle || len(s.Signatures) > 2*maxListed {
 		return Bundle{}, ErrTooLarge
 	}
 	if err := checkKeys(s.Bundle); err != nil {
@@ -82,43 +163,54 @@ func OpenBundle(s SignedBundle, pinned func(sha256 [32]byte) bool) (Bundle, erro
 	if err := json.Unmarshal(s.Bundle, &b); err != nil {
 		return Bundle{}, fmt.Errorf("trust bundle: not the expected JSON: %w", err)
 	}
-	if !s.signedByPinned(b.Infrastructure, pinned) {
-		return Bundle{}, errors.New("trust bundle: not signed by a root that is trusted here")
-	}
-	if err := b.Validate(); err != nil {
-		return Bundle{}, fmt.Errorf("trust bundle: %w", err)
-	}
 	return b, nil
 }
 
-// signedByPinned reports whether one of roots is pinned and signed s. Only a pinned
-// certificate is parsed, so a stranger's bytes reach no further than SHA-256.
-func (s SignedBundle) signedByPinned(roots [][]byte, pinned func([32]byte) bool) bool {
-	if len(roots) > maxListed {
-		return false
+// signer is a key that may sign bundles, under the name that its signatures bear.
+type signer struct {
+	sum [32]byte
+	key *ecdsa.PublicKey
+}
+
+// roots are those of the infrastructure roots that accept takes, as signers.
+func (b Bundle) roots(accept func(sha256 [32]byte) bool) []signer {
+	if len(b.Infrastructure) > maxListed {
+		return nil
 	}
-	digest := BundleDigest(s.Bundle)
-	for _, der := range roots {
+	var all []signer
+	for _, der := range b.Infrastructure {
 		sum := sha256.Sum256(der)
-		if !pinned(sum) {
+		if !accept(sum) {
 			continue
 		}
 		root, err := x509.ParseCertificate(der)
 		if err != nil {
 			continue
 		}
-		key, ok := root.PublicKey.(*ecdsa.PublicKey)
-		if !ok {
+		if key, ok := root.PublicKey.(*ecdsa.PublicKey); ok {
+			all = append(all, signer{sum, key})
+		}
+	}
+	return all
+}
+
+// count is how many different keys among signers signed s.
+func (s SignedBundle) count(signers []signer) int {
+	digest := BundleDigest(s.Bundle)
+	var good []*ecdsa.PublicKey
+	for _, who := range signers {
+		if slices.ContainsFunc(good, func(key *ecdsa.PublicKey) bool { return key.Equal(who.key) }) {
 			continue
 		}
-		name := hex.EncodeToString(sum[:])
+		name := hex.EncodeToString(who.sum[:])
 		for _, sig := range s.Signatures {
-			if sig.Root == name && ecdsa.VerifyASN1(key, digest[:], sig.Signature) {
-				return true
+			if sig.Signer == name && ecdsa.VerifyASN1(who.key, digest[:], sig.Signature) {
+				good = append(good, who.key)
+				break
 			}
 		}
 	}
-	return false
+	return len(good)
 }
 
 // Validate says what is wrong with a bundle's contents, signatures apart: every root
@@ -154,6 +246,24 @@ func (b Bundle) Validate() error {
 	for _, server := range b.Servers {
 		if _, err := ServerURL(server); err != nil {
 			return fmt.Errorf("server %q: %w", server, err)
+		}
+	}
+	return b.validateSigners()
+}
+
+func (b Bundle) validateSigners() error {
+	if len(b.Signers) > maxListed {
+		return fmt.Errorf("%d signers, want at most %d", len(b.Signers), maxListed)
+	}
+	if len(b.Signers) == 0 && b.Threshold != 0 || len(b.Signers) > 0 && (b.Threshold < 1 || b.Threshold > len(b.Signers)) {
+		return fmt.Errorf("a threshold of %d with %d signers", b.Threshold, len(b.Signers))
+	}
+	for i, der := range b.Signers {
+		if _, err := ecdsaKey(der); err != nil {
+			return fmt.Errorf("signer: %w", err)
+		}
+		if slices.ContainsFunc(b.Signers[:i], func(other []byte) bool { return bytes.Equal(other, der) }) {
+			return errors.New("the same signer twice")
 		}
 	}
 	return nil

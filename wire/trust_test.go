@@ -46,7 +46,7 @@ func (r testRoot) sign(t testing.TB, bundle []byte) BundleSignature {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(r.der)
-	return BundleSignature{Root: hex.EncodeToString(sum[:]), Signature: signature}
+	return BundleSignature{Signer: hex.EncodeToString(sum[:]), Signature: signature}
 }
 
 func (r testRoot) spki(t testing.TB) []byte {
@@ -115,11 +115,11 @@ func TestOpenBundle(t *testing.T) {
 	refuse("no signature", SignedBundle{Bundle: bundle})
 	refuse("another's signature", SignedBundle{bundle, []BundleSignature{two.sign(t, bundle)}})
 	wrong := two.sign(t, bundle)
-	wrong.Root = one.sign(t, bundle).Root
+	wrong.Signer = one.sign(t, bundle).Signer
 	refuse("another's signature under the root's name", SignedBundle{bundle, []BundleSignature{wrong}})
 	sum := sha256.Sum256(bundle)
 	plain, _ := ecdsa.SignASN1(rand.Reader, one.key, sum[:])
-	refuse("a signature without the context", SignedBundle{bundle, []BundleSignature{{wrong.Root, plain}}})
+	refuse("a signature without the context", SignedBundle{bundle, []BundleSignature{{wrong.Signer, plain}}})
 	apart := marshal(t, newBundle(t, two))
 	refuse("the root is not in the bundle", SignedBundle{apart, []BundleSignature{one.sign(t, apart)}})
 	twice := append(bundle[:len(bundle)-1:len(bundle)-1], `,"number":4}`...)
@@ -133,7 +133,7 @@ func TestOpenBundle(t *testing.T) {
 	if _, err := OpenBundle(large, pinnedTo(one)); !errors.Is(err, ErrTooLarge) {
 		t.Error("too large:", err)
 	}
-	if _, err := OpenBundle(SignedBundle{bundle, make([]BundleSignature, maxListed+1)}, pinnedTo(one)); !errors.Is(err, ErrTooLarge) {
+	if _, err := OpenBundle(SignedBundle{bundle, make([]BundleSignature, 2*maxListed+1)}, pinnedTo(one)); !errors.Is(err, ErrTooLarge) {
 		t.Error("too many signatures:", err)
 	}
 	if full := marshal(t, SignedBundle{Bundle: make([]byte, MaxBundle), Signatures: signed.Signatures}); len(full) > MaxMessage {
@@ -229,11 +229,145 @@ func FuzzOpenBundle(f *testing.F) {
 	root := newRoot(f, true)
 	bundle := marshal(f, newBundle(f, root))
 	signature := root.sign(f, bundle)
-	f.Add(bundle, signature.Root, signature.Signature)
+	f.Add(bundle, signature.Signer, signature.Signature)
 	f.Fuzz(func(t *testing.T, text []byte, name string, signature []byte) {
 		b, err := OpenBundle(SignedBundle{text, []BundleSignature{{name, signature}}}, pinnedTo(root))
 		if err == nil && !bytes.Equal(text, bundle) {
 			t.Fatalf("opened %+v", b)
+		}
+	})
+}
+
+// signKey signs as one of a bundle's Signers.
+func (r testRoot) signKey(t testing.TB, bundle []byte) BundleSignature {
+	t.Helper()
+	s := r.sign(t, bundle)
+	sum := sha256.Sum256(r.spki(t))
+	s.Signer = hex.EncodeToString(sum[:])
+	return s
+}
+
+// A bundle is followed if as many keys as the one before asks for, and as many as it
+// asks for itself, signed it, and by nothing less.
+func TestFollow(t *testing.T) {
+	root, next := newRoot(t, true), newRoot(t, true)
+	a, b, c, d := newRoot(t, true), newRoot(t, true), newRoot(t, true), newRoot(t, true)
+	first := newBundle(t, root)
+	// From the root's key alone to two of three keys of their own.
+	second := first
+	second.Number++
+	second.Signers, second.Threshold = [][]byte{a.spki(t), b.spki(t), c.spki(t)}, 2
+	// To other keys, and another root.
+	third := second
+	third.Number++
+	third.Infrastructure = [][]byte{next.der}
+	third.Signers = [][]byte{b.spki(t), c.spki(t), d.spki(t)}
+	lower, same, far := first, second, third
+	lower.Number--
+	far.Number++
+	roots := func(who ...testRoot) func([]byte) []BundleSignature {
+		return func(text []byte) (all []BundleSignature) {
+			for _, r := range who {
+				all = append(all, r.sign(t, text))
+			}
+			return all
+		}
+	}
+	keys := func(who ...testRoot) func([]byte) []BundleSignature {
+		return func(text []byte) (all []BundleSignature) {
+			for _, r := range who {
+				all = append(all, r.signKey(t, text))
+			}
+			return all
+		}
+	}
+	both := func(x, y func([]byte) []BundleSignature) func([]byte) []BundleSignature {
+		return func(text []byte) []BundleSignature { return append(x(text), y(text)...) }
+	}
+	for _, k := range []struct {
+		name     string
+		from, to Bundle
+		sign     func([]byte) []BundleSignature
+		want     string // part of the error; empty: followed
+	}{
+		{"to keys of their own", first, second, both(roots(root), keys(a, c)), ""},
+		{"by the old key only", first, second, roots(root), "signed by 0 of its own keys, want 2"},
+		{"by the new keys only", first, second, keys(a, b, c), "signed by 0 of the keys that bundle 3 names, want 1"},
+		{"by too few of the new", first, second, both(roots(root), keys(a)), "signed by 1 of its own keys, want 2"},
+		{"by one of the new twice", first, second, both(roots(root), keys(a, a)), "signed by 1 of its own keys, want 2"},
+		{"to other keys", second, third, keys(b, c), ""},
+		{"by the old keys only, overlapping", second, third, keys(a, b), "signed by 1 of its own keys"},
+		{"by the new keys only, overlapping", second, third, keys(c, d), "signed by 1 of the keys that bundle 4 names"},
+		{"by two of each", second, third, keys(a, b, d), ""},
+		{"by the roots, which sign no more", second, third, roots(root, next), "signed by 0 of the keys"},
+		{"a lower number", first, lower, roots(root), "bundle 2 does not follow 3"},
+		{"the same number", second, same, keys(a, b), "bundle 4 does not follow 4"},
+		{"a step left out", second, far, keys(b, c), "bundle 6 does not follow 4"},
+	} {
+		text := marshal(t, k.to)
+		got, err := k.from.Follow(SignedBundle{text, k.sign(text)})
+		if k.want == "" && (err != nil || got.Number != k.to.Number) {
+			t.Errorf("%s: %v", k.name, err)
+		}
+		if k.want != "" && (err == nil || !strings.Contains(err.Error(), k.want) || got.Number != 0) {
+			t.Errorf("%s: %v, want %q", k.name, err, k.want)
+		}
+	}
+	// A newcomer with the new root's fingerprint begins where that root signed.
+	text := marshal(t, third)
+	if _, err := OpenBundle(SignedBundle{text, both(roots(next), keys(b, c))(text)}, pinnedTo(next)); err != nil {
+		t.Error(err)
+	}
+	if _, err := OpenBundle(SignedBundle{text, roots(next)(text)}, pinnedTo(next)); err == nil {
+		t.Error("opened without the bundle's own signers")
+	}
+	// One key under two root certificates is one key.
+	twin := root
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "twin"}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, root.key.Public(), root.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin.der = der
+	text = marshal(t, newBundle(t, root, twin))
+	if n, _ := (SignedBundle{text, roots(root, twin)(text)}).Signed(newBundle(t, root, twin)); n != 1 {
+		t.Errorf("one key counts %d times", n)
+	}
+}
+
+func TestSigners(t *testing.T) {
+	root, key := newRoot(t, true), newRoot(t, true)
+	for name, change := range map[string]func(*Bundle){
+		"no threshold":             func(b *Bundle) { b.Signers = [][]byte{key.spki(t)} },
+		"a threshold out of reach": func(b *Bundle) { b.Signers, b.Threshold = [][]byte{key.spki(t)}, 2 },
+		"below nothing":            func(b *Bundle) { b.Signers, b.Threshold = [][]byte{key.spki(t)}, -1 },
+		"without signers":          func(b *Bundle) { b.Threshold = 1 },
+		"the same twice":           func(b *Bundle) { b.Signers, b.Threshold = [][]byte{key.spki(t), key.spki(t)}, 2 },
+		"garbage":                  func(b *Bundle) { b.Signers, b.Threshold = [][]byte{{1}}, 1 },
+		"too many":                 func(b *Bundle) { b.Signers, b.Threshold = make([][]byte, maxListed+1), 1 },
+	} {
+		b := newBundle(t, root)
+		change(&b)
+		if b.Validate() == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// FuzzFollow: whatever a server that lacks the offline keys sends, nothing follows.
+func FuzzFollow(f *testing.F) {
+	root, key := newRoot(f, true), newRoot(f, true)
+	b := newBundle(f, root)
+	b.Signers, b.Threshold = [][]byte{key.spki(f)}, 1
+	next := b
+	next.Number++
+	text := marshal(f, next)
+	s := key.signKey(f, text)
+	f.Add(text, s.Signer, s.Signature)
+	f.Fuzz(func(t *testing.T, changed []byte, name string, signature []byte) {
+		got, err := b.Follow(SignedBundle{changed, []BundleSignature{{name, signature}}})
+		if err == nil && !bytes.Equal(changed, text) {
+			t.Fatalf("followed to %+v", got)
 		}
 	})
 }

@@ -1,9 +1,9 @@
-// Package trust makes and serves what devices are told to trust: a numbered bundle of
-// roots, time keys and server addresses, signed by an infrastructure root whose key is
-// then put away; and the time, signed by a key that the bundle lists.
+// Package trust makes and serves what devices are told to trust: numbered bundles of
+// roots, time keys and server addresses, each signed by keys that are kept away from the
+// server; and the time, signed by a key that the newest bundle lists.
 //
 // Its promise: what it hands out passes the device's own checks (wire.OpenBundle,
-// wire.TimeAnswer.Open). Only provisioner/native puts it on the network.
+// wire.Bundle.Follow, wire.TimeAnswer.Open). It puts nothing on the network itself.
 package trust
 
 import (
@@ -49,7 +49,7 @@ func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 		if err != nil {
 			return wire.SignedBundle{}, fmt.Errorf("trust bundle: signing with %s: %w", root.Certificate.Subject, err)
 		}
-		alone := []wire.BundleSignature{{Root: fingerprint(root.Certificate.Raw), Signature: signature}}
+		alone := []wire.BundleSignature{{Signer: fingerprint(root.Certificate.Raw), Signature: signature}}
 		if _, err := wire.OpenBundle(wire.SignedBundle{Bundle: bundle, Signatures: alone}, pin(root.Certificate)); err != nil {
 			return wire.SignedBundle{}, fmt.Errorf("the signature of %s: %w", root.Certificate.Subject, err)
 		}
@@ -58,38 +58,90 @@ func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 	return signed, nil
 }
 
-// Service gives out one signed bundle and the signed time.
+// Service gives out the bundles and the signed time.
 type Service struct {
-	signed  wire.SignedBundle
-	bundle  wire.Bundle
+	// steps are the bundles that were ever in use and are kept, the newest last, each
+	// following the one before it; first is the number of the first.
+	steps   []wire.SignedBundle
+	sizes   []int
+	first   int64
+	bundle  wire.Bundle // the newest
 	timeKey crypto.Signer
 	keyName string
 }
 
-// New checks that the bundle in file (the JSON of wire.SignedBundle) is signed by root,
-// the infrastructure root of this installation, and lists timeKey.
-func New(file []byte, root *x509.Certificate, timeKey crypto.Signer) (*Service, error) {
+// New checks that the bundle in file (the JSON of wire.SignedBundle) lists root, the
+// infrastructure root of this installation, and timeKey, and that each of the earlier
+// bundles, oldest first, leads to the next: devices that slept go that way.
+func New(file []byte, root *x509.Certificate, timeKey crypto.Signer, earlier ...[]byte) (*Service, error) {
 	s := &Service{timeKey: timeKey}
-	if err := wire.DecodeBytes(file, &s.signed); err != nil {
-		return nil, fmt.Errorf("trust bundle: %w", err)
+	for _, text := range append(slices.Clone(earlier), file) {
+		if err := s.add(text); err != nil {
+			return nil, err
+		}
 	}
-	var err error
-	if s.bundle, err = wire.OpenBundle(s.signed, pin(root)); err != nil {
-		return nil, fmt.Errorf("%w (hint: the bundle file and the infrastructure root must come from the same installation)", err)
+	if !slices.ContainsFunc(s.bundle.Infrastructure, func(der []byte) bool { return bytes.Equal(der, root.Raw) }) {
+		return nil, fmt.Errorf("trust bundle %d does not list the infrastructure root (hint: the bundle file and the root must come from the same installation)", s.bundle.Number)
 	}
 	spki, err := x509.MarshalPKIXPublicKey(timeKey.Public())
 	if err != nil {
 		return nil, fmt.Errorf("time key: %w", err)
 	}
 	if !slices.ContainsFunc(s.bundle.TimeKeys, func(listed []byte) bool { return bytes.Equal(listed, spki) }) {
-		return nil, errors.New("the trust bundle does not list this time key: devices would not believe it (hint: use the key that was made with the bundle)")
+		return nil, errors.New("the trust bundle does not list this time key: devices would not believe it (hint: use a key that the bundle lists; hallmarkd trust show)")
 	}
 	s.keyName = fingerprint(spki)
 	return s, nil
 }
 
+// add takes the bundle that follows the newest.
+func (s *Service) add(text []byte) error {
+	var signed wire.SignedBundle
+	err := wire.DecodeBytes(text, &signed)
+	if err != nil {
+		return fmt.Errorf("trust bundle: %w", err)
+	}
+	if len(s.steps) == 0 {
+		s.bundle, err = wire.ReadBundle(signed)
+		s.first = s.bundle.Number
+	} else {
+		s.bundle, err = s.bundle.Follow(signed)
+	}
+	if err != nil {
+		return err
+	}
+	again, err := json.Marshal(signed)
+	if err != nil {
+		return err
+	}
+	s.steps, s.sizes = append(s.steps, signed), append(s.sizes, len(again))
+	return nil
+}
+
 // Newest is the bundle as devices fetch it, and its number.
-func (s *Service) Newest() (wire.SignedBundle, int64) { return s.signed, s.bundle.Number }
+func (s *Service) Newest() (wire.SignedBundle, int64) {
+	return s.steps[len(s.steps)-1], s.bundle.Number
+}
+
+// Since gives the bundles that follow number after, as many as fit into an answer and at
+// least one if there are any. A device that is older than the first kept gets that.
+func (s *Service) Since(after int64) wire.TrustSteps {
+	answer := wire.TrustSteps{Bundles: []wire.SignedBundle{}, Newest: s.bundle.Number}
+	if after >= s.bundle.Number {
+		return answer
+	}
+	size := 0
+	for i := max(0, after-s.first+1); i < int64(len(s.steps)); i++ {
+		if size += s.sizes[i] + 1; size > wire.MaxMessage-stepsFrame && len(answer.Bundles) > 0 {
+			break
+		}
+		answer.Bundles = append(answer.Bundles, s.steps[i])
+	}
+	return answer
+}
+
+// stepsFrame is what wire.TrustSteps adds to its bundles at most, in bytes.
+const stepsFrame = 64
 
 // Bundle is its content.
 func (s *Service) Bundle() wire.Bundle { return s.bundle }

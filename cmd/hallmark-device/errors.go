@@ -110,11 +110,11 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*device.ConflictError](err); ok {
 		return e.Hint
 	}
-	if _, ok := errors.AsType[*client.TrustError](err); ok {
-		return "this is another server than the ticket's, or something in between answers for it; check the address"
+	if e, ok := errors.AsType[*client.TrustError](err); ok {
+		return e.Hint()
 	}
-	if _, ok := errors.AsType[*client.NetworkError](err); ok {
-		return "check the network and the address, then run the same command again: nothing is lost"
+	if e, ok := errors.AsType[*client.NetworkError](err); ok {
+		return e.Hint()
 	}
 	if e, ok := errors.AsType[advised](err); ok {
 		return e.hint

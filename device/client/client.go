@@ -1,7 +1,8 @@
 // Package client speaks the native protocol to a Hallmark server from a device: a
-// server is believed only if its certificate chains to a pinned infrastructure root,
-// evidence is bound to the very connection that carries it, and a wrong clock neither
-// locks the device out nor lets anybody in.
+// server is believed only if its certificate chains to an infrastructure root of the
+// trust bundle, which changes only as its own keys allow; evidence is bound to the very
+// connection that carries it; and a wrong clock neither locks the device out nor lets
+// anybody in.
 //
 // It uses net/http for parsing responses alone. Its transport is left out because the
 // TLS exporter of the connection must be known before the request is written, and
@@ -13,13 +14,15 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/wire"
@@ -38,6 +41,21 @@ type Config struct {
 	Floor time.Time
 	// Now is the system clock, which may be wrong; nil means time.Now.
 	Now func() time.Time
+	// Proxy is the URL of an HTTP proxy, http://[NAME:PASSWORD@]HOST:PORT; empty means
+	// what HTTPS_PROXY and NO_PROXY say, Direct none.
+	Proxy string
+	// Memory is what an earlier client found out.
+	Memory Memory
+}
+
+// Memory is what one client finds out about the network and the next begins with. It is
+// worth nothing but time: whoever answers must prove to be the server as always.
+type Memory struct {
+	// Server is the URL that answered last: it is tried first.
+	Server string `json:"server,omitempty"`
+	// Addresses are those at which servers (HOST:PORT) were last reached: they are tried
+	// when the name cannot be resolved, or leads nowhere.
+	Addresses map[string]string `json:"addresses,omitempty"`
 }
 
 // Client is one device's view of its server. It is not for concurrent use.
@@ -49,6 +67,8 @@ type Client struct {
 	floor   time.Time
 	system  func() time.Time
 	clock   clock
+	proxies proxies
+	memory  Memory
 	sent    int64
 	got     int64
 }
@@ -57,8 +77,9 @@ type Client struct {
 type Prover func(binding [32]byte) (statement, signature []byte, err error)
 
 // New checks the configuration; the network is not used yet.
-func New(c Config) (*Client, error) {
-	n := &Client{servers: c.Servers, pins: make(map[[32]byte]bool), floor: c.Floor, system: c.Now}
+func New(c Config) (n *Client, err error) {
+	n = &Client{servers: c.Servers, pins: make(map[[32]byte]bool), floor: c.Floor, system: c.Now,
+		memory: Memory{Server: c.Memory.Server, Addresses: make(map[string]string)}}
 	if n.system == nil {
 		n.system = time.Now
 	}
@@ -71,33 +92,31 @@ func New(c Config) (*Client, error) {
 		}
 	}
 	if len(c.Trust.Bundle) > 0 {
-		if _, err := n.adopt(c.Trust); err != nil {
+		// It was held against its predecessor, or a pin, before it was kept.
+		b, err := wire.ReadBundle(c.Trust)
+		if err != nil {
 			return nil, fmt.Errorf("the trust bundle on file: %w", err)
 		}
+		n.adopt(c.Trust, b)
 	}
-	if len(n.pins) == 0 || len(n.order()) == 0 {
+	if n.bundle == nil && len(n.pins) == 0 || len(n.order()) == 0 {
 		return nil, errors.New("a server and a root to trust are needed")
+	}
+	if n.proxies, err = newProxies(c.Proxy, os.Getenv); err != nil {
+		return nil, err
+	}
+	for _, s := range n.order() {
+		if u, err := wire.ServerURL(s); err == nil {
+			if _, err := netip.ParseAddrPort(c.Memory.Addresses[addressOf(u)]); err == nil {
+				n.memory.Addresses[addressOf(u)] = c.Memory.Addresses[addressOf(u)]
+			}
+		}
 	}
 	return n, nil
 }
 
-// adopt takes a bundle that a pinned root signed and whose number does not go back.
-func (c *Client) adopt(s wire.SignedBundle) (newer bool, err error) {
-	b, err := wire.OpenBundle(s, func(root [32]byte) bool { return c.pins[root] })
-	if err != nil {
-		return false, err
-	}
-	if c.bundle != nil && b.Number < c.bundle.Number {
-		return false, fmt.Errorf("trust bundle %d is older than %d, which is on file", b.Number, c.bundle.Number)
-	}
-	newer = c.bundle == nil || b.Number > c.bundle.Number
-	c.signed, c.bundle, c.floor = s, &b, latest(c.floor, b.Created)
-	// The roots of a bundle may sign the next one: this is how roots are rolled over.
-	for _, root := range b.Infrastructure {
-		c.pins[sha256.Sum256(root)] = true
-	}
-	return newer, nil
-}
+// Memory is what is worth remembering for the next client.
+func (c *Client) Memory() Memory { return c.memory }
 
 // Trust is the newest bundle seen, as signed and opened; nil before the first.
 func (c *Client) Trust() (wire.SignedBundle, *wire.Bundle) { return c.signed, c.bundle }
@@ -105,20 +124,20 @@ func (c *Client) Trust() (wire.SignedBundle, *wire.Bundle) { return c.signed, c.
 // Bytes is how many bytes crossed the network, sent and received, TLS included.
 func (c *Client) Bytes() (sent, received int64) { return c.sent, c.got }
 
-// order is the list of servers to try.
+// order is the list of servers to try: the bundle's, then those configured, but first
+// the one that answered last.
 func (c *Client) order() []string {
 	var list []string
 	if c.bundle != nil {
 		list = append(list, c.bundle.Servers...)
 	}
-next:
 	for _, s := range c.servers {
-		for _, have := range list {
-			if s == have {
-				continue next
-			}
+		if !slices.Contains(list, s) {
+			list = append(list, s)
 		}
-		list = append(list, s)
+	}
+	if i := slices.Index(list, c.memory.Server); i > 0 {
+		list = slices.Insert(slices.Delete(list, i, i+1), 0, c.memory.Server)
 	}
 	return list
 }
@@ -164,7 +183,7 @@ func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, 
 	var answer wire.Steering
 	err := c.enveloped(ctx, wire.PathPoll, wire.LabelPoll, wire.Poll{}, nil, nil, id, &answer)
 	if err == nil && answer.Trust > c.bundle.Number {
-		err = c.Probe(ctx, id)
+		err = c.UpdateTrust(ctx)
 	}
 	return answer, err
 }
@@ -243,18 +262,6 @@ func proveClient(id *tls.Certificate, binding [32]byte) (*wire.ClientProof, erro
 	return &wire.ClientProof{Certificates: id.Certificate, Signature: signature}, nil
 }
 
-// fetchTrust gets the newest bundle and adopts it.
-func (c *Client) fetchTrust(conn *connection) error {
-	var s wire.SignedBundle
-	if err := conn.call(http.MethodGet, wire.PathTrust, nil, &s); err != nil {
-		return err
-	}
-	if _, err := c.adopt(s); err != nil {
-		return &TrustError{conn.server, err}
-	}
-	return nil
-}
-
 // ParsePin reads the hex SHA-256 of a root.
 func ParsePin(text string) ([32]byte, error) {
 	raw, err := hex.DecodeString(text)
@@ -263,26 +270,6 @@ func ParsePin(text string) ([32]byte, error) {
 	}
 	return [32]byte(raw), nil
 }
-
-// NetworkError: the server could not be reached, or the connection broke.
-type NetworkError struct {
-	Server string
-	Err    error
-}
-
-func (e *NetworkError) Error() string { return fmt.Sprintf("%s: %v", e.Server, e.Err) }
-func (e *NetworkError) Unwrap() error { return e.Err }
-
-// TrustError: what answered is not the server that this device trusts.
-type TrustError struct {
-	Server string
-	Err    error
-}
-
-func (e *TrustError) Error() string {
-	return fmt.Sprintf("%s is not to be trusted: %v", e.Server, e.Err)
-}
-func (e *TrustError) Unwrap() error { return e.Err }
 
 func latest(times ...time.Time) time.Time {
 	var t time.Time

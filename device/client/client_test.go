@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,7 @@ type server struct {
 	now     time.Time
 	bundle  wire.Bundle
 	signer  *authority // of the bundle; normally root
+	earlier []wire.SignedBundle
 	url     string
 	// answer replaces the handler of a path.
 	answer map[string]http.HandlerFunc
@@ -151,7 +153,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch r.URL.Path {
 	case wire.PathTrust:
-		write(w, s.signed())
+		s.trust(w, r)
 	case wire.PathTime:
 		var m wire.TimeRequest
 		if err := wire.Decode(r.Body, wire.MaxMessage, &m); err != nil {
@@ -165,6 +167,26 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// trust gives the newest bundle or, asked for what comes after one, the steps to it.
+func (s *server) trust(w http.ResponseWriter, r *http.Request) {
+	after, err := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)
+	if err != nil {
+		write(w, s.signed())
+		return
+	}
+	answer := wire.TrustSteps{Newest: s.bundle.Number}
+	for _, step := range append(s.earlier, s.signed()) {
+		var b wire.Bundle
+		if err := json.Unmarshal(step.Bundle, &b); err != nil {
+			panic(err)
+		}
+		if b.Number > after && len(answer.Bundles) < 2 { // a device asks again for the rest
+			answer.Bundles = append(answer.Bundles, step)
+		}
+	}
+	write(w, answer)
+}
+
 func (s *server) signed() wire.SignedBundle {
 	raw, err := json.Marshal(s.bundle)
 	if err != nil {
@@ -176,7 +198,7 @@ func (s *server) signed() wire.SignedBundle {
 		panic(err)
 	}
 	sum := sha256.Sum256(s.signer.certificate.Raw)
-	return wire.SignedBundle{Bundle: raw, Signatures: []wire.BundleSignature{{Root: hex.EncodeToString(sum[:]), Signature: signature}}}
+	return wire.SignedBundle{Bundle: raw, Signatures: []wire.BundleSignature{{Signer: hex.EncodeToString(sum[:]), Signature: signature}}}
 }
 
 func (s *server) time(nonce []byte) wire.TimeAnswer {

@@ -81,11 +81,14 @@ func (c *Client) verifyChain(chain []*x509.Certificate, host string, at time.Tim
 	for _, certificate := range chain[1:] {
 		intermediates.AddCert(certificate)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{
-		DNSName: host, Roots: roots, Intermediates: intermediates, CurrentTime: at,
+	// The name comes last, so that it is wrong only on a certificate that is otherwise ours.
+	if _, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
-	return err
+	}); err != nil {
+		return err
+	}
+	return chain[0].VerifyHostname(host)
 }
 
 // learnTime exchanges a nonce for the signed time over a limited connection, which is
@@ -103,7 +106,7 @@ func (c *Client) learnTime(conn *connection) error {
 	}
 	now, err := answer.Open(nonce, c.bundle.TimeKeys)
 	if err != nil {
-		return &TrustError{conn.server, err}
+		return &TrustError{Server: conn.server, Code: CodeTime, Err: err}
 	}
 	c.clock = clock{known: true, learned: now, at: c.system()}
 	return nil

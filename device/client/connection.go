@@ -11,6 +11,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,6 +27,8 @@ const (
 	exchangeTimeout = time.Minute
 	// maxHeader bounds the header of an answer, in bytes.
 	maxHeader = 16 << 10
+	// maxServers bounds how many servers are tried in one go.
+	maxServers = 32
 )
 
 // connection is one TLS 1.3 connection to a server whose chain holds.
@@ -43,9 +48,19 @@ type connection struct {
 // is missing it is fetched first, over a connection of its own.
 func (c *Client) open(ctx context.Context, id *tls.Certificate) (*connection, error) {
 	var failed error
-	for _, server := range c.order() {
+	tried := map[string]bool{}
+	for {
+		// The list may change under way: a newer bundle names other servers.
+		list := c.order()
+		i := slices.IndexFunc(list, func(s string) bool { return !tried[s] })
+		if i < 0 || len(tried) > maxServers {
+			return nil, failed
+		}
+		server := list[i]
+		tried[server] = true
 		conn, err := c.openServer(ctx, server, id)
 		if err == nil {
+			c.memory.Server = server
 			return conn, nil
 		}
 		if failed == nil {
@@ -58,7 +73,6 @@ func (c *Client) open(ctx context.Context, id *tls.Certificate) (*connection, er
 			return nil, err // it is a server of ours, and this is its answer
 		}
 	}
-	return nil, failed
 }
 
 func (c *Client) openServer(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
@@ -67,7 +81,14 @@ func (c *Client) openServer(ctx context.Context, server string, id *tls.Certific
 			return nil, err
 		}
 	}
-	conn, err := c.dial(ctx, server, id)
+	conn, err := c.dial(ctx, server, id, true)
+	if refused, ok := errors.AsType[*TrustError](err); ok {
+		moved, failed := c.reconsider(ctx, refused)
+		if !moved {
+			return nil, failed
+		}
+		conn, err = c.dial(ctx, server, id, true)
+	}
 	if err != nil || !conn.limited {
 		return conn, err
 	}
@@ -76,14 +97,14 @@ func (c *Client) openServer(ctx context.Context, server string, id *tls.Certific
 	if err != nil {
 		return nil, err
 	}
-	return c.dial(ctx, server, id)
+	return c.dial(ctx, server, id, true)
 }
 
 // firstTrust fetches the first bundle over a connection that is not verified: nothing
 // is known yet but a fingerprint. The bundle is believed because a pinned root has
 // signed it, and brings the root that the next connection is held against.
 func (c *Client) firstTrust(ctx context.Context, server string) error {
-	conn, err := c.dial(ctx, server, nil)
+	conn, err := c.dial(ctx, server, nil, false)
 	if err != nil {
 		return err
 	}
@@ -92,20 +113,16 @@ func (c *Client) firstTrust(ctx context.Context, server string) error {
 }
 
 // dial opens one connection. Its chain is verified during the handshake, before the
-// client certificate is sent, which a limited connection never shows.
-func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
+// client certificate is sent, which a limited connection never shows. Without verify it
+// is limited to asking for trust bundles.
+func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, verify bool) (*connection, error) {
 	u, err := wire.ServerURL(server)
 	if err != nil {
 		return nil, err
 	}
-	address := u.Host
-	if u.Port() == "" {
-		address = net.JoinHostPort(u.Hostname(), "443")
-	}
-	dialer := net.Dialer{Timeout: dialTimeout}
-	raw, err := dialer.DialContext(ctx, "tcp", address)
+	raw, err := c.reach(ctx, server, addressOf(u))
 	if err != nil {
-		return nil, &NetworkError{server, err}
+		return nil, err
 	}
 	conn := &connection{server: server, authority: u.Host}
 	config := &tls.Config{
@@ -115,12 +132,12 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate) (
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			conn.limited = true
-			if c.bundle == nil {
-				return nil // firstTrust, which says nothing and believes signatures alone
+			if !verify {
+				return nil // whoever it is, only signed bundles are believed
 			}
 			limited, err := c.judge(s.PeerCertificates, u.Hostname())
 			if err != nil {
-				return &TrustError{server, err}
+				return &TrustError{Server: server, Code: chainCode(err), Err: err}
 			}
 			conn.limited = limited
 			return nil
@@ -139,12 +156,46 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate) (
 		if e, ok := errors.AsType[*TrustError](err); ok {
 			return nil, e
 		}
-		return nil, &NetworkError{server, err}
+		return nil, &NetworkError{Server: server, Code: handshakeCode(err), Err: err}
+	}
+	if verify && !c.proxies.uses(addressOf(u)) {
+		c.memory.Addresses[addressOf(u)] = raw.RemoteAddr().String()
 	}
 	conn.bounded = &io.LimitedReader{R: conn.Conn}
 	conn.reader = bufio.NewReader(conn.bounded)
 	conn.stop = context.AfterFunc(ctx, func() { raw.Close() })
 	return conn, nil
+}
+
+// reach opens a TCP connection to a server's HOST:PORT: through the proxy if there is
+// one, else by its name, else where it was last reached.
+func (c *Client) reach(ctx context.Context, server, address string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	if c.proxies.uses(address) {
+		conn, err := c.proxies.connect(ctx, dialer, address)
+		if err != nil {
+			return nil, &NetworkError{Server: server, Code: proxyCode(err), Err: err}
+		}
+		return conn, nil
+	}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if remembered := c.memory.Addresses[address]; err != nil && remembered != "" && ctx.Err() == nil {
+		if again, failed := dialer.DialContext(ctx, "tcp", remembered); failed == nil {
+			return again, nil
+		}
+	}
+	if err != nil {
+		return nil, &NetworkError{Server: server, Code: dialCode(err), Err: err}
+	}
+	return conn, nil
+}
+
+// addressOf is HOST:PORT of a server's URL.
+func addressOf(u *url.URL) string {
+	if u.Port() == "" {
+		return net.JoinHostPort(u.Hostname(), "443")
+	}
+	return u.Host
 }
 
 // Close closes the connection.
@@ -170,28 +221,48 @@ func (conn *connection) call(method, path string, in, out any) error {
 	if len(body) > wire.MaxMessage {
 		return fmt.Errorf("the message has %d bytes, the server takes %d", len(body), wire.MaxMessage)
 	}
-	status, contentType, answer, err := conn.exchange(method, path, body)
+	answer, err := conn.exchange(method, path, body)
 	if err != nil {
-		return &NetworkError{conn.server, err}
+		code := CodeAnswer
+		if lost(err) {
+			code = CodeLost
+		}
+		return &NetworkError{Server: conn.server, Code: code, Err: err}
 	}
 	switch {
-	case status == http.StatusOK:
+	case answer.status == http.StatusOK:
 	case !conn.limited:
-		return problem(status, contentType, answer)
-	case status >= 500:
-		return &NetworkError{conn.server, fmt.Errorf("the server answered %d to %s", status, path)}
+		p := problem(answer.status, answer.contentType, answer.body)
+		p.RetryAfter = answer.retryAfter
+		return p
+	case answer.status >= 500:
+		return &NetworkError{Server: conn.server, Err: fmt.Errorf("the server answered %d to %s", answer.status, path), RetryAfter: answer.retryAfter}
+	case answer.status/100 == 3 || strings.HasPrefix(answer.contentType, "text/html"):
+		return &NetworkError{Server: conn.server, Code: CodePortal, Err: fmt.Errorf("a web page answers in its place (%d to %s)", answer.status, path)}
 	default:
-		return &TrustError{conn.server, fmt.Errorf("it answered %d to %s before it had shown who it is", status, path)}
+		return &TrustError{Server: conn.server, Err: fmt.Errorf("it answered %d to %s before it had shown who it is", answer.status, path)}
 	}
-	if err := json.Unmarshal(answer, out); err != nil {
-		return &NetworkError{conn.server, fmt.Errorf("the answer to %s is not of the protocol: %w", path, err)}
+	if err := json.Unmarshal(answer.body, out); err != nil {
+		code := CodeAnswer
+		if conn.limited {
+			code = CodePortal
+		}
+		return &NetworkError{Server: conn.server, Code: code, Err: fmt.Errorf("the answer to %s is not of the protocol: %w", path, err)}
 	}
 	return nil
 }
 
-func (conn *connection) exchange(method, path string, body []byte) (status int, contentType string, answer []byte, err error) {
+// answer is an HTTP response.
+type answer struct {
+	status      int
+	contentType string
+	body        []byte
+	retryAfter  time.Duration
+}
+
+func (conn *connection) exchange(method, path string, body []byte) (a answer, err error) {
 	if err := conn.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
-		return 0, "", nil, err
+		return a, err
 	}
 	var request bytes.Buffer
 	fmt.Fprintf(&request, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: hallmark-device\r\nAccept: application/json\r\n",
@@ -202,19 +273,42 @@ func (conn *connection) exchange(method, path string, body []byte) (status int, 
 	request.WriteString("\r\n")
 	request.Write(body)
 	if _, err := conn.Write(request.Bytes()); err != nil {
-		return 0, "", nil, err
+		return a, err
 	}
 	conn.bounded.N = maxHeader + wire.MaxMessage
 	response, err := http.ReadResponse(conn.reader, &http.Request{Method: method})
 	if err != nil {
-		return 0, "", nil, err
+		return a, err
 	}
 	defer response.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(response.Body, wire.MaxMessage+1))
-	if err == nil && len(answer) > wire.MaxMessage {
+	a.body, err = io.ReadAll(io.LimitReader(response.Body, wire.MaxMessage+1))
+	if err == nil && len(a.body) > wire.MaxMessage {
 		err = wire.ErrTooLarge
 	}
-	return response.StatusCode, response.Header.Get("Content-Type"), answer, err
+	a.status, a.contentType = response.StatusCode, response.Header.Get("Content-Type")
+	a.retryAfter = retryAfter(response.Header)
+	return a, err
+}
+
+// maxRetryAfter bounds what a server, or what stands in for one, can ask for.
+const maxRetryAfter = 24 * time.Hour
+
+// retryAfter reads Retry-After (RFC 9110 §10.2.3). A date is taken from the answer's own
+// Date, for our clock may be wrong.
+func retryAfter(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		return 0
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
 // problem decodes a refusal. What did not come from a Hallmark server (a proxy's

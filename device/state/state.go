@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -59,6 +60,8 @@ type Settings struct {
 	RenewAfter time.Time `json:"renew_after,omitzero"`
 	// Steering is the window, and how often to ask; zero if the server gave none.
 	Steering wire.Steering `json:"steering,omitzero"`
+	// Network is what was found out about the way to the server; it may be lost.
+	Network client.Memory `json:"network,omitzero"`
 }
 
 // Names of the files of a set.

@@ -188,6 +188,7 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 	}
 	return native.Handler(service, native.Config{
 		Bundle:   func() (wire.SignedBundle, int64) { return wire.SignedBundle{}, 1 },
+		Since:    func(int64) wire.TrustSteps { return wire.TrustSteps{Newest: 1} },
 		SignTime: func([]byte, time.Time) (wire.TimeAnswer, error) { return wire.TimeAnswer{}, nil },
 		Now:      now, NonceMode: o.nonceMode, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	}), permissions, nil

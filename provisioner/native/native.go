@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
@@ -25,6 +26,8 @@ import (
 type Config struct {
 	// Bundle gives the newest signed trust bundle and its number.
 	Bundle func() (wire.SignedBundle, int64)
+	// Since gives the bundles that follow a number (ca/trust.Service.Since).
+	Since func(after int64) wire.TrustSteps
 	// SignTime signs a nonce with the time (ca/trust.TimeSigner).
 	SignTime func(nonce []byte, now time.Time) (wire.TimeAnswer, error)
 	// NonceMode: a proxy ends TLS. Then the exporter binds nothing, client certificates
@@ -69,8 +72,18 @@ func (h *handler) trust(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	bundle, _ := h.Bundle()
-	h.reply(w, bundle)
+	after, given := r.URL.Query()["after"]
+	if !given {
+		bundle, _ := h.Bundle()
+		h.reply(w, bundle)
+		return
+	}
+	n, err := strconv.ParseInt(after[0], 10, 64)
+	if err != nil || n < 0 {
+		h.fail(w, r, malformed(errors.New("after takes the number of a trust bundle")))
+		return
+	}
+	h.reply(w, h.Since(n))
 }
 
 func (h *handler) time(w http.ResponseWriter, r *http.Request) {

@@ -126,7 +126,7 @@ func (h *house) provisioner(in *installation.Installation, store record.Store, p
 
 func nativeConfig(in *installation.Installation, log *slog.Logger) native.Config {
 	return native.Config{
-		Bundle: in.Trust.Newest, SignTime: in.Trust.SignTime,
+		Bundle: in.Trust.Newest, Since: in.Trust.Since, SignTime: in.Trust.SignTime,
 		NonceMode: in.Config.ChannelBinding == config.BindingNonce, Now: time.Now, Log: log,
 	}
 }
