@@ -24,6 +24,28 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
+func TestTPMs(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	in := wire.NewEKType{Maker: "STM", Model: "ST33 KTPM2A", Type: "RSA-2048"}
+	got, err := h.anna.AllowEKType(ctx, in)
+	check(t, err)
+	if got.AllowedBy != "anna" || got.Type != "RSA-2048" || got.Since.IsZero() {
+		t.Errorf("allowed %+v", got)
+	}
+	_, err = h.anna.AllowEKType(ctx, in)
+	wantProblem(t, err, wire.CodeConflict)
+	for _, bad := range []wire.NewEKType{{Maker: "STM", Model: "x"}, {Type: "L-1"}, {Type: "other-xyz"},
+		{Maker: "STM\n", Type: "RSA-2048"}, {Model: strings.Repeat("x", 65), Type: "RSA-2048"}} {
+		_, err := h.anna.AllowEKType(ctx, bad)
+		wantProblem(t, err, wire.CodeMalformed)
+	}
+	all, err := h.anna.EKTypes(ctx)
+	check(t, err)
+	if len(all.Items) != 1 || all.Items[0].Model != "ST33 KTPM2A" {
+		t.Errorf("listed %+v", all.Items)
+	}
+}
+
 func TestModelsAndLots(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	m, err := h.anna.CreateModel(ctx, wire.NewModel{Name: "sensor"})

@@ -44,6 +44,8 @@ func (s *Service) routes() []gate.Route {
 		{Pattern: "GET " + wire.PathIssuers, Handle: s.issuers},
 		{Pattern: "GET " + wire.PathIssuers + "/{name}", Handle: s.issuer},
 		{Pattern: "POST " + wire.PathIssuers + "/{name}/prove", Handle: s.prove},
+		{Pattern: "GET " + wire.PathTPMs, Handle: s.ekTypes},
+		{Pattern: "POST " + wire.PathTPMs, Handle: s.allowEKType},
 		{Pattern: "GET " + wire.PathAudit, Handle: s.audit},
 	}
 }

@@ -24,6 +24,7 @@ type Store interface {
 	record.Inventory
 	record.Operators
 	record.Authorities
+	record.EKTypes
 	record.Audit
 	// Status is record.Revocations.Status.
 	Status(ctx context.Context, issuer, serial string) (record.Certificate, error)

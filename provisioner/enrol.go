@@ -68,6 +68,9 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 	id := s.Permissions.NewDeviceID()
 	query := record.Query{Session: begun.ID, Ticket: begun.Ticket, Serial: begun.Serial,
 		EK: facts.TPM.EKFingerprint, EKName: facts.TPM.EKName, AK: facts.TPM.AKName}
+	if facts.TPM.Certified { // otherwise make and model are what the device says of itself
+		query.Chip = &record.EKType{Maker: facts.TPM.Maker, Model: facts.TPM.Model}
+	}
 	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
 		if v.SessionRedeemed {
 			return record.Admission{}, session.ErrInvalid
@@ -80,6 +83,9 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 			return record.Admission{}, err
 		}
 		verb, a := "device.enrolled", record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Ticket: begun.Ticket}
+		if !who.Known && query.Chip != nil && len(v.EKTypes) == 0 {
+			a.EKType = facts.TPM.EKType
+		}
 		if who.Known {
 			verb, a.Ticket = "device.returned", "" // uncounted: its ticket, if any, is not used up
 		}

@@ -27,6 +27,9 @@ func admitted(verb, ticket string, who identity.Identity, f attest.Facts, now ti
 	if f.TPM != nil {
 		detail["ek"] = hex.EncodeToString(f.TPM.EKFingerprint[:])
 		detail["firmware"] = who.Device.TPMFirmware
+		if f.TPM.EKType != "" {
+			detail["ek_type"] = f.TPM.EKType
+		}
 	}
 	if who.NewEK {
 		detail["new_ek"] = "true"

@@ -18,6 +18,8 @@ type Query struct {
 	EK     [32]byte
 	EKName []byte
 	AK     []byte
+	// Chip is the make and model of a certified TPM (Maker and Model); nil is not looked up.
+	Chip *EKType
 	// Device is a device's ID.
 	Device string
 	// Issuer and CertificateSerial name the certificate that authenticated a renewal.
@@ -36,6 +38,8 @@ type View struct {
 	Model *Model
 	// OnList: the lot has a list and EKName is on it.
 	OnList bool
+	// EKTypes are those recorded for Query.Chip; none before the first such chip.
+	EKTypes []string
 	// ByEK, BySerial, ByAK and ByID are the devices found by each key.
 	ByEK, BySerial, ByAK, ByID *Device
 	// Presented is the certificate of Query.CertificateSerial; Newest the newest
@@ -56,6 +60,9 @@ type Admission struct {
 	Session string
 	Expires time.Time
 	Ticket  string
+	// EKType is recorded for the Device's TPMMaker and TPMModel, if it is not there yet;
+	// empty records none.
+	EKType string
 	// Used marks the certificate Query.CertificateSerial as having authenticated its
 	// holder, at Event.Time if it is the first time.
 	Used bool
@@ -226,6 +233,15 @@ type Authorities interface {
 	Authorities(ctx context.Context) ([]Authority, error)
 }
 
+// EKTypes is which endorsement keys count, by make and model of TPM.
+type EKTypes interface {
+	// EKTypes lists by maker, model and type.
+	EKTypes(ctx context.Context) ([]EKType, error)
+	// AllowEKType adds a type to those of a make and model (Device is not read);
+	// ErrExists if it is there.
+	AllowEKType(ctx context.Context, t EKType, e Event) error
+}
+
 // Audit is the diary of everything.
 type Audit interface {
 	// Note writes events that change nothing else: refusals, mostly.
@@ -260,6 +276,7 @@ type Store interface {
 	Operators
 	RelyingParties
 	Authorities
+	EKTypes
 	Audit
 	Keeping
 }

@@ -189,6 +189,19 @@ type EK struct {
 	Issuer      string
 }
 
+// EKType says of one make and model of certified TPM which endorsement key counts: of a
+// chip's several only one, or it could become several devices.
+type EKType struct {
+	// Maker and Model are those of Device.TPMMaker and TPMModel.
+	Maker, Model string
+	// Type is the key's algorithm and size: "P-256", "RSA-2048".
+	Type  string
+	Since time.Time
+	// Device is the ID of the device whose enrolment was the first and so decided; empty
+	// if AllowedBy, an operator, did.
+	Device, AllowedBy string
+}
+
 // Tombstone bars an identity from ever enrolling again.
 type Tombstone struct {
 	// Kind is "ek" (hex fingerprint), "ak" (hex Name) or "serial" (MODEL:SERIAL, folded).

@@ -20,6 +20,7 @@ const (
 	PathRenewal   = "/v1/operators/renew"  // POST KeyRequest: OperatorChain
 	PathVendorCA  = "/v1/vendorca"         // GET: List[Authority]; POST NewAuthorities: List[Authority]; DELETE /FINGERPRINT: Authority
 	PathIssuers   = "/v1/issuers"          // GET: List[Issuer]; GET /NAME: Issuer; POST /NAME/prove of NewProof: Proof
+	PathTPMs      = "/v1/tpms"             // GET: List[EKType]; POST NewEKType: EKType
 	PathAudit     = "/v1/audit"            // GET ?limit=: List[Event], newest first; ?after=SEQUENCE&limit=: oldest first
 )
 
@@ -283,6 +284,25 @@ type Authority struct {
 // already stay as they are.
 type NewAuthorities struct {
 	Certificates [][]byte `json:"certificates"`
+}
+
+// EKType says of one make and model of certified TPM which endorsement key counts.
+type EKType struct {
+	Maker string `json:"maker"`
+	Model string `json:"model"`
+	// Type is the key's algorithm and size: "P-256", "RSA-2048".
+	Type  string    `json:"type"`
+	Since time.Time `json:"since"`
+	// Device is the ID of the device that was the first; empty if AllowedBy decided.
+	Device    string `json:"device,omitempty"`
+	AllowedBy string `json:"allowed_by,omitempty"`
+}
+
+// NewEKType lets a further endorsement key of a make and model count.
+type NewEKType struct {
+	Maker string `json:"maker"`
+	Model string `json:"model"`
+	Type  string `json:"type"`
 }
 
 // Event is one line of audit.

@@ -51,6 +51,7 @@ const (
 	CodeAKChanged     = "ak-changed"        // 409: this TPM is enrolled with another attestation key
 	CodeKeyChanged    = "key-changed"       // 409: this TPM is enrolled with another IDevID key
 	CodeAssurance     = "assurance-too-low" // 403: the model asks for more than the TPM could prove
+	CodeEKType        = "ek-type"           // 403: another endorsement key of this make of TPM counts
 	CodeNotListed     = "ek-not-listed"     // 403: the lot has a list and this TPM is not on it
 	CodeLotClosed     = "lot-closed"        // 403
 	CodeQuotaFull     = "quota-full"        // 403

@@ -168,6 +168,16 @@ func (c *Client) RemoveAuthority(ctx context.Context, fingerprint string) (wire.
 	return removed, err
 }
 
+// EKTypes lists which endorsement keys count, by make and model of TPM.
+func (c *Client) EKTypes(ctx context.Context) (wire.List[wire.EKType], error) {
+	return get[wire.List[wire.EKType]](ctx, c, wire.PathTPMs)
+}
+
+// AllowEKType lets a further endorsement key of a make and model count.
+func (c *Client) AllowEKType(ctx context.Context, t wire.NewEKType) (wire.EKType, error) {
+	return post[wire.EKType](ctx, c, wire.PathTPMs, t)
+}
+
 // LastEvents lists the newest events of the audit, newest first.
 func (c *Client) LastEvents(ctx context.Context, limit int) (wire.List[wire.Event], error) {
 	return get[wire.List[wire.Event]](ctx, c, Query{Limit: limit}.on(wire.PathAudit))

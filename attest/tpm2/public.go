@@ -76,6 +76,17 @@ type public struct {
 	spki []byte
 }
 
+// typeName is the key's algorithm and size as people write them.
+func (p *public) typeName() string {
+	switch k := p.key.(type) {
+	case *ecdsa.PublicKey:
+		return k.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA-%d", k.N.BitLen())
+	}
+	return ""
+}
+
 // readPublic parses a public area and holds it against its role.
 func readPublic(r role, raw []byte) (*public, error) {
 	a, err := readArea(raw)

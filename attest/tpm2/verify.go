@@ -95,7 +95,7 @@ func certified(ek, ak *public, e attest.Evidence, binding [32]byte) (attest.Fact
 		return attest.Facts{}, err
 	}
 	chip := &attest.TPM{
-		EKPublic: ek.raw, EKName: ek.name, EKFingerprint: sha256.Sum256(ek.spki),
+		EKPublic: ek.raw, EKName: ek.name, EKFingerprint: sha256.Sum256(ek.spki), EKType: ek.typeName(),
 		AKPublic: ak.raw, AKName: ak.name, AKKey: ak.spki,
 	}
 	if s.signedByPrimary(ak) {

@@ -2,6 +2,7 @@ package tpm2_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -96,6 +97,9 @@ func TestEnrolmentOfEveryKind(t *testing.T) {
 		f, err := claims.Facts()
 		if err != nil {
 			t.Fatal(err)
+		}
+		if want := map[string]string{"L-1": "RSA-2048", "H-1": "RSA-2048", "H-3": "P-384"}[o.EK]; f.TPM.EKType != cmp.Or(want, "P-256") {
+			t.Errorf("%+v: the endorsement key is called %s", o, f.TPM.EKType)
 		}
 		if !f.TPM.Certified || f.TPM.Uncertified != "" || f.TPM.Maker != vendorca.MakerTest || f.TPM.Model != "simtpm" {
 			t.Errorf("%+v: %+v", o, f.TPM)

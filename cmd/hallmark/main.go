@@ -53,7 +53,7 @@ operator/hallmark.yaml; "hallmark operator accept" writes everybody else's.
 		SilenceErrors: true, SilenceUsage: true,
 	}
 	cmd.PersistentFlags().StringVar(&a.Config, "config", "", "settings file, or the folder that holds it (default $"+terminal.ConfigVariable+")")
-	cmd.AddCommand(a.vendorcaCommand(), a.modelCommand(), a.lotCommand(), a.ticketCommand(), a.deviceCommand(),
+	cmd.AddCommand(a.vendorcaCommand(), a.tpmCommand(), a.modelCommand(), a.lotCommand(), a.ticketCommand(), a.deviceCommand(),
 		a.certCommand(), a.operatorCommand(), issuer.Command(&a.App), audit.Command(&a.App, version), a.whoamiCommand(), versionCommand())
 	return cmd
 }

@@ -37,7 +37,7 @@ type rule func(*Case) *Refusal
 // The order is that of what one would want to read first: the final reasons, then
 // what the line can mend.
 var (
-	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, quota}
+	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, ekType, quota}
 	returning = []rule{barred, standing, endorsementKeys}
 	renewing  = []rule{standing, current}
 )

@@ -50,7 +50,10 @@ func TestEachRuleRefusesItsCase(t *testing.T) {
 		"lot-closed":        func(c *Case) { c.View.Lot.Closed = now },
 		"ek-not-listed":     func(c *Case) { c.View.Lot.Listed = true },
 		"assurance-too-low": func(c *Case) { c.View.Model.Assurance = record.LevelCertified },
-		"quota-full":        func(c *Case) { c.View.Lot.Used = 2 },
+		"ek-type": func(c *Case) {
+			c.Facts.TPM.Certified, c.Facts.TPM.EKType, c.View.EKTypes = true, "RSA-2048", []string{"P-256", "P-384"}
+		},
+		"quota-full": func(c *Case) { c.View.Lot.Used = 2 },
 	} {
 		c := good()
 		spoil(&c)

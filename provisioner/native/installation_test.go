@@ -209,6 +209,15 @@ func (i *installation) ticket(t testing.TB, change func(*record.Ticket)) wire.Pe
 	return p
 }
 
+// allow lets the simulated make of chip enrol with another endorsement key.
+func (i *installation) allow(t testing.TB, name string) {
+	t.Helper()
+	chip := record.EKType{Maker: vendorca.MakerTest, Model: "simtpm", Type: name, Since: time.Now(), AllowedBy: "anna"}
+	if err := i.store.AllowEKType(t.Context(), chip, record.Event{Time: time.Now(), Actor: "test", Verb: "tpm.allowed"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // unit is a simulated device as it stands on a line.
 type unit struct{ *simdevice.Device }
 

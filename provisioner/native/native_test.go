@@ -19,6 +19,9 @@ import (
 func TestEnrolAndRenew(t *testing.T) {
 	i := install(t, settings{})
 	for n, o := range []simtpm.Options{{}, {EK: "L-1"}, {EK: "H-3"}, {RSA: true}} {
+		if o.EK != "" {
+			i.allow(t, map[string]string{"L-1": "RSA-2048", "H-3": "P-384"}[o.EK])
+		}
 		serial := fmt.Sprintf("SN-%d", n)
 		u := i.unit(t, o)
 		id, err := u.Enrol(i.ticket(t, nil), serial)
@@ -86,6 +89,61 @@ func TestComingBackIsUncounted(t *testing.T) {
 	}
 	if lot, err := i.store.Lot(t.Context(), record.DefaultLot); err != nil || lot.Used != 1 {
 		t.Errorf("the lot counts %d devices, %v", lot.Used, err)
+	}
+}
+
+// TestOneEndorsementKeyCounts: of the several that a certified make of chip has, that of
+// the first one, until an operator allows another (design decision 5).
+func TestOneEndorsementKeyCounts(t *testing.T) {
+	i := install(t, settings{})
+	enrol := func(o simtpm.Options, serial string) string {
+		_, err := i.unit(t, o).Enrol(i.ticket(t, nil), serial)
+		return code(err)
+	}
+	if got := enrol(simtpm.Options{}, "SN-1"); got != "" {
+		t.Fatal(got)
+	}
+	if got := enrol(simtpm.Options{}, "SN-2"); got != "" {
+		t.Errorf("a second chip with the same type: %s", got)
+	}
+	if got := enrol(simtpm.Options{EK: "H-3"}, "SN-3"); got != wire.CodeEKType {
+		t.Errorf("another key of the same make: %q", got)
+	}
+	if last, err := i.store.LastEvents(t.Context(), 1); err != nil || last[0].Verb != "enrolment.refused" || !strings.Contains(last[0].Reason, "their P-256 endorsement key and this one came with its P-384 key") {
+		t.Errorf("recorded as %+v, %v", last, err)
+	}
+	i.allow(t, "P-384")
+	if got := enrol(simtpm.Options{EK: "H-3"}, "SN-3"); got != "" {
+		t.Errorf("after it was allowed: %s", got)
+	}
+	// What proves no make cannot be held to one; the model says whether it may enrol.
+	chip, err := simtpm.NewDevice(nil, simtpm.Options{EK: "L-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.holding(chip).Enrol(i.ticket(t, nil), "SN-4"); err != nil {
+		t.Errorf("a chip without certificate: %v", err)
+	}
+}
+
+// TestFurtherEndorsementKeyOfAKnownChip: whoever activates the recorded attestation key
+// is that chip, whatever its endorsement key.
+func TestFurtherEndorsementKeyOfAKnownChip(t *testing.T) {
+	i := install(t, settings{})
+	u := i.unit(t, simtpm.Options{})
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
+		t.Fatal(err)
+	}
+	second, err := simtpm.NewDevice(i.maker, simtpm.Options{EK: "H-3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.AK, second.IDevID = u.TPM.AK, u.TPM.IDevID
+	if _, err := i.holding(second).Enrol(wire.Permission{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := i.store.DevicesNamed(t.Context(), "", "SN-1"); err != nil || len(found) != 1 || len(found[0].EKs) != 2 {
+		t.Errorf("%v, %+v", err, found)
 	}
 }
 

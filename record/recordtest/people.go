@@ -137,6 +137,48 @@ func authorities(t *testing.T, b *bench) {
 	b.equal("authorities", got, []record.Authority{two})
 }
 
+// ekTypes: the first of a make and model is recorded with its device, others by hand.
+func ekTypes(t *testing.T, b *bench) {
+	chip := record.EKType{Maker: "TEST", Model: "chip"}
+	q := record.Query{Chip: &chip}
+	listed := func() []string {
+		t.Helper()
+		v, err := b.Look(b.ctx, q)
+		b.must(err)
+		return v.EKTypes
+	}
+	if got := listed(); got != nil {
+		t.Errorf("before the first: %q", got)
+	}
+	d := newDevice()
+	for _, name := range []string{"P-256", "P-256", ""} { // a store need not be told once only
+		_, err := b.Admit(b.ctx, q, func(record.View) (record.Admission, error) {
+			return record.Admission{Device: d, EKType: name, Event: event("device.enrolled")}, nil
+		})
+		b.must(err)
+	}
+	allowed := record.EKType{Maker: "TEST", Model: "chip", Type: "P-384", Since: Now, AllowedBy: "anna"}
+	b.must(b.AllowEKType(b.ctx, allowed, event("tpm.allowed")))
+	b.recorded("tpm.allowed")
+	for _, taken := range []string{"P-256", "P-384"} {
+		again := allowed
+		again.Type = taken
+		b.refused("allow again", record.ErrExists, func() error { return b.AllowEKType(b.ctx, again, event("x")) })
+	}
+	other := record.EKType{Maker: "TEST", Model: "", Type: "RSA-2048", Since: Now, AllowedBy: "anna"}
+	b.must(b.AllowEKType(b.ctx, other, event("tpm.allowed")))
+	b.equal("types of the chip", listed(), []string{"P-256", "P-384"})
+	got, err := b.EKTypes(b.ctx)
+	b.must(err)
+	first := record.EKType{Maker: "TEST", Model: "chip", Type: "P-256", Since: Now, Device: d.ID}
+	b.equal("all types", got, []record.EKType{other, first, allowed})
+	v, err := b.Look(b.ctx, record.Query{Device: d.ID})
+	b.must(err)
+	if v.EKTypes != nil {
+		t.Errorf("looked up without being asked: %q", v.EKTypes)
+	}
+}
+
 func events(t *testing.T, b *bench) {
 	start := b.last().Sequence
 	var want []record.Event

@@ -79,6 +79,7 @@ func Run(t *testing.T, p Place) {
 		"relying parties":      relyingParties,
 		"enforcement":          enforcement,
 		"authorities":          authorities,
+		"EK types":             ekTypes,
 		"events":               events,
 		"given up":             givenUp,
 		"closed":               closed,
@@ -169,6 +170,7 @@ func (b *bench) everything() (all []any) {
 	add(b.Operators(b.ctx))
 	add(b.RelyingParties(b.ctx))
 	add(b.Authorities(b.ctx))
+	add(b.EKTypes(b.ctx))
 	add(b.LastEvents(b.ctx, 1000))
 	return all
 }

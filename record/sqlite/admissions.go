@@ -5,12 +5,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/chips"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
@@ -88,6 +90,11 @@ func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 	}
 	if err = lookCertificates(c, q, &v); err != nil {
 		return v, err
+	}
+	if q.Chip != nil {
+		if v.EKTypes, err = chips.Types(c, *q.Chip); err != nil {
+			return v, err
+		}
 	}
 	if err = lookLot(c, q, &v); err != nil {
 		return v, err
@@ -207,6 +214,12 @@ func (s *Store) admit(c *engine.Conn, q record.Query, a record.Admission) error 
 		n, err := c.Exec("UPDATE tickets SET redeemed = ?, device = (SELECT seq FROM devices WHERE id = ?) WHERE id = ? AND redeemed IS NULL",
 			a.Event.Time, d.ID, a.Ticket)
 		if err := engine.Changed(n, err, "the ticket was used before or does not exist"); err != nil {
+			return err
+		}
+	}
+	if a.EKType != "" {
+		t := record.EKType{Maker: d.TPMMaker, Model: d.TPMModel, Type: a.EKType, Since: a.Event.Time, Device: d.ID}
+		if err := chips.Add(c, t); err != nil && !errors.Is(err, record.ErrExists) {
 			return err
 		}
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/changes"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/chips"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/inventory"
@@ -57,6 +58,7 @@ type Options struct {
 type Store struct {
 	audit.Audit
 	changes.Numbers
+	chips.Chips
 	factory.Factory
 	inventory.Inventory
 	people.People
@@ -143,7 +145,7 @@ func open(ctx context.Context, path string, o Options, fresh bool) (*Store, erro
 		o.Now = time.Now
 	}
 	return &Store{
-		Audit: audit.New(db), Factory: factory.New(db), Inventory: inventory.New(db, o.Now), People: people.New(db), Parties: relying.New(db), Revocations: revocation.New(db), Numbers: changes.New(db),
+		Audit: audit.New(db), Chips: chips.New(db), Factory: factory.New(db), Inventory: inventory.New(db, o.Now), People: people.New(db), Parties: relying.New(db), Revocations: revocation.New(db), Numbers: changes.New(db),
 		db: db, now: o.Now,
 	}, nil
 }

@@ -34,6 +34,9 @@ type TPM struct {
 	// EKFingerprint is the SHA-256 of the endorsement key's SubjectPublicKeyInfo: the
 	// chip's key in the inventory (certificate serial numbers are not unique across makers).
 	EKFingerprint [32]byte `json:"ek_fingerprint"`
+	// EKType is the endorsement key's algorithm and size: "P-256", "RSA-2048". Of what a
+	// key is, its certificate proves no more: the rest of EKPublic is the device's word.
+	EKType string `json:"ek_type,omitempty"`
 	// EKCertificate is the certificate exactly as its maker signed it (DER); nil if there is none.
 	EKCertificate []byte `json:"ek_certificate,omitempty"`
 	// EKIssuer is the certificate's issuer, RFC 2253 form; empty without certificate.
