@@ -57,21 +57,29 @@ func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	case !(record.Assurance{Certified: true, Registered: true, Hardware: true}).Meets(m.Assurance):
 		return nil, gate.Invalid("", "assurance %q: one of certified, registered, first-use, software", m.Assurance)
 	}
-	if err := setRules(&m, wire.ModelRules{LDevIDLifetime: &in.LDevIDLifetime, Poll: &in.Poll}); err != nil {
+	if err := setRules(&m, wire.ModelRules{LDevIDLifetime: &in.LDevIDLifetime, Poll: &in.Poll, Subject: in.Subject}); err != nil {
 		return nil, err
 	}
 	e := c.Event("model.created", m.Name)
-	e.Detail["assurance"] = m.Assurance
+	e.Detail["assurance"], e.Detail["subject"] = m.Assurance, cmp.Or(m.Subject, "MODEL:SERIAL")
 	err := s.Store.CreateModel(ctx, m, e)
 	if errors.Is(err, record.ErrExists) {
 		have, err := s.Store.Model(ctx, m.Name)
-		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime || have.Poll != m.Poll) {
+		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime || have.Poll != m.Poll || have.Subject != m.Subject) {
 			err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name: devices were made by the rules it has",
 				"there is a model %q with other rules", m.Name)
 		}
 		return showModel(have), err
 	}
-	return showModel(m), err
+	return showModel(m), taken(err)
+}
+
+// taken words the one conflict that a model's rules can have with another's.
+func taken(err error) error {
+	if !errors.Is(err, record.ErrConflict) {
+		return err
+	}
+	return gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose a subject that begins or ends differently: hallmark model list --json shows the others", "%v", err)
 }
 
 // setRules changes the rules of a model that may change while it has devices.
@@ -88,6 +96,17 @@ func setRules(m *record.Model, in wire.ModelRules) error {
 		}
 		m.Poll = time.Duration(*in.Poll) * time.Second
 	}
+	switch {
+	case in.Subject == "" || in.Subject == m.Subject:
+		return nil
+	case m.Subject != "":
+		return gate.Refuse(http.StatusConflict, wire.CodeConflict, "make another model: certificates with these names are in use",
+			"the subject of model %s is %q for good", m.Name, m.Subject)
+	}
+	if err := record.CheckSubject(in.Subject); err != nil {
+		return gate.Invalid("write it like {serial} or acme-{serial}", "%v", err)
+	}
+	m.Subject = in.Subject
 	return nil
 }
 
@@ -106,7 +125,7 @@ func (s *Service) setModel(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	e := c.Event("model.changed", m.Name)
 	e.Detail["ldevid_lifetime"], e.Detail["poll"] = m.LDevIDLifetime.String(), m.Poll.String()
-	return showModel(m), s.Store.SetModel(ctx, m, e)
+	return showModel(m), taken(s.Store.SetModel(ctx, m, e))
 }
 
 func (s *Service) lots(ctx context.Context, _ *gate.Call) (any, error) {

@@ -101,8 +101,12 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
+	content := profile.Content{Key: key, Model: device.Model, Serial: device.Serial, Lifetime: life}
+	if model != nil && model.CommonName(device.Serial) != device.Name() {
+		content.CommonName = model.CommonName(device.Serial)
+	}
 	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), ca.Request{Profile: profile.LDevID, Device: device.ID, Predecessor: begun.Certificate,
-		Content: profile.Content{Key: key, Model: device.Model, Serial: device.Serial, Lifetime: life}}) // decision → certificate
+		Content: content}) // decision → certificate
 	if err != nil {
 		return Answer{}, err
 	}

@@ -169,9 +169,11 @@ type Page struct {
 
 // Factory is who may make what, and how many.
 type Factory interface {
+	// CreateModel refuses with ErrConflict a Subject that could collide with another model's.
 	CreateModel(ctx context.Context, m Model, e Event) error
 	// SetModel replaces a model's rules. ErrNotFound if there is none of that name;
-	// ErrConflict if Assurance or Created differ, which its devices were made by.
+	// ErrConflict if Assurance, Created or a Subject that was set differ, which its devices were
+	// made by, or if a Subject could collide with another model's.
 	SetModel(ctx context.Context, m Model, e Event) error
 	Models(ctx context.Context) ([]Model, error)
 	Model(ctx context.Context, name string) (Model, error)

@@ -103,7 +103,10 @@ type Model struct {
 	LDevIDLifetime time.Duration
 	// Poll is how often its devices ask when to renew; zero means the installation's
 	// default, less than zero that they need not ask.
-	Poll    time.Duration
+	Poll time.Duration
+	// Subject is the template of the commonName in working certificates (CheckSubject);
+	// empty means MODEL:SERIAL.
+	Subject string
 	Created time.Time
 }
 

@@ -77,7 +77,10 @@ type Model struct {
 	LDevIDLifetime int64 `json:"ldevid_lifetime,omitempty"`
 	// Poll is how often its devices ask when to renew, in seconds; 0 means the
 	// installation's default, -1 never.
-	Poll    int64     `json:"poll,omitempty"`
+	Poll int64 `json:"poll,omitempty"`
+	// Subject is the template of the commonName in its working certificates, with {serial}
+	// in it; empty means MODEL:SERIAL. It can be set once.
+	Subject string    `json:"subject,omitempty"`
 	Created time.Time `json:"created"`
 }
 
@@ -87,12 +90,14 @@ type NewModel struct {
 	Assurance      string `json:"assurance,omitempty"` // empty means "certified"
 	LDevIDLifetime int64  `json:"ldevid_lifetime,omitempty"`
 	Poll           int64  `json:"poll,omitempty"`
+	Subject        string `json:"subject,omitempty"`
 }
 
 // ModelRules changes rules of a model; what is nil stays as it is.
 type ModelRules struct {
 	LDevIDLifetime *int64 `json:"ldevid_lifetime,omitempty"`
 	Poll           *int64 `json:"poll,omitempty"`
+	Subject        string `json:"subject,omitempty"` // empty: stays as it is
 }
 
 // Lot is a production batch.

@@ -140,7 +140,10 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	case AK:
 		name, policy, usage, w.notAfter = c.Model, ours+"02", kpAIK, NoEnd
 	case LDevID:
-		name, policy, usage = device, ours+"03", kpClient
+		if name = c.CommonName; name == "" {
+			name = device
+		}
+		policy, usage = ours+"03", kpClient
 	case Server:
 		name, policy, usage = "Hallmark server", ours+"04", kpServer
 		w.add(ceAltName, false, serverNames(c))

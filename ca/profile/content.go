@@ -42,6 +42,8 @@ type Content struct {
 	TPM *TPM
 	// Operator is the operator's or the relying party's name: Operator and Relay certificates.
 	Operator string
+	// CommonName of an LDevID, if it is not MODEL:SERIAL.
+	CommonName string
 	// Code is what a cloud asked to be certified: Proof certificates.
 	Code string
 	// DNSNames and IPs: Server certificates.

@@ -22,7 +22,7 @@ type spec struct {
 }
 
 // fields says which parts of Content a kind takes.
-type fields struct{ device, tpm, operator, names, code bool }
+type fields struct{ device, tpm, operator, names, code, alias bool }
 
 const day = 24 * time.Hour
 
@@ -50,7 +50,7 @@ var specs = map[Kind]spec{
 	},
 	LDevID: {
 		issuer: Operational, policy: oid(arc + ".1.3"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		longest: 825 * day, takes: fields{device: true}, acceptsRSA: true,
+		longest: 825 * day, takes: fields{device: true, alias: true}, acceptsRSA: true,
 	},
 	Server: {
 		issuer: Infrastructure, policy: oid(arc + ".1.4"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},

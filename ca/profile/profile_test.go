@@ -101,6 +101,36 @@ func content(t testing.TB, k profile.Kind) profile.Content {
 	return c
 }
 
+// TestCommonName: only a working certificate may have a name of its own, and none that
+// could be another device's MODEL:SERIAL.
+func TestCommonName(t *testing.T) {
+	root := newRoot(t)
+	c, p := content(t, profile.LDevID), root.placement()
+	c.CommonName = "acme-SN-0001"
+	template, err := profile.Template(profile.LDevID, c, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := sign(t, template, root.cert, root.key)
+	if _, err := profile.Check(profile.LDevID, c, p, cert.Raw); err != nil || cert.Subject.CommonName != "acme-SN-0001" {
+		t.Errorf("%s: %v", cert.Subject, err)
+	}
+	if _, err := profile.Check(profile.LDevID, content(t, profile.LDevID), p, cert.Raw); err == nil {
+		t.Error("the name is not looked at")
+	}
+	for _, bad := range []string{"gateway:SN-0002", "a,O=b", strings.Repeat("a", 65), "a b"} {
+		c.CommonName = bad
+		if c.Validate(profile.LDevID) == nil {
+			t.Errorf("%q is a name", bad)
+		}
+	}
+	c = content(t, profile.IDevID)
+	c.CommonName = "acme"
+	if c.Validate(profile.IDevID) == nil {
+		t.Error("a birth certificate with a name of its own")
+	}
+}
+
 func TestFields(t *testing.T) {
 	const (
 		ski, ku, san, bc, crl, pol, aki, eku = "2.5.29.14", "2.5.29.15!", "2.5.29.17", "2.5.29.19!", "2.5.29.31", "2.5.29.32", "2.5.29.35", "2.5.29.37"

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -114,7 +115,7 @@ func subject(k Kind, c Content, organisation string) pkix.Name {
 	case IDevID, AK:
 		n.CommonName, n.SerialNumber = c.Model, c.Model+":"+c.Serial
 	case LDevID:
-		n.CommonName = c.Model + ":" + c.Serial
+		n.CommonName = cmp.Or(c.CommonName, c.Model+":"+c.Serial)
 	case Operator, Relay:
 		n.CommonName = c.Operator
 	case OCSP:

@@ -19,6 +19,7 @@ import (
 var (
 	modelName    = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,22}$`)
 	serialName   = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,40}$`)
+	aliasName    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	operatorName = regexp.MustCompile(`^[a-z0-9._-]{1,32}$`)
 	codeText     = regexp.MustCompile(`^[A-Za-z0-9-]{8,64}$`)
 	dnsLabel     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -53,6 +54,8 @@ func (c Content) validate(s spec) error {
 		return fmt.Errorf("serial number %q: 1 to 40 of A-Z, a-z, 0-9 and . _ : -", c.Serial)
 	case s.takes.operator && !operatorName.MatchString(c.Operator):
 		return fmt.Errorf("name %q: 1 to 32 of a-z, 0-9 and . _ -", c.Operator)
+	case c.CommonName != "" && (!s.takes.alias || !aliasName.MatchString(c.CommonName)):
+		return fmt.Errorf("name %q: only an LDevID may have one of its own: 1 to 64 of A-Z, a-z, 0-9 and . _ -", c.CommonName)
 	case !s.takes.device && (c.Model != "" || c.Serial != ""), !s.takes.tpm && c.TPM != nil,
 		!s.takes.operator && c.Operator != "", !s.takes.code && c.Code != "", !s.takes.names && len(c.DNSNames)+len(c.IPs) > 0:
 		return errors.New("it has content that the profile does not take")

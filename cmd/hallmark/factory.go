@@ -52,7 +52,7 @@ Making the same model again changes nothing.`,
 		if err != nil {
 			return err
 		}
-		in.Name, in.LDevIDLifetime, in.Poll = args[0], rules.life.Seconds(), rules.poll.seconds
+		in.Name, in.LDevIDLifetime, in.Poll, in.Subject = args[0], rules.life.Seconds(), rules.poll.seconds, rules.subject
 		m, err := cl.CreateModel(c.Context(), in)
 		if err != nil {
 			return err
@@ -66,11 +66,15 @@ Making the same model again changes nothing.`,
 type modelRules struct {
 	life terminal.Days
 	poll poll
+	// subject is empty where it stays as it is
+	subject string
 }
 
 func (r *modelRules) flags(c *cobra.Command) {
 	c.Flags().Var(&r.life, "ldevid-lifetime", "life of working certificates (default the installation's)")
 	c.Flags().Var(&r.poll, "poll", "how often devices ask when to renew: 6h, 1d, never (default 6h)")
+	c.Flags().StringVar(&r.subject, "subject", "", "commonName in working certificates, like acme-{serial}; set once (default MODEL:SERIAL)")
+	c.RegisterFlagCompletionFunc("subject", terminal.Words("{serial}"))
 	c.RegisterFlagCompletionFunc("poll", terminal.Words("1h", "6h", "1d", "never", "default"))
 }
 
@@ -111,19 +115,19 @@ func (a *app) modelSet() *cobra.Command {
 	c := &cobra.Command{
 		Use: "set MODEL", Short: "Change rules of a model",
 		Long: `Change rules of a model; those whose flag is left out stay. Its devices follow when they
-next renew (--ldevid-lifetime) or ask (--poll).`,
+next renew (--ldevid-lifetime, --subject) or ask (--poll).`,
 		Example: "  hallmark model set sensor --poll 1d",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(modelNames),
 	}
 	asJSON := terminal.JSONFlag(c)
 	rules.flags(c)
-	c.MarkFlagsOneRequired("ldevid-lifetime", "poll")
+	c.MarkFlagsOneRequired("ldevid-lifetime", "poll", "subject")
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
-		var in wire.ModelRules
+		in := wire.ModelRules{Subject: rules.subject}
 		if c.Flags().Changed("ldevid-lifetime") {
 			seconds := rules.life.Seconds()
 			in.LDevIDLifetime = &seconds
@@ -176,7 +180,7 @@ func (a *app) modelShow() *cobra.Command {
 func showModel(c *cobra.Command, asJSON bool, m wire.Model) error {
 	return terminal.Show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
 		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Devices ask every", cmp.Or((&poll{m.Poll}).String(), "default")},
-		[2]string{"Created", terminal.Exactly(m.Created)})
+		[2]string{"Subject", cmp.Or(m.Subject, "MODEL:SERIAL")}, [2]string{"Created", terminal.Exactly(m.Created)})
 }
 
 func lifetime(m wire.Model) string {

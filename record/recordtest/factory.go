@@ -46,7 +46,7 @@ func deliberate(t *testing.T, p Place) {
 }
 
 func modelsAndLots(t *testing.T, b *bench) {
-	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Poll: -time.Second, Created: Now}
+	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Poll: -time.Second, Subject: "lamp-{serial}", Created: Now}
 	b.must(b.CreateModel(b.ctx, m, event("model.created")))
 	b.recorded("model.created")
 	got, err := b.Model(b.ctx, "lamp")
@@ -57,6 +57,12 @@ func modelsAndLots(t *testing.T, b *bench) {
 	if len(models) != 2 {
 		t.Errorf("models: %v", models)
 	}
+	b.refused("a name that could be a lamp's", record.ErrConflict, func() error {
+		return b.CreateModel(b.ctx, record.Model{Name: "torch", Assurance: record.LevelCertified, Subject: "LAMP-2-{serial}", Created: Now}, event("x"))
+	})
+	renamed := m
+	renamed.Subject = "bulb-{serial}"
+	b.refused("another subject than its devices have", record.ErrConflict, func() error { return b.SetModel(b.ctx, renamed, event("x")) })
 	b.refused("model twice", record.ErrExists, func() error { return b.CreateModel(b.ctx, m, event("x")) })
 	b.refused("model with an unknown level", nil, func() error {
 		return b.CreateModel(b.ctx, record.Model{Name: "x", Assurance: "high", Created: Now}, event("x"))

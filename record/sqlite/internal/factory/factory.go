@@ -24,8 +24,11 @@ func (s Factory) CreateModel(ctx context.Context, m record.Model, e record.Event
 
 // AddModel refuses a taken name with ErrExists.
 func AddModel(c *engine.Conn, m record.Model) error {
-	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll) VALUES (?, ?, ?, ?, ?)",
-		m.Name, m.Assurance, m.LDevIDLifetime, m.Created, m.Poll)
+	if err := checkSubject(c, m); err != nil {
+		return err
+	}
+	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll, subject) VALUES (?, ?, ?, ?, ?, ?)",
+		m.Name, m.Assurance, m.LDevIDLifetime, m.Created, m.Poll, m.Subject)
 	return engine.Exists(err, "model "+m.Name)
 }
 
@@ -38,25 +41,45 @@ func (s Factory) SetModel(ctx context.Context, m record.Model, e record.Event) e
 			return err
 		case have == nil:
 			return fmt.Errorf("model %s: %w", m.Name, record.ErrNotFound)
-		case have.Assurance != m.Assurance || have.Created.UnixMicro() != m.Created.UnixMicro():
+		case have.Assurance != m.Assurance || have.Created.UnixMicro() != m.Created.UnixMicro() || have.Subject != "" && have.Subject != m.Subject:
 			return fmt.Errorf("%w: devices of model %s were made by its rules", record.ErrConflict, m.Name)
-		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll:
+		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll && have.Subject == m.Subject:
 			return audit.ErrUnchanged
 		}
-		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Name)
+		if err := checkSubject(c, m); err != nil {
+			return err
+		}
+		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Name)
 		return err
 	})
 }
 
+// checkSubject refuses a template that could give a device another device's name.
+func checkSubject(c *engine.Conn, m record.Model) error {
+	if m.Subject == "" {
+		return nil
+	}
+	if err := record.CheckSubject(m.Subject); err != nil {
+		return err
+	}
+	others, err := engine.Query(context.Background(), c, ScanModel, selectModel+" WHERE subject <> '' AND name <> ?", m.Name)
+	for _, o := range others {
+		if record.SubjectsCollide(o.Subject, m.Subject) {
+			return fmt.Errorf("%w: with subject %s a device could bear the name of one of model %s (%s)", record.ErrConflict, m.Subject, o.Name, o.Subject)
+		}
+	}
+	return err
+}
+
 // ModelColumns are what ScanModel reads, of the table models.
-const ModelColumns = "models.name, models.assurance, models.ldevid_lifetime, models.created, models.poll"
+const ModelColumns = "models.name, models.assurance, models.ldevid_lifetime, models.created, models.poll, models.subject"
 
 const selectModel = "SELECT " + ModelColumns + " FROM models"
 
 // ScanModel reads ModelColumns.
 func ScanModel(r engine.Row) record.Model {
 	micro := func(i int) time.Duration { return time.Duration(r.Int(i)) * time.Microsecond }
-	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: micro(2), Created: r.Time(3), Poll: micro(4)}
+	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: micro(2), Created: r.Time(3), Poll: micro(4), Subject: r.Text(5)}
 }
 
 func model(c *engine.Conn, name string) (*record.Model, error) {
