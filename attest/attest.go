@@ -1,13 +1,15 @@
 // Package attest turns evidence into claims: what a piece of hardware has proved.
 //
 // A verifier (attest/tpm2, …) checks [Evidence] against a binding and returns
-// [Pending]; when the device has returned the secret of a credential challenge,
-// Pending becomes [Claims]. No code outside this tree can make either. The tree
+// [Pending]; when the device has returned the secret of a credential challenge, or at
+// once where the evidence leaves nothing to challenge, Pending becomes [Claims]. No code outside this tree can make either. The tree
 // uses no network, no files and no clock: time and trust anchors are arguments.
 package attest
 
 import (
 	"crypto/cipher"
+	"fmt"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/internal/seal"
 )
@@ -59,16 +61,82 @@ type Evidence struct {
 	Certificates [][]byte
 	// EKPublic and AKPublic are TPMT_PUBLIC structures without a TPM2B length.
 	EKPublic, AKPublic []byte
-	// Key is the key to be certified: tpm2, its TPMT_PUBLIC.
+	// Key is the key to be certified: tpm2, its TPMT_PUBLIC; softkey, its
+	// SubjectPublicKeyInfo (DER).
 	Key []byte
-	// Statement and Signature: tpm2, TPMS_ATTEST of TPM2_Certify and its TPMT_SIGNATURE.
+	// Statement and Signature: tpm2, TPMS_ATTEST of TPM2_Certify and its TPMT_SIGNATURE;
+	// softkey, the signatures over the binding of Key itself, if it is not the IDevID
+	// key, and of the IDevID key (ASN.1 ECDSA).
 	Statement, Signature []byte
 }
 
 // Known is what the record holds of a device that attests again.
 type Known struct {
-	// EKPublic and AKPublic are the TPMT_PUBLIC structures accepted at enrolment.
+	// Kind is the kind of evidence that the device was enrolled with.
+	Kind string
+	// EKPublic and AKPublic: tpm2, the TPMT_PUBLIC structures accepted at enrolment.
 	EKPublic, AKPublic []byte
+	// Birth: softkey, the SubjectPublicKeyInfo (DER) of the IDevID key.
+	Birth []byte
+}
+
+// Verifier turns evidence of one kind into facts and challenges whoever made it.
+type Verifier interface {
+	// Verify checks the whole evidence of a device that enrols.
+	Verify(e Evidence, binding [32]byte, now time.Time) (Pending, error)
+	// Reverify checks the evidence of a device on record for a fresh key.
+	Reverify(k Known, e Evidence, binding [32]byte) (Pending, error)
+	// Challenge hides a secret (32 bytes) for whoever made pending evidence. It is not
+	// asked for evidence that is proved already.
+	Challenge(p Pending, secret []byte) (Challenge, error)
+}
+
+// Verifiers are the kinds of evidence that an installation takes, by Evidence.Kind. Each
+// kind answers for its own; a device keeps the kind that it was enrolled with.
+type Verifiers map[string]Verifier
+
+var _ Verifier = Verifiers{}
+
+func (v Verifiers) of(kind string) (Verifier, error) {
+	if one := v[kind]; one != nil {
+		return one, nil
+	}
+	return nil, &Refusal{Code: CodeKind, Detail: fmt.Sprintf("evidence of kind %.20q is not accepted here", kind)}
+}
+
+// Verify lets the kind's verifier check evidence.
+func (v Verifiers) Verify(e Evidence, binding [32]byte, now time.Time) (Pending, error) {
+	one, err := v.of(e.Kind)
+	if err != nil {
+		return Pending{}, err
+	}
+	return one.Verify(e, binding, now)
+}
+
+// Reverify lets the verifier of the recorded kind check evidence, which must be of it.
+func (v Verifiers) Reverify(k Known, e Evidence, binding [32]byte) (Pending, error) {
+	if e.Kind != k.Kind {
+		return Pending{}, &Refusal{Code: CodeKind,
+			Detail: fmt.Sprintf("the device is on record with evidence of kind %q and brought %.20q", k.Kind, e.Kind)}
+	}
+	one, err := v.of(k.Kind)
+	if err != nil {
+		return Pending{}, err
+	}
+	return one.Reverify(k, e, binding)
+}
+
+// Challenge lets the verifier that made p challenge its device.
+func (v Verifiers) Challenge(p Pending, secret []byte) (Challenge, error) {
+	facts, err := p.Facts()
+	if err != nil {
+		return Challenge{}, err
+	}
+	one, err := v.of(facts.Kind)
+	if err != nil {
+		return Challenge{}, err
+	}
+	return one.Challenge(p, secret)
 }
 
 // Challenge is a TPM2_MakeCredential result: TPM2B_ID_OBJECT and
@@ -76,6 +144,10 @@ type Known struct {
 type Challenge struct {
 	Credential, Secret []byte
 }
+
+// CodeKind is the code of evidence of a kind that is not taken here, or not from this
+// device; the other codes of refusals are their kinds' own.
+const CodeKind = "evidence-kind"
 
 // Refusal is a reason not to believe evidence: a stable code for programs and a
 // sentence for the person at the line, with the next step where there is one.

@@ -7,6 +7,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -19,6 +20,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -32,6 +34,9 @@ type Options struct {
 	TPM string
 	// Proxy is the HTTP proxy to reach the server through (client.Config.Proxy).
 	Proxy string
+	// Key says where the device's keys are (package keys); empty means where they were
+	// when it was enrolled, or the TPM. Only Enrol takes another.
+	Key string
 	// Built is when the program was built: a time that has passed.
 	Built time.Time
 	// Now is the system clock, which may be wrong; nil means time.Now.
@@ -89,54 +94,55 @@ type agent struct {
 	Options
 	dir    *state.Dir
 	set    state.Set
-	tpm    *collect.Device
-	idevid *collect.Key
+	keys   keys.Holder
+	birth  keys.Key
 	client *client.Client
 }
 
-// openTPM opens the TPM and derives the birth key.
-func (a *agent) openTPM() (err error) {
-	spec := a.TPM
-	if spec == "" {
-		spec = a.set.TPM
+// place is where the keys are: as asked for, or else as on file.
+func place(o Options, set state.Set, folder string) keys.Place {
+	p := keys.Place{Key: cmp.Or(o.Key, set.Key, keys.TPM), Folder: folder}
+	if p.Key == keys.TPM {
+		p.TPM = cmp.Or(o.TPM, set.TPM, collect.DefaultSpec)
 	}
-	if spec == "" {
-		spec = collect.DefaultSpec
-	}
-	if a.tpm, err = collect.Open(spec); err != nil {
+	return p
+}
+
+// openKeys opens what holds the keys. create allows them to be made.
+func (a *agent) openKeys(create bool) (err error) {
+	p := place(a.Options, a.set, a.dir.Path())
+	if a.keys, err = keys.Open(p, create); err != nil {
 		return err
 	}
-	a.set.TPM = spec
-	a.idevid, err = a.tpm.IDevID()
+	a.set.Key, a.set.TPM = p.Key, p.TPM
+	a.birth, err = a.keys.Birth()
 	return err
 }
 
 // close ends the run.
 func (a *agent) close() {
-	if a.tpm != nil {
-		a.tpm.Close()
+	if a.keys != nil {
+		a.keys.Close()
 	}
 }
 
 // OtherBoardError: the state folder came from another board, or the chip was replaced.
 // Enrol gets this board an identity of its own.
-type OtherBoardError struct{ problem *collect.Error }
+type OtherBoardError struct{ problem error }
 
 func (e *OtherBoardError) Error() string { return e.problem.Error() }
 
-// Unwrap gives the problem as one of the TPM.
+// Unwrap gives the problem as one of what holds the keys.
 func (e *OtherBoardError) Unwrap() error { return e.problem }
 
-// sameTPM makes sure that the certificates on file are this TPM's.
-func (a *agent) sameTPM() error {
+// sameKeys makes sure that the certificates on file are for the keys that were opened.
+func (a *agent) sameKeys() error {
 	leaf, err := x509.ParseCertificate(a.set.IDevID[0])
 	if err != nil {
 		return fmt.Errorf("the IDevID certificate on file: %w", err)
 	}
-	if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(a.idevid.Public()) {
-		return &OtherBoardError{&collect.Error{Kind: collect.ErrOtherTPM,
-			Detail: fmt.Sprintf("the state folder %s belongs to %s, which has another TPM", a.dir.Path(), a.set.Device),
-			Hint:   "give this board an identity of its own: hallmark-device enrol, with a ticket unless the server knows it"}}
+	if err := a.keys.Check(leaf.PublicKey, a.dir.Path(), a.set.Device); err != nil {
+		return &OtherBoardError{err}
 	}
 	return nil
 }
@@ -217,7 +223,7 @@ func lost(err error) bool {
 // finish answers the challenge, if the answer is one, and returns the identity.
 func (a *agent) finish(ctx context.Context, answer *wire.Answer, shown *tls.Certificate) (*wire.Identity, error) {
 	if c := answer.Challenge; c != nil {
-		secret, err := a.tpm.Activate(attest.Challenge{Credential: c.Credential, Secret: c.Secret})
+		secret, err := a.keys.Activate(attest.Challenge{Credential: c.Credential, Secret: c.Secret})
 		if err != nil {
 			return nil, err
 		}
@@ -231,9 +237,9 @@ func (a *agent) finish(ctx context.Context, answer *wire.Answer, shown *tls.Cert
 	return answer.Identity, nil
 }
 
-// prover certifies a key over the binding that the client computes.
-func (a *agent) prover(key *collect.Key) client.Prover {
-	return func(binding [32]byte) ([]byte, []byte, error) { return a.tpm.Certify(key, binding) }
+// prover makes evidence for a key over the binding that the client computes.
+func (a *agent) prover(key keys.Key) client.Prover {
+	return func(binding [32]byte) ([]byte, []byte, error) { return a.keys.Prove(key, binding) }
 }
 
 // checkChain makes sure that a chain is for the key and ends in one of the roots: what
@@ -282,7 +288,7 @@ func (a *agent) result() Result {
 			r.NotAfter = leaf.NotAfter
 		}
 	}
-	r.TPMCommands = a.tpm.Commands()
+	r.TPMCommands = a.keys.Commands()
 	if a.client != nil {
 		r.Sent, r.Received = a.client.Bytes()
 		r.Time = a.client.Learned()

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -56,14 +58,14 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 		}
 		a.report("%v; enrolling this board as itself", err)
 		e.image = a.set
-		a.set = state.Set{Settings: state.Settings{TPM: a.set.TPM}}
+		a.set = state.Set{Settings: state.Settings{TPM: a.set.TPM, Key: a.set.Key}}
 	}
 	servers, pins, err := e.trust()
 	if err != nil {
 		return Result{}, err
 	}
-	if a.tpm == nil {
-		if err := a.openTPM(); err != nil {
+	if a.keys == nil {
+		if err := a.openKeys(true); err != nil {
 			return Result{}, err
 		}
 	}
@@ -80,12 +82,17 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	return a.result(), a.save()
 }
 
-// already holds what is on file against the TPM and against what was asked for.
+// already holds what is on file against the keys and against what was asked for.
 func (a *agent) already(e Enrolment) (Result, error) {
-	if err := a.openTPM(); err != nil {
+	if e.Key != "" && e.Key != cmp.Or(a.set.Key, keys.TPM) {
+		return Result{}, &ConflictError{
+			Detail: fmt.Sprintf("%s is enrolled with its key in %q, not %q", a.set.Device, cmp.Or(a.set.Key, keys.TPM), e.Key),
+			Hint:   "a device keeps the kind of key that it was enrolled with; leave out --key"}
+	}
+	if err := a.openKeys(false); err != nil {
 		return Result{}, err
 	}
-	if err := a.sameTPM(); err != nil {
+	if err := a.sameKeys(); err != nil {
 		return Result{}, err
 	}
 	if e.Ticket != nil && !a.trusts(e.Ticket.Root) {
@@ -147,15 +154,15 @@ func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
 
 // enrol runs the protocol once, from message one to the certificates.
 func (a *agent) enrol(ctx context.Context, e Enrolment) error {
-	id, err := a.tpm.Identify()
+	id, err := a.keys.Identify()
 	if err != nil {
 		return err
 	}
 	if id.Warning != "" {
 		a.report("%s", id.Warning)
 	}
-	m := wire.Enrol{Serial: e.Serial, EKCertificates: id.EKCertificates, EKPublic: id.EKPublic, AKPublic: id.AKPublic, Key: a.idevid.TPMPublic()}
-	answer, err := a.client.Enrol(ctx, m, a.prover(a.idevid), e.Ticket)
+	id.Message.Serial = e.Serial
+	answer, err := a.client.Enrol(ctx, id.Message, a.prover(a.birth), e.Ticket)
 	if err != nil {
 		return err
 	}
@@ -164,10 +171,12 @@ func (a *agent) enrol(ctx context.Context, e Enrolment) error {
 		return err
 	}
 	_, bundle := a.client.Trust()
-	if err := a.checkChain("IDevID", got.IDevID, a.idevid.Public(), bundle.Manufacturing); err != nil {
+	if err := a.checkChain("IDevID", got.IDevID, a.birth.Public(), bundle.Manufacturing); err != nil {
 		return err
 	}
-	if err := a.checkChain("attestation key", got.AK, id.AK, bundle.Manufacturing); err != nil {
+	if id.AK == nil {
+		got.AK = nil
+	} else if err := a.checkChain("attestation key", got.AK, id.AK, bundle.Manufacturing); err != nil {
 		return err
 	}
 	a.set.Device, a.set.Model, a.set.Serial = got.Device, got.Model, got.Serial

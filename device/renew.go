@@ -12,6 +12,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -39,7 +40,7 @@ func Poll(ctx context.Context, o Options) (Result, error) {
 	return o.withServer(func(a *agent) error { return a.poll(ctx) })
 }
 
-// withServer runs a step of an enrolled device with its TPM and its server, and keeps what
+// withServer runs a step of an enrolled device with its keys and its server, and keeps what
 // the step has changed.
 func (o Options) withServer(step func(*agent) error) (Result, error) {
 	a := &agent{Options: o, dir: state.At(o.State)}
@@ -56,10 +57,10 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 	if damaged != nil {
 		a.report("%v; using the state before it", damaged)
 	}
-	if err := a.openTPM(); err != nil {
+	if err := a.openKeys(false); err != nil {
 		return Result{}, err
 	}
-	if err := a.sameTPM(); err != nil {
+	if err := a.sameKeys(); err != nil {
 		return Result{}, err
 	}
 	pins, err := a.pins()
@@ -88,10 +89,10 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 // poll asks once. The certificate is shown whatever its end: the clock may be wrong, and
 // the server's is not.
 func (a *agent) poll(ctx context.Context) error {
-	if len(a.set.LDevID) == 0 || len(a.set.LDevIDKey) == 0 {
+	if len(a.set.LDevID) == 0 {
 		return ErrUseless
 	}
-	key, err := a.tpm.LoadLDevID(a.set.LDevIDKey)
+	key, err := a.keys.LoadWorking(a.set.LDevIDKey)
 	if errors.Is(err, collect.ErrOtherTPM) { // TPM2_Clear gave the chip another storage root
 		return fmt.Errorf("%w: %w", ErrUseless, err)
 	}
@@ -118,12 +119,11 @@ func (a *agent) ask(ctx context.Context, id *tls.Certificate) error {
 
 // renew runs the protocol and puts what came of it into the set, if it works.
 func (a *agent) renew(ctx context.Context) (shown string, err error) {
-	m := wire.Renew{Activated: a.activated()}
-	key, err := a.tpm.NewLDevID()
+	key, err := a.keys.NewWorking()
 	if err != nil {
 		return "", err
 	}
-	m.Key = key.TPMPublic()
+	m := wire.Renew{Kind: a.keys.Kind(), Key: key.Wire(), Activated: a.activated()}
 	var got *wire.Identity
 	ask := func(id *tls.Certificate) error {
 		return a.again(ctx, func() error {
@@ -144,7 +144,7 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 	}
 	if err != nil {
 		shown = "idevid"
-		if err := ask(&tls.Certificate{Certificate: a.set.IDevID, PrivateKey: a.idevid}); err != nil {
+		if err := ask(&tls.Certificate{Certificate: a.set.IDevID, PrivateKey: a.birth}); err != nil {
 			return "", err
 		}
 	}
@@ -152,7 +152,7 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 }
 
 // swap takes the new certificate if it is right and works.
-func (a *agent) swap(ctx context.Context, key *collect.Key, got *wire.Identity) error {
+func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) error {
 	check := func() error {
 		_, bundle := a.client.Trust()
 		return a.checkChain("LDevID", got.LDevID, key.Public(), bundle.Operational)
@@ -167,7 +167,7 @@ func (a *agent) swap(ctx context.Context, key *collect.Key, got *wire.Identity) 
 	if err := a.again(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {
 		return err
 	}
-	a.set.LDevID, a.set.LDevIDKey, a.set.Next = got.LDevID, key.PEM(), got.Next
+	a.set.LDevID, a.set.LDevIDKey, a.set.Next = got.LDevID, key.Stored(), got.Next
 	return nil
 }
 
@@ -178,7 +178,7 @@ func (a *agent) activated() *wire.Activate {
 	if next == nil || next.Expires.Before(a.client.Now()) {
 		return nil
 	}
-	secret, err := a.tpm.Activate(attest.Challenge{Credential: next.Credential, Secret: next.Secret})
+	secret, err := a.keys.Activate(attest.Challenge{Credential: next.Credential, Secret: next.Secret})
 	if err != nil {
 		a.report("%v; asking for a new challenge", err)
 		return nil
@@ -188,7 +188,7 @@ func (a *agent) activated() *wire.Activate {
 
 // ldevid is the working certificate with its key, or nil if it cannot be used any more.
 func (a *agent) ldevid() *tls.Certificate {
-	if len(a.set.LDevID) == 0 || len(a.set.LDevIDKey) == 0 {
+	if len(a.set.LDevID) == 0 {
 		return nil
 	}
 	leaf, err := x509.ParseCertificate(a.set.LDevID[0])
@@ -196,7 +196,7 @@ func (a *agent) ldevid() *tls.Certificate {
 		a.report("the working certificate has ended; showing the IDevID")
 		return nil
 	}
-	key, err := a.tpm.LoadLDevID(a.set.LDevIDKey)
+	key, err := a.keys.LoadWorking(a.set.LDevIDKey)
 	if err != nil {
 		a.report("%v; showing the IDevID", err)
 		return nil

@@ -14,8 +14,8 @@ import (
 	"os"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -37,6 +37,8 @@ type Status struct {
 	Serial    string `json:"serial,omitempty"`
 	Server    string `json:"server,omitempty"`
 	TPM       string `json:"tpm,omitempty"`
+	// Key is where the keys are: "tpm", "file", "file:PATH" or "external:COMMAND".
+	Key string `json:"key,omitempty"`
 	// IDevID and LDevID are nil if there is none.
 	IDevID *Certificate `json:"idevid,omitempty"`
 	LDevID *Certificate `json:"ldevid,omitempty"`
@@ -77,7 +79,7 @@ func ReadStatus(folder string, now time.Time) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Condition: NoLDevID, Device: set.Device, Model: set.Model, Serial: set.Serial, Server: set.Server, TPM: set.TPM, RenewAfter: set.RenewAfter}
+	s := Status{Condition: NoLDevID, Device: set.Device, Model: set.Model, Serial: set.Serial, Server: set.Server, TPM: set.TPM, Key: cmp.Or(set.Key, keys.TPM), RenewAfter: set.RenewAfter}
 	if damaged != nil {
 		s.Damaged = damaged.Error()
 	}
@@ -119,21 +121,22 @@ func describe(chain [][]byte, file string) (*Certificate, error) {
 // ErrNoLDevID: the device is enrolled but has no working certificate yet.
 var ErrNoLDevID = errors.New("the device has no working certificate yet")
 
-// Credential is one working certificate with its key, for any program that speaks TLS;
-// Identity follows them. The TPM is needed for handshakes only; a key at rest holds
-// nothing of it.
+// Credential is one working certificate with its key, wherever that is, for any program
+// that speaks TLS; Identity follows them. What holds the key is needed for handshakes
+// only; a key at rest holds nothing of a TPM.
 type Credential struct {
 	// Certificate is ready for tls.Config.Certificates; its PrivateKey is a crypto.Signer.
 	Certificate tls.Certificate
 	// Trust is the device's trust bundle.
 	Trust wire.Bundle
-	tpm   *collect.Device
+	keys  keys.Holder
 }
 
 // OpenCredential loads the working certificate and its key. tpm is empty for the TPM
 // enrolled with.
 func OpenCredential(folder, tpm string) (*Credential, error) {
-	set, _, err := state.At(folder).Load()
+	dir := state.At(folder)
+	set, _, err := dir.Load()
 	if err != nil {
 		return nil, err
 	}
@@ -144,23 +147,20 @@ func OpenCredential(folder, tpm string) (*Credential, error) {
 	if err := json.Unmarshal(set.Trust.Bundle, &c.Trust); err != nil {
 		return nil, fmt.Errorf("the trust bundle on file: %w", err)
 	}
-	if tpm == "" {
-		tpm = set.TPM
-	}
-	if c.tpm, err = collect.Open(tpm); err != nil {
+	if c.keys, err = keys.Open(place(Options{TPM: tpm}, set, dir.Path()), false); err != nil {
 		return nil, err
 	}
-	key, err := c.tpm.LoadLDevID(set.LDevIDKey)
+	key, err := c.keys.LoadWorking(set.LDevIDKey)
 	if err != nil {
-		c.tpm.Close()
+		c.keys.Close()
 		return nil, err
 	}
 	c.Certificate = tls.Certificate{Certificate: set.LDevID, PrivateKey: key}
 	return c, nil
 }
 
-// Close closes the TPM; the key cannot sign afterwards.
-func (c *Credential) Close() error { return c.tpm.Close() }
+// Close closes what holds the key, which cannot sign afterwards.
+func (c *Credential) Close() error { return c.keys.Close() }
 
 const (
 	// dialTimeout bounds the search for a server, handshakeTimeout what comes then: a slow

@@ -42,7 +42,9 @@ const (
 type Envelope struct {
 	Message json.RawMessage `json:"message"`
 	// Statement and Signature are TPMS_ATTEST and TPMT_SIGNATURE of TPM2_Certify over
-	// Message's key by the attestation key, with extraData = the binding.
+	// Message's key by the attestation key, with extraData = the binding. Without a TPM
+	// they are ASN.1 ECDSA signatures over the binding: Signature by the IDevID key and,
+	// in a renewal for another key than that, Statement by the new key.
 	Statement Bytes `json:"statement,omitempty"`
 	Signature Bytes `json:"signature,omitempty"`
 	// TicketMAC is HMAC-SHA-256 over the binding, keyed by the ticket's secret.
@@ -67,18 +69,26 @@ type Enrol struct {
 	Ticket string `json:"ticket,omitempty"`
 	// Serial is the product's serial number; empty if the ticket fixes it.
 	Serial string `json:"serial,omitempty"`
+	// Kind is the kind of evidence: empty for a TPM 2.0, or KindSoftKey.
+	Kind string `json:"kind,omitempty"`
 	// EKCertificates: see attest.Evidence.Certificates.
 	EKCertificates [][]byte `json:"ek_certificates,omitempty"`
-	// EKPublic, AKPublic and Key are TPMT_PUBLIC structures; Key is the IDevID key.
-	EKPublic []byte `json:"ek_public"`
-	AKPublic []byte `json:"ak_public"`
+	// EKPublic, AKPublic and Key are TPMT_PUBLIC structures; Key is the IDevID key. With
+	// KindSoftKey there is Key alone, a SubjectPublicKeyInfo (DER).
+	EKPublic []byte `json:"ek_public,omitempty"`
+	AKPublic []byte `json:"ak_public,omitempty"`
 	Key      []byte `json:"key"`
 }
+
+// KindSoftKey is evidence without a TPM: possession of the key.
+const KindSoftKey = "softkey"
 
 // Renew asks for a working certificate for a fresh key, over mutual TLS with the
 // LDevID or the IDevID.
 type Renew struct {
-	// Key is the new LDevID key's TPMT_PUBLIC.
+	// Kind is the kind of evidence, as in Enrol; it must be the one enrolled with.
+	Kind string `json:"kind,omitempty"`
+	// Key is the new LDevID key's TPMT_PUBLIC, or with KindSoftKey its SubjectPublicKeyInfo.
 	Key []byte `json:"key"`
 	// Activated answers the challenge that came with the last answer; absent or stale,
 	// it costs a second message (PathActivate).

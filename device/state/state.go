@@ -35,7 +35,7 @@ type Set struct {
 	Settings
 	// IDevID, AK and LDevID are chains, DER, leaf first.
 	IDevID, AK, LDevID [][]byte
-	// LDevIDKey is the working key's file (TSS2 PEM), which belongs to LDevID.
+	// LDevIDKey is the working key's file (TSS2 PEM, or PKCS#8 PEM without a TPM), which belongs to LDevID.
 	LDevIDKey []byte
 }
 
@@ -47,6 +47,8 @@ type Settings struct {
 	Serial string `json:"serial"`
 	// TPM says which TPM holds the keys (collect.Open).
 	TPM string `json:"tpm"`
+	// Key says where the keys are (package keys); empty means the TPM.
+	Key string `json:"key,omitempty"`
 	// Server is the https URL that the device enrolled at; it is tried after those of the bundle.
 	Server string `json:"server"`
 	// Pins are the SHA-256 of the infrastructure roots trusted from the start, hex.

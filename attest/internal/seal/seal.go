@@ -22,6 +22,9 @@ type Facts struct {
 	Key []byte `json:"key"`
 	// Binding is the digest that the evidence was made over (the wire binding).
 	Binding [32]byte `json:"binding"`
+	// Birth is the SubjectPublicKeyInfo (DER) of the IDevID key, where that key made the
+	// evidence itself; nil where an attestation key did.
+	Birth []byte `json:"birth,omitempty"`
 	// TPM holds what is known of the chip; nil when no TPM took part.
 	TPM *TPM `json:"tpm,omitempty"`
 }
@@ -63,7 +66,12 @@ type TPM struct {
 
 // Pending is evidence that holds in itself but does not prove yet that the
 // attestation key lives beside the endorsement key. See attest.Pending.
-type Pending struct{ facts *Facts }
+type Pending struct {
+	facts *Facts
+	// proved: no challenge could prove more. It is not sealed: what comes back from a
+	// journey waits for its secret.
+	proved bool
+}
 
 // Claims is proved evidence. See attest.Claims.
 type Claims struct{ facts *Facts }
@@ -75,10 +83,18 @@ var ErrZero = errors.New("attest: empty value: nothing was verified")
 var ErrSecret = errors.New("attest: the activated secret does not match: the attestation key is not beside this endorsement key")
 
 // NewPending is for verifiers whose evidence still needs a credential activation.
-func NewPending(f Facts) Pending { return Pending{&f} }
+func NewPending(f Facts) Pending { return Pending{facts: &f} }
 
-// NewClaims is for verifiers whose evidence proves everything it says by itself.
-func NewClaims(f Facts) Claims { return Claims{&f} }
+// NewProved is for verifiers whose evidence proves everything it says by itself.
+func NewProved(f Facts) Pending { return Pending{&f, true} }
+
+// Proved gives the claims of evidence that needs no challenge.
+func (p Pending) Proved() (c Claims, ok bool) {
+	if p.facts == nil || !p.proved {
+		return Claims{}, false
+	}
+	return Claims{p.facts}, true
+}
 
 // Facts returns what was established so far; the zero Pending gives ErrZero.
 func (p Pending) Facts() (Facts, error) {
@@ -97,7 +113,7 @@ func (p Pending) Activated(want, got []byte) (Claims, error) {
 	if len(want) < 16 || subtle.ConstantTimeCompare(want, got) != 1 {
 		return Claims{}, ErrSecret
 	}
-	return Claims(p), nil
+	return Claims{p.facts}, nil
 }
 
 // Seal encrypts pending evidence so that it can travel with the device and
@@ -128,7 +144,7 @@ func Open(aead cipher.AEAD, blob, additional []byte) (Pending, error) {
 	if err := json.Unmarshal(plain, &f); err != nil {
 		return Pending{}, fmt.Errorf("attest: sealed evidence: %w", err)
 	}
-	return Pending{&f}, nil
+	return Pending{facts: &f}, nil
 }
 
 // Facts returns what was proved; the zero Claims gives ErrZero.
