@@ -62,8 +62,7 @@ type Authority struct {
 	now          func() time.Time
 
 	mu   sync.Mutex
-	idle *sync.Cond // a key is no longer busy
-	busy map[identity]bool
+	busy map[identity]chan struct{} // closed when it is no longer busy
 }
 
 // issuer is an Issuer with what issuing needs at hand.
@@ -96,9 +95,8 @@ func New(c Config) (*Authority, error) {
 	}
 	a := &Authority{
 		store: c.Store, issuers: map[string]*issuer{}, lints: lints, baseURL: base,
-		organisation: c.Organisation, capacity: c.ShardCapacity, now: c.Now, busy: map[identity]bool{},
+		organisation: c.Organisation, capacity: c.ShardCapacity, now: c.Now, busy: map[identity]chan struct{}{},
 	}
-	a.idle = sync.NewCond(&a.mu)
 	if a.capacity == 0 {
 		a.capacity = DefaultShardCapacity
 	}

@@ -50,7 +50,11 @@ func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) 
 	if err != nil {
 		return nil, err
 	}
-	defer a.hold(jobs)()
+	release, err := a.hold(ctx, jobs)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	todo, err := a.recall(ctx, jobs)
 	if err != nil {
 		return nil, err
@@ -135,32 +139,43 @@ func (a *Authority) newJob(r Request) (*job, error) {
 
 // hold waits until no other call issues for the same identities, and then keeps others
 // waiting until release: of two askers for one certificate the second finds the first's.
-func (a *Authority) hold(jobs []*job) (release func()) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for a.anyBusy(jobs) {
-		a.idle.Wait()
-	}
-	for _, j := range jobs {
-		a.busy[j.id] = true
-	}
-	return func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		for _, j := range jobs {
-			delete(a.busy, j.id)
+func (a *Authority) hold(ctx context.Context, jobs []*job) (release func(), err error) {
+	done := make(chan struct{})
+	for {
+		other := a.take(jobs, done)
+		if other == nil {
+			return func() { a.give(jobs); close(done) }, nil
 		}
-		a.idle.Broadcast()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for another who asks for the same certificate: %w", ctx.Err())
+		}
 	}
 }
 
-func (a *Authority) anyBusy(jobs []*job) bool {
+// take marks the identities as busy until done is closed; if one is busy already, it
+// marks none and returns the other's done.
+func (a *Authority) take(jobs []*job, done chan struct{}) (other chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, j := range jobs {
-		if a.busy[j.id] {
-			return true
+		if other := a.busy[j.id]; other != nil {
+			return other
 		}
 	}
-	return false
+	for _, j := range jobs {
+		a.busy[j.id] = done
+	}
+	return nil
+}
+
+func (a *Authority) give(jobs []*job) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, j := range jobs {
+		delete(a.busy, j.id)
+	}
 }
 
 // recall finds what was issued before and returns the rest.

@@ -158,6 +158,47 @@ func TestIssueAtOnce(t *testing.T) {
 }
 
 // TestShards: no more certificates name a shard than its capacity, and no number twice.
+// TestWaitingEnds: who waits for another's certificate need not wait longer than asked.
+func TestWaitingEnds(t *testing.T) {
+	entered, leave := make(chan struct{}), make(chan struct{})
+	a := authority(t, newStore(t), func(c *ca.Config) {
+		for i := range c.Issuers {
+			c.Issuers[i].CAS = slow{c.Issuers[i].CAS, entered, leave}
+		}
+	})
+	r := requests(t)[2]
+	first := make(chan error)
+	go func() {
+		_, err := a.Issue(t.Context(), event(), r)
+		first <- err
+	}()
+	<-entered
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := a.Issue(ctx, event(), r); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the second asker got %v", err)
+	}
+	close(leave)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	if got, err := a.Issue(t.Context(), event(), r); err != nil || !got[0].Again {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// slow says when it is asked to sign, and does it when told.
+type slow struct {
+	ca.CAS
+	entered, leave chan struct{}
+}
+
+func (s slow) Sign(template *x509.Certificate) (*x509.Certificate, error) {
+	s.entered <- struct{}{}
+	<-s.leave
+	return s.CAS.Sign(template)
+}
+
 func TestShards(t *testing.T) {
 	store := newStore(t)
 	count := map[int64]int{}
