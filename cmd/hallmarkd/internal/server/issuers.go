@@ -21,7 +21,7 @@ const proofLife = 24 * time.Hour
 // issuers is admin.Authorities.
 type issuers struct {
 	in        *installation.Installation
-	authority publisher
+	authority *publisher
 }
 
 func (i issuers) Issuing() []admin.Issuing {

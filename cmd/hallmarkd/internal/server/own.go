@@ -113,7 +113,7 @@ func serverRequest(in *installation.Installation) ca.Request {
 // responders keeps one OCSP responder certificate for each issuer.
 type responders map[string]*own
 
-func newResponders(in *installation.Installation, a *ca.Authority, log *slog.Logger) responders {
+func newResponders(in *installation.Installation, a *publisher, log *slog.Logger) responders {
 	r := responders{}
 	for _, i := range in.Issuers {
 		r[i.Name] = &own{request: ca.Request{Profile: profile.OCSP, Issuer: i.Name}, authority: a, log: log}
@@ -137,7 +137,7 @@ type publisher struct {
 	status *status.Service
 }
 
-func (p publisher) Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error) {
+func (p *publisher) Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error) {
 	issued, err := p.Authority.Issue(ctx, e, reqs...)
 	var voided *ca.VoidedError
 	if errors.As(err, &voided) {

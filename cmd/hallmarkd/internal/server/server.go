@@ -59,7 +59,7 @@ func collectSeldom() {
 
 // house is the wired rooms that listeners serve.
 type house struct {
-	authority publisher
+	authority *publisher
 	status    *status.Service
 	devices   *provisioner.Service
 	own       *own
@@ -78,18 +78,18 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 	if err != nil {
 		return nil, err
 	}
-	h := &house{makers: &makers{store: store, log: log}}
+	h := &house{authority: &publisher{Authority: authority}, makers: &makers{store: store, log: log}}
 	h.status, err = status.New(status.Config{
 		Store: store, Issuers: statusIssuers(in), Roots: in.Roots, BaseURL: in.Config.Public.Status,
-		Responder: newResponders(in, authority, log).get, Now: time.Now, Log: log,
+		Responder: newResponders(in, h.authority, log).get, Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return nil, err
 	}
+	h.authority.status = h.status // each needs the other: the responders' certificates are the CA's
 	if err := h.status.Publish(ctx, void...); err != nil {
 		return nil, err
 	}
-	h.authority = publisher{authority, h.status}
 	h.own = &own{request: serverRequest(in), authority: h.authority, log: log}
 	if err := h.makers.reload(ctx); err != nil {
 		return nil, err
@@ -201,4 +201,4 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-var _ provisioner.Authority = publisher{}
+var _ provisioner.Authority = (*publisher)(nil)
