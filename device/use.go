@@ -205,22 +205,48 @@ func (i *Identity) Dial(ctx context.Context, c Connection) (*tls.Conn, error) {
 		signer.Signer = newest.Signer()
 		return &tls.Certificate{Certificate: newest.Certificate.Certificate, PrivateKey: signer}, nil
 	}
-	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", c.To)
+	conn, err := DialTLS(ctx, c.To, config)
+	if signer.failed != nil {
+		return nil, signer.failed
+	}
+	return conn, err
+}
+
+// DialTLS connects to HOST:PORT within a time that suits a slow TPM. Unlike tls.Dial it
+// makes a connection that tells one that was cut off from one that was ended. The error
+// is a *client.NetworkError.
+func DialTLS(ctx context.Context, address string, config *tls.Config) (*tls.Conn, error) {
+	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, &client.NetworkError{Server: c.To, Err: err}
+		return nil, &client.NetworkError{Server: address, Err: err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn := tls.Client(raw, config)
+	conn := tls.Client(whole{raw}, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		if signer.failed != nil {
-			return nil, signer.failed
-		}
-		return nil, &client.NetworkError{Server: c.To, Err: err}
+		return nil, &client.NetworkError{Server: address, Err: err}
 	}
 	return conn, nil
 }
+
+// errCutOff: the peer's bytes ended without its having said so (RFC 8446 §6.1).
+var errCutOff = errors.New("the connection was cut off")
+
+// whole makes TLS notice each connection that was cut off: crypto/tls takes an end between
+// two records for a good one, and whoever can cut a wire would decide where a file ends.
+type whole struct{ net.Conn }
+
+func (w whole) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if err == io.EOF {
+		err = errCutOff
+	}
+	return n, err
+}
+
+// NetConn is the connection itself.
+func (w whole) NetConn() net.Conn { return w.Conn }
 
 // witness remembers why a signature failed: crypto/tls keeps the words and loses the
 // error, and whether TPM or network failed is the first thing to know.

@@ -29,7 +29,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(enrolCommand(), renewCommand(), statusCommand(), connectCommand(), versionCommand())
+	root.AddCommand(enrolCommand(), renewCommand(), statusCommand(), connectCommand(), proxyCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err, c.CommandPath()} })
 	return root
 }

@@ -1,0 +1,106 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// recordSize is how much is read at once: one TLS record (RFC 8446 §5.1).
+	recordSize = 16 << 10
+	// lingering bounds the silence of a connection of which one direction has ended. One
+	// that is open both ways may be silent for as long as its programs like.
+	lingering = 5 * time.Minute
+)
+
+// stream is a connection whose directions end apart: TCP, a unix socket, TLS.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// join carries bytes both ways until both directions have ended, passing on the end of
+// each. The error is the far side's, by which the local program was cut off as well; a
+// local program that goes away early is no error.
+func join(local, far stream) (sent, received int64, err error) {
+	j := joint{local: local, far: far}
+	var back sync.WaitGroup
+	back.Go(func() { received = j.carry(local, far) })
+	sent = j.carry(far, local)
+	back.Wait()
+	return sent, received, j.failed
+}
+
+type joint struct {
+	local, far stream
+	// half: one direction has ended.
+	half   atomic.Bool
+	once   sync.Once
+	failed error
+}
+
+// carry copies src to dst to its end.
+func (j *joint) carry(dst, src stream) (n int64) {
+	from, err := j.copy(dst, src, &n)
+	if err == nil {
+		j.half.Store(true)
+		// What the other direction is waiting for right now.
+		dst.SetReadDeadline(time.Now().Add(lingering))
+		from, err = dst, dst.CloseWrite()
+	}
+	if err == nil {
+		return n
+	}
+	j.once.Do(func() {
+		if from == j.far {
+			j.failed = err
+		}
+		cut(j.local)
+		cut(j.far)
+	})
+	return n
+}
+
+// copy copies until src ends; from is the side whose error it is.
+func (j *joint) copy(dst, src stream, n *int64) (from stream, err error) {
+	buffer := make([]byte, recordSize)
+	for {
+		if j.half.Load() {
+			src.SetReadDeadline(time.Now().Add(lingering))
+			dst.SetWriteDeadline(time.Now().Add(lingering))
+		}
+		read, err := src.Read(buffer)
+		if read > 0 {
+			written, err := dst.Write(buffer[:read])
+			*n += int64(written)
+			if err != nil {
+				return dst, err
+			}
+		}
+		if err == io.EOF { // TLS that ends without close_notify is io.ErrUnexpectedEOF
+			return nil, nil
+		}
+		if err != nil {
+			return src, err
+		}
+	}
+}
+
+// cut ends a connection so that the other end can tell it from one that was finished:
+// without close_notify (RFC 8446 §6.1), and with a reset where there is one.
+func cut(c net.Conn) {
+	for {
+		inner, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = inner.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
+	c.Close()
+}

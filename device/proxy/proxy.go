@@ -1,0 +1,216 @@
+// Package proxy lends the device's identity to programs that know nothing of it: they
+// speak plain TCP to a local socket, and the far side sees mutual TLS in which the
+// device's key signs.
+//
+// What begins after a renewal shows the new certificate; connections that stand are not
+// touched. A socket is open to those who are named, as the kernel knows them, so that a
+// container gets an identity and no TPM. The end of each direction is passed on by
+// itself, nothing is read before the other side has taken what came before, and a
+// connection that was cut off never looks like one that was finished.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/device"
+)
+
+// Dialer makes the connections to the far side (device.Identity).
+type Dialer interface {
+	Dial(ctx context.Context, c device.Connection) (*tls.Conn, error)
+}
+
+// Tunnel is a local socket and the server that it leads to.
+type Tunnel struct {
+	// Listen is unix:PATH, or HOST:PORT with a loopback address.
+	Listen string `json:"listen"`
+	// To, Name, Roots and ALPN are those of a device.Connection.
+	To    string   `json:"to"`
+	Name  string   `json:"name,omitempty"`
+	Roots string   `json:"roots,omitempty"`
+	ALPN  []string `json:"alpn,omitempty"`
+	Access
+	// Limit is how many connections stand at once, more wait; 0 means DefaultLimit.
+	Limit int `json:"limit,omitempty"`
+}
+
+// Bounds of the connections that stand at once, of one socket.
+const (
+	DefaultLimit = 128
+	MaxLimit     = 4096
+)
+
+// Proxy is a set of tunnels and who makes their connections.
+type Proxy struct {
+	Dialer  Dialer
+	Tunnels []Tunnel
+	// Report is told what goes wrong, Trace each connection that begins or ends; nil
+	// means nobody. They may be called from several goroutines.
+	Report, Trace func(line string)
+}
+
+// Check says what is wrong with a tunnel, as far as can be told without opening it.
+func (t Tunnel) Check() error {
+	if _, port, err := net.SplitHostPort(t.To); err != nil || port == "" {
+		return fmt.Errorf("%q is not HOST:PORT", t.To)
+	}
+	if t.Limit < 0 || t.Limit > MaxLimit {
+		return fmt.Errorf("%d connections at once: 1 to %d", t.Limit, MaxLimit)
+	}
+	_, _, err := t.address()
+	return err
+}
+
+// Run opens the sockets and serves them until ctx ends; then connections are cut. An
+// error means that nothing was served: a socket cannot be opened.
+func (p *Proxy) Run(ctx context.Context) error {
+	var open []*socket
+	defer func() {
+		for _, s := range open {
+			s.Close()
+		}
+	}()
+	if len(p.Tunnels) == 0 {
+		return errors.New("there is nothing to listen on")
+	}
+	for _, t := range p.Tunnels {
+		if err := t.Check(); err != nil {
+			return fmt.Errorf("%s: %w", t.Listen, err)
+		}
+		s, err := t.open()
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.Listen, err)
+		}
+		open = append(open, s)
+	}
+	var serving sync.WaitGroup
+	for i, s := range open {
+		serving.Go(func() {
+			tunnel := p.Tunnels[i]
+			log := &journal{name: tunnel.Listen, report: p.Report}
+			serve(ctx, s, limit(tunnel.Limit), log, func(local net.Conn) { p.carry(ctx, tunnel, s.gate, local.(stream), log) })
+		})
+	}
+	serving.Wait()
+	return nil
+}
+
+func limit(n int) int {
+	if n == 0 {
+		return DefaultLimit
+	}
+	return n
+}
+
+// acceptPause is how long a socket rests when the process has no file descriptor left.
+const acceptPause = 100 * time.Millisecond
+
+// serve hands each connection to handle until ctx ends, at most limit at once: the rest
+// wait in the kernel's backlog.
+func serve(ctx context.Context, l net.Listener, limit int, log *journal, handle func(net.Conn)) {
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	var standing sync.WaitGroup
+	defer standing.Wait()
+	slots := make(chan struct{}, limit)
+	for {
+		select {
+		case slots <- struct{}{}:
+		default:
+			log.problem("%d connections stand, which is the limit: more have to wait", limit)
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+		}
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				conn.Close()
+			}
+			return
+		}
+		if err != nil {
+			log.problem("%v", err)
+			time.Sleep(acceptPause)
+			<-slots
+			continue
+		}
+		standing.Go(func() {
+			defer func() { <-slots }()
+			defer conn.Close()
+			handle(conn)
+		})
+	}
+}
+
+// carry serves one local program.
+func (p *Proxy) carry(ctx context.Context, t Tunnel, g gate, local stream, log *journal) {
+	who, err := g.admit(local)
+	if err != nil {
+		log.problem("%v", err)
+		cut(local)
+		return
+	}
+	far, err := p.Dialer.Dial(ctx, device.Connection{To: t.To, Name: t.Name, Roots: t.Roots, ALPN: t.ALPN})
+	if err != nil {
+		if ctx.Err() == nil {
+			log.problem("%v", err)
+		}
+		cut(local)
+		return
+	}
+	begun := time.Now()
+	p.trace("%s: %s connected to %s, %s", t.Listen, who, t.To, tls.VersionName(far.ConnectionState().Version))
+	stop := context.AfterFunc(ctx, func() { cut(local); cut(far) })
+	sent, received, err := join(local, far)
+	if stop() && err != nil {
+		log.problem("%s: %v", t.To, err)
+	}
+	p.trace("%s: %s ended after %v, %d bytes sent, %d received", t.Listen, who, time.Since(begun).Round(time.Millisecond), sent, received)
+}
+
+func (p *Proxy) trace(format string, args ...any) {
+	if p.Trace != nil {
+		p.Trace(fmt.Sprintf(format, args...))
+	}
+}
+
+// repeatAfter is how long a problem that repeats itself is counted before it is told again.
+const repeatAfter = time.Minute
+
+// journal reports the problems of one socket. A program that tries again ten times a
+// second does not fill a device's log.
+type journal struct {
+	name   string
+	report func(string)
+
+	mu   sync.Mutex
+	last string
+	at   time.Time
+	more int
+}
+
+func (j *journal) problem(format string, args ...any) {
+	if j.report == nil {
+		return
+	}
+	text := fmt.Sprintf(format, args...)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if text == j.last && time.Since(j.at) < repeatAfter {
+		j.more++
+		return
+	}
+	if j.more > 0 {
+		j.report(fmt.Sprintf("%s: %s (%d times more)", j.name, j.last, j.more))
+	}
+	j.last, j.at, j.more = text, time.Now(), 0
+	j.report(j.name + ": " + text)
+}

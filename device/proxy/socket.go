@@ -1,0 +1,228 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Access says who may use a unix socket, beside root and the user that the agent runs
+// as: names, or numbers for those that this system does not know, as a container's.
+type Access struct {
+	Users  []string `json:"users,omitempty"`
+	Groups []string `json:"groups,omitempty"`
+}
+
+// maxPath is the longest path of a socket (sockaddr_un, unix(7)).
+const maxPath = 107
+
+// address reads where a tunnel listens. TCP is for loopback addresses alone: what
+// listens elsewhere would lend the identity to the network.
+func (t Tunnel) address() (network, address string, err error) {
+	if path, ok := strings.CutPrefix(t.Listen, "unix:"); ok {
+		if !strings.HasPrefix(path, "/") || len(path) > maxPath {
+			return "", "", fmt.Errorf("the path of a socket is absolute and has at most %d bytes", maxPath)
+		}
+		return "unix", path, nil
+	}
+	host, port, err := net.SplitHostPort(t.Listen)
+	if err != nil {
+		return "", "", errors.New("listen on unix:PATH or 127.0.0.1:PORT")
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return "", "", errors.New("a socket that others on the network reach would lend them the device's identity: listen on 127.0.0.1, [::1] or unix:PATH")
+	}
+	if len(t.Users)+len(t.Groups) > 0 {
+		return "", "", errors.New("only a unix socket can tell users and groups apart: listen on unix:PATH")
+	}
+	return "tcp", net.JoinHostPort(host, port), nil
+}
+
+// socket is an open listener and who may use it.
+type socket struct {
+	net.Listener
+	gate gate
+}
+
+func (t Tunnel) open() (*socket, error) {
+	network, address, err := t.address()
+	if err != nil {
+		return nil, err
+	}
+	if network == "tcp" {
+		l, err := net.Listen(network, address)
+		return &socket{Listener: l}, err
+	}
+	g, err := t.Access.gate()
+	if err != nil {
+		return nil, err
+	}
+	if err := removeStale(address); err != nil {
+		return nil, err
+	}
+	// Nobody gets in before the mode is right.
+	mask := syscall.Umask(0o177)
+	l, err := net.Listen(network, address)
+	syscall.Umask(mask)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.hand(address); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return &socket{l, g}, nil
+}
+
+// removeStale removes a socket that nobody listens on any more.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("%s exists and is not a socket", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("another program listens on %s", path)
+	}
+	return os.Remove(path)
+}
+
+// gate knows who may use a unix socket. The zero value belongs to TCP and knows nobody
+// apart.
+type gate struct {
+	unix          bool
+	users, groups []int // beside root and ourselves
+}
+
+func (a Access) gate() (gate, error) {
+	g := gate{unix: true}
+	for _, name := range a.Users {
+		id, err := number(name, func() (string, error) {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return "", err
+			}
+			return u.Uid, nil
+		})
+		if err != nil {
+			return g, fmt.Errorf("user %q: %w", name, err)
+		}
+		g.users = append(g.users, id)
+	}
+	for _, name := range a.Groups {
+		id, err := number(name, func() (string, error) {
+			u, err := user.LookupGroup(name)
+			if err != nil {
+				return "", err
+			}
+			return u.Gid, nil
+		})
+		if err != nil {
+			return g, fmt.Errorf("group %q: %w", name, err)
+		}
+		g.groups = append(g.groups, id)
+	}
+	return g, nil
+}
+
+// number is name if it is one, or else what it stands for.
+func number(name string, lookup func() (string, error)) (int, error) {
+	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(id), nil
+	}
+	text, err := lookup()
+	if err != nil {
+		return 0, err
+	}
+	id, err := strconv.ParseUint(text, 10, 31)
+	return int(id), err
+}
+
+// hand gives the socket's file to those who may use it, as narrowly as owner, group and
+// mode can say it. Where they cannot, or the process may not change them, everybody may
+// knock, and admit alone decides.
+func (g gate) hand(path string) error {
+	owner, group, mode := -1, -1, fs.FileMode(0o600)
+	switch {
+	case len(g.users)+len(g.groups) == 0:
+		return nil
+	case len(g.users) <= 1 && len(g.groups) <= 1:
+		if len(g.users) == 1 {
+			owner = g.users[0]
+		}
+		if len(g.groups) == 1 {
+			group, mode = g.groups[0], 0o660
+		}
+		err := os.Chown(path, owner, group)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		fallthrough
+	default:
+		mode = 0o666
+	}
+	return os.Chmod(path, mode)
+}
+
+// admit says who has connected, or why he is refused. The kernel has noted the peer's
+// user and first group when it connected (SO_PEERCRED, unix(7)); the other groups are
+// those that the system's files give the user.
+func (g gate) admit(c net.Conn) (who string, err error) {
+	if !g.unix {
+		return c.RemoteAddr().String(), nil
+	}
+	peer, err := credentials(c.(*net.UnixConn))
+	if err != nil {
+		return "", err
+	}
+	uid, gid := int(peer.Uid), int(peer.Gid)
+	who = fmt.Sprintf("user %d (process %d)", uid, peer.Pid)
+	if uid == 0 || uid == os.Geteuid() || slices.Contains(g.users, uid) || slices.Contains(g.groups, gid) {
+		return who, nil
+	}
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil && len(g.groups) > 0 {
+		ids, _ := u.GroupIds()
+		for _, id := range g.groups {
+			if slices.Contains(ids, strconv.Itoa(id)) {
+				return who, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("%s of group %d may not use this socket", who, gid)
+}
+
+func credentials(c *net.UnixConn) (*syscall.Ucred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var peer *syscall.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		peer, failed = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
+	return peer, errors.Join(err, failed)
+}
