@@ -36,11 +36,8 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	e := c.Event("operator.invited", o.Name)
 	e.Detail["until"] = o.InvitedUntil.UTC().Format(time.RFC3339)
 	err := s.Store.Invite(ctx, o, e)
-	switch {
-	case errors.Is(err, record.ErrExists):
+	if errors.Is(err, record.ErrExists) {
 		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate, or a relying party", o.Name)
-	case errors.Is(err, record.ErrConflict):
-		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "invite under another name", "%q was an operator and is disabled", o.Name)
 	}
 	return wire.Invitation{Invitation: s.permission(wire.KindInvitation, o.Invitation, s.OperatorServer), Expires: o.InvitedUntil}, err
 }

@@ -171,8 +171,6 @@ func TestDisable(t *testing.T) {
 	}
 	_, err = bo.Whoami(ctx) // on the connection that was open
 	wantProblem(t, err, wire.CodeUnauthorised)
-	_, err = h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
-	wantProblem(t, err, wire.CodeConflict)
 	_, err = h.anna.DisableOperator(ctx, "bo")
 	check(t, err) // once more changes nothing
 	revoked, err := h.anna.Certificates(ctx, client.Query{Filter: "profile = operator AND status = revoked", Limit: 10})

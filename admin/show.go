@@ -82,7 +82,9 @@ func showOperator(o record.Operator) wire.Operator {
 	return out
 }
 
-func showEvent(e record.Event) wire.Event { return wire.Event(e) }
+func showEvent(e record.Event) wire.Event {
+	return wire.Event{Sequence: e.Sequence, Time: e.Time, Actor: e.Actor, Verb: e.Verb, Object: e.Object, Reason: e.Reason, Detail: e.Detail}
+}
 
 func certificateSerial(c *x509.Certificate) string { return profile.SerialText(c.SerialNumber) }
 

@@ -37,7 +37,7 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	j.row = record.Certificate{
 		Issuer: j.issuer.Name, Serial: profile.SerialText(j.placement.Serial),
 		Profile: string(j.Profile), Device: j.Device, Operator: j.id.operator,
-		Subject: j.template.Subject.String(), Shard: shard, Key: j.id.key,
+		Subject: j.template.Subject.String(), Shard: shard, Key: j.id.key, KeyAlgorithm: profile.KeyAlgorithm(j.Content.Key),
 		NotBefore: j.template.NotBefore, NotAfter: j.template.NotAfter,
 		Intended: now, Predecessor: j.Predecessor,
 	}

@@ -206,11 +206,14 @@ type Inventory interface {
 	CertificatesNumbered(ctx context.Context, serial string) ([]Certificate, error)
 }
 
+// AbleAfterDisabling is how long an operator counts as able after being disabled.
+const AbleAfterDisabling = 24 * time.Hour
+
 // Operators is who administers.
 type Operators interface {
-	// Invite records an operator with an invitation, or invites a recorded one again.
-	// ErrExists if at o.Created the operator has a certificate that is neither expired
-	// nor revoked, or if a relying party has the name; ErrConflict if the operator is disabled.
+	// Invite records an operator with an invitation, or invites a recorded one again, a
+	// disabled one too, who is enabled by it. ErrExists if at o.Created the operator has a
+	// certificate that is neither expired nor revoked, or if a relying party has the name.
 	Invite(ctx context.Context, o Operator, e Event) error
 	// AcceptInvitation binds an invitation to a key (Operator.Accepted); ErrNotFound if
 	// there is none that is valid at that time, or another key has accepted it. The same key
@@ -224,6 +227,10 @@ type Operators interface {
 	RecoverOperator(ctx context.Context, name string, at time.Time, e Event) error
 	Operator(ctx context.Context, name string) (Operator, error)
 	Operators(ctx context.Context) ([]Operator, error)
+	// Able lists the operators who could act at that time: not disabled, and with a
+	// certificate that is good and has not expired. Who was disabled less than
+	// AbleAfterDisabling before is among them too: nobody becomes the only operator by disabling the other.
+	Able(ctx context.Context, at time.Time) ([]string, error)
 }
 
 // Authorities is the set of TPM makers' CA certificates that operators imported.
@@ -279,6 +286,11 @@ type Store interface {
 	RelyingParties
 	Authorities
 	EKTypes
+	Jobs
+	Labels
+	Approvals
+	Alerts
+	Settings
 	Audit
 	Keeping
 }

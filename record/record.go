@@ -175,6 +175,12 @@ type Device struct {
 	Enrolled time.Time
 	Renewed  time.Time
 	Seen     time.Time
+	// Expires is the end and KeyAlgorithm the key's algorithm of the newest working
+	// certificate; zero before the first. The store keeps them; an admission's are not read.
+	Expires      time.Time
+	KeyAlgorithm string
+	// Labels are what operators noted on it. Only Inventory gives them.
+	Labels map[string]string
 }
 
 // Name is the device's name in certificates: MODEL:SERIAL.
@@ -231,10 +237,12 @@ type Certificate struct {
 	Subject string
 	// Shard is the CRL shard named in the certificate.
 	Shard int64
-	// Key is the SHA-256 of the certified SubjectPublicKeyInfo.
-	Key       [32]byte
-	NotBefore time.Time
-	NotAfter  time.Time
+	// Key is the SHA-256 of the certified SubjectPublicKeyInfo, KeyAlgorithm what kind of
+	// key it is: "ecdsa-p256", "rsa-2048", …
+	Key          [32]byte
+	KeyAlgorithm string
+	NotBefore    time.Time
+	NotAfter     time.Time
 	// TBS is what was intended to be signed; durable before the key was used. It is nil
 	// once there is a DER, which holds it.
 	TBS []byte
@@ -327,4 +335,6 @@ type Event struct {
 	Reason string
 	// Detail holds further facts under lower-case keys; never a secret.
 	Detail map[string]string
+	// Alert: the operators who did not cause it must hear of it (Alerts). It is not read back.
+	Alert bool
 }

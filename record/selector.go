@@ -51,14 +51,18 @@ const (
 var (
 	DeviceFields = map[string]FieldKind{
 		"model": Text, "lot": Text, "serial": Text, "state": Text, "assurance": Text,
-		"tpm.maker": Text, "tpm.model": Text, "tpm.firmware": Text, "ek.issuer": Text,
-		"enrolled": Time, "renewed": Time, "seen": Time,
+		"tpm.maker": Text, "tpm.model": Text, "tpm.firmware": Text, "ek.issuer": Text, "key.alg": Text,
+		"enrolled": Time, "renewed": Time, "expires": Time, "seen": Time, LabelField: Text,
 	}
 	CertificateFields = map[string]FieldKind{
-		"issuer": Text, "serial": Text, "profile": Text, "subject": Text, "device": Text,
+		"issuer": Text, "serial": Text, "profile": Text, "subject": Text, "device": Text, "key.alg": Text,
 		"status": Text, "issued": Time, "expires": Time, "revoked": Time,
 	}
 )
+
+// LabelField stands for all fields that begin so: "labels.site" is the label "site". A
+// device without the label has no value there, which equals none and fits no pattern.
+const LabelField = "labels."
 
 // StatusOf is the value of a certificate's "status" field: "intended", "good",
 // "hold", "revoked" or "expired" (which yields to hold and revoked).

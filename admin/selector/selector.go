@@ -20,6 +20,7 @@ package selector
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -157,12 +158,15 @@ func (p *parser) comparison() (*record.Selector, error) {
 		return nil, p.errorAt(start, fmt.Sprintf("more than %d comparisons", maxComparisons))
 	}
 	field := p.run(func(r rune) bool {
-		return unicode.IsLetter(r) || unicode.IsDigit(r) || r == '.' || r == '_'
+		return unicode.IsLetter(r) || unicode.IsDigit(r) || r == '.' || r == '_' || r == '-'
 	})
 	p.blanks()
 	operatorAt := p.at
 	operator := p.operator()
-	kind, known := p.fields[field]
+	if label, ok := strings.CutPrefix(field, "label."); ok {
+		field = record.LabelField + label // both are AIP-160's way to name a member
+	}
+	kind, known := p.kind(field)
 	switch {
 	case operator == "" && slices.Contains([]string{"AND", "OR", "NOT"}, strings.ToUpper(field)):
 		return nil, p.errorAt(start, "AND, OR and NOT are written in capitals, between comparisons")
@@ -181,6 +185,20 @@ func (p *parser) comparison() (*record.Selector, error) {
 	}
 	return p.textComparison(field, operator, operatorAt, value, valueAt)
 }
+
+// kind finds a field, or a label by its key.
+func (p *parser) kind(field string) (record.FieldKind, bool) {
+	if key, ok := strings.CutPrefix(field, record.LabelField); ok && LabelKey.MatchString(key) {
+		field = record.LabelField
+	} else if ok {
+		return 0, false
+	}
+	kind, known := p.fields[field]
+	return kind, known
+}
+
+// LabelKey is what a label's key looks like.
+var LabelKey = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
 
 func (p *parser) textComparison(field, operator string, operatorAt int, value string, valueAt int) (*record.Selector, error) {
 	equality := operator == record.OpEqual || operator == record.OpNotEqual
@@ -331,6 +349,9 @@ func (p *parser) peek() byte {
 func (p *parser) fieldList() string {
 	names := make([]string, 0, len(p.fields))
 	for name := range p.fields {
+		if name == record.LabelField {
+			name += "KEY"
+		}
 		names = append(names, name)
 	}
 	slices.Sort(names)

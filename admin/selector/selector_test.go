@@ -52,19 +52,21 @@ func TestParse(t *testing.T) {
 		"lot != W47":    `lot != "W47"`,
 		"serial:SN-10*": `serial : "SN-10*"`,
 		// What AIP-160's lexer would split: versions, hex, leading zeros, dashes.
-		"tpm.firmware=7.2.1.0":              `tpm.firmware = "7.2.1.0"`,
-		"serial = 0a3f":                     `serial = "0a3f"`,
-		"serial = 007":                      `serial = "007"`,
-		`serial = "a b" lot='c"d'`:          `(serial = "a b" AND lot = "c\"d")`,
-		`ek.issuer:"*O=\"STM\\x\"*"`:        `ek.issuer : "*O=\"STM\\x\"*"`,
-		"model=a AND lot=b OR lot=c":        `(model = "a" AND (lot = "b" OR lot = "c"))`,
-		"model=a OR lot=b AND lot=c":        `((model = "a" OR lot = "b") AND lot = "c")`,
-		"model=a lot=b":                     `(model = "a" AND lot = "b")`,
-		"(model=a AND lot=b)OR lot=c":       `((model = "a" AND lot = "b") OR lot = "c")`,
-		"NOT model=a":                       `NOT model = "a"`,
-		"NOT(model=a OR lot=b)":             `NOT (model = "a" OR lot = "b")`,
-		"-model=a -lot=b":                   `(NOT model = "a" AND NOT lot = "b")`,
-		"lot=ANDROID":                       `lot = "ANDROID"`,
+		"tpm.firmware=7.2.1.0":                          `tpm.firmware = "7.2.1.0"`,
+		"serial = 0a3f":                                 `serial = "0a3f"`,
+		"serial = 007":                                  `serial = "007"`,
+		`serial = "a b" lot='c"d'`:                      `(serial = "a b" AND lot = "c\"d")`,
+		`ek.issuer:"*O=\"STM\\x\"*"`:                    `ek.issuer : "*O=\"STM\\x\"*"`,
+		"model=a AND lot=b OR lot=c":                    `(model = "a" AND (lot = "b" OR lot = "c"))`,
+		"model=a OR lot=b AND lot=c":                    `((model = "a" OR lot = "b") AND lot = "c")`,
+		"model=a lot=b":                                 `(model = "a" AND lot = "b")`,
+		"(model=a AND lot=b)OR lot=c":                   `((model = "a" AND lot = "b") OR lot = "c")`,
+		"NOT model=a":                                   `NOT model = "a"`,
+		"NOT(model=a OR lot=b)":                         `NOT (model = "a" OR lot = "b")`,
+		"-model=a -lot=b":                               `(NOT model = "a" AND NOT lot = "b")`,
+		"lot=ANDROID":                                   `lot = "ANDROID"`,
+		"labels.site=x -label.red-1:y*":                 `(labels.site = "x" AND NOT labels.red-1 : "y*")`,
+		"key.alg=rsa-2048 expires>2027-01-01T00:00:00Z": `(key.alg = "rsa-2048" AND expires > "2027-01-01T00:00:00Z")`,
 		`lot=""`:                            `lot = ""`,
 		"seen >= 2026-11-22T10:00:00+02:00": `seen >= "2026-11-22T08:00:00Z"`,
 		// A date is its whole day.
@@ -90,8 +92,10 @@ func TestErrorsPointAtThePlace(t *testing.T) {
 		column     int
 		problem    string
 	}{
-		{"colour=red", 1, `there is no field "colour"; the fields are assurance, ek.issuer, enrolled, lot,`},
+		{"colour=red", 1, `there is no field "colour"; the fields are assurance, ek.issuer, enrolled, expires,`},
 		{"state=active AND colour=red", 18, "there is no field"},
+		{"labels.=a", 1, "there is no field"},
+		{"lot=a labels.Site=a", 7, "there is no field"},
 		{"größe=1", 1, `there is no field "größe"`},
 		{"lot=ü AND colour=red", 11, "there is no field"},
 		{"state", 1, "a comparison should stand here"},
@@ -138,14 +142,14 @@ func TestErrorsPointAtThePlace(t *testing.T) {
 		t.Error(err)
 	}
 	_, err = Parse("lot = W47", record.CertificateFields)
-	if err == nil || !strings.Contains(err.Error(), "issued, issuer, profile") {
+	if err == nil || !strings.Contains(err.Error(), "issued, issuer, key.alg") {
 		t.Errorf("certificates have fields of their own: %v", err)
 	}
 }
 
 func TestErrorText(t *testing.T) {
 	_, err := Parse("state=active\tAND colour=red", record.DeviceFields)
-	want := "filter, column 18: there is no field \"colour\"; the fields are assurance, ek.issuer, enrolled, lot, model, renewed, seen, serial, state, tpm.firmware, tpm.maker, tpm.model\n" +
+	want := "filter, column 18: there is no field \"colour\"; the fields are assurance, ek.issuer, enrolled, expires, key.alg, labels.KEY, lot, model, renewed, seen, serial, state, tpm.firmware, tpm.maker, tpm.model\n" +
 		"  state=active AND colour=red\n" +
 		"                   ^"
 	if err == nil || err.Error() != want {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -86,6 +87,18 @@ func (t *TPM) validate() error {
 		return fmt.Errorf("TPM maker %q is not a TCG vendor ID: four characters, or eight hex digits", t.Maker)
 	}
 	return nil
+}
+
+// KeyAlgorithm names what kind of key this is, as the record and its selectors do:
+// "ecdsa-p256", "rsa-2048"; empty for a key that no certificate may hold.
+func KeyAlgorithm(key crypto.PublicKey) string {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		return "ecdsa-" + strings.ToLower(strings.ReplaceAll(k.Curve.Params().Name, "-", ""))
+	case *rsa.PublicKey:
+		return "rsa-" + strconv.Itoa(k.N.BitLen())
+	}
+	return ""
 }
 
 // checkKey takes P-256, P-384 and, for what lives in TPMs, RSA of 2048 to 4096 bits.

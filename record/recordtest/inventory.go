@@ -147,7 +147,7 @@ func selectors(t *testing.T, b *bench) {
 			t.Fatalf("%+v: got devices %v, want %v", s, got, want)
 		}
 	}
-	for _, field := range []string{"tpm.model", "ek.issuer", "serial"} {
+	for _, field := range []string{"tpm.model", "ek.issuer", "serial", record.LabelField + "site"} {
 		for _, op := range comparisons {
 			for _, value := range append(patterns, words...) {
 				checkDevices(t, &record.Selector{Op: op, Field: field, Value: value}, 1000)
@@ -202,13 +202,18 @@ func (b *bench) variety() []record.Device {
 			d.EKs[1].Issuer = pick()
 		}
 		d.Enrolled = Now.Add(time.Duration(rand.IntN(4)) * time.Hour)
+		label := pick()
 		if i%3 != 0 {
 			d.Renewed = Now.Add(time.Duration(rand.IntN(4)) * time.Hour)
 		}
 		b.must(b.admit(d))
+		if label != "zz" {
+			_, err := b.LabelDevices(b.ctx, record.Selection{Devices: []string{d.ID}}, map[string]string{"site": label, "other": pick()}, nil, event("device.labelled"))
+			b.must(err)
+		}
 		for j := range 3 {
 			c := newIntent(d.ID)
-			c.Subject = pick()
+			c.Subject, c.KeyAlgorithm = pick(), pick()
 			c.NotAfter = Now.Add(time.Duration(rand.IntN(3)-1) * time.Microsecond)
 			if j == 0 {
 				c.Device = ""
@@ -251,6 +256,9 @@ func draw(r *rapid.T, fields map[string]record.FieldKind, depth int) *record.Sel
 	}
 	slices.Sort(names)
 	field := rapid.SampledFrom(names).Draw(r, "field")
+	if field == record.LabelField {
+		field += "site"
+	}
 	s := &record.Selector{Field: field}
 	ops := comparisons
 	switch {
@@ -345,6 +353,15 @@ func deviceValue(d record.Device, field string) any {
 		return d.Enrolled
 	case "renewed":
 		return d.Renewed
+	case "expires":
+		return d.Expires
+	case "key.alg":
+		return d.KeyAlgorithm
+	case record.LabelField + "site":
+		if v, ok := d.Labels["site"]; ok {
+			return v
+		}
+		return nil
 	case "seen":
 		return d.Seen
 	}
@@ -365,6 +382,8 @@ func certificateValue(c record.Certificate, field string) any {
 		return c.Device
 	case "status":
 		return record.StatusOf(c, Now)
+	case "key.alg":
+		return c.KeyAlgorithm
 	case "issued":
 		return c.Issued
 	case "expires":
@@ -387,6 +406,7 @@ func selectorsRefused(t *testing.T, b *bench) {
 		"unknown field":     equal("password", "x"),
 		"SQL in a field":    equal("model = model OR d.model", "x"),
 		"no field":          equal("", "x"),
+		"no label":          equal(record.LabelField, "x"),
 		"unknown operator":  {Op: "~", Field: "model", Value: "x"},
 		"no operator":       {Field: "model", Value: "x"},
 		"text for a time":   equal("enrolled", "2026"),

@@ -59,7 +59,6 @@ func operators(t *testing.T, b *bench) {
 	anna.Disabled, anna.Invitation, anna.InvitedUntil = Now.Add(time.Minute), "", time.Time{}
 	b.equalOperator(anna)
 	b.refused("accept when disabled", record.ErrNotFound, accept("i3", Now))
-	b.refused("invite who is disabled", record.ErrConflict, func() error { return b.Invite(b.ctx, late, event("x")) })
 	b.unchanged("disable again", func() error { return b.DisableOperator(b.ctx, "anna", Now, event("x")) })
 	b.refused("disable a stranger", record.ErrNotFound, func() error { return b.DisableOperator(b.ctx, "nil", Now, event("x")) })
 

@@ -75,6 +75,20 @@ func Run(t *testing.T, p Place) {
 		"look-ups":             lookUps,
 		"selectors":            selectors,
 		"selectors refused":    selectorsRefused,
+		"working certificate":  workingCertificate,
+		"labels":               labels,
+		"survey":               survey,
+		"jobs":                 jobs,
+		"job in stages":        jobInStages,
+		"job refused":          jobRefused,
+		"job of another kind":  jobOfAnotherKind,
+		"job and its operator": jobAndItsOperator,
+		"approvals":            approvals,
+		"approvals refused":    approvalsRefused,
+		"break-glass":          breakGlass,
+		"able operators":       ableOperators,
+		"alerts":               alerts,
+		"settings":             settings,
 		"operators":            operators,
 		"relying parties":      relyingParties,
 		"enforcement":          enforcement,
@@ -171,6 +185,9 @@ func (b *bench) everything() (all []any) {
 	add(b.RelyingParties(b.ctx))
 	add(b.Authorities(b.ctx))
 	add(b.EKTypes(b.ctx))
+	jobs, _, err := b.Jobs(b.ctx, record.Page{Limit: 1000})
+	add(jobs, err)
+	add(b.OpenApprovals(b.ctx, Now))
 	add(b.LastEvents(b.ctx, 1000))
 	return all
 }

@@ -71,9 +71,9 @@ func prolong(c *engine.Conn, i record.Certificate) error {
 }
 
 func intend(c *engine.Conn, i record.Certificate, device any) error {
-	_, err := c.Exec(`INSERT INTO certificates (issuer, serial, profile, device, operator, subject, shard, key, not_before, not_after, intended, predecessor, tbs)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		i.Issuer, i.Serial, i.Profile, device, engine.OrNull(i.Operator), i.Subject, i.Shard, i.Key[:], i.NotBefore, i.NotAfter, i.Intended, i.Predecessor, i.TBS)
+	_, err := c.Exec(`INSERT INTO certificates (issuer, serial, profile, device, operator, subject, shard, key, not_before, not_after, intended, predecessor, key_algorithm, tbs)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		i.Issuer, i.Serial, i.Profile, device, engine.OrNull(i.Operator), i.Subject, i.Shard, i.Key[:], i.NotBefore, i.NotAfter, i.Intended, i.Predecessor, i.KeyAlgorithm, i.TBS)
 	if engine.Taken(err) {
 		return fmt.Errorf("%w: the serial number is taken", record.ErrExists)
 	}
@@ -132,6 +132,10 @@ func (s *Store) Complete(ctx context.Context, signed []record.Certificate, e rec
 			}
 			if err := engine.Changed(n, err, "there is no such intent"); err != nil {
 				return fmt.Errorf("complete certificate %s of %s: %w", w.Serial, w.Issuer, err)
+			}
+			if _, err := c.Exec(`UPDATE devices SET expires = c.not_after, key_algorithm = c.key_algorithm FROM certificates c
+				WHERE c.serial = ? AND c.issuer = ? AND c.profile = ? AND devices.seq = c.device`, w.Serial, w.Issuer, record.ProfileLDevID); err != nil {
+				return err
 			}
 		}
 		return nil

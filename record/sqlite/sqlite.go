@@ -24,12 +24,14 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/approval"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/changes"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/chips"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/inventory"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/job"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/relying"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
@@ -56,11 +58,13 @@ type Options struct {
 // Store is a [record.Store]; make one with Open or Create. Its methods may be called
 // from any number of goroutines.
 type Store struct {
+	approval.Approvals
 	audit.Audit
 	changes.Numbers
 	chips.Chips
 	factory.Factory
 	inventory.Inventory
+	job.Store
 	people.People
 	relying.Parties
 	revocation.Revocations
@@ -145,7 +149,8 @@ func open(ctx context.Context, path string, o Options, fresh bool) (*Store, erro
 		o.Now = time.Now
 	}
 	return &Store{
-		Audit: audit.New(db), Chips: chips.New(db), Factory: factory.New(db), Inventory: inventory.New(db, o.Now), People: people.New(db), Parties: relying.New(db), Revocations: revocation.New(db), Numbers: changes.New(db),
+		Approvals: approval.New(db), Audit: audit.New(db), Numbers: changes.New(db), Chips: chips.New(db), Factory: factory.New(db),
+		Inventory: inventory.New(db, o.Now), Store: job.New(db), People: people.New(db), Parties: relying.New(db), Revocations: revocation.New(db),
 		db: db, now: o.Now,
 	}, nil
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
-// Audit is a [record.Audit].
+// Audit is a [record.Audit] and a [record.Alerts].
 type Audit struct{ db *engine.DB }
 
 // New keeps it in db.
@@ -53,6 +53,9 @@ func Add(c *engine.Conn, e record.Event) error {
 	}
 	_, err := c.Exec("INSERT INTO events (time, actor, verb, object, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
 		e.Time, e.Actor, e.Verb, e.Object, e.Reason, string(detail))
+	if err == nil && e.Alert {
+		_, err = c.Exec("INSERT INTO alerts (event) SELECT max(seq) FROM events")
+	}
 	return err
 }
 
@@ -70,12 +73,26 @@ func (s Audit) Note(ctx context.Context, es ...record.Event) error {
 
 // Events lists oldest first.
 func (s Audit) Events(ctx context.Context, after int64, limit int) ([]record.Event, error) {
-	return s.events(ctx, limit, "WHERE seq > ? ORDER BY seq LIMIT ?", after)
+	return s.events(ctx, limit, "WHERE e.seq > ? ORDER BY e.seq LIMIT ?", after)
 }
 
 // LastEvents lists newest first.
 func (s Audit) LastEvents(ctx context.Context, limit int) ([]record.Event, error) {
-	return s.events(ctx, limit, "ORDER BY seq DESC LIMIT ?")
+	return s.events(ctx, limit, "ORDER BY e.seq DESC LIMIT ?")
+}
+
+// Alerts lists oldest first.
+func (s Audit) Alerts(ctx context.Context, operator string, limit int) ([]record.Event, error) {
+	return s.events(ctx, limit, `JOIN alerts a ON a.event = e.seq
+		WHERE a.event > (SELECT alerted FROM operators WHERE name = ?) AND e.actor <> ? ORDER BY a.event LIMIT ?`, operator, "operator:"+operator)
+}
+
+// SeeAlerts never goes back.
+func (s Audit) SeeAlerts(ctx context.Context, operator string, upTo int64) error {
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		_, err := c.Exec("UPDATE operators SET alerted = ? WHERE name = ? AND alerted < ?", upTo, operator, upTo)
+		return err
+	})
 }
 
 func (s Audit) events(ctx context.Context, limit int, tail string, args ...any) ([]record.Event, error) {
@@ -92,6 +109,6 @@ func (s Audit) events(ctx context.Context, limit int, tail string, args ...any) 
 		}
 		return e
 	}
-	found, err := engine.List(ctx, s.db, scan, "SELECT seq, time, actor, verb, object, reason, detail FROM events "+tail, append(args, limit)...)
+	found, err := engine.List(ctx, s.db, scan, "SELECT e.seq, e.time, e.actor, e.verb, e.object, e.reason, e.detail FROM events e "+tail, append(args, limit)...)
 	return found, cmp.Or(err, bad)
 }

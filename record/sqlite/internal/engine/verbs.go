@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/hallmark-pki/hallmark/record"
 )
@@ -46,4 +47,22 @@ func Exists(err error, what string) error {
 		return fmt.Errorf("%s: %w", what, record.ErrExists)
 	}
 	return err
+}
+
+// MaxPage is record.Page's bound.
+const MaxPage = 1000
+
+// Cursor reads where a page begins; start is where the first one does.
+func Cursor(p record.Page, start int64) (int64, error) {
+	if p.Limit < 1 || p.Limit > MaxPage {
+		return 0, fmt.Errorf("a page has 1 to %d rows, not %d", MaxPage, p.Limit)
+	}
+	if p.After == "" {
+		return start, nil
+	}
+	n, err := strconv.ParseInt(p.After, 10, 64)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%w: %q", record.ErrBadCursor, p.After)
+	}
+	return n, nil
 }

@@ -3,6 +3,7 @@
 package filter
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -32,10 +33,10 @@ var deviceTable = table{
 		"model": "d.model", "lot": "d.lot", "serial": "d.serial_folded", "state": "d.state",
 		"assurance": `CASE WHEN d.certified AND d.registered THEN 'certified+registered' WHEN d.certified THEN 'certified'
 			WHEN d.registered THEN 'registered' WHEN d.hardware THEN 'first-use' ELSE 'software' END`,
-		"tpm.maker": "d.tpm_maker", "tpm.model": "d.tpm_model", "tpm.firmware": "d.tpm_firmware",
-		"enrolled": "d.enrolled", "renewed": "d.renewed", "seen": "d.seen",
+		"tpm.maker": "d.tpm_maker", "tpm.model": "d.tpm_model", "tpm.firmware": "d.tpm_firmware", "key.alg": "d.key_algorithm",
+		"enrolled": "d.enrolled", "renewed": "d.renewed", "expires": "d.expires", "seen": "d.seen",
 	},
-	special: map[string]func(*builder, *record.Selector, string) error{"serial": bySerial, "state": byState, "ek.issuer": byEKIssuer},
+	special: map[string]func(*builder, *record.Selector, string) error{"serial": bySerial, "state": byState, "ek.issuer": byEKIssuer, record.LabelField: byLabel},
 }
 
 // statusCondition is record.StatusOf in SQL, each value apart so that an index serves it.
@@ -50,7 +51,7 @@ var statusCondition = map[string]string{
 var certificateTable = table{
 	fields: record.CertificateFields,
 	columns: map[string]string{
-		"issuer": "c.issuer", "serial": "c.serial", "profile": "c.profile", "subject": "c.subject", "device": "coalesce(d.id, '')",
+		"issuer": "c.issuer", "serial": "c.serial", "profile": "c.profile", "subject": "c.subject", "device": "coalesce(d.id, '')", "key.alg": "c.key_algorithm",
 		"issued": "c.issued", "expires": "c.not_after", "revoked": "c.revoked",
 	},
 	special: map[string]func(*builder, *record.Selector, string) error{"status": byStatus, "device": byDevice},
@@ -115,8 +116,12 @@ func (b *builder) write(s *record.Selector) error {
 }
 
 func (b *builder) compare(s *record.Selector) error {
-	kind, ok := b.fields[s.Field]
-	if !ok {
+	name := s.Field
+	if label, ok := strings.CutPrefix(name, record.LabelField); ok && label != "" {
+		name = record.LabelField
+	}
+	kind, ok := b.fields[name]
+	if !ok || s.Field == record.LabelField {
 		return fmt.Errorf("there is no field %q", s.Field)
 	}
 	if kind == record.Time {
@@ -126,7 +131,7 @@ func (b *builder) compare(s *record.Selector) error {
 	if !ok {
 		return fmt.Errorf("field %q compares with text", s.Field)
 	}
-	if special := b.special[s.Field]; special != nil {
+	if special := b.special[name]; special != nil {
 		return special(b, s, text)
 	}
 	return b.compareText(b.columns[s.Field], s.Op, text)
@@ -224,4 +229,30 @@ func byStatus(b *builder, s *record.Selector, text string) error {
 		b.args = append(b.args, b.now)
 	}
 	return nil
+}
+
+// Chosen marks the statements that read what somebody chose: they may read every device.
+const Chosen = " /* chosen */"
+
+// Selection gives a condition over the table devices as d, and its parameters.
+func Selection(of record.Selection) (string, []any, error) {
+	if of.Devices == nil {
+		sql, args, err := Devices(of.Where)
+		return sql + Chosen, args, err
+	}
+	ids, err := json.Marshal(of.Devices)
+	return "d.id IN (SELECT value FROM json_each(?))" + Chosen, []any{string(ids)}, err
+}
+
+// byLabel: a device without the label has no value, which equals none and fits no pattern.
+func byLabel(b *builder, s *record.Selector, text string) error {
+	op := s.Op
+	if op == record.OpNotEqual {
+		b.sql.WriteString("NOT ")
+		op = record.OpEqual
+	}
+	b.add("(d.seq IN (SELECT device FROM labels WHERE key = ? AND ", strings.TrimPrefix(s.Field, record.LabelField))
+	err := b.compareText("value", op, text)
+	b.sql.WriteString("))")
+	return err
 }

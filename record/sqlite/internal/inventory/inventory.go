@@ -4,11 +4,14 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
@@ -23,12 +26,9 @@ type Inventory struct {
 // New keeps it in db; now decides what has expired.
 func New(db *engine.DB, now func() time.Time) Inventory { return Inventory{db, now} }
 
-// maxPage is record.Page's bound.
-const maxPage = 1000
-
 // Devices pages by the order of enrolment, which no change of a device moves.
 func (s Inventory) Devices(ctx context.Context, where *record.Selector, p record.Page) (list []record.Device, next string, err error) {
-	after, err := cursor(p, 0)
+	after, err := engine.Cursor(p, 0)
 	if err != nil {
 		return nil, "", err
 	}
@@ -49,11 +49,14 @@ func (s Inventory) Devices(ctx context.Context, where *record.Selector, p record
 	return list, next, err
 }
 
-// whole adds the endorsement keys to what a query found.
+// whole adds endorsement keys and labels to what a query found.
 func whole(ctx context.Context, c *engine.Conn, found []rows.Recorded, err error) (list []record.Device, _ error) {
 	for i := range found {
 		if err == nil {
 			err = rows.WithEKs(ctx, c, &found[i])
+		}
+		if err == nil {
+			err = rows.WithLabels(ctx, c, &found[i])
 		}
 		list = append(list, found[i].Device)
 	}
@@ -62,14 +65,21 @@ func whole(ctx context.Context, c *engine.Conn, found []rows.Recorded, err error
 
 // Device finds by ID.
 func (s Inventory) Device(ctx context.Context, id string) (record.Device, error) {
-	return engine.Get(ctx, s.db, "device "+id, func(c *engine.Conn) (*record.Device, error) { return rows.Device(c, "id = ?", id) })
+	return engine.Get(ctx, s.db, "device "+id, func(c *engine.Conn) (*record.Device, error) {
+		found, err := engine.Query(ctx, c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.id = ?", id)
+		list, err := whole(ctx, c, found, err)
+		if err != nil || len(list) == 0 {
+			return nil, err
+		}
+		return &list[0], nil
+	})
 }
 
 // DevicesNamed lists by model.
 func (s Inventory) DevicesNamed(ctx context.Context, model, serial string) (list []record.Device, err error) {
 	err = s.db.View(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.serial_folded = ? AND (?2 = '' OR d.model = ?2) ORDER BY d.model LIMIT ?3",
-			record.Fold(serial), model, maxPage)
+			record.Fold(serial), model, engine.MaxPage)
 		list, err = whole(ctx, c, found, err)
 		return err
 	})
@@ -78,7 +88,7 @@ func (s Inventory) DevicesNamed(ctx context.Context, model, serial string) (list
 
 // Certificates pages by the order of intent, backwards.
 func (s Inventory) Certificates(ctx context.Context, where *record.Selector, p record.Page) (list []record.Certificate, next string, err error) {
-	before, err := cursor(p, math.MaxInt64)
+	before, err := engine.Cursor(p, math.MaxInt64)
 	if err != nil {
 		return nil, "", err
 	}
@@ -113,17 +123,45 @@ func (s Inventory) CertificatesNumbered(ctx context.Context, serial string) ([]r
 	return engine.List(ctx, s.db, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.serial = ? ORDER BY c.issuer", serial)
 }
 
-// cursor reads where a page begins; start is where the first one does.
-func cursor(p record.Page, start int64) (int64, error) {
-	if p.Limit < 1 || p.Limit > maxPage {
-		return 0, fmt.Errorf("a page has 1 to %d rows, not %d", maxPage, p.Limit)
+// LabelDevices selects once: a label that it changes may be what selects.
+func (s Inventory) LabelDevices(ctx context.Context, of record.Selection, set map[string]string, remove []string, e record.Event) (n int64, err error) {
+	chosen, args, err := filter.Selection(of)
+	if err != nil {
+		return 0, err
 	}
-	if p.After == "" {
-		return start, nil
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		if n, err = Count(ctx, c, of, chosen, args); err != nil {
+			return err
+		}
+		text := func(r engine.Row) string { return r.Text(0) }
+		devices, err := engine.First(c, text, "SELECT json_group_array(d.seq) FROM devices d WHERE "+chosen, args...)
+		if err != nil {
+			return err
+		}
+		for _, key := range slices.Sorted(maps.Keys(set)) {
+			if _, err := c.Exec(`INSERT INTO labels (device, key, value) SELECT value, ?, ? FROM json_each(?) WHERE TRUE
+				ON CONFLICT (device, key) DO UPDATE SET value = excluded.value`, key, set[key], *devices); err != nil {
+				return err
+			}
+		}
+		for _, key := range remove {
+			if _, err := c.Exec("DELETE FROM labels WHERE key = ? AND device IN (SELECT value FROM json_each(?))", key, *devices); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
+// Count counts the devices of a selection; ErrNotFound if one that was named is not there.
+func Count(ctx context.Context, c *engine.Conn, of record.Selection, chosen string, args []any) (int64, error) {
+	n, err := engine.Query(ctx, c, engine.Number, "SELECT count(*) FROM devices d WHERE "+chosen, args...)
+	if err != nil {
+		return 0, err
 	}
-	n, err := strconv.ParseInt(p.After, 10, 64)
-	if err != nil || n < 1 {
-		return 0, fmt.Errorf("%w: %q", record.ErrBadCursor, p.After)
+	if of.Devices != nil && n[0] != int64(len(of.Devices)) {
+		return 0, fmt.Errorf("a device of those named: %w", record.ErrNotFound)
 	}
-	return n, nil
+	return n[0], nil
 }

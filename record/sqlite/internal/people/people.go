@@ -62,10 +62,10 @@ func (s People) Invite(ctx context.Context, o record.Operator, e record.Event) e
 		if held != nil {
 			return fmt.Errorf("%s has a certificate, or is a relying party: %w", o.Name, record.ErrExists)
 		}
-		n, err := c.Exec(`INSERT INTO operators (name, created, invitation, invited_until) VALUES (?, ?, ?, ?)
-			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL WHERE disabled IS NULL`,
+		_, err = c.Exec(`INSERT INTO operators (name, created, invitation, invited_until, alerted) VALUES (?, ?, ?, ?, (SELECT coalesce(max(seq), 0) FROM events))
+			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL, disabled = NULL`,
 			o.Name, o.Created, engine.OrNull(o.Invitation), o.InvitedUntil)
-		return engine.Changed(n, engine.Exists(err, "invitation"), "operator "+o.Name+" is disabled")
+		return engine.Exists(err, "invitation")
 	})
 }
 
@@ -105,7 +105,8 @@ func (s People) DisableOperator(ctx context.Context, name string, at time.Time, 
 // RecoverOperator always writes its event.
 func (s People) RecoverOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		n, err := c.Exec("INSERT INTO operators (name, created) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET disabled = NULL WHERE "+isOperator, name, at)
+		n, err := c.Exec(`INSERT INTO operators (name, created, alerted) VALUES (?, ?, (SELECT coalesce(max(seq), 0) FROM events))
+			ON CONFLICT (name) DO UPDATE SET disabled = NULL WHERE `+isOperator, name, at)
 		return engine.Changed(n, err, name+" is a relying party")
 	})
 }
@@ -122,6 +123,17 @@ func (s People) Operator(ctx context.Context, name string) (record.Operator, err
 func (s People) Operators(ctx context.Context) ([]record.Operator, error) {
 	return engine.List(ctx, s.db, scanOperator, selectOperator+" WHERE "+isOperator+" ORDER BY name")
 }
+
+// Able lists by name.
+func (s People) Able(ctx context.Context, at time.Time) ([]string, error) {
+	return engine.List(ctx, s.db, func(r engine.Row) string { return r.Text(0) }, SelectAble, at, at.Add(-record.AbleAfterDisabling))
+}
+
+// SelectAble selects the names that Able lists; its parameters are the time, and that
+// less record.AbleAfterDisabling.
+const SelectAble = "SELECT name FROM operators WHERE " + isOperator + ` AND (disabled IS NULL AND EXISTS (SELECT 1 FROM certificates c
+		WHERE c.device IS NULL AND c.operator = operators.name AND c.issued IS NOT NULL AND c.revoked IS NULL AND c.not_after > ?)
+	OR disabled > ?) ORDER BY name`
 
 // AddAuthorities writes no event if all are there already.
 func (s People) AddAuthorities(ctx context.Context, as []record.Authority, e record.Event) (added int, err error) {

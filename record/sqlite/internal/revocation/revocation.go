@@ -24,72 +24,31 @@ func New(db *engine.DB) Revocations { return Revocations{db} }
 
 // Revoke ends a device and all that it has.
 func (s Revocations) Revoke(ctx context.Context, id string, at time.Time, reason int, why string, e record.Event) ([]record.Shard, error) {
-	if err := final(reason); err != nil {
-		return nil, err
-	}
-	return s.end(ctx, id, record.StateRevoked, at, e, func(c *engine.Conn, d *rows.Recorded) ([]record.Shard, error) {
-		if err := bury(c, d, at, why); err != nil {
-			return nil, err
-		}
-		const mine = "device = ? AND (revoked IS NULL OR reason = 6)"
-		changed, err := shards(c, at, mine, d.Seq)
-		if err != nil {
-			return nil, err
-		}
-		_, err = c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+mine, at, reason, d.Seq)
-		return changed, err
-	})
+	return s.end(ctx, id, Act{record.StateRevoked, at, reason, why}, e)
 }
 
 // Suspend holds the device's certificates, open intents too.
 func (s Revocations) Suspend(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateSuspended, at, e, func(c *engine.Conn, d *rows.Recorded) ([]record.Shard, error) {
-		changed, err := shards(c, at, "device = ? AND revoked IS NULL", d.Seq)
-		if err != nil {
-			return nil, err
-		}
-		_, err = c.Exec("UPDATE certificates SET revoked = ?, reason = 6 WHERE device = ? AND revoked IS NULL", at, d.Seq)
-		return changed, err
-	})
+	return s.end(ctx, id, Act{State: record.StateSuspended, At: at}, e)
 }
 
 // Restore makes what is held good again.
 func (s Revocations) Restore(ctx context.Context, id string, at time.Time, e record.Event) ([]record.Shard, error) {
-	return s.end(ctx, id, record.StateActive, at, e, func(c *engine.Conn, d *rows.Recorded) ([]record.Shard, error) {
-		const held = "device = ? AND revoked IS NOT NULL AND reason = 6"
-		changed, err := shards(c, at, held, d.Seq)
-		if err != nil {
-			return nil, err
-		}
-		_, err = c.Exec("UPDATE certificates SET revoked = NULL, reason = 0 WHERE "+held, d.Seq)
-		return changed, err
-	})
+	return s.end(ctx, id, Act{State: record.StateActive, At: at}, e)
 }
 
-// end moves a device to a state and its certificates with it. Nothing happens to a
-// device that is in the state, but its shards are named; nothing but ErrConflict to a
-// revoked one.
-func (s Revocations) end(ctx context.Context, id, state string, at time.Time, e record.Event, certificates func(*engine.Conn, *rows.Recorded) ([]record.Shard, error)) (changed []record.Shard, err error) {
+func (s Revocations) end(ctx context.Context, id string, act Act, e record.Event) (changed []record.Shard, err error) {
+	if err := act.check(); err != nil {
+		return nil, err
+	}
 	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		d, err := engine.First(c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.id = ?", id)
-		switch {
-		case err != nil:
-			return err
-		case d == nil:
-			return fmt.Errorf("device %s: %w", id, record.ErrNotFound)
-		case d.State == state:
-			changed, err = shards(c, at, "device = ?", d.Seq)
-			return cmp.Or(err, audit.ErrUnchanged)
-		case d.State == record.StateRevoked:
-			return fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
+		if err == nil && d == nil {
+			err = fmt.Errorf("device %s: %w", id, record.ErrNotFound)
 		}
-		if err := rows.WithEKs(context.Background(), c, d); err != nil {
-			return err
+		if err == nil {
+			changed, err = End(c, d, act)
 		}
-		if _, err := c.Exec("UPDATE devices SET state = ? WHERE seq = ?", state, d.Seq); err != nil {
-			return err
-		}
-		changed, err = certificates(c, d)
 		return err
 	})
 	if err != nil {
@@ -98,8 +57,65 @@ func (s Revocations) end(ctx context.Context, id, state string, at time.Time, e 
 	return changed, nil
 }
 
+// Act is what becomes of a device: its state and, of a revocation, reason and why.
+type Act struct {
+	State  string
+	At     time.Time
+	Reason int
+	Why    string
+}
+
+func (a Act) check() error {
+	if a.State == record.StateRevoked {
+		return final(a.Reason)
+	}
+	return nil
+}
+
+// End moves a device to a state and its certificates with it, and returns the shards to
+// publish. A device that is in the state stays as it is, with ErrUnchanged and its shards;
+// a revoked one, with ErrConflict.
+func End(c *engine.Conn, d *rows.Recorded, act Act) ([]record.Shard, error) {
+	switch {
+	case d.State == act.State:
+		changed, err := Shards(c, act.At, "device = ?", d.Seq)
+		return changed, cmp.Or(err, audit.ErrUnchanged)
+	case d.State == record.StateRevoked:
+		return nil, fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
+	}
+	if _, err := c.Exec("UPDATE devices SET state = ? WHERE seq = ?", act.State, d.Seq); err != nil {
+		return nil, err
+	}
+	if act.State == record.StateRevoked {
+		if err := bury(c, d, act.At, act.Why); err != nil {
+			return nil, err
+		}
+	}
+	return endCertificates(c, d.Seq, act)
+}
+
+// endCertificates ends, holds or frees the certificates of a device, open intents too.
+func endCertificates(c *engine.Conn, device int64, act Act) ([]record.Shard, error) {
+	touched, update, args := "device = ? AND revoked IS NULL", "revoked = ?, reason = 6", []any{act.At}
+	switch act.State {
+	case record.StateRevoked: // what was held keeps its date
+		touched, update, args = "device = ? AND (revoked IS NULL OR reason = 6)", "revoked = coalesce(revoked, ?), reason = ?", []any{act.At, act.Reason}
+	case record.StateActive:
+		touched, update, args = "device = ? AND revoked IS NOT NULL AND reason = 6", "revoked = NULL, reason = 0", nil
+	}
+	changed, err := Shards(c, act.At, touched, device)
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Exec("UPDATE certificates SET "+update+" WHERE "+touched, append(args, device)...)
+	return changed, err
+}
+
 // bury bars all identities of a device.
 func bury(c *engine.Conn, d *rows.Recorded, at time.Time, why string) error {
+	if err := rows.WithEKs(context.Background(), c, d); err != nil {
+		return err
+	}
 	type identity struct{ kind, value string }
 	all := []identity{{"serial", d.Model + ":" + record.Fold(d.Serial)}}
 	if len(d.AKName) != 0 {
@@ -127,7 +143,7 @@ func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Ti
 			return err
 		}
 		const theirs = "device IS NULL AND operator = ?"
-		if changed, err = shards(c, at, theirs, name); err != nil {
+		if changed, err = Shards(c, at, theirs, name); err != nil {
 			return err
 		}
 		n, err := c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE revoked IS NULL AND "+theirs, at, reason, name)
@@ -142,14 +158,15 @@ func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Ti
 	return changed, nil
 }
 
-// shards lists the shards of certificates that have not expired: no list needs to
+// Shards lists the shards of certificates that have not expired: no list needs to
 // show the others (RFC 5280 §3.3).
-func shards(c *engine.Conn, at time.Time, where string, args ...any) ([]record.Shard, error) {
-	return engine.Query(context.Background(), c, scanShard,
+func Shards(c *engine.Conn, at time.Time, where string, args ...any) ([]record.Shard, error) {
+	return engine.Query(context.Background(), c, ScanShard,
 		"SELECT DISTINCT issuer, shard FROM certificates WHERE "+where+" AND not_after >= ? ORDER BY issuer, shard", append(args, at)...)
 }
 
-func scanShard(r engine.Row) record.Shard { return record.Shard{Issuer: r.Text(0), Number: r.Int(1)} }
+// ScanShard reads issuer and number.
+func ScanShard(r engine.Row) record.Shard { return record.Shard{Issuer: r.Text(0), Number: r.Int(1)} }
 
 // final refuses a reason that is none for an end: a hold is Suspend's, and
 // removeFromCRL belongs to delta lists (RFC 5280 §5.3.1).
@@ -183,7 +200,7 @@ func (s Revocations) RevokedIn(ctx context.Context, sh record.Shard, now time.Ti
 
 // Shards lists what ReserveShard has opened and time has not closed.
 func (s Revocations) Shards(ctx context.Context, issuer string, endedBy time.Time) ([]record.Shard, error) {
-	return engine.List(ctx, s.db, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ? AND (ends IS NULL OR ends > ?) ORDER BY number", issuer, endedBy)
+	return engine.List(ctx, s.db, ScanShard, "SELECT issuer, number FROM shards WHERE issuer = ? AND (ends IS NULL OR ends > ?) ORDER BY number", issuer, endedBy)
 }
 
 // PublishCRL replaces the stored list by one with a greater number.

@@ -1,0 +1,183 @@
+package record
+
+import (
+	"context"
+	"time"
+)
+
+// Selection is which devices are meant: those with the IDs in Devices, or, if that is
+// nil, those that Where selects; a nil Where selects all.
+type Selection struct {
+	Where   *Selector
+	Devices []string
+}
+
+// Kinds of jobs. What a device of a status job becomes is Job.Target.
+const (
+	JobSuspend = "suspend"
+	JobRestore = "restore"
+	JobRetire  = "retire"
+	JobRevoke  = "revoke"
+)
+
+// States of a job.
+const (
+	// JobWaiting: it needs the approval of a second operator.
+	JobWaiting = "waiting"
+	// JobRunning: whoever runs jobs of its kind goes on with it.
+	JobRunning = "running"
+	// JobPaused: it ended a stage or was paused; somebody must resume it.
+	JobPaused = "paused"
+	// JobPublishing: every device has its outcome, and the last CRLs are not out yet.
+	JobPublishing = "publishing"
+	// JobDone and JobCancelled are final.
+	JobDone      = "done"
+	JobCancelled = "cancelled"
+)
+
+// Outcomes of a job for one device; a job of another kind may have others.
+const (
+	OutcomePending   = ""
+	OutcomeDone      = "done"
+	OutcomeUnchanged = "unchanged" // it was in that state already
+	OutcomeRefused   = "refused"   // it is revoked, and that is final
+	OutcomeCancelled = "cancelled" // the job ended before it came to it
+)
+
+// Job is one act on many devices. The set of devices is fixed when the job is made.
+type Job struct {
+	ID   string
+	Kind string
+	// Operator asked for it; a disabled one's job does not go on.
+	Operator string
+	// Expression is what was typed to select the devices; empty if they were named.
+	Expression string
+	// Reason is the CRLReason of a revocation, Why is in words.
+	Reason  int
+	Why     string
+	State   string
+	Created time.Time
+	// Ended is when it was done or cancelled.
+	Ended time.Time
+	// Stages are the numbers of devices after which the job pauses by itself, increasing.
+	Stages []int64
+	// Until is when a break-glass ends: unless it was reviewed, the job pauses then. Zero
+	// means that the job needs no review, or has had it.
+	Until time.Time
+	// Total counts the devices, Outcomes those that have each outcome. The store counts.
+	Total    int64
+	Outcomes map[string]int64
+}
+
+// Target is the state of a device that a status job has done with; empty for a job of
+// another kind.
+func (j Job) Target() string {
+	return map[string]string{JobSuspend: StateSuspended, JobRestore: StateActive, JobRetire: StateRevoked, JobRevoke: StateRevoked}[j.Kind]
+}
+
+// JobDevice is what a job did to one device.
+type JobDevice struct {
+	// Device is the device's ID, Name its MODEL:SERIAL.
+	Device, Name string
+	Outcome      string
+	// At is when the outcome was recorded.
+	At time.Time
+}
+
+// JobView is what a job is judged by before it is recorded.
+type JobView struct {
+	// Total counts the devices that the job would be about, Fleet all that there are.
+	Total, Fleet int64
+	// WholeLots are the lots of which at least two, and all that are not revoked yet, are
+	// among them.
+	WholeLots []string
+	// Able are the operators who could act; see Operators.Able.
+	Able []string
+}
+
+// JobPlan is what a judge of a JobView decided to write: the job, waiting or running,
+// the approval or review that it needs, if any, and the event.
+type JobPlan struct {
+	Job      Job
+	Approval *Approval
+	Event    Event
+}
+
+// JobJudge decides on a JobView; like a Judge it is pure and quick.
+type JobJudge func(JobView) (JobPlan, error)
+
+// JobStep is what one step of a job did.
+type JobStep struct {
+	// Job is the job after the step. It is running if there is more to do at once.
+	Job Job
+	// Shards are those that must be published.
+	Shards []Shard
+}
+
+// Jobs is acts on many devices.
+type Jobs interface {
+	// Survey says what a job about the selection would touch, and changes nothing.
+	Survey(ctx context.Context, of Selection, at time.Time) (Survey, error)
+	// CreateJob fixes the devices of a selection, in the order of their IDs, which is
+	// random, and records the job that judge decides on, all in one serialisable
+	// transaction. An error of judge comes back unchanged and nothing is written.
+	// ErrNotFound if there is no device of one of the IDs.
+	CreateJob(ctx context.Context, of Selection, at time.Time, judge JobJudge) (Job, error)
+	Job(ctx context.Context, id string) (Job, error)
+	// Jobs lists jobs, newest first.
+	Jobs(ctx context.Context, p Page) ([]Job, string, error)
+	// JobDevices lists the devices of a job in its order, with an outcome if one is named.
+	JobDevices(ctx context.Context, id, outcome string, p Page) ([]JobDevice, string, error)
+	// UnfinishedJobs lists those that are running or publishing, oldest first.
+	UnfinishedJobs(ctx context.Context) ([]Job, error)
+	// PauseJob pauses a running job; ErrConflict in any other state.
+	PauseJob(ctx context.Context, id string, e Event) (Job, error)
+	// ResumeJob lets a paused job run until the next stage; ErrConflict in any other
+	// state, if the operator who asked for the job is disabled, or if its break-glass has
+	// ended and was not reviewed.
+	ResumeJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
+	// CancelJob ends a job that is waiting, running or paused: its pending devices get
+	// OutcomeCancelled. ErrConflict if it is publishing or over.
+	CancelJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
+	// StepJob brings at most limit pending devices of a running status job into its
+	// target, as Revoke, Suspend and Restore do, with one outcome and, where something
+	// changed, one event each, all in one transaction. At the end of a stage, when the
+	// operator is disabled, or when a break-glass has ended, the job is paused; when nothing
+	// is pending, it is publishing. ErrConflict if the job is not running.
+	StepJob(ctx context.Context, id string, limit int, at time.Time, event func(Device) Event) (JobStep, error)
+	// JobShards lists the shards of a job's devices that must be published before it is done.
+	JobShards(ctx context.Context, id string, at time.Time) ([]Shard, error)
+	// FinishJob ends a publishing job; ErrConflict in any other state.
+	FinishJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
+	// Conclude gives a device its outcome in every running job of a kind that is not a
+	// status job, and ends the jobs in which nothing is pending then. Nothing happens if
+	// there is none; no event is written.
+	Conclude(ctx context.Context, kind, device, outcome string, at time.Time) error
+}
+
+// Survey is what a selection of devices comes to.
+type Survey struct {
+	Devices, Fleet int64
+	// States, Models and Lots count devices by each, most first; of Models and Lots at
+	// most twenty. Contact counts them by when they were last seen, newest first.
+	States, Models, Lots, Contact []Tally
+	// Sample is at most ten of the devices.
+	Sample []Device
+	// Certificates counts their working certificates (LDevIDs) that are good or on hold
+	// and have not expired, Shards are the CRLs that name those.
+	Certificates int64
+	Shards       []Shard
+}
+
+// Tally is a number of things of one sort.
+type Tally struct {
+	Name  string
+	Count int64
+}
+
+// Labels is what operators note on devices.
+type Labels interface {
+	// LabelDevices sets and removes labels on every device of a selection and counts the
+	// devices; ErrNotFound if there is no device of one of the IDs.
+	LabelDevices(ctx context.Context, of Selection, set map[string]string, remove []string, e Event) (int64, error)
+}

@@ -1,0 +1,200 @@
+package recordtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// wait creates a job of anna's that waits for approval.
+func (b *bench) wait() (record.Job, record.Approval) {
+	b.Helper()
+	j, err := b.CreateJob(b.ctx, record.Selection{}, Now, func(v record.JobView) (record.JobPlan, error) {
+		p, err := plan(record.Job{Kind: record.JobRevoke, State: record.JobWaiting})(v)
+		p.Approval = &record.Approval{Kind: record.ApproveJob, Why: "broken", Requester: "anna", Requested: Now, Expires: Now.Add(time.Hour)}
+		return p, err
+	})
+	b.must(err)
+	open, err := b.OpenApprovals(b.ctx, Now)
+	b.must(err)
+	for _, a := range open {
+		if a.Subject == j.ID {
+			return j, a
+		}
+	}
+	b.Fatalf("no approval of %s is open: %+v", j.ID, open)
+	return j, record.Approval{}
+}
+
+func (b *bench) approve(id, operator string, at time.Time) error {
+	_, err := b.Approve(b.ctx, id, operator, at, event("approval.given"))
+	return err
+}
+
+func approvals(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	b.many(2)
+	j, a := b.wait()
+	b.equal("request", a, record.Approval{ID: a.ID, Kind: record.ApproveJob, Subject: j.ID, Why: "broken", Requester: "anna", Requested: Now, Expires: Now.Add(time.Hour)})
+	b.refused("step while waiting", record.ErrConflict, func() error { _, err := b.StepJob(b.ctx, j.ID, 1, Now, nil); return err })
+	b.must(b.approve(a.ID, "bert", Now))
+	b.recorded("approval.given")
+	got, err := b.Job(b.ctx, j.ID)
+	b.must(err)
+	b.equal("the job's state", got.State, record.JobRunning)
+	a.Approver, a.Approved = "bert", Now
+	same, err := b.Approval(b.ctx, a.ID)
+	b.must(err)
+	b.equal("approval", same, a)
+	b.refused("approve again", record.ErrConflict, func() error { return b.approve(a.ID, "bert", Now) })
+
+	ask := record.Approval{Kind: record.ApproveOperator, Subject: "cleo", Requester: "anna", Requested: Now, Expires: Now.Add(time.Hour)}
+	a, err = b.RequestApproval(b.ctx, ask, event("approval.requested"))
+	b.must(err)
+	b.recorded("approval.requested")
+	b.unchanged("ask again", func() error {
+		again, err := b.RequestApproval(b.ctx, ask, event("x"))
+		b.equal("the same request", again, a)
+		return err
+	})
+	spend := func(at time.Time) error {
+		return b.SpendApproval(b.ctx, record.ApproveOperator, "cleo", "anna", at, event("approval.spent"))
+	}
+	b.refused("spend before it is given", record.ErrNotFound, func() error { return spend(Now) })
+	b.must(b.approve(a.ID, "bert", Now))
+	b.refused("spend another's", record.ErrNotFound, func() error {
+		return b.SpendApproval(b.ctx, record.ApproveOperator, "cleo", "bert", Now, event("x"))
+	})
+	b.refused("spend late", record.ErrNotFound, func() error { return spend(Now.Add(time.Hour)) })
+	b.must(spend(Now))
+	b.recorded("approval.spent")
+	b.refused("spend twice", record.ErrNotFound, func() error { return spend(Now) })
+}
+
+func approvalsRefused(t *testing.T, b *bench) {
+	b.people("anna", "bert", "cleo")
+	b.many(2)
+	j, a := b.wait()
+	b.refused("unknown", record.ErrNotFound, func() error { return b.approve("a99", "bert", Now) })
+	b.refused("no id", record.ErrNotFound, func() error { return b.approve("", "bert", Now) })
+	b.refused("by the requester", record.ErrConflict, func() error { return b.approve(a.ID, "anna", Now) })
+	b.refused("by a stranger", record.ErrNotFound, func() error { return b.approve(a.ID, "nil", Now) })
+	b.refused("late", record.ErrConflict, func() error { return b.approve(a.ID, "bert", Now.Add(time.Hour)) })
+	b.must(b.DisableOperator(b.ctx, "cleo", Now, event("operator.disabled")))
+	b.refused("by a disabled operator", record.ErrConflict, func() error { return b.approve(a.ID, "cleo", Now) })
+	_, err := b.CancelJob(b.ctx, j.ID, Now, event("job.cancelled"))
+	b.must(err)
+	b.refused("of a job that was cancelled", record.ErrConflict, func() error { return b.approve(a.ID, "bert", Now) })
+	if open, err := b.OpenApprovals(b.ctx, Now); err != nil || len(open) != 0 {
+		t.Errorf("open: %v, %v", open, err)
+	}
+	_, a = b.wait()
+	if open, err := b.OpenApprovals(b.ctx, Now.Add(time.Hour)); err != nil || len(open) != 0 {
+		t.Errorf("expired and open: %v, %v", open, err)
+	}
+	ask := record.Approval{Kind: record.ApproveSetting, Subject: "x=1", Requester: "bert", Requested: Now, Expires: Now.Add(time.Hour)}
+	setting, err := b.RequestApproval(b.ctx, ask, event("approval.requested"))
+	b.must(err)
+	b.must(b.approve(setting.ID, "anna", Now))
+	b.must(b.DisableOperator(b.ctx, "anna", Now, event("operator.disabled")))
+	b.refused("of a disabled operator's request", record.ErrConflict, func() error { return b.approve(a.ID, "bert", Now) })
+	b.refused("spend a disabled operator's", record.ErrNotFound, func() error {
+		return b.SpendApproval(b.ctx, record.ApproveSetting, "x=1", "bert", Now, event("x"))
+	})
+}
+
+// breakGlass: the job runs until its end, after which only a review lets it go on.
+func breakGlass(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	b.many(3)
+	j, err := b.CreateJob(b.ctx, record.Selection{}, Now, func(v record.JobView) (record.JobPlan, error) {
+		p, err := plan(record.Job{Kind: record.JobRevoke, Until: Now.Add(time.Hour)})(v)
+		p.Approval = &record.Approval{Kind: record.ReviewJob, Why: "nobody else is here", Requester: "anna", Requested: Now}
+		return p, err
+	})
+	b.must(err)
+	b.equal("before the end", b.step(j.ID, 1).Job.State, record.JobRunning)
+	late, err := b.StepJob(b.ctx, j.ID, 1, Now.Add(time.Hour), nil)
+	b.must(err)
+	b.equal("at the end", late.Job.State, record.JobPaused)
+	resume := func() error {
+		_, err := b.ResumeJob(b.ctx, j.ID, Now.Add(time.Hour), event("job.resumed"))
+		return err
+	}
+	b.refused("resume unreviewed", record.ErrConflict, resume)
+	open, err := b.OpenApprovals(b.ctx, Now.Add(1000*time.Hour))
+	b.must(err)
+	if len(open) != 1 || open[0].Kind != record.ReviewJob || open[0].Subject != j.ID {
+		t.Fatalf("reviews: %+v", open)
+	}
+	b.refused("review one's own", record.ErrConflict, func() error { return b.approve(open[0].ID, "anna", Now) })
+	b.must(b.approve(open[0].ID, "bert", Now.Add(1000*time.Hour)))
+	b.must(resume())
+	b.equal("after the review", b.step(j.ID, 10).Job.State, record.JobPublishing)
+}
+
+func ableOperators(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	b.must(b.Invite(b.ctx, record.Operator{Name: "cleo", Created: Now, Invitation: "i", InvitedUntil: Now.Add(time.Hour)}, event("operator.invited")))
+	able := func(at time.Time, want ...string) {
+		t.Helper()
+		got, err := b.Able(b.ctx, at)
+		b.must(err)
+		b.equal("able", got, want)
+	}
+	able(Now, "anna", "bert")
+	able(Now.Add(60*24*time.Hour), []string(nil)...) // their certificates have ended
+	b.must(b.DisableOperator(b.ctx, "bert", Now, event("operator.disabled")))
+	able(Now, "anna", "bert") // nobody becomes the only one by disabling the other
+	able(Now.Add(record.AbleAfterDisabling), "anna")
+
+	b.must(b.Invite(b.ctx, record.Operator{Name: "bert", Created: Now.Add(100 * 24 * time.Hour), Invitation: "j", InvitedUntil: Now.Add(101 * 24 * time.Hour)}, event("operator.invited")))
+	o, err := b.Operator(b.ctx, "bert")
+	b.must(err)
+	if !o.Disabled.IsZero() || o.Invitation != "j" {
+		t.Errorf("invited again: %+v", o)
+	}
+}
+
+func alerts(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	shout := func(actor, verb string) record.Event {
+		e := event(verb)
+		e.Actor, e.Alert = actor, true
+		return e
+	}
+	heard := func(operator string, want ...string) (last int64) {
+		t.Helper()
+		es, err := b.Alerts(b.ctx, operator, 10)
+		b.must(err)
+		var got []string
+		for _, e := range es {
+			got, last = append(got, e.Verb), e.Sequence
+		}
+		b.equal("alerts of "+operator, got, want)
+		return last
+	}
+	b.must(b.Note(b.ctx, event("whisper"), shout("operator:anna", "one"), shout("server", "two")))
+	heard("anna", "two")
+	seen := heard("bert", "one", "two")
+	b.must(b.SeeAlerts(b.ctx, "bert", seen))
+	b.must(b.SeeAlerts(b.ctx, "bert", 1))
+	b.must(b.Note(b.ctx, shout("operator:anna", "three")))
+	heard("bert", "three")
+	heard("anna", "two")
+	b.people("cleo")
+	heard("cleo", []string(nil)...) // what was before concerns a new one no more
+}
+
+func settings(t *testing.T, b *bench) {
+	_, err := b.Setting(b.ctx, "x")
+	b.isErr("never set", err, record.ErrNotFound)
+	b.must(b.SetSetting(b.ctx, "x", "1", event("setting.changed")))
+	b.recorded("setting.changed")
+	b.unchanged("set to the same", func() error { return b.SetSetting(b.ctx, "x", "1", event("x")) })
+	b.must(b.SetSetting(b.ctx, "x", "2", event("setting.changed")))
+	got, err := b.Setting(b.ctx, "x")
+	b.must(err)
+	b.equal("setting", got, "2")
+}

@@ -1,0 +1,359 @@
+package recordtest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// people are operators with a certificate each.
+func (b *bench) people(names ...string) {
+	b.Helper()
+	for _, name := range names {
+		b.must(b.RecoverOperator(b.ctx, name, Now, event("operator.recovered")))
+		c := newIntent("")
+		c.Issuer, c.Operator = "infrastructure", name
+		b.issue(c)
+	}
+}
+
+// many are devices with a working certificate each.
+func (b *bench) many(n int) (ids []string) {
+	b.Helper()
+	for range n {
+		d := b.enrolled()
+		b.issue(newIntent(d.ID))
+		ids = append(ids, d.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// plan lets a job run.
+func plan(j record.Job) record.JobJudge {
+	return func(record.JobView) (record.JobPlan, error) {
+		if j.Operator == "" {
+			j.Operator = "anna"
+		}
+		if j.State == "" {
+			j.State = record.JobRunning
+		}
+		j.Created = Now
+		return record.JobPlan{Job: j, Event: event("job.created")}, nil
+	}
+}
+
+func (b *bench) create(j record.Job, of record.Selection) record.Job {
+	b.Helper()
+	got, err := b.CreateJob(b.ctx, of, Now, plan(j))
+	b.must(err)
+	return got
+}
+
+// step takes a step of at most limit devices.
+func (b *bench) step(id string, limit int) record.JobStep {
+	b.Helper()
+	got, err := b.StepJob(b.ctx, id, limit, Now, func(d record.Device) record.Event { e := event("device.moved"); e.Object = d.ID; return e })
+	b.must(err)
+	return got
+}
+
+func (b *bench) outcomes(id string) (all []string) {
+	b.Helper()
+	list, _, err := b.JobDevices(b.ctx, id, "", record.Page{Limit: 1000})
+	b.must(err)
+	for _, d := range list {
+		all = append(all, d.Device+" "+d.Outcome)
+	}
+	return all
+}
+
+// workingCertificate: a device tells the end and the key of its newest working one.
+func workingCertificate(t *testing.T, b *bench) {
+	d := b.enrolled()
+	is := func(want record.Certificate) {
+		t.Helper()
+		got, err := b.Device(b.ctx, d.ID)
+		b.must(err)
+		if !got.Expires.Equal(want.NotAfter) || got.KeyAlgorithm != want.KeyAlgorithm {
+			t.Errorf("the device says %v, %q; want %v, %q", got.Expires, got.KeyAlgorithm, want.NotAfter, want.KeyAlgorithm)
+		}
+	}
+	is(record.Certificate{})
+	one := newIntent(d.ID)
+	one.KeyAlgorithm = "ecdsa-p256"
+	b.intend(one)
+	is(record.Certificate{})
+	b.must(b.Complete(b.ctx, []record.Certificate{signed(one)}, event("certificate.issued")))
+	is(one)
+	b.equal("algorithm of the certificate", b.status(one).KeyAlgorithm, "ecdsa-p256")
+	birth := newIntent(d.ID)
+	birth.Profile, birth.KeyAlgorithm = "idevid", "rsa-2048"
+	b.issue(birth)
+	is(one)
+	two := newIntent(d.ID)
+	two.NotAfter, two.KeyAlgorithm = one.NotAfter.Add(time.Hour), "ecdsa-p384"
+	b.issue(two)
+	is(two)
+}
+
+func labels(t *testing.T, b *bench) {
+	ids := b.many(3)
+	label := func(of record.Selection, set map[string]string, remove ...string) int64 {
+		t.Helper()
+		n, err := b.LabelDevices(b.ctx, of, set, remove, event("device.labelled"))
+		b.must(err)
+		return n
+	}
+	of := func(id string) map[string]string {
+		d, err := b.Device(b.ctx, id)
+		b.must(err)
+		return d.Labels
+	}
+	b.equal("labelled", label(record.Selection{Devices: ids[:2]}, map[string]string{"site": "x", "owner": "y"}), int64(2))
+	b.recorded("device.labelled")
+	b.equal("labels", of(ids[0]), map[string]string{"site": "x", "owner": "y"})
+	b.equal("labels of another", of(ids[2]), map[string]string(nil))
+	where := &record.Selector{Op: record.OpEqual, Field: record.LabelField + "site", Value: "x"}
+	b.equal("labelled by a selector that the label is in", label(record.Selection{Where: where}, map[string]string{"site": "z"}, "owner"), int64(2))
+	b.equal("labels", of(ids[1]), map[string]string{"site": "z"})
+	b.equal("all labelled", label(record.Selection{}, map[string]string{"all": ""}), int64(3))
+	list, _, err := b.Devices(b.ctx, nil, record.Page{Limit: 3})
+	b.must(err)
+	for _, d := range list {
+		if v, ok := d.Labels["all"]; !ok || v != "" {
+			t.Errorf("labels in a list: %v", d.Labels)
+		}
+	}
+	b.refused("label a stranger", record.ErrNotFound, func() error {
+		_, err := b.LabelDevices(b.ctx, record.Selection{Devices: []string{ids[0], "nil"}}, map[string]string{"a": "b"}, nil, event("x"))
+		return err
+	})
+}
+
+func survey(t *testing.T, b *bench) {
+	ids := b.many(14)
+	old := newDevice()
+	old.Seen = Now.Add(-40 * 24 * time.Hour)
+	b.must(b.admit(old))
+	expired := newIntent(old.ID)
+	expired.NotAfter = Now.Add(-time.Second)
+	b.issue(expired)
+	_, err := b.Suspend(b.ctx, ids[0], Now, event("device.suspended"))
+	b.must(err)
+	_, err = b.Revoke(b.ctx, ids[1], Now, 0, "stolen", event("device.revoked"))
+	b.must(err)
+	got, err := b.Survey(b.ctx, record.Selection{}, Now)
+	b.must(err)
+	if len(got.Sample) != 10 {
+		t.Errorf("a sample of %d", len(got.Sample))
+	}
+	got.Sample = nil
+	b.equal("survey of all", got, record.Survey{Devices: 15, Fleet: 15,
+		States:  []record.Tally{{Name: "active", Count: 13}, {Name: "revoked", Count: 1}, {Name: "suspended", Count: 1}},
+		Models:  []record.Tally{{Name: "default", Count: 15}},
+		Lots:    []record.Tally{{Name: "default", Count: 15}},
+		Contact: []record.Tally{{Name: "in the last hour", Count: 14}, {Name: "longer ago", Count: 1}},
+		// One was revoked, one has expired.
+		Certificates: 13, Shards: []record.Shard{{Issuer: "operational", Number: 1}}})
+	got, err = b.Survey(b.ctx, record.Selection{Devices: ids[:2]}, Now)
+	b.must(err)
+	if got.Devices != 2 || got.Certificates != 1 || len(got.Sample) != 2 {
+		t.Errorf("survey of two: %+v", got)
+	}
+	_, err = b.Survey(b.ctx, record.Selection{Devices: []string{"nil"}}, Now)
+	b.isErr("survey of a stranger", err, record.ErrNotFound)
+}
+
+// jobs: the devices are fixed, each gets one outcome, and a step repeated changes nothing.
+func jobs(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(5)
+	_, err := b.Suspend(b.ctx, ids[1], Now, event("device.suspended"))
+	b.must(err)
+	_, err = b.Revoke(b.ctx, ids[3], Now, 0, "stolen", event("device.revoked"))
+	b.must(err)
+	var saw record.JobView
+	j, err := b.CreateJob(b.ctx, record.Selection{}, Now, func(v record.JobView) (record.JobPlan, error) {
+		saw = v
+		return plan(record.Job{Kind: record.JobSuspend, Why: "firmware", Expression: "all"})(v)
+	})
+	b.must(err)
+	b.equal("view", saw, record.JobView{Total: 5, Fleet: 5, WholeLots: []string{"default"}, Able: []string{"anna"}})
+	b.recorded("job.created")
+	b.equal("event's object", b.last().Object, j.ID)
+	b.equal("job", j, record.Job{ID: j.ID, Kind: record.JobSuspend, Operator: "anna", Expression: "all", Why: "firmware",
+		State: record.JobRunning, Created: Now, Total: 5, Outcomes: map[string]int64{"": 5}})
+	late := b.enrolled()
+
+	got := b.step(j.ID, 2)
+	b.equal("state after a step", got.Job.State, record.JobRunning)
+	b.equal("shards", got.Shards, []record.Shard{{Issuer: "operational", Number: 1}})
+	unfinished, err := b.UnfinishedJobs(b.ctx)
+	b.must(err)
+	if len(unfinished) != 1 || unfinished[0].Outcomes[record.OutcomeDone] != 1 {
+		t.Errorf("unfinished: %+v", unfinished)
+	}
+	got = b.step(j.ID, 100)
+	b.equal("state after the last step", got.Job.State, record.JobPublishing)
+	b.equal("outcomes", b.outcomes(j.ID), []string{ids[0] + " done", ids[1] + " unchanged", ids[2] + " done", ids[3] + " refused", ids[4] + " done"})
+	b.equal("newest event is of a device", b.last().Verb, "device.moved")
+	for i, want := range []string{record.StateSuspended, record.StateSuspended, record.StateSuspended, record.StateRevoked, record.StateSuspended} {
+		if d, err := b.Device(b.ctx, ids[i]); err != nil || d.State != want {
+			t.Errorf("device %d is %s, want %s (%v)", i, d.State, want, err)
+		}
+	}
+	b.equalDevice(late)
+	b.refused("step when nothing is pending", record.ErrConflict, func() error { _, err := b.StepJob(b.ctx, j.ID, 1, Now, nil); return err })
+	shards, err := b.JobShards(b.ctx, j.ID, Now)
+	b.must(err)
+	b.equal("shards of the job", shards, []record.Shard{{Issuer: "operational", Number: 1}})
+	done, err := b.FinishJob(b.ctx, j.ID, Now.Add(time.Second), event("job.done"))
+	b.must(err)
+	b.recorded("job.done")
+	if done.State != record.JobDone || !done.Ended.Equal(Now.Add(time.Second)) {
+		t.Errorf("finished: %+v", done)
+	}
+	list, next, err := b.JobDevices(b.ctx, j.ID, record.OutcomeRefused, record.Page{Limit: 1})
+	b.must(err)
+	if len(list) != 1 || list[0].Device != ids[3] || next != "" {
+		t.Errorf("refused: %v, %q", list, next)
+	}
+	for what, do := range map[string]func() error{
+		"pause":  func() error { _, err := b.PauseJob(b.ctx, j.ID, event("x")); return err },
+		"resume": func() error { _, err := b.ResumeJob(b.ctx, j.ID, Now, event("x")); return err },
+		"cancel": func() error { _, err := b.CancelJob(b.ctx, j.ID, Now, event("x")); return err },
+		"finish": func() error { _, err := b.FinishJob(b.ctx, j.ID, Now, event("x")); return err },
+	} {
+		b.refused(what+" what is over", record.ErrConflict, do)
+	}
+	_, err = b.Job(b.ctx, "j999")
+	b.isErr("no such job", err, record.ErrNotFound)
+
+	// A hold that becomes a revocation keeps its date; everything else a revocation does
+	// is the single device's.
+	j = b.create(record.Job{Kind: record.JobRevoke, Reason: record.ReasonKeyCompromise, Why: "stolen"}, record.Selection{Devices: ids[:1]})
+	b.step(j.ID, 10)
+	d, err := b.Device(b.ctx, ids[0])
+	b.must(err)
+	b.equal("tombstones", b.tombstones(d), barred(d))
+	newest, _, err := b.Jobs(b.ctx, record.Page{Limit: 1})
+	b.must(err)
+	b.equal("newest job", newest[0].ID, j.ID)
+}
+
+func jobInStages(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(6)
+	j := b.create(record.Job{Kind: record.JobRevoke, Stages: []int64{1, 3}}, record.Selection{})
+	state := func(want string, done int64) {
+		t.Helper()
+		got, err := b.Job(b.ctx, j.ID)
+		b.must(err)
+		if got.State != want || got.Outcomes[record.OutcomeDone] != done || !slices.Equal(got.Stages, []int64{1, 3}) {
+			t.Errorf("the job is %+v; want %s with %d done", got, want, done)
+		}
+	}
+	resume := func() {
+		t.Helper()
+		_, err := b.ResumeJob(b.ctx, j.ID, Now, event("job.resumed"))
+		b.must(err)
+		b.recorded("job.resumed")
+	}
+	b.equal("paused by itself", b.step(j.ID, 100).Job.State, record.JobPaused)
+	state(record.JobPaused, 1)
+	b.refused("step while paused", record.ErrConflict, func() error { _, err := b.StepJob(b.ctx, j.ID, 1, Now, nil); return err })
+	resume()
+	b.step(j.ID, 1)
+	state(record.JobRunning, 2)
+	_, err := b.PauseJob(b.ctx, j.ID, event("job.paused"))
+	b.must(err)
+	b.recorded("job.paused")
+	resume()
+	b.step(j.ID, 100)
+	state(record.JobPaused, 3)
+	resume()
+	b.step(j.ID, 2)
+	got, err := b.CancelJob(b.ctx, j.ID, Now, event("job.cancelled"))
+	b.must(err)
+	b.recorded("job.cancelled")
+	b.equal("what happened", got.Outcomes, map[string]int64{record.OutcomeDone: 5, record.OutcomeCancelled: 1})
+	state(record.JobCancelled, 5)
+	if d, err := b.Device(b.ctx, ids[5]); err != nil || d.State != record.StateActive {
+		t.Errorf("the last device is %s, %v", d.State, err)
+	}
+}
+
+func jobRefused(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(2)
+	no := errors.New("no")
+	b.refused("judge says no", no, func() error {
+		_, err := b.CreateJob(b.ctx, record.Selection{}, Now, func(record.JobView) (record.JobPlan, error) { return record.JobPlan{}, no })
+		return err
+	})
+	for what, of := range map[string]record.Selection{
+		"a stranger":     {Devices: []string{ids[0], "nil"}},
+		"one twice":      {Devices: []string{ids[0], ids[0]}},
+		"a bad selector": {Where: &record.Selector{Op: "~"}},
+	} {
+		b.refused(what, nil, func() error {
+			_, err := b.CreateJob(b.ctx, of, Now, plan(record.Job{Kind: record.JobRevoke}))
+			return err
+		})
+	}
+	b.refused("a job that is done", record.ErrConflict, func() error {
+		_, err := b.CreateJob(b.ctx, record.Selection{}, Now, plan(record.Job{Kind: record.JobRevoke, State: record.JobDone}))
+		return err
+	})
+	empty := b.create(record.Job{Kind: record.JobRevoke}, record.Selection{Devices: []string{}})
+	b.equal("a job of no device", b.step(empty.ID, 1).Job.State, record.JobPublishing)
+	// Part of a lot is no whole lot, and one device is none.
+	for n, of := range map[int]record.Selection{2: {Devices: ids}, 1: {Devices: ids[:1]}} {
+		b.enrolled()
+		_, err := b.CreateJob(b.ctx, of, Now, func(v record.JobView) (record.JobPlan, error) {
+			if len(v.WholeLots) != 0 || v.Total != int64(n) {
+				t.Errorf("a part of a lot: %+v", v)
+			}
+			return record.JobPlan{}, no
+		})
+		b.isErr("judge", err, no)
+	}
+}
+
+func jobOfAnotherKind(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(2)
+	j := b.create(record.Job{Kind: "renew"}, record.Selection{})
+	b.refused("step", record.ErrConflict, func() error { _, err := b.StepJob(b.ctx, j.ID, 1, Now, nil); return err })
+	b.refused("conclude a status job", nil, func() error { return b.Conclude(b.ctx, record.JobRevoke, ids[0], "done", Now) })
+	b.must(b.Conclude(b.ctx, "other", ids[0], "done", Now))
+	for i, id := range ids {
+		b.must(b.Conclude(b.ctx, "renew", id, fmt.Sprint("renewed ", i), Now.Add(time.Hour)))
+		b.must(b.Conclude(b.ctx, "renew", id, "again", Now.Add(2*time.Hour)))
+	}
+	b.equal("outcomes", b.outcomes(j.ID), []string{ids[0] + " renewed 0", ids[1] + " renewed 1"})
+	got, err := b.Job(b.ctx, j.ID)
+	b.must(err)
+	if got.State != record.JobDone || !got.Ended.Equal(Now.Add(time.Hour)) {
+		t.Errorf("the job is %+v", got)
+	}
+}
+
+// jobAndItsOperator: the job of an operator who was disabled goes no further.
+func jobAndItsOperator(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	b.many(3)
+	j := b.create(record.Job{Kind: record.JobRevoke, Operator: "bert"}, record.Selection{})
+	b.step(j.ID, 1)
+	b.must(b.DisableOperator(b.ctx, "bert", Now, event("operator.disabled")))
+	b.equal("job of a disabled operator", b.step(j.ID, 1).Job.State, record.JobPaused)
+	b.refused("resume it", record.ErrConflict, func() error { _, err := b.ResumeJob(b.ctx, j.ID, Now, event("x")); return err })
+	got, err := b.CancelJob(b.ctx, j.ID, Now, event("job.cancelled"))
+	b.must(err)
+	b.equal("what happened", got.Outcomes, map[string]int64{record.OutcomeDone: 1, record.OutcomeCancelled: 2})
+}

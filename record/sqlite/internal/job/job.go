@@ -1,0 +1,340 @@
+// Package job keeps acts on many devices and takes them step by step.
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/approval"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
+)
+
+// Store is a [record.Jobs].
+type Store struct{ db *engine.DB }
+
+// New keeps it in db.
+func New(db *engine.DB) Store { return Store{db} }
+
+// CreateJob fixes the devices first, so that the view is of them and of nothing else.
+func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time, judge record.JobJudge) (j record.Job, err error) {
+	chosen, args, err := filter.Selection(of)
+	if err != nil {
+		return j, err
+	}
+	err = s.db.Write(ctx, func(c *engine.Conn) error {
+		seq, err := engine.First(c, engine.Number, "SELECT coalesce(max(seq), 0) + 1 FROM jobs")
+		if err != nil {
+			return err
+		}
+		total, err := c.Exec("INSERT INTO job_devices (job, position, device) SELECT ?, row_number() OVER (ORDER BY d.id), d.seq FROM devices d WHERE "+chosen,
+			append([]any{*seq}, args...)...)
+		if err != nil {
+			return err
+		}
+		if of.Devices != nil && total != int64(len(of.Devices)) {
+			return fmt.Errorf("a device of those named: %w", record.ErrNotFound)
+		}
+		v, err := view(c, *seq, total, at)
+		if err != nil {
+			return err
+		}
+		plan, err := judge(v)
+		if err != nil {
+			return err
+		}
+		plan.Job.ID, plan.Job.Total = rows.ID("j", *seq), total
+		if err := add(c, *seq, plan); err != nil {
+			return err
+		}
+		found, err := find(c, plan.Job.ID)
+		j = found
+		return err
+	})
+	return j, err
+}
+
+func view(c *engine.Conn, seq, total int64, at time.Time) (v record.JobView, err error) {
+	v.Total = total
+	fleet, err := engine.First(c, engine.Number, "SELECT coalesce(sum(used), 0) FROM lots")
+	if err != nil {
+		return v, err
+	}
+	v.Fleet = *fleet
+	name := func(r engine.Row) string { return r.Text(0) }
+	// A lot is whole if no device of it that is not revoked was left out. The search for one
+	// ends with the first.
+	v.WholeLots, err = engine.Query(context.Background(), c, name, `SELECT g.lot FROM (
+			SELECT d.lot FROM job_devices j CROSS JOIN devices d ON d.seq = j.device WHERE j.job = ?1 GROUP BY d.lot HAVING count(*) > 1
+		) g WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.lot = g.lot AND d.state <> 'revoked'
+			AND d.seq NOT IN (SELECT device FROM job_devices WHERE job = ?1))`, seq)
+	if err != nil {
+		return v, err
+	}
+	v.Able, err = engine.Query(context.Background(), c, name, people.SelectAble, at, at.Add(-record.AbleAfterDisabling))
+	return v, err
+}
+
+func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
+	j := plan.Job
+	if j.State != record.JobWaiting && j.State != record.JobRunning {
+		return fmt.Errorf("%w: a new job is waiting or running, not %q", record.ErrConflict, j.State)
+	}
+	stages := ""
+	if len(j.Stages) > 0 {
+		text, err := json.Marshal(j.Stages)
+		if err != nil {
+			return err
+		}
+		stages = string(text)
+	}
+	if _, err := c.Exec(`INSERT INTO jobs (seq, kind, operator, expression, reason, why, state, created, stages, until, total)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, seq, j.Kind, j.Operator, j.Expression, j.Reason, j.Why, j.State, j.Created, stages, j.Until, j.Total); err != nil {
+		return err
+	}
+	if a := plan.Approval; a != nil {
+		a.Subject = j.ID
+		if err := approval.Add(c, *a); err != nil {
+			return err
+		}
+	}
+	plan.Event.Object = j.ID
+	return audit.Add(c, plan.Event)
+}
+
+const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total FROM jobs"
+
+type numbered struct {
+	seq int64
+	record.Job
+}
+
+func scan(r engine.Row) numbered {
+	j := record.Job{ID: rows.ID("j", r.Int(0)), Kind: r.Text(1), Operator: r.Text(2), Expression: r.Text(3), Reason: int(r.Int(4)), Why: r.Text(5),
+		State: r.Text(6), Created: r.Time(7), Ended: r.Time(8), Until: r.Time(10), Total: r.Int(11)}
+	json.Unmarshal([]byte(r.Text(9)), &j.Stages) // add wrote it, or ''
+	return numbered{r.Int(0), j}
+}
+
+// find gives a job with its counts, or ErrNotFound.
+func find(c *engine.Conn, id string) (record.Job, error) {
+	found, err := engine.First(c, scan, selectJob+" WHERE seq = ?", rows.Number("j", id))
+	if err == nil && found == nil {
+		err = fmt.Errorf("job %s: %w", id, record.ErrNotFound)
+	}
+	if err != nil {
+		return record.Job{}, err
+	}
+	return found.Job, count(context.Background(), c, &found.Job)
+}
+
+func count(ctx context.Context, c *engine.Conn, j *record.Job) error {
+	j.Outcomes = map[string]int64{}
+	tallies, err := engine.Query(ctx, c, scanTally, "SELECT outcome, count(*) FROM job_devices WHERE job = ? GROUP BY outcome", rows.Number("j", j.ID))
+	for _, t := range tallies {
+		j.Outcomes[t.Name] = t.Count
+	}
+	return err
+}
+
+// Job finds by ID.
+func (s Store) Job(ctx context.Context, id string) (record.Job, error) {
+	return engine.Get(ctx, s.db, "job "+id, func(c *engine.Conn) (*record.Job, error) {
+		j, err := find(c, id)
+		return &j, err
+	})
+}
+
+// Jobs pages by the order of creation, backwards.
+func (s Store) Jobs(ctx context.Context, p record.Page) (list []record.Job, next string, err error) {
+	before, err := engine.Cursor(p, 1<<62)
+	if err != nil {
+		return nil, "", err
+	}
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, scan, selectJob+" WHERE seq < ? ORDER BY seq DESC LIMIT ?", before, p.Limit+1)
+		if len(found) > p.Limit {
+			found = found[:p.Limit]
+			next = strconv.FormatInt(found[p.Limit-1].seq, 10)
+		}
+		for _, f := range found {
+			if err == nil {
+				err = count(ctx, c, &f.Job)
+			}
+			list = append(list, f.Job)
+		}
+		return err
+	})
+	return list, next, err
+}
+
+// JobDevices pages by position.
+func (s Store) JobDevices(ctx context.Context, id, outcome string, p record.Page) (list []record.JobDevice, next string, err error) {
+	after, err := engine.Cursor(p, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	type row struct {
+		position int64
+		record.JobDevice
+	}
+	sql, args := "", []any{rows.Number("j", id), after}
+	if outcome != "" {
+		sql, args = " AND j.outcome = ?", append(args, outcome)
+	}
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, func(r engine.Row) row {
+			return row{r.Int(0), record.JobDevice{Device: r.Text(1), Name: r.Text(2), Outcome: r.Text(3), At: r.Time(4)}}
+		}, "SELECT j.position, d.id, d.model || ':' || d.serial, j.outcome, j.at FROM job_devices j CROSS JOIN devices d ON d.seq = j.device WHERE j.job = ? AND j.position > ?"+
+			sql+" ORDER BY j.position LIMIT ?", append(args, p.Limit+1)...)
+		if len(found) > p.Limit {
+			found = found[:p.Limit]
+			next = strconv.FormatInt(found[p.Limit-1].position, 10)
+		}
+		for _, f := range found {
+			list = append(list, f.JobDevice)
+		}
+		return err
+	})
+	return list, next, err
+}
+
+// UnfinishedJobs reads an index of them.
+func (s Store) UnfinishedJobs(ctx context.Context) (list []record.Job, err error) {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, scan, selectJob+" WHERE state IN ('running', 'publishing') ORDER BY seq")
+		for _, f := range found {
+			if err == nil {
+				err = count(ctx, c, &f.Job)
+			}
+			list = append(list, f.Job)
+		}
+		return err
+	})
+	return list, err
+}
+
+// PauseJob keeps what has happened.
+func (s Store) PauseJob(ctx context.Context, id string, e record.Event) (record.Job, error) {
+	return s.move(ctx, id, record.JobPaused, time.Time{}, e, record.JobRunning)
+}
+
+// FinishJob ends what has been published.
+func (s Store) FinishJob(ctx context.Context, id string, at time.Time, e record.Event) (record.Job, error) {
+	return s.move(ctx, id, record.JobDone, at, e, record.JobPublishing)
+}
+
+// move changes the state of a job that is in one of the others.
+func (s Store) move(ctx context.Context, id, to string, ended time.Time, e record.Event, from ...string) (j record.Job, err error) {
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		if j, err = find(c, id); err != nil {
+			return err
+		}
+		if !slices.Contains(from, j.State) {
+			return fmt.Errorf("%w: job %s is %s", record.ErrConflict, id, j.State)
+		}
+		j.State, j.Ended = to, ended
+		return setState(c, j)
+	})
+	return j, err
+}
+
+func setState(c *engine.Conn, j record.Job) error {
+	_, err := c.Exec("UPDATE jobs SET state = ?, ended = ? WHERE seq = ?", j.State, j.Ended, rows.Number("j", j.ID))
+	return err
+}
+
+// ResumeJob asks what StepJob would pause for at once.
+func (s Store) ResumeJob(ctx context.Context, id string, at time.Time, e record.Event) (j record.Job, err error) {
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		if j, err = find(c, id); err != nil {
+			return err
+		}
+		if j.State != record.JobPaused {
+			return fmt.Errorf("%w: job %s is %s", record.ErrConflict, id, j.State)
+		}
+		if why, err := held(c, j, at); err != nil || why != "" {
+			return errors.Join(err, fmt.Errorf("%w: %s", record.ErrConflict, why))
+		}
+		j.State = record.JobRunning
+		return setState(c, j)
+	})
+	return j, err
+}
+
+// held says why a job may not go on; empty if it may.
+func held(c *engine.Conn, j record.Job, at time.Time) (string, error) {
+	o, err := people.Operator(c, j.Operator)
+	switch {
+	case err != nil:
+		return "", err
+	case !o.Disabled.IsZero():
+		return "the operator who asked for it, " + o.Name + ", is disabled", nil
+	case !j.Until.IsZero() && !at.Before(j.Until):
+		return "its break-glass has ended and was not reviewed", nil
+	}
+	return "", nil
+}
+
+// CancelJob also gives the devices that it did not come to their outcome.
+func (s Store) CancelJob(ctx context.Context, id string, at time.Time, e record.Event) (j record.Job, err error) {
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		if j, err = find(c, id); err != nil {
+			return err
+		}
+		if !slices.Contains([]string{record.JobWaiting, record.JobRunning, record.JobPaused}, j.State) {
+			return fmt.Errorf("%w: job %s is %s", record.ErrConflict, id, j.State)
+		}
+		if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND outcome = ''", record.OutcomeCancelled, at, rows.Number("j", id)); err != nil {
+			return err
+		}
+		j.State, j.Ended = record.JobCancelled, at
+		if err := setState(c, j); err != nil {
+			return err
+		}
+		return count(ctx, c, &j)
+	})
+	return j, err
+}
+
+// Conclude looks before it writes: few devices are in a job.
+func (s Store) Conclude(ctx context.Context, kind, device, outcome string, at time.Time) error {
+	if outcome == record.OutcomePending || (record.Job{Kind: kind}).Target() != "" {
+		return fmt.Errorf("conclude: outcome %q of a job of kind %q", outcome, kind)
+	}
+	const pending = `SELECT jd.job FROM job_devices jd JOIN jobs j ON j.seq = jd.job
+		WHERE jd.device = (SELECT seq FROM devices WHERE id = ?) AND jd.outcome = '' AND j.kind = ? AND j.state = 'running'`
+	var jobs []int64
+	look := func(c *engine.Conn) (err error) {
+		jobs, err = engine.Query(ctx, c, engine.Number, pending, device, kind)
+		return err
+	}
+	if err := s.db.Read(ctx, look); err != nil || len(jobs) == 0 {
+		return err
+	}
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		if err := look(c); err != nil {
+			return err
+		}
+		for _, seq := range jobs {
+			if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE device = (SELECT seq FROM devices WHERE id = ?) AND job = ? AND outcome = ''", outcome, at, device, seq); err != nil {
+				return err
+			}
+			if _, err := c.Exec("UPDATE jobs SET state = 'done', ended = ? WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM job_devices WHERE job = ? AND outcome = '')", at, seq, seq); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func scanTally(r engine.Row) record.Tally { return record.Tally{Name: r.Text(0), Count: r.Int(1)} }
