@@ -97,7 +97,7 @@ func (h *house) serve(ctx context.Context) {
 	infrastructure := h.founded[profile.Infrastructure]
 	service, err := admin.New(admin.Config{
 		Name: "Acme", Version: "test", Store: h.store, Status: h.status(), Issuer: h, Authorities: h, Permissions: h.permissions,
-		Infrastructure: infrastructure.Certificate, Root: sha256.Sum256(infrastructure.Root.Raw),
+		Issuers: profile.Pins{profile.Infrastructure: infrastructure.Certificate}, Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: "https://devices.test:8443", OperatorServer: url, Bundle: h.bundle,
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates,
 		Changed: func() { h.changed.Add(1) }, Now: h.now, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),

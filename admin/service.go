@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -61,8 +62,8 @@ type Config struct {
 	Issuer        Issuer
 	Authorities   Authorities
 	Permissions   Permissions
-	// Infrastructure is the issuer whose operator certificates may speak here.
-	Infrastructure *x509.Certificate
+	// Issuers are those whose operator certificates may speak here.
+	Issuers profile.Pins
 	// Root is the SHA-256 of the infrastructure root, DeviceServer and OperatorServer
 	// the https URLs of the two listeners: tickets and invitations carry them.
 	Root                         [32]byte
@@ -92,7 +93,7 @@ type Service struct {
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
 	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Authorities == nil || c.Permissions == nil ||
-		c.Infrastructure == nil || c.Root == [32]byte{} || c.Bundle == nil || c.CheckSerial == nil ||
+		len(c.Issuers) == 0 || c.Root == [32]byte{} || c.Bundle == nil || c.CheckSerial == nil ||
 		c.ReadAuthorities == nil || c.Changed == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("admin: a part is missing")
 	}

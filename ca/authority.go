@@ -29,7 +29,7 @@ type CAS interface {
 
 // Issuer is one issuing CA.
 type Issuer struct {
-	// Name is its name in URLs and in the record: one of profile.Issuers.
+	// Name is its name in URLs and in the record (profile.LineOf).
 	Name string
 	// Certificate is its certificate, Root that of the root that signed it.
 	Certificate, Root *x509.Certificate
@@ -39,7 +39,8 @@ type Issuer struct {
 
 // Config is what an Authority is made of.
 type Config struct {
-	Store   record.Issuance
+	Store record.Issuance
+	// Issuers are all those whose certificates are about; the first of each line issues.
 	Issuers []Issuer
 	// BaseURL is where CRLs, OCSP and CA certificates are served: "http://HOST:PORT".
 	BaseURL string
@@ -55,6 +56,7 @@ type Config struct {
 type Authority struct {
 	store        record.Issuance
 	issuers      map[string]*issuer
+	inUse        map[string]*issuer // by line
 	lints        *linter
 	baseURL      string
 	organisation string
@@ -94,7 +96,7 @@ func New(c Config) (*Authority, error) {
 		return nil, err
 	}
 	a := &Authority{
-		store: c.Store, issuers: map[string]*issuer{}, lints: lints, baseURL: base,
+		store: c.Store, issuers: map[string]*issuer{}, inUse: map[string]*issuer{}, lints: lints, baseURL: base,
 		organisation: c.Organisation, capacity: c.ShardCapacity, now: c.Now, busy: map[identity]chan struct{}{},
 	}
 	if a.capacity == 0 {
@@ -107,13 +109,16 @@ func New(c Config) (*Authority, error) {
 		if a.issuers[i.Name], err = newIssuer(i); err != nil {
 			return nil, fmt.Errorf("issuer %q: %w", i.Name, err)
 		}
+		if line := profile.LineOf(i.Name); a.inUse[line] == nil {
+			a.inUse[line] = a.issuers[i.Name]
+		}
 	}
 	return a, nil
 }
 
 func newIssuer(i Issuer) (*issuer, error) {
-	if !slices.Contains(profile.Issuers(), i.Name) {
-		return nil, fmt.Errorf("the name must be one of %v", profile.Issuers())
+	if profile.LineOf(i.Name) == "" {
+		return nil, fmt.Errorf("the name must be one of %v, or one with -2, -3, … behind it", profile.Issuers())
 	}
 	if i.Certificate == nil || i.Root == nil || i.CAS == nil {
 		return nil, errors.New("it needs a certificate, its root's and a signer")

@@ -18,6 +18,8 @@ type Founding struct {
 	Organisation string
 	// BaseURL is where CRLs, OCSP and CA certificates will be served: "http://HOST:PORT".
 	BaseURL string
+	// Names are the issuers to make, each with its root; none means profile.Issuers().
+	Names []string
 	// Now is when the CAs begin.
 	Now time.Time
 	// Key makes the key of one CA, named as in URLs ("operational", "operational-root"),
@@ -40,7 +42,7 @@ type Founded struct {
 	RootCRL []byte
 }
 
-// Found makes three roots and three issuers, in the order of profile.Issuers. Each
+// Found makes issuers, each with a root of its own, in the order of their names. Each
 // certificate goes the way that a leaf goes: prepared, linted and checked before its key
 // signs, and looked at again afterwards. Nothing is written anywhere.
 func Found(f Founding) ([]Founded, error) {
@@ -54,7 +56,10 @@ func Found(f Founding) ([]Founded, error) {
 		return nil, err
 	}
 	var all []Founded
-	for _, name := range profile.Issuers() {
+	if len(f.Names) == 0 {
+		f.Names = profile.Issuers()
+	}
+	for _, name := range f.Names {
 		founded, err := f.found(lints, name)
 		if err != nil {
 			return nil, fmt.Errorf("found the %s CA: %w", name, err)
@@ -78,13 +83,13 @@ func (f Founding) found(lints *linter, name string) (Founded, error) {
 		Serial: profile.NewSerial(), NotBefore: f.Now.UTC().Add(-backdate).Truncate(time.Second),
 		Organisation: f.Organisation,
 	}
-	a := profile.Authority{Issuer: name, Root: true, Key: made.RootSigner.Public()}
+	a := profile.Authority{Issuer: profile.LineOf(name), Root: true, Key: made.RootSigner.Public()}
 	if made.Root, err = certify(lints, a, p, made.RootSigner); err != nil {
 		return made, err
 	}
 	p.Serial, p.Issuer = profile.NewSerial(), made.Root
 	p.CRL, p.CA = profile.CRLURL(f.BaseURL, root, 0), profile.CAURL(f.BaseURL, root)
-	a = profile.Authority{Issuer: name, Key: made.Signer.Public()}
+	a = profile.Authority{Issuer: profile.LineOf(name), Key: made.Signer.Public()}
 	if made.Certificate, err = certify(lints, a, p, made.RootSigner); err != nil {
 		return made, err
 	}

@@ -116,13 +116,13 @@ func (a *Authority) newJob(r Request) (*job, error) {
 		return nil, err
 	}
 	name := profile.IssuerOf(r.Profile)
+	i := a.inUse[name]
 	switch {
 	case name == "":
-		name = r.Issuer
+		name, i = r.Issuer, a.issuers[r.Issuer]
 	case r.Issuer != "":
 		return nil, fmt.Errorf("a %s certificate is always signed by issuer %q; the request must not name one", r.Profile, name)
 	}
-	i := a.issuers[name]
 	if i == nil {
 		return nil, fmt.Errorf("there is no issuer %q for a %s certificate; configured are %v", name, r.Profile, a.Issuers())
 	}
@@ -133,7 +133,7 @@ func (a *Authority) newJob(r Request) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := identity{name, string(r.Profile), r.Device, r.Content.Operator, sha256.Sum256(key)}
+	id := identity{i.Name, string(r.Profile), r.Device, r.Content.Operator, sha256.Sum256(key)}
 	return &job{Request: r, id: id, issuer: i}, nil
 }
 
@@ -186,8 +186,8 @@ func (a *Authority) recall(ctx context.Context, jobs []*job) (todo []*job, err e
 			continue
 		}
 		row, err := a.store.IssuedFor(ctx, j.Device, j.id.operator, j.id.profile, j.id.key)
-		if errors.Is(err, record.ErrNotFound) || err == nil && a.ageing(row) {
-			todo = append(todo, j)
+		if errors.Is(err, record.ErrNotFound) || err == nil && (a.ageing(row) || row.Issuer != j.issuer.Name) {
+			todo = append(todo, j) // also if its issuer has been succeeded
 			continue
 		}
 		if err != nil {

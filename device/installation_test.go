@@ -114,7 +114,7 @@ func install(t testing.TB, nonceMode bool) *installation {
 	service := must[*provisioner.Service](t)(provisioner.New(provisioner.Config{
 		Store: store, Authority: must[*ca.Authority](t)(ca.New(config)), Verifier: tpm2.New(func() *vendorca.Set { return makers }, true),
 		Sessions: must[*session.Keeper](t)(session.New(secret)), Permissions: permissions,
-		Manufacturing: by[profile.Manufacturing].Certificate, Operational: by[profile.Operational].Certificate,
+		Issuers: profile.Pins{profile.Manufacturing: by[profile.Manufacturing].Certificate, profile.Operational: by[profile.Operational].Certificate},
 		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	}))
 	i := &installation{store: store, permissions: permissions, root: by[profile.Infrastructure].Root, operational: by[profile.Operational].Root,

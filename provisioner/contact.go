@@ -1,7 +1,6 @@
 package provisioner
 
 import (
-	"bytes"
 	"crypto/x509"
 	"fmt"
 
@@ -17,20 +16,16 @@ type Contact struct {
 	Profile        profile.Kind
 }
 
-// Recognise accepts an IDevID of the manufacturing issuer or an LDevID of the
-// operational issuer, within its validity, and nothing else: it pins issuer and
-// profile, not merely a chain (design decision 2). The caller has seen proof of the
+// Recognise accepts an IDevID of a manufacturing issuer or an LDevID of an operational
+// issuer, within its validity, and nothing else (profile.Pins). The caller has seen proof of the
 // key. Whether the certificate is still current is judged with the record.
 func (s *Service) Recognise(c *x509.Certificate) (Contact, error) {
-	kind, _ := profile.Of(c)
-	issuer, name := s.Operational, profile.Operational
-	if kind == profile.IDevID {
-		issuer, name = s.Manufacturing, profile.Manufacturing
-	} else if kind != profile.LDevID {
+	name, kind, ours := s.Issuers.Recognise(c)
+	if kind != profile.IDevID && kind != profile.LDevID {
 		return Contact{}, &decide.Refusal{Code: "unauthorised", Detail: "this certificate is not a device's identity",
 			Hint: "show the IDevID or the LDevID"}
 	}
-	if !bytes.Equal(c.RawIssuer, issuer.RawSubject) || c.CheckSignatureFrom(issuer) != nil {
+	if !ours {
 		return Contact{}, &decide.Refusal{Code: "unauthorised", Detail: "the certificate shown is not of this installation"}
 	}
 	if now := s.Now(); now.Before(c.NotBefore) || now.After(c.NotAfter) {

@@ -9,13 +9,13 @@ package provisioner
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"log/slog"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/provisioner/session"
 	"github.com/hallmark-pki/hallmark/record"
@@ -49,9 +49,8 @@ type Config struct {
 	Verifier    Verifier
 	Sessions    *session.Keeper
 	Permissions *factory.Permissions
-	// Manufacturing and Operational are the issuer certificates whose IDevIDs and
-	// LDevIDs may renew.
-	Manufacturing, Operational *x509.Certificate
+	// Issuers are those whose IDevIDs and LDevIDs may renew.
+	Issuers profile.Pins
 	// SessionLife is how long a device may take to answer a challenge.
 	SessionLife time.Duration
 	// LDevIDLife is the life of a working certificate where the model does not say.
@@ -72,7 +71,7 @@ type Service struct {
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
 	if c.Store == nil || c.Authority == nil || c.Verifier == nil || c.Sessions == nil ||
-		c.Permissions == nil || c.Manufacturing == nil || c.Operational == nil || c.Now == nil || c.Log == nil {
+		c.Permissions == nil || len(c.Issuers) == 0 || c.Now == nil || c.Log == nil {
 		return nil, errors.New("provisioner: a part is missing")
 	}
 	if c.SessionLife <= 0 || c.SessionLife > 5*time.Minute {

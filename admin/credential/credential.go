@@ -28,8 +28,8 @@ type Pin struct {
 	// Profile is the kind of certificate, Noun the word for who holds one.
 	Profile profile.Kind
 	Noun    string
-	// Issuer is the infrastructure issuer.
-	Issuer *x509.Certificate
+	// Issuers are those that may have signed it.
+	Issuers profile.Pins
 	// Recovery is the hint for who has lost his certificate.
 	Recovery string
 	// Status is record.Revocations.Status.
@@ -41,24 +41,23 @@ type Pin struct {
 }
 
 // Recognise finds the holder behind a TLS 1.3 connection whose client certificate was
-// requested but not verified. It pins issuer and profile, not merely a chain (design
-// decision 2), and holds certificate and holder against the record as it is now, so that
-// a disabled holder's open connection is worth nothing. An error that says no is a
-// *wire.Problem.
+// requested but not verified. It pins issuer and profile, and holds certificate
+// and holder against the record as it is now, so that a disabled holder's open connection
+// is worth nothing. An error that says no is a *wire.Problem.
 func (p *Pin) Recognise(ctx context.Context, state *tls.ConnectionState) (gate.Caller, error) {
 	if state == nil || state.Version < tls.VersionTLS13 || len(state.PeerCertificates) == 0 {
 		return gate.Caller{}, p.no("%ss show a client certificate over TLS 1.3", p.Noun)
 	}
 	leaf := state.PeerCertificates[0]
-	kind, _ := profile.Of(leaf)
-	if kind != p.Profile || !bytes.Equal(leaf.RawIssuer, p.Issuer.RawSubject) || leaf.CheckSignatureFrom(p.Issuer) != nil {
+	issuer, kind, ours := p.Issuers.Recognise(leaf)
+	if !ours || kind != p.Profile {
 		return gate.Caller{}, p.no("the certificate shown is none of this installation's %ss", p.Noun)
 	}
 	if now := p.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
 		return gate.Caller{}, p.no("the certificate shown ended on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
 	}
 	name := leaf.Subject.CommonName
-	row, err := p.Status(ctx, profile.Infrastructure, profile.SerialText(leaf.SerialNumber))
+	row, err := p.Status(ctx, issuer, profile.SerialText(leaf.SerialNumber))
 	switch {
 	case errors.Is(err, record.ErrNotFound) || err == nil && (!bytes.Equal(row.DER, leaf.Raw) || row.Operator != name):
 		return gate.Caller{}, p.no("the certificate shown is not in the record")

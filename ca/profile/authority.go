@@ -11,7 +11,7 @@ import (
 
 // Authority is what varies between two CA certificates.
 type Authority struct {
-	// Issuer is Manufacturing, Operational or Infrastructure.
+	// Issuer is the line: Manufacturing, Operational or Infrastructure.
 	Issuer string
 	// Root: its root's certificate, self-signed; else the issuer's own.
 	Root bool
@@ -33,9 +33,6 @@ var lineages = map[string]lineage{
 	Operational:    {title: "Operational", root: 20, issuer: 10, rootPathLength: 1},
 	Infrastructure: {title: "Infrastructure", root: 20, issuer: 10, rootPathLength: 1},
 }
-
-// Issuers lists the issuers' names.
-func Issuers() []string { return []string{Manufacturing, Operational, Infrastructure} }
 
 // AuthorityTemplate builds a CA certificate, complete but for the signature.
 func AuthorityTemplate(a Authority, p Placement) (*x509.Certificate, error) {

@@ -26,7 +26,6 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/cas"
-	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/provisioner"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
@@ -180,7 +179,7 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 	}
 	service, err := provisioner.New(provisioner.Config{
 		Store: used, Authority: authority, Verifier: tpm2.New(func() *vendorca.Set { return makers }, true),
-		Sessions: sessions, Permissions: permissions, Manufacturing: certificates[profile.Manufacturing], Operational: certificates[profile.Operational],
+		Sessions: sessions, Permissions: permissions, Issuers: certificates,
 		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Pace: o.pace, Now: now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

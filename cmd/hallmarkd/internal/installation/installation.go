@@ -29,7 +29,8 @@ import (
 // Installation is what a configuration names, opened and held against each other.
 type Installation struct {
 	Config *config.Config
-	// Issuers and Roots are in the order of profile.Issuers.
+	// Issuers are in the order of profile.Issuers, within a line the one that issues first;
+	// Roots are theirs.
 	Issuers []Issuer
 	Roots   []status.Root
 	Trust   *trust.Service
@@ -53,14 +54,11 @@ func Load(path string) (*Installation, error) {
 		return nil, err
 	}
 	in := &Installation{Config: c}
-	for _, i := range []struct {
-		name string
-		config.Issuer
-	}{
-		{profile.Manufacturing, c.Issuers.Manufacturing},
-		{profile.Operational, c.Issuers.Operational},
-		{profile.Infrastructure, c.Issuers.Infrastructure},
-	} {
+	succession, err := ReadSuccession(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range succession.issuers(c) {
 		opened, err := openIssuer(i.name, i.Issuer, c.Dir)
 		if err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", i.name, err)
@@ -74,15 +72,7 @@ func Load(path string) (*Installation, error) {
 	if in.Secret, err = readSecret(c.ServerSecret); err != nil {
 		return nil, err
 	}
-	timeKey, err := keys.Open(c.TimeKey, c.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("time key: %w", err)
-	}
-	bundle, err := os.ReadFile(c.Trust.Bundle)
-	if err != nil {
-		return nil, err
-	}
-	if in.Trust, err = trust.New(bundle, in.Issuer(profile.Infrastructure).Root, timeKey); err != nil {
+	if err := in.openTrust(); err != nil {
 		return nil, err
 	}
 	return in, in.agrees()
@@ -93,17 +83,22 @@ func (in *Installation) agrees() error {
 	if nonce := in.Config.ChannelBinding == config.BindingNonce; nonce != in.Trust.Bundle().NonceMode {
 		return fmt.Errorf("channel_binding is %q in %s, but the trust bundle %s tells devices otherwise", in.Config.ChannelBinding, in.Config.File, in.Config.Trust.Bundle)
 	}
+	for _, line := range profile.Issuers() {
+		if i := in.Issuer(line); !in.Lists(i) {
+			return Hint(fmt.Errorf("issuer %s is in use, but the trust bundle does not list its root: nobody would trust what it issues", i.Name), "publish a bundle with that root, or put another issuer to use: hallmarkd trust activate --help")
+		}
+	}
 	return nil
 }
 
-// Issuer finds one of profile.Issuers.
-func (in *Installation) Issuer(name string) Issuer {
+// Issuer finds the issuer in use of one of the lines profile.Issuers.
+func (in *Installation) Issuer(line string) Issuer {
 	for _, i := range in.Issuers {
-		if i.Name == name {
+		if profile.LineOf(i.Name) == line {
 			return i
 		}
 	}
-	panic("no issuer " + name) // Load has made all of profile.Issuers
+	panic("no issuer " + line) // Load has made all of profile.Issuers
 }
 
 func openIssuer(name string, c config.Issuer, dir string) (Issuer, error) {

@@ -21,8 +21,8 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	administration, err := admin.New(admin.Config{
 		Name: in.Config.Name, Version: version,
 		Store: store, Status: h.status, Issuer: installation.OperatorIssuer{Authority: h.authority}, Permissions: p,
-		Authorities:    issuers{in, h.authority},
-		Infrastructure: infrastructure.Certificate, Root: sha256.Sum256(infrastructure.Root.Raw),
+		Authorities: issuers{in, h.authority},
+		Issuers:     in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
 		Bundle: func() wire.SignedBundle {
 			signed, _ := in.Trust.Newest()

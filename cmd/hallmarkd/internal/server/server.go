@@ -118,7 +118,7 @@ func (h *house) provisioner(in *installation.Installation, store record.Store, p
 		Store: store, Authority: h.authority,
 		Verifier: tpm2.New(h.makers.set.Load, in.Config.AcceptSimulatedTPMs),
 		Sessions: sessions, Permissions: p,
-		Manufacturing: in.Issuer(profile.Manufacturing).Certificate, Operational: in.Issuer(profile.Operational).Certificate,
+		Issuers:     in.Pins(profile.Manufacturing, profile.Operational),
 		SessionLife: in.Config.SessionLifetime.Std(), LDevIDLife: in.Config.LDevIDLifetime.Std(), Pace: pace,
 		Now: time.Now, Log: log,
 	})

@@ -135,7 +135,11 @@ func snapshotTo(ctx context.Context, in *installation.Installation, file string)
 // members lists the files to back up, relative to the installation's folder: what the
 // configuration names, trust/ and operators' settings, and never a root's key.
 func members(in *installation.Installation) (names, outside []string, err error) {
-	paths := in.Config.Files()
+	added, err := in.Files()
+	if err != nil {
+		return nil, nil, err
+	}
+	paths := append(in.Config.Files(), added...)
 	for _, pattern := range []string{in.Config.Trust.Roots, filepath.Join(in.Config.Dir, "trust"), filepath.Join(in.Config.Dir, installation.OperatorDir+"*")} {
 		found, err := filesBelow(pattern)
 		if err != nil {
