@@ -9,7 +9,7 @@ import (
 type Query struct {
 	// Session is the id of the challenge session being redeemed.
 	Session string
-	// Ticket is the ticket's id.
+	// Ticket is the id of a ticket or, if there is none of that id, of a grant.
 	Ticket string
 	// Serial is looked up, case-folded, in the model of View.Lot; if it is empty, the
 	// ticket's is.
@@ -20,6 +20,9 @@ type Query struct {
 	AK     []byte
 	// Chip is the make and model of a certified TPM (Maker and Model); nil is not looked up.
 	Chip *EKType
+	// Key is the SHA-256 of the IDevID key's SubjectPublicKeyInfo; it finds devices
+	// without hardware alone.
+	Key [32]byte
 	// Device is a device's ID.
 	Device string
 	// Issuer and CertificateSerial name the certificate that authenticated a renewal.
@@ -33,17 +36,20 @@ type View struct {
 	// SessionRedeemed: the session was used before.
 	SessionRedeemed bool
 	Ticket          *Ticket
-	// Lot and Model are the ticket's, or else those of the device found by ID, EK or AK.
+	// Grant is the one that Query.Ticket names, whose device is then in ByID, or else the
+	// newest of the device that was found by any key but its serial number.
+	Grant *Grant
+	// Lot and Model are the ticket's, or else those of the device found by ID, EK, AK or Key.
 	Lot   *Lot
 	Model *Model
 	// OnList: the lot has a list and EKName is on it.
 	OnList bool
 	// EKTypes are those recorded for Query.Chip; none before the first such chip.
 	EKTypes []string
-	// ByEK, BySerial, ByAK and ByID are the devices found by each key.
-	ByEK, BySerial, ByAK, ByID *Device
-	// Presented is the certificate of Query.CertificateSerial; Newest the newest
-	// issued LDevID of the device that Presented belongs to (which is then in ByID).
+	// ByEK, BySerial, ByAK, ByKey and ByID are the devices found by each key.
+	ByEK, BySerial, ByAK, ByKey, ByID *Device
+	// Presented is the certificate of Query.CertificateSerial, whose device is then in
+	// ByID; Newest the newest issued LDevID of the device that Grant would be of.
 	Presented, Newest *Certificate
 	// Tombstones are those that cover the queried EK, AK or serial.
 	Tombstones []Tombstone
@@ -63,6 +69,9 @@ type Admission struct {
 	// EKType is recorded for the Device's TPMMaker and TPMModel, if it is not there yet;
 	// empty records none.
 	EKType string
+	// Grant notes, at Event.Time if it is the first time, that a grant was made use of;
+	// empty means none.
+	Grant string
 	// Used marks the certificate Query.CertificateSerial as having authenticated its
 	// holder, at Event.Time if it is the first time.
 	Used bool
@@ -83,8 +92,8 @@ type Admissions interface {
 	// quota, an unused ticket, an unredeemed session or a free serial. An error of
 	// judge comes back unchanged and nothing is written. Beyond what judge decides the
 	// store itself refuses (ErrConflict) a second redemption of a session or ticket, a
-	// quota overrun, a closed lot, and a second device with the same EK, AK or serial. A
-	// panic of judge goes on in the caller and nothing is written.
+	// quota overrun, a closed lot, and a second device with the same EK, AK, serial or,
+	// of those without hardware, key. A panic of judge goes on in the caller and nothing is written.
 	Admit(ctx context.Context, q Query, judge Judge) (Device, error)
 	// Seen notes that a certificate authenticated its holder here: Certificate.Used, if
 	// it was not set, and its Device.Seen. ErrNotFound if there is no such certificate of
@@ -292,5 +301,6 @@ type Store interface {
 	Alerts
 	Settings
 	Audit
+	Grants
 	Keeping
 }

@@ -107,6 +107,9 @@ type Model struct {
 	// Subject is the template of the commonName in working certificates (CheckSubject);
 	// empty means MODEL:SERIAL.
 	Subject string
+	// Grace is for how long after the end of its last working certificate a device may
+	// still come back by itself; zero means for ever.
+	Grace   time.Duration
 	Created time.Time
 }
 
@@ -160,11 +163,13 @@ type Device struct {
 	Assurance Assurance
 	// EKs are the endorsement keys known to belong to the chip, the enrolling one first.
 	EKs []EK
-	// AKName, AKPublic (TPMT_PUBLIC) identify the attestation key.
+	// AKName, AKPublic (TPMT_PUBLIC) identify the attestation key. A device without
+	// hardware has no AKName, and as AKPublic the SubjectPublicKeyInfo of the key that
+	// speaks for it instead, its IDevID key.
 	AKName   []byte
 	AKPublic []byte
 	// Key is the SHA-256 of the IDevID key's SubjectPublicKeyInfo: an IDevID is issued
-	// again only to the same key.
+	// again only to the same key. Of devices without hardware each has its own.
 	Key [32]byte
 	// TPMMaker, TPMModel and TPMFirmware ("7.2.1.0" style, attested) describe the chip.
 	TPMMaker    string

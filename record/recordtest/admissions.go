@@ -116,7 +116,7 @@ func admissionRefused(t *testing.T, b *bench) {
 	software := newDevice()
 	software.EKs, software.AKName, software.AKPublic = nil, nil, nil
 	b.must(b.admit(software))
-	software.ID, software.Serial = id("device"), id("SN")
+	software.ID, software.Serial, software.Key = id("device"), id("SN"), sha256.Sum256([]byte("another"))
 	if err := b.admit(software); err != nil {
 		t.Errorf("a second device without hardware: %v", err)
 	}

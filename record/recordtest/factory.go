@@ -46,7 +46,7 @@ func deliberate(t *testing.T, p Place) {
 }
 
 func modelsAndLots(t *testing.T, b *bench) {
-	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Poll: -time.Second, Subject: "lamp-{serial}", Created: Now}
+	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Poll: -time.Second, Grace: 48 * time.Hour, Subject: "lamp-{serial}", Created: Now}
 	b.must(b.CreateModel(b.ctx, m, event("model.created")))
 	b.recorded("model.created")
 	got, err := b.Model(b.ctx, "lamp")
@@ -69,7 +69,7 @@ func modelsAndLots(t *testing.T, b *bench) {
 	})
 	_, err = b.Model(b.ctx, "nil")
 	b.isErr("unknown model", err, record.ErrNotFound)
-	m.LDevIDLifetime, m.Poll = time.Hour, 6*time.Hour
+	m.LDevIDLifetime, m.Poll, m.Grace = time.Hour, 6*time.Hour, 0
 	b.must(b.SetModel(b.ctx, m, event("model.changed")))
 	b.recorded("model.changed")
 	got, err = b.Model(b.ctx, "lamp")

@@ -15,6 +15,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/chips"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/grants"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
@@ -84,6 +85,14 @@ func look(c *engine.Conn, q record.Query) (v record.View, err error) {
 		if v.Ticket != nil && q.Serial == "" {
 			q.Serial = v.Ticket.Serial
 		}
+		if v.Ticket == nil {
+			if v.Grant, err = grants.Named(c, q.Ticket); err != nil {
+				return v, err
+			}
+			if v.Grant != nil {
+				q.Device = v.Grant.Device
+			}
+		}
 	}
 	if err = lookDevices(c, q, &v); err != nil {
 		return v, err
@@ -114,33 +123,49 @@ func lookDevices(c *engine.Conn, q record.Query, v *record.View) (err error) {
 		}
 	}
 	if len(q.AK) != 0 {
-		v.ByAK, err = rows.Device(c, "ak_name = ?", q.AK)
+		if v.ByAK, err = rows.Device(c, "ak_name = ?", q.AK); err != nil {
+			return err
+		}
+	}
+	if q.Key != [32]byte{} {
+		v.ByKey, err = rows.Device(c, "idevid_key = ? AND hardware = 0", q.Key[:])
 	}
 	return err
 }
 
 func lookCertificates(c *engine.Conn, q record.Query, v *record.View) (err error) {
-	if q.CertificateSerial == "" {
+	if q.CertificateSerial != "" {
+		if v.Presented, err = rows.Certificate(c, q.Issuer, q.CertificateSerial); err != nil || v.Presented == nil || v.Presented.Device == "" {
+			return err
+		}
+		if v.ByID, err = rows.Device(c, "id = ?", v.Presented.Device); err != nil {
+			return err
+		}
+	}
+	d := otherwiseFound(v)
+	if d == nil {
 		return nil
 	}
-	if v.Presented, err = rows.Certificate(c, q.Issuer, q.CertificateSerial); err != nil || v.Presented == nil || v.Presented.Device == "" {
-		return err
-	}
-	if v.ByID, err = rows.Device(c, "id = ?", v.Presented.Device); err != nil {
-		return err
+	if v.Grant == nil {
+		if v.Grant, err = grants.Newest(c, d.ID); err != nil {
+			return err
+		}
 	}
 	v.Newest, err = engine.First(c, rows.ScanCertificate, rows.SelectCertificate+
 		" WHERE c.device = (SELECT seq FROM devices WHERE id = ?) AND c.profile = ? AND c.issued IS NOT NULL ORDER BY c.seq DESC LIMIT 1",
-		v.Presented.Device, record.ProfileLDevID)
+		d.ID, record.ProfileLDevID)
 	return err
 }
+
+// otherwiseFound is the device that was found by another key than its serial number.
+func otherwiseFound(v *record.View) *record.Device { return cmp.Or(v.ByID, v.ByEK, v.ByAK, v.ByKey) }
 
 // lookLot finds the lot and its model, and in that model the serial number.
 func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
 	name := ""
 	if v.Ticket != nil {
 		name = v.Ticket.Lot
-	} else if d := cmp.Or(v.ByID, v.ByEK, v.ByAK); d != nil {
+	} else if d := otherwiseFound(v); d != nil {
 		name = d.Lot
 	} else {
 		return nil
@@ -220,6 +245,11 @@ func (s *Store) admit(c *engine.Conn, q record.Query, a record.Admission) error 
 	if a.EKType != "" {
 		t := record.EKType{Maker: d.TPMMaker, Model: d.TPMModel, Type: a.EKType, Since: a.Event.Time, Device: d.ID}
 		if err := chips.Add(c, t); err != nil && !errors.Is(err, record.ErrExists) {
+			return err
+		}
+	}
+	if a.Grant != "" {
+		if _, err := c.Exec("UPDATE grants SET redeemed = ? WHERE id = ? AND redeemed IS NULL", a.Event.Time, a.Grant); err != nil {
 			return err
 		}
 	}

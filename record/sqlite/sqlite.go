@@ -30,6 +30,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/chips"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/factory"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/grants"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/inventory"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/job"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
@@ -63,6 +64,7 @@ type Store struct {
 	changes.Numbers
 	chips.Chips
 	factory.Factory
+	grants.Grants
 	inventory.Inventory
 	job.Store
 	people.People
@@ -149,7 +151,7 @@ func open(ctx context.Context, path string, o Options, fresh bool) (*Store, erro
 		o.Now = time.Now
 	}
 	return &Store{
-		Approvals: approval.New(db), Audit: audit.New(db), Numbers: changes.New(db), Chips: chips.New(db), Factory: factory.New(db),
+		Approvals: approval.New(db), Audit: audit.New(db), Numbers: changes.New(db), Chips: chips.New(db), Factory: factory.New(db), Grants: grants.New(db),
 		Inventory: inventory.New(db, o.Now), Store: job.New(db), People: people.New(db), Parties: relying.New(db), Revocations: revocation.New(db),
 		db: db, now: o.Now,
 	}, nil

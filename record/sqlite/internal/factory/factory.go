@@ -27,8 +27,8 @@ func AddModel(c *engine.Conn, m record.Model) error {
 	if err := checkSubject(c, m); err != nil {
 		return err
 	}
-	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll, subject) VALUES (?, ?, ?, ?, ?, ?)",
-		m.Name, m.Assurance, m.LDevIDLifetime, m.Created, m.Poll, m.Subject)
+	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll, subject, grace) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		m.Name, m.Assurance, m.LDevIDLifetime, m.Created, m.Poll, m.Subject, m.Grace)
 	return engine.Exists(err, "model "+m.Name)
 }
 
@@ -43,13 +43,13 @@ func (s Factory) SetModel(ctx context.Context, m record.Model, e record.Event) e
 			return fmt.Errorf("model %s: %w", m.Name, record.ErrNotFound)
 		case have.Assurance != m.Assurance || have.Created.UnixMicro() != m.Created.UnixMicro() || have.Subject != "" && have.Subject != m.Subject:
 			return fmt.Errorf("%w: devices of model %s were made by its rules", record.ErrConflict, m.Name)
-		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll && have.Subject == m.Subject:
+		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll && have.Subject == m.Subject && have.Grace == m.Grace:
 			return audit.ErrUnchanged
 		}
 		if err := checkSubject(c, m); err != nil {
 			return err
 		}
-		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Name)
+		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ?, grace = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Grace, m.Name)
 		return err
 	})
 }
@@ -72,14 +72,14 @@ func checkSubject(c *engine.Conn, m record.Model) error {
 }
 
 // ModelColumns are what ScanModel reads, of the table models.
-const ModelColumns = "models.name, models.assurance, models.ldevid_lifetime, models.created, models.poll, models.subject"
+const ModelColumns = "models.name, models.assurance, models.ldevid_lifetime, models.created, models.poll, models.subject, models.grace"
 
 const selectModel = "SELECT " + ModelColumns + " FROM models"
 
 // ScanModel reads ModelColumns.
 func ScanModel(r engine.Row) record.Model {
 	micro := func(i int) time.Duration { return time.Duration(r.Int(i)) * time.Microsecond }
-	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: micro(2), Created: r.Time(3), Poll: micro(4), Subject: r.Text(5)}
+	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: micro(2), Created: r.Time(3), Poll: micro(4), Subject: r.Text(5), Grace: micro(6)}
 }
 
 func model(c *engine.Conn, name string) (*record.Model, error) {

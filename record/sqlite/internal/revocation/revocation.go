@@ -133,6 +133,17 @@ func bury(c *engine.Conn, d *rows.Recorded, at time.Time, why string) error {
 	return nil
 }
 
+// Supersede revokes a device's certificates, those on hold too, and leaves the device as it is.
+func Supersede(c *engine.Conn, device int64, at time.Time) ([]record.Shard, error) {
+	const mine = "device = ? AND (revoked IS NULL OR reason = 6)"
+	changed, err := Shards(c, at, mine, device)
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+mine, at, record.ReasonSuperseded, device)
+	return changed, err
+}
+
 // RevokeOperator ends all certificates of an operator's name.
 func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Time, reason int, e record.Event) (changed []record.Shard, err error) {
 	if err := final(reason); err != nil {

@@ -1,0 +1,145 @@
+package recordtest
+
+import (
+	"crypto/sha256"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// softDevice is a device without hardware, with a key of its own.
+func softDevice() record.Device {
+	d := newDevice()
+	d.Assurance, d.EKs, d.AKName, d.AKPublic = record.Assurance{}, nil, nil, []byte("spki")
+	d.Key = sha256.Sum256([]byte("soft" + d.Serial))
+	return d
+}
+
+// softKeys: a device without hardware is known by its key, and no other device is.
+func softKeys(t *testing.T, b *bench) {
+	soft, hard := softDevice(), b.enrolled()
+	b.must(b.admit(soft))
+	b.equalDevice(soft)
+	for name, c := range map[string]struct {
+		key  [32]byte
+		want string
+	}{"its key": {soft.Key, soft.ID}, "the key of a chip": {hard.Key, ""}, "no key": {[32]byte{}, ""}} {
+		v, err := b.Look(b.ctx, record.Query{Key: c.key})
+		b.must(err)
+		if got := v.ByKey; c.want == "" && got != nil || c.want != "" && (got == nil || got.ID != c.want) {
+			t.Errorf("%s finds %+v", name, got)
+		}
+	}
+	twin := softDevice()
+	twin.Key = soft.Key
+	b.refused("a second device with the key", record.ErrConflict, func() error { return b.admit(twin) })
+	// A chip's key may come again: its device is known by the chip.
+	same := newDevice()
+	same.Key = soft.Key
+	b.must(b.admit(same))
+}
+
+// grantsGiven: what a grant is found by, and that one follows another.
+func grantsGiven(t *testing.T, b *bench) {
+	d := softDevice()
+	b.must(b.admit(d))
+	first := record.Grant{ID: id("grant"), Device: d.ID, Created: Now, Expires: Now.Add(time.Hour)}
+	grant := func(g record.Grant) {
+		t.Helper()
+		shards, err := b.Grant(b.ctx, g, event("device.granted"))
+		b.must(err)
+		if len(shards) != 0 {
+			t.Errorf("a grant changed %v", shards)
+		}
+	}
+	grant(first)
+	b.recorded("device.granted")
+	for what, q := range map[string]record.Query{"its id": {Ticket: first.ID}, "the device's key": {Key: d.Key}, "the device's ID": {Device: d.ID}} {
+		v, err := b.Look(b.ctx, q)
+		b.must(err)
+		if v.Grant == nil {
+			t.Fatalf("%s finds no grant", what)
+		}
+		b.equal(what, *v.Grant, first)
+		if v.Lot == nil || v.Lot.Name != d.Lot {
+			t.Errorf("%s: lot %+v", what, v.Lot)
+		}
+	}
+	if v, err := b.Look(b.ctx, record.Query{Serial: d.Serial}); err != nil || v.Grant != nil {
+		t.Errorf("a serial number alone finds %+v, %v", v.Grant, err)
+	}
+	second := record.Grant{ID: id("grant"), Device: d.ID, Created: Now.Add(time.Minute), Expires: Now.Add(2 * time.Hour)}
+	grant(second)
+	first.Expires = second.Created
+	got, err := b.GrantsOf(b.ctx, d.ID)
+	b.must(err)
+	b.equal("grants", got, []record.Grant{second, first})
+
+	use := record.Admission{Device: d, Grant: second.ID, Event: event("device.returned")}
+	use.Event.Time = Now.Add(5 * time.Minute)
+	for range 2 { // the second time changes nothing of the grant
+		_, err = b.Admit(b.ctx, record.Query{Key: d.Key}, func(record.View) (record.Admission, error) { return use, nil })
+		b.must(err)
+		use.Event.Time = use.Event.Time.Add(time.Minute)
+	}
+	second.Redeemed = Now.Add(5 * time.Minute)
+	v, err := b.Look(b.ctx, record.Query{Ticket: second.ID})
+	b.must(err)
+	b.equal("used grant", *v.Grant, second)
+}
+
+// grantsOfNewKeys: the certificates for the lost key end, on hold or not, and those of
+// others do not.
+func grantsOfNewKeys(t *testing.T, b *bench) {
+	d, other := softDevice(), softDevice()
+	b.must(b.admit(d))
+	b.must(b.admit(other))
+	mine, theirs := b.issue(newIntent(d.ID)), b.issue(newIntent(other.ID))
+	_, err := b.Suspend(b.ctx, d.ID, Now.Add(time.Second), event("device.suspended"))
+	b.must(err)
+	g := record.Grant{ID: id("grant"), Device: d.ID, NewKey: true, Created: Now.Add(time.Minute), Expires: Now.Add(time.Hour)}
+	shards, err := b.Grant(b.ctx, g, event("device.granted"))
+	b.must(err)
+	b.equal("shards", shards, []record.Shard{{Issuer: mine.Issuer, Number: mine.Shard}})
+	got, err := b.Status(b.ctx, mine.Issuer, mine.Serial)
+	b.must(err)
+	if !got.Revoked.Equal(Now.Add(time.Second)) || got.Reason != record.ReasonSuperseded {
+		t.Errorf("revoked %v for reason %d", got.Revoked, got.Reason)
+	}
+	if got, err = b.Status(b.ctx, theirs.Issuer, theirs.Serial); err != nil || !got.Revoked.IsZero() {
+		t.Errorf("another device's certificate: %+v, %v", got, err)
+	}
+	// The device is suspended as before; nothing of it comes back with a restoration.
+	if shards, err = b.Restore(b.ctx, d.ID, Now.Add(time.Hour), event("device.restored")); err != nil || len(shards) != 0 {
+		t.Errorf("restoring: %v, %v", shards, err)
+	}
+	d.Key, d.AKPublic = sha256.Sum256([]byte("new key")), []byte("new spki")
+	b.must(b.admit(d))
+	b.equalDevice(d)
+}
+
+func grantsRefused(t *testing.T, b *bench) {
+	hard, gone, soft := b.enrolled(), b.enrolled(), softDevice()
+	b.must(b.admit(soft))
+	_, err := b.Revoke(b.ctx, gone.ID, Now, record.ReasonCessation, "lost", event("device.revoked"))
+	b.must(err)
+	taken := record.Grant{ID: id("grant"), Device: soft.ID, Created: Now, Expires: Now.Add(time.Hour)}
+	_, err = b.Grant(b.ctx, taken, event("device.granted"))
+	b.must(err)
+	for what, c := range map[string]struct {
+		g    record.Grant
+		want error
+	}{
+		"no such device":       {record.Grant{ID: "g", Device: "nobody"}, record.ErrNotFound},
+		"a revoked device":     {record.Grant{ID: "g", Device: gone.ID}, record.ErrConflict},
+		"a new key for a chip": {record.Grant{ID: "g", Device: hard.ID, NewKey: true}, record.ErrConflict},
+		"a taken id":           {record.Grant{ID: taken.ID, Device: hard.ID}, record.ErrExists},
+	} {
+		c.g.Created, c.g.Expires = Now, Now.Add(time.Hour)
+		b.refused(what, c.want, func() error {
+			_, err := b.Grant(b.ctx, c.g, event("x"))
+			return err
+		})
+	}
+}

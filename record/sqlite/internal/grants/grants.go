@@ -1,0 +1,72 @@
+// Package grants keeps the grants by which devices come back.
+package grants
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
+)
+
+// Grants is a [record.Grants].
+type Grants struct{ db *engine.DB }
+
+// New keeps it in db.
+func New(db *engine.DB) Grants { return Grants{db} }
+
+// Grant adds one and ends those before it.
+func (s Grants) Grant(ctx context.Context, g record.Grant, e record.Event) (changed []record.Shard, err error) {
+	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		d, err := engine.First(c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.id = ?", g.Device)
+		switch {
+		case err != nil:
+			return err
+		case d == nil:
+			return fmt.Errorf("device %s: %w", g.Device, record.ErrNotFound)
+		case d.State == record.StateRevoked:
+			return fmt.Errorf("%w: device %s is revoked, and that is final", record.ErrConflict, d.Name())
+		case g.NewKey && d.Assurance.Hardware:
+			return fmt.Errorf("%w: device %s has a TPM, and keeps its keys", record.ErrConflict, d.Name())
+		}
+		if _, err := c.Exec("UPDATE grants SET expires = ? WHERE device = ? AND expires > ?", g.Created, d.Seq, g.Created); err != nil {
+			return err
+		}
+		if _, err := c.Exec("INSERT INTO grants (id, device, new_key, created, expires) VALUES (?, ?, ?, ?, ?)",
+			g.ID, d.Seq, g.NewKey, g.Created, g.Expires); err != nil {
+			return engine.Exists(err, "grant "+g.ID)
+		}
+		if g.NewKey {
+			changed, err = revocation.Supersede(c, d.Seq, g.Created)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return changed, nil
+}
+
+const selectGrant = "SELECT g.id, d.id, g.new_key, g.created, g.expires, g.redeemed FROM grants g JOIN devices d ON d.seq = g.device"
+
+func scan(r engine.Row) record.Grant {
+	return record.Grant{ID: r.Text(0), Device: r.Text(1), NewKey: r.Bool(2), Created: r.Time(3), Expires: r.Time(4), Redeemed: r.Time(5)}
+}
+
+// GrantsOf lists the newest first.
+func (s Grants) GrantsOf(ctx context.Context, device string) ([]record.Grant, error) {
+	return engine.List(ctx, s.db, scan, selectGrant+" WHERE d.id = ? ORDER BY g.seq DESC", device)
+}
+
+// Named finds by id; nil if there is none.
+func Named(c *engine.Conn, id string) (*record.Grant, error) {
+	return engine.First(c, scan, selectGrant+" WHERE g.id = ?", id)
+}
+
+// Newest finds the newest of a device; nil if it has none.
+func Newest(c *engine.Conn, device string) (*record.Grant, error) {
+	return engine.First(c, scan, selectGrant+" WHERE d.id = ? ORDER BY g.seq DESC LIMIT 1", device)
+}
