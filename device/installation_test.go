@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -18,9 +19,12 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/attest/softkey"
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca"
@@ -46,6 +50,8 @@ type installation struct {
 	operational *x509.Certificate
 	maker       *swtpm.Maker
 	url         string
+	// later is by how much the server's clock is ahead, in nanoseconds.
+	later *atomic.Int64
 	*interference
 }
 
@@ -95,12 +101,14 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 
 func install(t testing.TB, nonceMode bool) *installation {
 	t.Helper()
+	later := new(atomic.Int64)
+	now := func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
 	founded := must[[]ca.Founded](t)(ca.Found(ca.Founding{Organisation: "Acme", BaseURL: "http://localhost:8445", Now: time.Now().Add(-time.Hour),
 		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }}))
 	by := map[string]ca.Founded{}
 	store := must[*sqlite.Store](t)(sqlite.Create(t.Context(), filepath.Join(t.TempDir(), "hallmark.db"), sqlite.Options{}))
 	t.Cleanup(func() { store.Close() })
-	config := ca.Config{Store: store, BaseURL: "http://localhost:8445", Organisation: "Acme", Now: time.Now}
+	config := ca.Config{Store: store, BaseURL: "http://localhost:8445", Organisation: "Acme", Now: now}
 	for _, f := range founded {
 		by[f.Name] = f
 		signer := must[ca.CAS](t)(cas.New(t.Context(), cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{f.Certificate, f.Root}, Signer: f.Signer}))
@@ -112,13 +120,14 @@ func install(t testing.TB, nonceMode bool) *installation {
 	rand.Read(secret)
 	permissions := must[*factory.Permissions](t)(factory.NewPermissions(secret))
 	service := must[*provisioner.Service](t)(provisioner.New(provisioner.Config{
-		Store: store, Authority: must[*ca.Authority](t)(ca.New(config)), Verifier: tpm2.New(func() *vendorca.Set { return makers }, true),
+		Store: store, Authority: must[*ca.Authority](t)(ca.New(config)), Suspender: suspender{store, now}, Verifier: attest.Verifiers{
+			attest.KindTPM2: tpm2.New(func() *vendorca.Set { return makers }, true), attest.KindSoftKey: softkey.Verifier{}},
 		Sessions: must[*session.Keeper](t)(session.New(secret)), Permissions: permissions,
 		Issuers: profile.Pins{profile.Manufacturing: by[profile.Manufacturing].Certificate, profile.Operational: by[profile.Operational].Certificate},
-		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Now: now, Log: slog.New(slog.DiscardHandler),
 	}))
 	i := &installation{store: store, permissions: permissions, root: by[profile.Infrastructure].Root, operational: by[profile.Operational].Root,
-		maker: maker, interference: &interference{lose: map[string]int{}}}
+		maker: maker, later: later, interference: &interference{lose: map[string]int{}}}
 	server := httptest.NewUnstartedServer(i.interference)
 	i.url = "https://" + server.Listener.Addr().String()
 	timeKey := newKey(t)
@@ -127,21 +136,26 @@ func install(t testing.TB, nonceMode bool) *installation {
 		TimeKeys: [][]byte{must[[]byte](t)(x509.MarshalPKIXPublicKey(timeKey.Public()))}, Servers: []string{i.url}, NonceMode: nonceMode,
 	}, trust.Root{Certificate: i.root, Signer: by[profile.Infrastructure].RootSigner}))
 	bundle := must[*trust.Service](t)(trust.New(must[[]byte](t)(json.Marshal(signed)), i.root, timeKey))
-	i.next = native.Handler(service, native.Config{Bundle: bundle.Newest, Since: bundle.Since, SignTime: bundle.SignTime, Now: time.Now, NonceMode: nonceMode, Log: slog.New(slog.DiscardHandler)})
+	i.next = native.Handler(service, native.Config{Bundle: bundle.Newest, Since: bundle.Since, SignTime: bundle.SignTime, Now: now, NonceMode: nonceMode, Log: slog.New(slog.DiscardHandler)})
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true,
-		Certificates: []tls.Certificate{serverCertificate(t, by[profile.Infrastructure])}}
+	server.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		own, err := serverCertificate(by[profile.Infrastructure], now())
+		return &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, Certificates: []tls.Certificate{own}}, err
+	}}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return i
 }
 
-func serverCertificate(t testing.TB, issuer ca.Founded) tls.Certificate {
-	t.Helper()
-	key := newKey(t)
-	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, issuer.Certificate, key.Public(), issuer.Signer))
-	return tls.Certificate{Certificate: [][]byte{der, issuer.Certificate.Raw}, PrivateKey: key}
+// serverCertificate is one that holds for a day around now.
+func serverCertificate(issuer ca.Founded, now time.Time) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, issuer.Certificate, key.Public(), issuer.Signer)
+	return tls.Certificate{Certificate: [][]byte{der, issuer.Certificate.Raw}, PrivateKey: key}, err
 }
 
 func (i *installation) ticket(t testing.TB) *wire.Permission {
@@ -154,6 +168,16 @@ func (i *installation) ticket(t testing.TB) *wire.Permission {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// suspender suspends; what relying parties are told is ca/status's matter.
+type suspender struct {
+	record.Revocations
+	now func() time.Time
+}
+
+func (s suspender) Suspend(ctx context.Context, device string, e record.Event) ([]record.Shard, error) {
+	return s.Revocations.Suspend(ctx, device, s.now(), e)
 }
 
 // used is how many devices the default lot counts.

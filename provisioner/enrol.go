@@ -26,11 +26,14 @@ type EnrolRequest struct {
 	TicketMAC []byte
 	// Serial is the serial number; empty if the ticket fixes it or the device comes back.
 	Serial string
+	// Nonce is the id of the server nonce in the binding; empty outside nonce mode.
+	Nonce string
 }
 
 // Enrol checks message one and answers with a challenge. No certificate exists yet,
 // and nothing is said that would tell a stranger which chips and serial numbers are
-// on record (design decision 19).
+// on record (design decision 19). Evidence that leaves nothing to challenge is answered
+// at once.
 func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 	bound := session.Context{Purpose: session.Enrol, Ticket: r.Ticket, Serial: r.Serial}
 	if err := s.checkTicket(ctx, r, &bound); err != nil {
@@ -39,6 +42,10 @@ func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 	pending, err := s.Verifier.Verify(r.Evidence, r.Binding, s.Now())
 	if err != nil {
 		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: r.Ticket, serial: r.Serial}, err)
+	}
+	if claims, ok := pending.Proved(); ok {
+		bound.Expires = s.Now().Add(s.SessionLife)
+		return s.enrol(ctx, session.Session{Context: bound, ID: r.Nonce, Pending: pending}, claims)
 	}
 	return s.challenge(pending, bound)
 }
@@ -66,20 +73,18 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial}, err)
 	}
 	id := s.Permissions.NewDeviceID()
-	query := record.Query{Session: begun.ID, Ticket: begun.Ticket, Serial: begun.Serial,
-		EK: facts.TPM.EKFingerprint, EKName: facts.TPM.EKName, AK: facts.TPM.AKName}
-	if facts.TPM.Certified { // otherwise make and model are what the device says of itself
-		query.Chip = &record.EKType{Maker: facts.TPM.Maker, Model: facts.TPM.Model}
-	}
+	query := identity.Query(facts)
+	query.Session, query.Ticket, query.Serial = begun.ID, begun.Ticket, begun.Serial
 	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
 		if v.SessionRedeemed {
 			return record.Admission{}, session.ErrInvalid
 		}
-		who, err := identity.Enrolling(facts, begun.Serial, id, v, s.Now()) // claims → identity
+		who, err := identity.Enrolling(facts, begun.Ticket, begun.Serial, id, v, s.Now()) // claims → identity
 		if err != nil {
 			return record.Admission{}, err
 		}
-		if err := decide.Enrolment(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts, Ticket: begun.Ticket, Serial: begun.Serial}); err != nil { // identity → decision
+		judged := decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts, Ticket: begun.Ticket, Serial: begun.Serial}
+		if err := decide.Enrolment(judged); err != nil { // identity → decision
 			return record.Admission{}, err
 		}
 		verb, a := "device.enrolled", record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Ticket: begun.Ticket}
@@ -87,41 +92,48 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 			a.EKType = facts.TPM.EKType
 		}
 		if who.Known {
-			verb, a.Ticket = "device.returned", "" // uncounted: its ticket, if any, is not used up
+			verb, a.Ticket, a.Grant = "device.returned", "", decide.Grant(judged) // uncounted: its ticket, if any, is not used up
 		}
 		a.Event = admitted(verb, begun.Ticket, who, facts, s.Now())
 		return a, nil // the decision is recorded in this transaction
 	})
 	if err != nil {
-		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial, ek: facts.TPM.EKFingerprint}, err)
+		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial, ek: query.EK}, err)
 	}
 	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), birth(device, facts)...) // decision → certificates
 	if err != nil {
 		return Answer{}, err
 	}
-	return s.answer(device, begun.Pending, &Identity{IDevID: issued[0].Chain, AK: issued[1].Chain})
+	born := &Identity{IDevID: issued[0].Chain}
+	if len(issued) > 1 {
+		born.AK = issued[1].Chain
+	}
+	return s.answer(device, begun.Pending, born)
 }
 
-// proved reads what claims prove, behind which a TPM must stand, and keeps its pace.
+// proved reads what claims prove, and keeps its pace.
 func (s *Service) proved(claims attest.Claims) (attest.Facts, error) {
 	facts, err := claims.Facts()
 	if err != nil {
 		return attest.Facts{}, err
 	}
-	if facts.TPM == nil {
-		return attest.Facts{}, &decide.Refusal{Code: "evidence-refused", Detail: "no TPM took part"}
-	}
-	return facts, s.pace(facts.TPM)
+	return facts, s.pace(facts)
 }
 
-// birth asks for the two certificates of manufacture: for the IDevID key and for the
-// attestation key.
+// birth asks for the certificates of manufacture: for the IDevID key and, where there is
+// one, for the attestation key.
 func birth(d record.Device, f attest.Facts) []ca.Request {
-	chip := &profile.TPM{Maker: f.TPM.Maker, EKCertificate: f.TPM.EKCertificate, EKFingerprint: f.TPM.EKFingerprint, Certified: d.Assurance.Certified}
+	var chip *profile.TPM
+	if f.TPM != nil {
+		chip = &profile.TPM{Maker: f.TPM.Maker, EKCertificate: f.TPM.EKCertificate, EKFingerprint: f.TPM.EKFingerprint, Certified: d.Assurance.Certified}
+	}
 	request := func(kind profile.Kind, spki []byte) ca.Request {
 		// The verifier made the key information from a key it had parsed: it parses.
 		key, _ := x509.ParsePKIXPublicKey(spki)
 		return ca.Request{Profile: kind, Device: d.ID, Content: profile.Content{Key: key, Model: d.Model, Serial: d.Serial, TPM: chip}}
+	}
+	if chip == nil {
+		return []ca.Request{request(profile.IDevID, f.Key)}
 	}
 	return []ca.Request{request(profile.IDevID, f.Key), request(profile.AK, f.TPM.AKKey)}
 }
@@ -141,10 +153,14 @@ func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *sessio
 		if err != nil {
 			return err
 		}
-		if view.Ticket == nil {
+		switch {
+		case view.Ticket != nil:
+			bound.Serial = cmp.Or(bound.Serial, view.Ticket.Serial)
+		case view.Grant != nil:
+			bound.Serial = cmp.Or(bound.Serial, view.ByID.Serial)
+		default:
 			return invalid
 		}
-		bound.Serial = cmp.Or(bound.Serial, view.Ticket.Serial)
 	} else if bound.Serial == "" {
 		return nil // it comes back, and the record knows its serial number
 	}

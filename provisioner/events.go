@@ -34,6 +34,9 @@ func admitted(verb, ticket string, who identity.Identity, f attest.Facts, now ti
 	if who.NewEK {
 		detail["new_ek"] = "true"
 	}
+	if who.NewKey {
+		detail["new_key"] = "true"
+	}
 	return record.Event{Time: now, Actor: actor, Verb: verb, Object: who.Device.Name(), Detail: detail}
 }
 
@@ -145,11 +148,15 @@ func (s *sampler) take(actor string, limit int, now time.Time) (dropped int, kee
 
 // pace keeps one device, which may be a program that plays a TPM a thousand times a
 // second, from filling the record, and the CRLs on the day when it is revoked.
-func (s *Service) pace(chip *attest.TPM) error {
+func (s *Service) pace(f attest.Facts) error {
 	if s.Pace == 0 {
 		return nil
 	}
-	if _, ok := s.paces.take(string(chip.AKName), s.Pace, s.Now()); !ok {
+	speaker := f.Birth
+	if f.TPM != nil {
+		speaker = f.TPM.AKName
+	}
+	if _, ok := s.paces.take(string(speaker), s.Pace, s.Now()); !ok {
 		return &decide.Refusal{Code: "too-often", Detail: fmt.Sprintf("this device asked for certificates %d times in this minute", s.Pace),
 			Hint: "wait a minute; a device renews at two thirds of its certificate's life"}
 	}

@@ -50,23 +50,40 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 	if err := decide.Standing(*view.ByID); err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", who, err)
 	}
-	known := attest.Known{EKPublic: view.ByID.EKs[0].Public, AKPublic: view.ByID.AKPublic}
-	pending, err := s.Verifier.Reverify(known, r.Evidence, r.Binding)
+	pending, err := s.Verifier.Reverify(known(*view.ByID), r.Evidence, r.Binding)
 	if err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", who, err)
 	}
 	bound := session.Context{Purpose: session.Renew, Device: view.ByID.ID, Issuer: r.Contact.Issuer, Certificate: r.Contact.Serial}
-	last, err := s.Sessions.Resume(r.Session, s.Now(), session.Next)
-	if err != nil || last.Device != view.ByID.ID {
-		return s.challenge(pending, bound)
-	}
-	claims, err := pending.Activated(last.Secret, r.Secret)
-	if err != nil {
+	claims, ok := s.promised(pending, r, view.ByID.ID)
+	if !ok {
 		return s.challenge(pending, bound)
 	}
 	// One message, no session: in nonce mode its nonce is what is used up.
 	bound.Expires = s.Now().Add(s.SessionLife)
 	return s.renew(ctx, session.Session{Context: bound, ID: r.Nonce, Pending: pending}, claims)
+}
+
+// promised gives the claims that need no second message: the request returned the secret
+// of the last answer's challenge, or there is no chip to challenge.
+func (s *Service) promised(p attest.Pending, r RenewRequest, device string) (attest.Claims, bool) {
+	if claims, ok := p.Proved(); ok {
+		return claims, true
+	}
+	last, err := s.Sessions.Resume(r.Session, s.Now(), session.Next)
+	if err != nil || last.Device != device {
+		return attest.Claims{}, false
+	}
+	claims, err := p.Activated(last.Secret, r.Secret)
+	return claims, err == nil
+}
+
+// known is what the record holds of a device for its verifier.
+func known(d record.Device) attest.Known {
+	if !d.Assurance.Hardware {
+		return attest.Known{Kind: attest.KindSoftKey, Birth: d.AKPublic}
+	}
+	return attest.Known{Kind: attest.KindTPM2, EKPublic: d.EKs[0].Public, AKPublic: d.AKPublic}
 }
 
 func (s *Service) renew(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
@@ -85,17 +102,18 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 		if err != nil {
 			return record.Admission{}, err
 		}
-		if err := decide.Renewal(decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}); err != nil { // identity → decision
-			return record.Admission{}, err
+		judged := decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}
+		if err := decide.Renewal(judged); err != nil { // identity → decision
+			return record.Admission{}, s.stopping(who.Device, v.Presented, err)
 		}
 		if model = v.Model; model != nil && model.LDevIDLifetime > 0 {
 			life = model.LDevIDLifetime
 		}
-		return record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Used: true,
+		return record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Used: true, Grant: decide.Grant(judged),
 			Event: admitted("device.renewed", "", who, facts, s.Now())}, nil
 	})
 	if err != nil {
-		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, err)
+		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, s.stop(ctx, err))
 	}
 	key, err := x509.ParsePKIXPublicKey(facts.Key)
 	if err != nil {
@@ -130,6 +148,10 @@ func (s *Service) challenge(p attest.Pending, bound session.Context) (Answer, er
 
 // answer completes an identity with the challenge for the next renewal.
 func (s *Service) answer(d record.Device, p attest.Pending, id *Identity) (Answer, error) {
+	id.Device = d
+	if _, ok := p.Proved(); ok {
+		return Answer{Identity: id}, nil // there is no chip to challenge
+	}
 	bound := session.Context{Purpose: session.Next, Device: d.ID, Expires: s.Now().Add(nextLife)}
 	next, blob, err := s.Sessions.Promise(bound)
 	if err != nil {
@@ -139,6 +161,6 @@ func (s *Service) answer(d record.Device, p attest.Pending, id *Identity) (Answe
 	if err != nil {
 		return Answer{}, err
 	}
-	id.Device, id.Next = d, &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}
+	id.Next = &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}
 	return Answer{Identity: id}, nil
 }

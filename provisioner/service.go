@@ -21,14 +21,10 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Verifier turns evidence into facts and challenges its chip (attest/tpm2.Verifier).
-type Verifier interface {
-	// Verify checks the whole evidence of a device that enrols.
-	Verify(e attest.Evidence, binding [32]byte, now time.Time) (attest.Pending, error)
-	// Reverify checks that the recorded attestation key certified a fresh key.
-	Reverify(k attest.Known, e attest.Evidence, binding [32]byte) (attest.Pending, error)
-	// Challenge hides a secret (32 bytes) for the chip of pending evidence.
-	Challenge(p attest.Pending, secret []byte) (attest.Challenge, error)
+// Suspender puts a device and its certificates on hold, and shows it to relying parties
+// before it returns (ca/status.Service).
+type Suspender interface {
+	Suspend(ctx context.Context, device string, e record.Event) ([]record.Shard, error)
 }
 
 // Authority signs and records certificates (ca.Authority).
@@ -46,7 +42,8 @@ type Store interface {
 type Config struct {
 	Store       Store
 	Authority   Authority
-	Verifier    Verifier
+	Suspender   Suspender
+	Verifier    attest.Verifier
 	Sessions    *session.Keeper
 	Permissions *factory.Permissions
 	// Issuers are those whose IDevIDs and LDevIDs may renew.
@@ -70,7 +67,7 @@ type Service struct {
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
-	if c.Store == nil || c.Authority == nil || c.Verifier == nil || c.Sessions == nil ||
+	if c.Store == nil || c.Authority == nil || c.Suspender == nil || c.Verifier == nil || c.Sessions == nil ||
 		c.Permissions == nil || len(c.Issuers) == 0 || c.Now == nil || c.Log == nil {
 		return nil, errors.New("provisioner: a part is missing")
 	}

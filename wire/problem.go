@@ -58,6 +58,9 @@ const (
 	CodeSuspended     = "device-suspended"  // 403: may be lifted; ask again later
 	CodeRevoked       = "device-revoked"    // 403: final
 	CodeBarred        = "identity-barred"   // 403: a tombstone covers this TPM or serial: final
+	CodeForked        = "key-forked"        // 403: a key without hardware exists twice; the device is suspended
+	CodeGrantNeeded   = "grant-needed"      // 403: an administrator must let it come back
+	CodeGraceOver     = "grace-over"        // 403: it stayed away for longer than its model allows
 	CodeTooOften      = "too-often"         // 429: one device asks for certificates without end
 	CodeUnavailable   = "unavailable"       // 503: try again
 	CodeInternal      = "internal"          // 500

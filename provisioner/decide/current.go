@@ -4,7 +4,8 @@ import "fmt"
 
 // current lets only the live IDevID, the newest LDevID, or its predecessor until the
 // successor has been used, renew (design decision 8). An older one may be a copy, or a
-// firmware slot rolled back: the device falls back to its IDevID by itself.
+// firmware slot rolled back: the device falls back to its IDevID by itself. Where no chip
+// holds the key an older one means that there are two holders: both are stopped.
 func current(c *Case) *Refusal {
 	p, newest := c.View.Presented, c.View.Newest
 	if p == nil || p.Device != c.Who.Device.ID || p.DER == nil {
@@ -23,6 +24,11 @@ func current(c *Case) *Refusal {
 		return nil
 	case newest.Predecessor == p.Serial && newest.Used.IsZero():
 		return nil // the answer that carried the successor may have been lost
+	}
+	if !c.Who.Device.Assurance.Hardware {
+		return &Refusal{Code: "key-forked", Suspend: true,
+			Detail: fmt.Sprintf("%s showed an older certificate although a newer one was made from it: its key exists twice", c.Who.Device.Name()),
+			Hint:   "find out who holds the other copy; then hallmark device restore, or hallmark device grant --new-key, on the server's side"}
 	}
 	return &Refusal{Code: "certificate-old", Detail: "a newer certificate of this device is in use",
 		Hint: "the device renews with its IDevID by itself; if it does not, run hallmark-device renew"}

@@ -27,6 +27,8 @@ type Case struct {
 // person at the line and the next step.
 type Refusal struct {
 	Code, Detail, Hint string
+	// Suspend: the device must be suspended for what was seen.
+	Suspend bool
 }
 
 func (r *Refusal) Error() string { return r.Detail }
@@ -38,8 +40,8 @@ type rule func(*Case) *Refusal
 // what the line can mend.
 var (
 	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, ekType, quota}
-	returning = []rule{barred, standing, endorsementKeys}
-	renewing  = []rule{standing, current}
+	returning = []rule{barred, standing, endorsementKeys, granted, grace}
+	renewing  = []rule{standing, current, grace}
 )
 
 // Enrolment judges an enrolment, or the return of a device that is on record already:

@@ -4,6 +4,7 @@ package identity
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"time"
@@ -20,6 +21,8 @@ type Identity struct {
 	Known bool
 	// NewEK: a further endorsement key of the known chip has activated its AK.
 	NewEK bool
+	// NewKey: a grant lets the key take the place of the one on record, which is lost.
+	NewKey bool
 }
 
 // Clash is a contradiction between the claims and the inventory.
@@ -33,34 +36,56 @@ type Clash struct {
 
 func (c *Clash) Error() string { return c.Detail }
 
-// Enrolling identifies a device that sent its whole evidence, under the serial number
-// that it or its ticket named ("" if neither did). newID is the record's ID for it
-// if it is new; v must have been looked up by its EK, AK and serial.
-func Enrolling(f attest.Facts, serial, newID string, v record.View, now time.Time) (Identity, error) {
+// Query is what the record must be asked for, so that the device of these facts is found.
+func Query(f attest.Facts) record.Query {
 	if f.TPM == nil {
-		return Identity{}, &Clash{Code: "evidence-refused", Detail: "no TPM took part"}
+		return record.Query{Key: sha256.Sum256(f.Birth)}
 	}
-	known := v.ByEK
-	if known == nil {
-		// A further EK of a known chip: it has activated the recorded AK (decision 5).
-		known = v.ByAK
+	q := record.Query{EK: f.TPM.EKFingerprint, EKName: f.TPM.EKName, AK: f.TPM.AKName}
+	if f.TPM.Certified { // otherwise make and model are what the device says of itself
+		q.Chip = &record.EKType{Maker: f.TPM.Maker, Model: f.TPM.Model}
 	}
-	if known == nil {
-		if v.BySerial != nil {
-			return Identity{}, &Clash{Code: "serial-taken", Device: v.BySerial.ID,
-				Detail: fmt.Sprintf("another TPM is enrolled as %s", v.BySerial.Name())}
-		}
-		return Identity{Device: newDevice(f, serial, newID, v, now)}, nil
-	}
-	return returning(f, serial, *known, now)
+	return q
 }
 
-// returning holds the claims of a chip that is in the inventory against its entry.
+// Enrolling identifies a device that sent its whole evidence, under the serial number
+// that it or its ticket named ("" if neither did); ticket is that which it has shown to
+// hold. newID is the record's ID for it if it is new; v must have been looked up by Query
+// and the serial.
+func Enrolling(f attest.Facts, ticket, serial, newID string, v record.View, now time.Time) (Identity, error) {
+	// A further EK of a known chip has activated the recorded AK (decision 5).
+	if known := cmp.Or(v.ByEK, v.ByAK, v.ByKey); known != nil {
+		return returning(f, serial, *known, now)
+	}
+	if g := v.Grant; g != nil && g.ID == ticket && g.NewKey && g.Redeemed.IsZero() && v.ByID != nil && !v.ByID.Assurance.Hardware && f.TPM == nil {
+		d := *v.ByID
+		d.Key, d.AKPublic, d.Seen = sha256.Sum256(f.Birth), f.Birth, now
+		return Identity{Device: d, Known: true, NewKey: true}, nil
+	}
+	if v.BySerial != nil {
+		return Identity{}, &Clash{Code: "serial-taken", Device: v.BySerial.ID,
+			Detail: fmt.Sprintf("another %s is enrolled as %s", keeper(f), v.BySerial.Name())}
+	}
+	return Identity{Device: newDevice(f, serial, newID, v, now)}, nil
+}
+
+// keeper is what people call the thing that a device is known by.
+func keeper(f attest.Facts) string {
+	if f.TPM == nil {
+		return "key"
+	}
+	return "TPM"
+}
+
+// returning holds the claims of a device that is in the inventory against its entry.
 func returning(f attest.Facts, serial string, d record.Device, now time.Time) (Identity, error) {
 	switch {
 	case serial != "" && record.Fold(serial) != record.Fold(d.Serial):
 		return Identity{}, &Clash{Code: "ek-taken", Device: d.ID,
-			Detail: fmt.Sprintf("this TPM is enrolled as %s", d.Name())}
+			Detail: fmt.Sprintf("this %s is enrolled as %s", keeper(f), d.Name())}
+	case f.TPM == nil: // it was found by its key
+		d.Seen = now
+		return Identity{Device: d, Known: true}, nil
 	case !bytes.Equal(f.TPM.AKName, d.AKName):
 		return Identity{}, &Clash{Code: "ak-changed", Device: d.ID,
 			Detail: fmt.Sprintf("%s is enrolled with another attestation key", d.Name())}
@@ -84,13 +109,18 @@ func returning(f attest.Facts, serial string, d record.Device, now time.Time) (I
 }
 
 // Renewing identifies a device that renews: the claims must be of the recorded
-// attestation key.
+// attestation key or, where there is none, of the recorded IDevID key.
 func Renewing(f attest.Facts, v record.View, now time.Time) (Identity, error) {
-	if v.ByID == nil || f.TPM == nil || !bytes.Equal(f.TPM.AKName, v.ByID.AKName) {
+	switch {
+	case v.ByID == nil, (f.TPM != nil) != v.ByID.Assurance.Hardware, f.TPM != nil && !bytes.Equal(f.TPM.AKName, v.ByID.AKName):
 		return Identity{}, &Clash{Code: "ak-changed", Detail: "the attestation key is not the recorded one"}
+	case f.TPM == nil && sha256.Sum256(f.Birth) != v.ByID.Key:
+		return Identity{}, &Clash{Code: "key-changed", Detail: "the IDevID key is not the recorded one"}
 	}
 	d := *v.ByID
-	d.TPMFirmware = Firmware(f.TPM.Firmware)
+	if f.TPM != nil {
+		d.TPMFirmware = Firmware(f.TPM.Firmware)
+	}
 	d.Seen, d.Renewed = now, now
 	return Identity{Device: d, Known: true}, nil
 }
@@ -98,11 +128,13 @@ func Renewing(f attest.Facts, v record.View, now time.Time) (Identity, error) {
 func newDevice(f attest.Facts, serial, id string, v record.View, now time.Time) record.Device {
 	d := record.Device{
 		ID: id, Serial: serial, State: record.StateActive,
-		Assurance: Assurance(f, v),
-		EKs:       []record.EK{ekOf(f)},
-		AKName:    f.TPM.AKName, AKPublic: f.TPM.AKPublic, Key: sha256.Sum256(f.Key),
-		TPMMaker: f.TPM.Maker, TPMModel: f.TPM.Model, TPMFirmware: Firmware(f.TPM.Firmware),
-		Enrolled: now, Seen: now,
+		Assurance: Assurance(f, v), Key: sha256.Sum256(f.Key), Enrolled: now, Seen: now,
+	}
+	if f.TPM == nil {
+		d.AKPublic = f.Birth
+	} else {
+		d.EKs, d.AKName, d.AKPublic = []record.EK{ekOf(f)}, f.TPM.AKName, f.TPM.AKPublic
+		d.TPMMaker, d.TPMModel, d.TPMFirmware = f.TPM.Maker, f.TPM.Model, Firmware(f.TPM.Firmware)
 	}
 	if v.Lot != nil {
 		d.Lot, d.Model = v.Lot.Name, v.Lot.Model

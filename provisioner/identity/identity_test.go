@@ -33,7 +33,7 @@ func facts(ek byte) attest.Facts {
 }
 
 func recorded() record.Device {
-	return record.Device{ID: "d", Model: "default", Lot: "default", Serial: "SN-1", State: record.StateActive,
+	return record.Device{ID: "d", Model: "default", Lot: "default", Serial: "SN-1", State: record.StateActive, Assurance: record.Assurance{Hardware: true},
 		EKs: []record.EK{{Fingerprint: [32]byte{1}}}, AKName: []byte("ak"), Key: sha256.Sum256([]byte("key"))}
 }
 
@@ -56,7 +56,7 @@ func TestEnrolling(t *testing.T) {
 		"same EK, other serial":        {facts(1), "SN-2", record.View{ByEK: &d, ByAK: &d}, "ek-taken", false, false},
 		"same serial, other EK and AK": {facts(2), "SN-1", record.View{BySerial: &d}, "serial-taken", false, false},
 	} {
-		who, err := Enrolling(c.facts, c.serial, "new", c.view, now)
+		who, err := Enrolling(c.facts, "", c.serial, "new", c.view, now)
 		var clash *Clash
 		if errors.As(err, &clash) != (c.code != "") || clash != nil && clash.Code != c.code {
 			t.Errorf("%s: error %v, want code %q", name, err, c.code)
@@ -68,15 +68,15 @@ func TestEnrolling(t *testing.T) {
 	}
 	other := facts(1)
 	other.TPM.AKName = []byte("another")
-	if _, err := Enrolling(other, "", "new", record.View{ByEK: &d}, now); err == nil {
+	if _, err := Enrolling(other, "", "", "new", record.View{ByEK: &d}, now); err == nil {
 		t.Error("another attestation key beside a known EK was accepted")
 	}
 	key := facts(1)
 	key.Key = []byte("another")
-	if _, err := Enrolling(key, "", "new", record.View{ByEK: &d}, now); err == nil {
+	if _, err := Enrolling(key, "", "", "new", record.View{ByEK: &d}, now); err == nil {
 		t.Error("another IDevID key of a known device was accepted")
 	}
-	who, err := Enrolling(facts(1), "SN-2", "new", record.View{Lot: lot, OnList: true}, now)
+	who, err := Enrolling(facts(1), "", "SN-2", "new", record.View{Lot: lot, OnList: true}, now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/attest/softkey"
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
@@ -178,7 +180,8 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 		return nil, nil, err
 	}
 	service, err := provisioner.New(provisioner.Config{
-		Store: used, Authority: authority, Verifier: tpm2.New(func() *vendorca.Set { return makers }, true),
+		Store: used, Authority: authority, Suspender: suspender{used, now}, Verifier: attest.Verifiers{
+			attest.KindTPM2: tpm2.New(func() *vendorca.Set { return makers }, true), attest.KindSoftKey: softkey.Verifier{}},
 		Sessions: sessions, Permissions: permissions, Issuers: certificates,
 		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Pace: o.pace, Now: now, Log: slog.New(slog.DiscardHandler),
 	})
@@ -191,6 +194,16 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 		SignTime: func([]byte, time.Time) (wire.TimeAnswer, error) { return wire.TimeAnswer{}, nil },
 		Now:      now, NonceMode: o.nonceMode, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	}), permissions, nil
+}
+
+// suspender suspends; what relying parties are told is ca/status's matter.
+type suspender struct {
+	record.Revocations
+	now func() time.Time
+}
+
+func (s suspender) Suspend(ctx context.Context, device string, e record.Event) ([]record.Shard, error) {
+	return s.Revocations.Suspend(ctx, device, s.now(), e)
 }
 
 // ticket makes a ticket in a lot.

@@ -4,6 +4,7 @@
 package native
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -117,9 +118,9 @@ func (h *handler) enrol(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a, err := h.service.Enrol(r.Context(), provisioner.EnrolRequest{
-		Evidence: attest.Evidence{Kind: attest.KindTPM2, Certificates: m.EKCertificates, EKPublic: m.EKPublic, AKPublic: m.AKPublic,
+		Evidence: attest.Evidence{Kind: kind(m.Kind), Certificates: m.EKCertificates, EKPublic: m.EKPublic, AKPublic: m.AKPublic,
 			Key: m.Key, Statement: p.Statement, Signature: p.Signature},
-		Binding: p.binding, Ticket: m.Ticket, TicketMAC: p.TicketMAC, Serial: m.Serial,
+		Binding: p.binding, Ticket: m.Ticket, TicketMAC: p.TicketMAC, Serial: m.Serial, Nonce: p.nonceID,
 	})
 	h.answer(w, r, a, err)
 }
@@ -141,7 +142,7 @@ func (h *handler) renew(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	request := provisioner.RenewRequest{Contact: contact, Binding: p.binding, Nonce: p.nonceID,
-		Evidence: attest.Evidence{Kind: attest.KindTPM2, Key: m.Key, Statement: p.Statement, Signature: p.Signature}}
+		Evidence: attest.Evidence{Kind: kind(m.Kind), Key: m.Key, Statement: p.Statement, Signature: p.Signature}}
 	if m.Activated != nil {
 		request.Session, request.Secret = m.Activated.Session, m.Activated.Secret
 	}
@@ -177,6 +178,9 @@ func (h *handler) steering(s provisioner.Steering) *wire.Steering {
 
 var noCertificate = &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised,
 	Detail: "this needs the device's certificate", Hint: "show the LDevID or the IDevID"}
+
+// kind is the verifier's word for a message's; what it does not know it refuses.
+func kind(named string) string { return cmp.Or(named, attest.KindTPM2) }
 
 func (h *handler) activate(w http.ResponseWriter, r *http.Request) {
 	var m wire.Activate

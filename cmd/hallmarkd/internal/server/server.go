@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/attest/softkey"
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
@@ -115,8 +117,11 @@ func (h *house) provisioner(in *installation.Installation, store record.Store, p
 		return nil, err
 	}
 	return provisioner.New(provisioner.Config{
-		Store: store, Authority: h.authority,
-		Verifier: tpm2.New(h.makers.set.Load, in.Config.AcceptSimulatedTPMs),
+		Store: store, Authority: h.authority, Suspender: h.status,
+		Verifier: attest.Verifiers{
+			attest.KindTPM2:    tpm2.New(h.makers.set.Load, in.Config.AcceptSimulatedTPMs),
+			attest.KindSoftKey: softkey.Verifier{},
+		},
 		Sessions: sessions, Permissions: p,
 		Issuers:     in.Pins(profile.Manufacturing, profile.Operational),
 		SessionLife: in.Config.SessionLifetime.Std(), LDevIDLife: in.Config.LDevIDLifetime.Std(), Pace: pace,

@@ -1,0 +1,44 @@
+package provisioner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hallmark-pki/hallmark/provisioner/decide"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// seen is a refusal for which its device must be suspended, with what was shown.
+type seen struct {
+	*decide.Refusal
+	device      record.Device
+	certificate string
+}
+
+func (e *seen) Unwrap() error { return e.Refusal }
+
+// stopping adds to a refusal for which the device must be suspended which that is.
+func (s *Service) stopping(d record.Device, shown *record.Certificate, err error) error {
+	if r, ok := errors.AsType[*decide.Refusal](err); ok && r.Suspend && shown != nil {
+		return &seen{r, d, shown.Serial}
+	}
+	return err
+}
+
+// stop suspends the device of such a refusal: both holders of a key that exists twice are
+// stopped by it, and relying parties see it, before the one at the door is answered
+// (design decision 8). The refusal stands even if that fails, which the log says.
+func (s *Service) stop(ctx context.Context, err error) error {
+	what, ok := errors.AsType[*seen](err)
+	if !ok {
+		return err
+	}
+	e := record.Event{Time: s.Now(), Actor: "server", Verb: "device.suspended", Object: what.device.Name(),
+		Reason: fmt.Sprintf("%s: %s", what.Code, what.Detail), Detail: map[string]string{"code": what.Code, "certificate": what.certificate}}
+	s.Log.Warn("a device was suspended", "device", what.device.Name(), "code", what.Code, "certificate", what.certificate, "why", what.Detail)
+	if _, failed := s.Suspender.Suspend(context.WithoutCancel(ctx), what.device.ID, e); failed != nil {
+		s.Log.Error("a device could not be suspended", "device", what.device.Name(), "err", failed)
+	}
+	return what.Refusal
+}
