@@ -115,10 +115,10 @@ func decodeEvent(data []byte, v any) error {
 	if len(data) > maxChange {
 		return ErrTooLarge
 	}
-	if err := checkKeys(data); err != nil {
+	if err := json.Unmarshal(data, v); err != nil {
 		return err
 	}
-	return json.Unmarshal(data, v)
+	return checkKeys(data)
 }
 
 func (c Change) validate() error {

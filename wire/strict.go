@@ -36,67 +36,62 @@ func Decode(r io.Reader, limit int64, v any) error {
 
 // DecodeBytes is Decode for bytes whose size is already bounded.
 func DecodeBytes(body []byte, v any) error {
-	if err := checkKeys(body); err != nil {
-		return err
-	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return fmt.Errorf("not the expected JSON: %w", err)
 	}
-	return nil
+	value, rest := body[:d.InputOffset()], body[d.InputOffset():]
+	if len(bytes.Trim(rest, " \t\r\n")) > 0 {
+		return errors.New("trailing bytes after the JSON value")
+	}
+	return checkKeys(value)
 }
 
 // keyLetters are those of our keys. encoding/json folds as Unicode does, where lower-case
 // letters beyond ASCII fold to ours: U+017F to s.
 const keyLetters = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
-// checkKeys walks the tokens once: encoding/json keeps the last of two equal keys
-// and matches keys whatever their case, so a proxy or a log could have read another
-// message than we do.
-func checkKeys(body []byte) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	type frame struct {
-		object  bool
-		wantKey bool
-		keys    map[string]bool
-	}
-	var stack []frame
-	for first := true; first || len(stack) > 0; first = false {
-		t, err := d.Token()
-		if err != nil {
-			return fmt.Errorf("not JSON: %w", err)
-		}
-		top := len(stack) - 1
-		if key, ok := t.(string); ok && top >= 0 && stack[top].wantKey {
-			if strings.Trim(key, keyLetters) != "" {
-				return fmt.Errorf("key %q is not lower case", key)
+// checkKeys walks one JSON value, which must be valid: encoding/json has read it, but
+// keeps the last of two equal keys and matches keys whatever their case, so a proxy or a
+// log could have read another message than we did. A key is spelled plainly, without escapes.
+func checkKeys(value []byte) error {
+	var open []map[string]bool // the keys of each open object; nil for an array
+	key := false               // a string that comes now is a key
+	for i := 0; i < len(value); i++ {
+		switch value[i] {
+		case '{':
+			open, key = append(open, map[string]bool{}), true
+		case '[':
+			open, key = append(open, nil), false
+		case '}', ']':
+			open = open[:len(open)-1]
+		case ',':
+			key = open[len(open)-1] != nil
+		case ':':
+			key = false
+		case '"':
+			begin := i + 1
+			for i = begin; value[i] != '"'; i++ {
+				if value[i] == '\\' {
+					i++
+				}
 			}
-			if stack[top].keys[key] {
-				return fmt.Errorf("key %q appears twice", key)
+			if !key {
+				continue
 			}
-			stack[top].keys[key] = true
-			stack[top].wantKey = false
-			continue
+			name := string(value[begin:i])
+			if strings.Trim(name, keyLetters) != "" {
+				return fmt.Errorf("key %q is not lower case", name)
+			}
+			if open[len(open)-1][name] {
+				return fmt.Errorf("key %q appears twice", name)
+			}
+			open[len(open)-1][name] = true
 		}
-		if top >= 0 && stack[top].object {
-			stack[top].wantKey = true // what follows this value is a key or the end
-		}
-		switch t {
-		case json.Delim('{'):
-			stack = append(stack, frame{object: true, wantKey: true, keys: map[string]bool{}})
-		case json.Delim('['):
-			stack = append(stack, frame{})
-		case json.Delim('}'), json.Delim(']'):
-			stack = stack[:top]
-		}
-		if len(stack) > maxDepth {
+		if len(open) > maxDepth {
 			return errors.New("nested too deeply")
 		}
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("trailing bytes after the JSON value")
 	}
 	return nil
 }

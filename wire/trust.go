@@ -156,12 +156,12 @@ func (s SignedBundle) parse() (Bundle, error) {
 	if len(s.Bundle) > MaxBundle || len(s.Signatures) > 2*maxListed {
 		return Bundle{}, ErrTooLarge
 	}
-	if err := checkKeys(s.Bundle); err != nil {
-		return Bundle{}, fmt.Errorf("trust bundle: %w", err)
-	}
 	var b Bundle
 	if err := json.Unmarshal(s.Bundle, &b); err != nil {
 		return Bundle{}, fmt.Errorf("trust bundle: not the expected JSON: %w", err)
+	}
+	if err := checkKeys(s.Bundle); err != nil {
+		return Bundle{}, fmt.Errorf("trust bundle: %w", err)
 	}
 	return b, nil
 }

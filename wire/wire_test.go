@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -13,6 +14,9 @@ func TestDecodeAcceptsOnlyOneReading(t *testing.T) {
 		"duplicate key":     `{"ticket":"a","ticket":"b"}`,
 		"other case":        `{"ticket":"a","Ticket":"b"}`,
 		"folds to another":  `{"serial":"a","ſerial":"b"}`,
+		"an escaped key":    `{"\u0074icket":"a"}`,
+		"a string's end":    `{"ticket":"\\\"","ticket":"b"}`,
+		"after an array":    `{"ek_certificates":["\"AQ==","Ag=="],"ticket":"a","ticket":"b"}`,
 		"nested duplicate":  `{"message":{"a":1,"a":2}}`,
 		"trailing value":    `{"ticket":"a"} {"ticket":"b"}`,
 		"trailing garbage":  `{"ticket":"a"}x`,
@@ -105,6 +109,20 @@ func TestPermissionRefusesDamage(t *testing.T) {
 		}
 		if len(text) > 40 && strings.Contains(err.Error(), strings.Split(text+"...", ".")[2]) && strings.Split(text+"...", ".")[2] != "" {
 			t.Errorf("%s: the error repeats the secret: %v", name, err)
+		}
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	body, err := json.Marshal(Envelope{Message: []byte(`{"ek_public":"` + strings.Repeat("QUJD", 1000) + `"}`), Statement: make([]byte, 150), Signature: make([]byte, 72)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		var e Envelope
+		if err := DecodeBytes(body, &e); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
