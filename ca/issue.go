@@ -22,7 +22,7 @@ type job struct {
 	Request
 	id          identity
 	issuer      *issuer
-	placement   profile.Placement
+	wanted      profile.Leaf // by the half of the profile that did not build the template
 	template    *x509.Certificate
 	rehearsed   []byte             // DER, signed by a throw-away key
 	row         record.Certificate // the intent, then the result
@@ -218,7 +218,7 @@ func (j *job) lookAgain() (err error) {
 	if !bytes.Equal(j.signed.RawTBSCertificate, j.row.TBS) {
 		return errors.New("the signer signed something else than was asked")
 	}
-	if j.certificate, err = profile.Check(j.Profile, j.Content, j.placement, j.signed.Raw); err != nil {
+	if j.certificate, err = j.wanted.Check(j.signed.Raw); err != nil {
 		return err
 	}
 	return profile.CheckSignature(j.certificate, j.issuer.Certificate)

@@ -30,12 +30,15 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 		return err
 	}
 	now := a.now().UTC()
-	j.placement = a.placement(j, shard, now)
-	if j.template, err = profile.Template(j.Profile, j.Content, j.placement); err != nil {
+	placement := a.placement(j, shard, now)
+	if j.template, err = profile.Template(j.Profile, j.Content, placement); err != nil {
+		return err
+	}
+	if j.wanted, err = profile.Expect(j.Profile, j.Content, placement); err != nil {
 		return err
 	}
 	j.row = record.Certificate{
-		Issuer: j.issuer.Name, Serial: profile.SerialText(j.placement.Serial),
+		Issuer: j.issuer.Name, Serial: profile.SerialText(placement.Serial),
 		Profile: string(j.Profile), Device: j.Device, Operator: j.id.operator,
 		Subject: j.template.Subject.String(), Shard: shard, Key: j.id.key, KeyAlgorithm: profile.KeyAlgorithm(j.Content.Key),
 		NotBefore: j.template.NotBefore, NotAfter: j.template.NotAfter,
@@ -51,7 +54,7 @@ func (a *Authority) lint(j *job) error {
 	if err := a.lints.check(string(j.Profile), j.rehearsed); err != nil {
 		return err
 	}
-	prepared, err := profile.Check(j.Profile, j.Content, j.placement, j.rehearsed)
+	prepared, err := j.wanted.Check(j.rehearsed)
 	if err != nil {
 		return err
 	}

@@ -20,15 +20,34 @@ import (
 // extension a second time, from the standards, in the one form that DER allows. What it
 // was not told to expect, it refuses.
 
-// Check reads a certificate's DER as a stranger would and returns it if it is exactly
-// the certificate of this kind, content and placement. It does not look at the
-// signature; see CheckSignature.
-func Check(k Kind, c Content, p Placement, der []byte) (*x509.Certificate, error) {
+// Leaf is what a leaf certificate must be, down to the byte.
+type Leaf struct {
+	kind   Kind
+	wanted wanted
+}
+
+// Expect writes down what the certificate of this kind, content and placement must be.
+func Expect(k Kind, c Content, p Placement) (Leaf, error) {
 	w, err := leafWanted(k, c, p)
-	if err == nil {
-		err = w.hold(der)
+	if err != nil {
+		err = fmt.Errorf("the %s certificate cannot be: %w", k, err)
 	}
-	return read(string(k), der, err)
+	return Leaf{k, w}, err
+}
+
+// Check reads a certificate's DER as a stranger would and returns it if it is exactly
+// what was expected. It does not look at the signature; see CheckSignature.
+func (l Leaf) Check(der []byte) (*x509.Certificate, error) {
+	return read(string(l.kind), der, l.wanted.hold(der))
+}
+
+// Check is Expect and Leaf.Check.
+func Check(k Kind, c Content, p Placement, der []byte) (*x509.Certificate, error) {
+	l, err := Expect(k, c, p)
+	if err != nil {
+		return nil, err
+	}
+	return l.Check(der)
 }
 
 // CheckAuthority is Check for a CA certificate.
@@ -268,7 +287,7 @@ func (w *wanted) add(id string, critical bool, value []byte) {
 }
 
 // hold walks a certificate (RFC 5280 §4.1) and compares it with what is wanted.
-func (w *wanted) hold(der []byte) error {
+func (w wanted) hold(der []byte) error {
 	in := cryptobyte.String(der)
 	var cert, tbs, inner, outer, issuer, validity, subject, key, extensions cryptobyte.String
 	var signature []byte

@@ -162,12 +162,25 @@ func (s *Store) OpenIntents(ctx context.Context) ([]record.Certificate, error) {
 }
 
 // IssuedFor looks among the device's, or else the operator's or the installation's own.
+// It finds before it reads: who asks the first time has none.
 func (s *Store) IssuedFor(ctx context.Context, device, operator, profile string, key [32]byte) (record.Certificate, error) {
-	const good = " AND c.profile = ? AND c.key = ? AND c.issued IS NOT NULL AND c.revoked IS NULL ORDER BY c.seq DESC LIMIT 1"
+	whose, name := "c.device = (SELECT seq FROM devices WHERE id = ?)", any(device)
+	if device == "" {
+		whose, name = "c.device IS NULL AND c.operator IS ?", engine.OrNull(operator)
+	}
+	where := " WHERE " + whose + " AND c.profile = ? AND c.key = ? AND c.issued IS NOT NULL AND c.revoked IS NULL ORDER BY c.seq DESC LIMIT 1"
+	var seq *int64
+	err := s.db.Read(ctx, func(c *engine.Conn) (err error) {
+		seq, err = engine.First(c, engine.Number, "SELECT c.seq FROM certificates c"+where, name, profile, key[:])
+		return err
+	})
+	if err == nil && seq == nil {
+		err = fmt.Errorf("certificate: %w", record.ErrNotFound)
+	}
+	if err != nil {
+		return record.Certificate{}, err
+	}
 	return engine.Get(ctx, s.db, "certificate", func(c *engine.Conn) (*record.Certificate, error) {
-		if device != "" {
-			return engine.First(c, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.device = (SELECT seq FROM devices WHERE id = ?)"+good, device, profile, key[:])
-		}
-		return engine.First(c, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.device IS NULL AND c.operator IS ?"+good, engine.OrNull(operator), profile, key[:])
+		return engine.First(c, rows.ScanCertificate, rows.SelectCertificate+where, name, profile, key[:])
 	})
 }
