@@ -57,6 +57,10 @@ func (s *Service) Publish(ctx context.Context, shards ...record.Shard) error {
 		}
 		failed = errors.Join(failed, err)
 	}
+	select {
+	case s.published <- struct{}{}:
+	default:
+	}
 	return failed
 }
 

@@ -94,6 +94,7 @@ type Service struct {
 	certificates map[string][]byte      // DER by file name, issuers and roots
 	answers      answers
 	wake         chan struct{} // tells Run that a publication failed
+	published    chan struct{} // tells the feed that one succeeded
 
 	mu     sync.Mutex
 	shards map[record.Shard]*shard
@@ -124,7 +125,7 @@ func New(c Config) (*Service, error) {
 		store: c.Store, responder: c.Responder, base: base, now: c.Now, log: c.Log,
 		issuers: map[string]*issuer{}, byHash: map[string]*issuer{},
 		rootLists: map[record.Shard]*list{}, certificates: map[string][]byte{},
-		wake: make(chan struct{}, 1), shards: map[record.Shard]*shard{},
+		wake: make(chan struct{}, 1), published: make(chan struct{}, 1), shards: map[record.Shard]*shard{},
 	}
 	for _, i := range c.Issuers {
 		if err := s.addIssuer(i); err != nil {
@@ -212,6 +213,23 @@ func (s *Service) Oldest() time.Time {
 		}
 	}
 	return oldest
+}
+
+// Published is sent to after a publication: what was changed before it can be announced.
+func (s *Service) Published() <-chan struct{} { return s.published }
+
+// Shows is the number of the last change (record.Changes) that the shard's list, as it
+// is served here, knows; 0 if there is none yet.
+func (s *Service) Shows(name record.Shard) int64 {
+	s.mu.Lock()
+	sh := s.shards[name]
+	s.mu.Unlock()
+	if sh != nil {
+		if l := sh.newest.Load(); l != nil {
+			return l.Shows
+		}
+	}
+	return 0
 }
 
 func (s *Service) known() []*shard {

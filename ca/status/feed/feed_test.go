@@ -1,0 +1,480 @@
+package feed
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/status"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/denylist"
+)
+
+// site is a record, the service that publishes its lists, and a feed over both, served.
+type site struct {
+	testing.TB
+	store   *sqlite.Store
+	status  *status.Service
+	feed    *Feed
+	server  *httptest.Server
+	roots   *x509.CertPool
+	devices int
+}
+
+func newSite(t testing.TB) *site {
+	s := &site{TB: t, roots: x509.NewCertPool()}
+	var err error
+	s.store, err = sqlite.Create(t.Context(), filepath.Join(t.TempDir(), "hallmark.db"), sqlite.Options{})
+	s.must(err)
+	t.Cleanup(func() { s.store.Close() })
+	rootKey, key, ocspKey := s.key(), s.key(), s.key()
+	root := s.certify("Root", true, nil, rootKey, rootKey)
+	issuer := s.certify("Issuer", true, root, key, rootKey)
+	responder := s.certify("OCSP", false, issuer, ocspKey, key)
+	s.roots.AddCert(root)
+	sign := func(context.Context, string) (*x509.Certificate, crypto.Signer, error) {
+		return responder, ocspKey, nil
+	}
+	s.status, err = status.New(status.Config{Store: s.store, BaseURL: "http://pki.example", Now: time.Now, Responder: sign,
+		Issuers: []status.Issuer{{Name: "operational", Certificate: issuer, Signer: key}}})
+	s.must(err)
+	s.feed, err = New(t.Context(), Config{Store: s.store, Lists: s.status, Responder: sign, Now: time.Now,
+		Issuers: map[string]*x509.Certificate{"operational": issuer}})
+	s.must(err)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { s.feed.Run(ctx); close(done) }()
+	s.server = httptest.NewServer(s.feed.Handler())
+	t.Cleanup(func() { stop(); <-done; s.server.Close() })
+	return s
+}
+
+func (s *site) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *site) key() *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	s.must(err)
+	return key
+}
+
+func (s *site) certify(name string, ca bool, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
+	x := &x509.Certificate{Subject: pkix.Name{CommonName: name}, SerialNumber: big.NewInt(mathrand.Int64()), IsCA: ca, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 1, 0), SubjectKeyId: []byte(name)}
+	if ca {
+		x.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	} else {
+		x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
+	}
+	if parent == nil {
+		parent = x
+	}
+	der, err := x509.CreateCertificate(rand.Reader, x, parent, key.Public(), by)
+	s.must(err)
+	c, err := x509.ParseCertificate(der)
+	s.must(err)
+	return c
+}
+
+func note(verb string) record.Event {
+	return record.Event{Time: time.Now(), Actor: "host", Verb: verb}
+}
+
+// device records a device with certificates, one to each place in a shard of 16.
+func (s *site) device(certificates int) (id string, serials []string) {
+	s.Helper()
+	s.devices++
+	id = fmt.Sprint("device-", s.devices)
+	now := time.Now()
+	_, err := s.store.Admit(s.Context(), record.Query{}, func(record.View) (record.Admission, error) {
+		return record.Admission{Device: record.Device{ID: id, Model: record.DefaultModel, Lot: record.DefaultLot, Serial: id, State: record.StateActive,
+			EKs:    []record.EK{{Fingerprint: [32]byte{byte(s.devices), byte(s.devices >> 8)}, Name: []byte(id), Public: []byte(id)}},
+			AKName: []byte(id), AKPublic: []byte(id), Enrolled: now, Seen: now}, Event: note("device.enrolled")}, nil
+	})
+	s.must(err)
+	for range certificates {
+		serials = append(serials, s.issue(id))
+	}
+	return id, serials
+}
+
+func (s *site) issue(device string) string {
+	s.Helper()
+	shard, _, err := s.store.ReserveShard(s.Context(), "operational", 1, 16)
+	s.must(err)
+	var b [16]byte
+	rand.Read(b[:])
+	b[0] = b[0]&0x3f | 0x40
+	c := record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%x", b), Profile: record.ProfileLDevID, Device: device, Subject: "CN=" + device,
+		Shard: shard, NotBefore: time.Now(), NotAfter: time.Now().AddDate(0, 1, 0), TBS: []byte{0x30, 0}, Intended: time.Now()}
+	s.must(s.store.Intend(s.Context(), []record.Certificate{c}))
+	c.DER, c.Issued = []byte{0x30, 0}, time.Now()
+	s.must(s.store.Complete(s.Context(), []record.Certificate{c}, note("certificate.issued")))
+	return c.Serial
+}
+
+// reader follows the stream.
+type reader struct {
+	*site
+	body    io.Closer
+	lines   *bufio.Scanner
+	number  int64 // of the last event
+	current int64 // up to which all is told
+}
+
+func (s *site) follow(after int64) *reader {
+	s.Helper()
+	request, err := http.NewRequest("GET", s.server.URL+wire.PathChanges+"?after=0", nil)
+	s.must(err)
+	request.Header.Set("Last-Event-ID", fmt.Sprint(after)) // which counts more
+	r, err := http.DefaultClient.Do(request)
+	s.must(err)
+	if r.StatusCode != http.StatusOK || r.Header.Get("Content-Type") != wire.StreamType {
+		text, _ := io.ReadAll(r.Body)
+		s.Fatalf("follow after %d: %s %s", after, r.Status, text)
+	}
+	s.Cleanup(func() { r.Body.Close() })
+	return &reader{s, r.Body, bufio.NewScanner(r.Body), after, -1}
+}
+
+// next gives one event; an empty name at the end.
+func (r *reader) next() (name string, data []byte) {
+	r.Helper()
+	for r.lines.Scan() {
+		key, value, _ := strings.Cut(r.lines.Text(), ": ")
+		switch key {
+		case "event":
+			name = value
+		case "id":
+			fmt.Sscan(value, &r.number)
+		case "data":
+			data = []byte(value)
+		case "":
+			if name != "" {
+				return name, data
+			}
+		}
+	}
+	return "", nil
+}
+
+// until reads the changes to the event that says that all up to number is told.
+func (r *reader) until(number int64) (all []wire.Change) {
+	r.Helper()
+	for r.current < number {
+		switch name, data := r.next(); name {
+		case wire.EventChange:
+			c, err := wire.DecodeChange(data)
+			r.must(err)
+			all = append(all, c)
+		case wire.EventCurrent:
+			p, err := wire.DecodePosition(data)
+			r.must(err)
+			if p.Number != r.number {
+				r.Errorf("position %d under the id %d", p.Number, r.number)
+			}
+			r.current = p.Number
+		default:
+			r.Fatalf("the stream ended, or has an event %q", name)
+		}
+	}
+	return all
+}
+
+func (s *site) last() int64 {
+	n, err := s.store.LastChange(s.Context())
+	s.must(err)
+	return n
+}
+
+func (s *site) get(path string) []byte {
+	s.Helper()
+	r, err := http.Get(s.server.URL + wire.PathFeed + "/" + path)
+	s.must(err)
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	s.must(err)
+	if r.StatusCode != http.StatusOK {
+		s.Fatalf("%s: %s %s", path, r.Status, body)
+	}
+	return body
+}
+
+// listed are the serial numbers on all CRLs as they are served.
+func (s *site) listed() (serials []string) {
+	shards, err := s.store.Shards(s.Context(), "operational", time.Now())
+	s.must(err)
+	for _, shard := range shards {
+		w := httptest.NewRecorder()
+		s.status.Handler().ServeHTTP(w, httptest.NewRequest("GET", fmt.Sprintf("/crl/operational/%d.crl", shard.Number), nil))
+		l, err := x509.ParseRevocationList(w.Body.Bytes())
+		s.must(err)
+		for _, e := range l.RevokedCertificateEntries {
+			serials = append(serials, fmt.Sprintf("%032x", e.SerialNumber))
+		}
+	}
+	slices.Sort(serials)
+	return serials
+}
+
+func TestAChangeIsAnnouncedWhenItsListIsOut(t *testing.T) {
+	s := newSite(t)
+	id, serials := s.device(2)
+	r := s.follow(0)
+	r.until(0)
+	for _, step := range []struct {
+		status string
+		do     func() error
+	}{
+		{wire.StatusHold, func() error { _, err := s.status.Suspend(t.Context(), id, note("x")); return err }},
+		{wire.StatusGood, func() error { _, err := s.status.Restore(t.Context(), id, note("x")); return err }},
+		{wire.StatusRevoked, func() error {
+			_, err := s.status.Revoke(t.Context(), id, record.ReasonKeyCompromise, "", note("x"))
+			return err
+		}},
+	} {
+		begin := time.Now()
+		s.must(step.do())
+		told := r.until(s.last())
+		if len(told) != 2 || told[0].Status != step.status || told[1].Status != step.status || told[0].Device != "default:"+id {
+			t.Fatalf("%s: %+v", step.status, told)
+		}
+		want := map[bool]int{true: 2, false: 0}[told[0].Denied()]
+		if got := s.listed(); len(got) != want {
+			t.Errorf("%s is told, and the lists have %d entries", step.status, len(got))
+		}
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("%s reached its follower after %v", step.status, took)
+		}
+	}
+	if told := s.follow(0).until(s.last()); len(told) != 2 || told[0].Status != wire.StatusRevoked || !slices.Contains(serials, told[0].Serial) {
+		t.Errorf("who comes later is told %+v", told)
+	}
+}
+
+// A process that dies between recording and publishing must not leave the world
+// uninformed, nor must a caller that forgets.
+func TestWhatNobodyPublishedIsPublished(t *testing.T) {
+	s := newSite(t)
+	id, serials := s.device(1)
+	r := s.follow(0)
+	_, err := s.store.Suspend(t.Context(), id, time.Now(), note("x"))
+	s.must(err)
+	if told := r.until(s.last()); len(told) != 1 || told[0].Serial != serials[0] {
+		t.Errorf("%+v", told)
+	}
+	if got := s.listed(); !slices.Equal(got, serials) {
+		t.Errorf("on the lists: %v", got)
+	}
+}
+
+// Whatever happens, and however often a follower loses its connection: it, the
+// deny-list, the filter, the CRLs and the record are of one opinion.
+func TestOneOpinion(t *testing.T) {
+	s := newSite(t)
+	seed := mathrand.Uint64()
+	t.Logf("seed %d", seed)
+	random := mathrand.New(mathrand.NewPCG(seed, 0))
+	var devices []string
+	for range 12 {
+		id, _ := s.device(1 + random.IntN(3))
+		devices = append(devices, id)
+	}
+	known := map[string]bool{}
+	r := s.follow(0)
+	hear := func() {
+		for _, c := range r.until(s.last()) {
+			if known[c.Serial] = true; !c.Denied() {
+				delete(known, c.Serial)
+			}
+		}
+	}
+	for range 60 {
+		id := devices[random.IntN(len(devices))]
+		var err error
+		switch random.IntN(7) {
+		case 0, 1, 2:
+			_, err = s.status.Suspend(t.Context(), id, note("x"))
+		case 3, 4:
+			_, err = s.status.Restore(t.Context(), id, note("x"))
+		case 5:
+			_, err = s.status.Revoke(t.Context(), id, record.ReasonSuperseded, "", note("x"))
+		case 6:
+			r.body.Close()
+			r = s.follow(r.number)
+		}
+		if err != nil && !errors.Is(err, record.ErrConflict) {
+			t.Fatal(err)
+		}
+		if random.IntN(3) == 0 {
+			hear()
+		}
+	}
+	hear()
+	s.compare(slices.Sorted(maps.Keys(known)))
+}
+
+func (s *site) compare(known []string) {
+	s.Helper()
+	want := map[string]bool{}
+	all := map[string]bool{}
+	_, err := s.store.Standing(s.Context(), "operational", time.Now(), func(serial string, denied bool) {
+		if all[serial] = denied; denied {
+			want[serial] = true
+		}
+	})
+	s.must(err)
+	if !slices.Equal(known, slices.Sorted(maps.Keys(want))) {
+		s.Errorf("the follower knows %v, the record %v", known, want)
+	}
+	if got := s.listed(); !slices.Equal(got, known) {
+		s.Errorf("the CRLs list %v, not %v", got, known)
+	}
+	time.Sleep(denyListEvery)
+	list, err := denylist.OpenList(s.get("operational"), s.roots, time.Now())
+	s.must(err)
+	filter, err := denylist.OpenFilter(s.get("operational/filter"), s.roots, time.Now())
+	s.must(err)
+	if list.Number != s.last() || filter.Number != s.last() || list.Len() != len(want) || int(filter.Issued) != len(all) {
+		s.Errorf("list %d with %d, filter %d over %d; the record is at %d with %d of %d", list.Number, list.Len(), filter.Number, filter.Issued, s.last(), len(want), len(all))
+	}
+	for text, denied := range all {
+		serial, err := denylist.ParseSerial(text)
+		s.must(err)
+		if _, got := list.Lookup(serial); got != denied {
+			s.Errorf("the deny-list says %v of %s, the record %v", got, text, denied)
+		}
+		if got := filter.Lookup(serial, filter.Until); (got == denylist.Denied) != denied {
+			s.Errorf("the filter says %v of %s, the record %v", got, text, denied)
+		}
+		if filter.Lookup(serial, time.Now()) != denylist.NotCovered {
+			s.Error("the filter covers what may not have been on record when it was made")
+		}
+	}
+}
+
+func TestDocumentsAreFetchedAgainOnlyIfTheyChanged(t *testing.T) {
+	s := newSite(t)
+	id, _ := s.device(1)
+	ask := func(tag string) *http.Response {
+		request, _ := http.NewRequest("GET", s.server.URL+wire.PathFeed+"/operational", nil)
+		request.Header.Set("If-None-Match", tag)
+		r, err := http.DefaultClient.Do(request)
+		s.must(err)
+		r.Body.Close()
+		return r
+	}
+	tag := ask("").Header.Get("ETag")
+	if r := ask(tag); tag == "" || r.StatusCode != http.StatusNotModified {
+		t.Error(r.Status)
+	}
+	_, err := s.status.Suspend(t.Context(), id, note("x"))
+	s.must(err)
+	time.Sleep(denyListEvery)
+	if r := ask(tag); r.StatusCode != http.StatusOK || r.Header.Get("ETag") == tag || r.Header.Get("Content-Type") != wire.DenyListType {
+		t.Error(r.Status, r.Header)
+	}
+	if l, err := denylist.OpenList(s.get("operational"), s.roots, time.Now()); err != nil || l.Len() != 1 {
+		t.Error(l, err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := newSite(t)
+	id, _ := s.device(1)
+	_, err := s.status.Suspend(t.Context(), id, note("x"))
+	s.must(err)
+	s.must(s.store.SkipChanges(t.Context(), 1_000_000))
+	_, err = s.status.Restore(t.Context(), id, note("x"))
+	s.must(err)
+	s.follow(s.last()).until(s.last())
+	for _, c := range []struct {
+		path   string
+		status int
+		code   string
+	}{
+		{"/v1/feed/changes", 400, wire.CodeMalformed}, {"/v1/feed/changes?after=x", 400, wire.CodeMalformed}, {"/v1/feed/changes?after=-1", 400, wire.CodeMalformed},
+		{"/v1/feed/changes?after=1", 410, wire.CodeFeedGone},       // far behind
+		{"/v1/feed/changes?after=9000000", 410, wire.CodeFeedGone}, // of a past that was undone
+		{"/v1/feed/", 404, wire.CodeNotFound}, {"/v1/feed/manufacturing", 404, wire.CodeNotFound}, {"/v1/feed/operational/other", 404, wire.CodeNotFound},
+	} {
+		r, err := http.Get(s.server.URL + c.path)
+		s.must(err)
+		text, _ := io.ReadAll(r.Body)
+		r.Body.Close()
+		if r.StatusCode != c.status || !bytes.Contains(text, []byte(`"code":"`+c.code+`"`)) {
+			t.Errorf("%s: %s %s", c.path, r.Status, text)
+		}
+	}
+	s.store.Close()
+	for _, path := range []string{"/v1/feed/operational", "/v1/feed/changes?after=9000000"} {
+		if r, err := http.Get(s.server.URL + path); err != nil || r.StatusCode != 503 || r.Header.Get("Retry-After") == "" {
+			t.Error(path, r.Status, err)
+		}
+	}
+}
+
+// A follower that reads nothing is dropped; the others do not notice.
+func TestSlowFollowerIsDropped(t *testing.T) {
+	s := newSite(t)
+	slow, err := net.Dial("tcp", s.server.Listener.Addr().String())
+	s.must(err)
+	defer slow.Close()
+	slow.(*net.TCPConn).SetReadBuffer(1)
+	fmt.Fprintf(slow, "GET %s?after=0 HTTP/1.1\r\nHost: x\r\n\r\n", wire.PathChanges)
+	quick := s.follow(0)
+	quick.until(0)
+	for s.feed.Followers() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	page := make([]record.Change, 1000)
+	for n := range 300 {
+		for i := range page {
+			page[i] = record.Change{Number: int64(n*1000 + i + 1), Issuer: "operational", Serial: strings.Repeat("4a", 16), Device: "default:x", NotAfter: time.Now()}
+		}
+		s.must(s.feed.announce(page))
+		quick.until(page[len(page)-1].Number)
+	}
+	if n := s.feed.Followers(); n != 1 {
+		t.Errorf("%d followers", n)
+	}
+}
+
+func TestFollowersAreBoundedAndLetGo(t *testing.T) {
+	s := newSite(t)
+	r := s.follow(0)
+	r.until(0)
+	s.feed.stop()
+	if name, _ := r.next(); name != "" {
+		t.Error("the stream goes on after the end")
+	}
+	if w, err := http.Get(s.server.URL + wire.PathChanges + "?after=0"); err != nil || w.StatusCode != http.StatusServiceUnavailable {
+		t.Error(w.Status, err)
+	}
+}
