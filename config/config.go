@@ -58,6 +58,10 @@ type Config struct {
 	// changes new shards only. At 16384 a list stays under 1 MiB, the smallest limit known
 	// among gateways, even with every certificate revoked. Default: 16384.
 	CRLShardCapacity int64 `yaml:"crl_shard_capacity"`
+	// PublicFeed serves the signed deny-list and filter on the status listener too, to
+	// anyone who asks. Like the CRLs there they name certificates by number alone, but a
+	// filter also tells how many devices hold one. Default: false.
+	PublicFeed bool `yaml:"public_feed"`
 	// Log says what is logged, to standard error.
 	Log Log `yaml:"log"`
 

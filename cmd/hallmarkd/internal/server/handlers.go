@@ -3,6 +3,8 @@ package server
 import (
 	"crypto/sha256"
 	"log/slog"
+	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin"
@@ -37,8 +39,23 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	h.handlers = handlers{
 		devices:   native.Handler(h.devices, nativeConfig(in, log)),
 		operators: administration.Handler(),
-		status:    h.status.Handler(),
+		status:    h.public(in.Config.PublicFeed),
 		metrics:   h.metrics.handler(),
 	}
 	return nil
+}
+
+// public is what anyone may fetch over plain HTTP.
+func (h *house) public(withFeed bool) http.Handler {
+	lists, documents := h.status.Handler(), h.feed.Documents()
+	if !withFeed {
+		return lists
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, wire.PathFeed+"/") {
+			documents.ServeHTTP(w, r)
+			return
+		}
+		lists.ServeHTTP(w, r)
+	})
 }

@@ -95,6 +95,7 @@ func (h *house) run(ctx context.Context, in *installation.Installation, version 
 	defer stop()
 	var background sync.WaitGroup
 	background.Go(func() { h.status.Run(ctx) })
+	background.Go(func() { h.feed.Run(ctx) })
 	failed := make(chan error, len(all))
 	servers := make([]*http.Server, len(all))
 	for i, l := range all {
@@ -176,8 +177,12 @@ func guard(l listener, log *slog.Logger) http.Handler {
 			json.NewEncoder(w).Encode(wire.Problem{Status: http.StatusInternalServerError, Code: wire.CodeInternal,
 				Detail: "the server made an error; it is in its log"})
 		}()
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-		defer cancel()
+		ctx := r.Context()
+		if r.URL.Path != wire.PathChanges { // a stream has no end
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+			defer cancel()
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, l.maxBody)
 		l.handler.ServeHTTP(w, r.WithContext(ctx))
 	})

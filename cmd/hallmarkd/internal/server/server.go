@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/status"
+	"github.com/hallmark-pki/hallmark/ca/status/feed"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/config"
 	"github.com/hallmark-pki/hallmark/provisioner"
@@ -63,6 +65,7 @@ func collectSeldom() {
 type house struct {
 	authority *publisher
 	status    *status.Service
+	feed      *feed.Feed
 	devices   *provisioner.Service
 	own       *own
 	makers    *makers
@@ -81,15 +84,21 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 		return nil, err
 	}
 	h := &house{authority: &publisher{Authority: authority}, makers: &makers{store: store, log: log}}
+	responders := newResponders(in, h.authority, log)
 	h.status, err = status.New(status.Config{
 		Store: store, Issuers: statusIssuers(in), Roots: in.Roots, BaseURL: in.Config.Public.Status,
-		Responder: newResponders(in, h.authority, log).get, Now: time.Now, Log: log,
+		Responder: responders.get, Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	h.authority.status = h.status // each needs the other: the responders' certificates are the CA's
 	if err := h.status.Publish(ctx, void...); err != nil {
+		return nil, err
+	}
+	if h.feed, err = feed.New(ctx, feed.Config{
+		Store: store, Lists: h.status, Issuers: operational(in), Responder: responders.get, Now: time.Now, Log: log,
+	}); err != nil {
 		return nil, err
 	}
 	h.own = &own{request: serverRequest(in), authority: h.authority, log: log}
@@ -140,6 +149,17 @@ func statusIssuers(in *installation.Installation) []status.Issuer {
 	var all []status.Issuer
 	for _, i := range in.Issuers {
 		all = append(all, status.Issuer{Name: i.Name, Certificate: i.Certificate, Signer: i.Signer})
+	}
+	return all
+}
+
+// operational are the issuers that relying parties accept, by name.
+func operational(in *installation.Installation) map[string]*x509.Certificate {
+	all := map[string]*x509.Certificate{}
+	for _, i := range in.Issuers {
+		if profile.LineOf(i.Name) == profile.Operational {
+			all[i.Name] = i.Certificate
+		}
 	}
 	return all
 }
