@@ -92,8 +92,10 @@ const attempts = 3
 // agent is one run: a locked state folder, an opened TPM and a server.
 type agent struct {
 	Options
-	dir    *state.Dir
-	set    state.Set
+	dir *state.Dir
+	set state.Set
+	// behind: the set is not the newest, which could not be read.
+	behind bool
 	keys   keys.Holder
 	birth  keys.Key
 	client *client.Client
@@ -137,6 +139,9 @@ func (e *OtherBoardError) Unwrap() error { return e.problem }
 
 // sameKeys makes sure that the certificates on file are for the keys that were opened.
 func (a *agent) sameKeys() error {
+	if len(a.set.IDevID) == 0 {
+		return nil // it is lost, and will be fetched again
+	}
 	leaf, err := x509.ParseCertificate(a.set.IDevID[0])
 	if err != nil {
 		return fmt.Errorf("the IDevID certificate on file: %w", err)

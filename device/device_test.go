@@ -3,6 +3,7 @@ package device_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -30,6 +31,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
+	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -40,14 +42,24 @@ type unit struct {
 	dir  string
 	now  func() time.Time
 	said []string
+	// key says where the keys are, if not in the chip; lot is where it enrols.
+	key, lot string
 }
 
 func (i *installation) unit(t testing.TB) *unit {
 	return &unit{installation: i, chip: i.chip(t), dir: filepath.Join(t.TempDir(), "state")}
 }
 
+func (u *unit) ticket(t testing.TB) *wire.Permission {
+	return u.ticketIn(t, cmp.Or(u.lot, record.DefaultLot))
+}
+
 func (u *unit) options() device.Options {
-	return device.Options{State: u.dir, TPM: u.chip.Spec(), Now: u.now, Report: func(line string) { u.said = append(u.said, line) }}
+	o := device.Options{State: u.dir, Key: u.key, Now: u.now, Report: func(line string) { u.said = append(u.said, line) }}
+	if u.chip != nil {
+		o.TPM = u.chip.Spec()
+	}
+	return o
 }
 
 func (u *unit) enrol(t testing.TB, ticket *wire.Permission, serial string) (device.Result, error) {

@@ -47,6 +47,9 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	case errors.Is(err, state.ErrEmpty):
 	case err != nil:
 		a.report("%v; enrolling again", err)
+	case len(set.IDevID) == 0:
+		a.report("the IDevID certificate is lost; asking for it again")
+		e.image, a.set.Settings = set, state.Settings{TPM: set.TPM, Key: set.Key}
 	default:
 		if damaged != nil {
 			a.report("%v; using the state before it", damaged)

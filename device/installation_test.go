@@ -123,7 +123,7 @@ func install(t testing.TB, nonceMode bool) *installation {
 		Store: store, Authority: must[*ca.Authority](t)(ca.New(config)), Suspender: suspender{store, now}, Verifier: attest.Verifiers{
 			attest.KindTPM2: tpm2.New(func() *vendorca.Set { return makers }, true), attest.KindSoftKey: softkey.Verifier{}},
 		Sessions: must[*session.Keeper](t)(session.New(secret)), Permissions: permissions,
-		Issuers: profile.Pins{profile.Manufacturing: by[profile.Manufacturing].Certificate, profile.Operational: by[profile.Operational].Certificate},
+		Issuers:     profile.Pins{profile.Manufacturing: by[profile.Manufacturing].Certificate, profile.Operational: by[profile.Operational].Certificate},
 		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Now: now, Log: slog.New(slog.DiscardHandler),
 	}))
 	i := &installation{store: store, permissions: permissions, root: by[profile.Infrastructure].Root, operational: by[profile.Operational].Root,
@@ -158,11 +158,13 @@ func serverCertificate(issuer ca.Founded, now time.Time) (tls.Certificate, error
 	return tls.Certificate{Certificate: [][]byte{der, issuer.Certificate.Raw}, PrivateKey: key}, err
 }
 
-func (i *installation) ticket(t testing.TB) *wire.Permission {
+func (i *installation) ticket(t testing.TB) *wire.Permission { return i.ticketIn(t, record.DefaultLot) }
+
+func (i *installation) ticketIn(t testing.TB, lot string) *wire.Permission {
 	t.Helper()
 	p := &wire.Permission{Kind: wire.KindTicket, ID: i.permissions.NewID(), Server: i.url, Root: sha256.Sum256(i.root.Raw)}
 	p.Secret = i.permissions.Secret(p.Kind, p.ID)
-	err := i.store.CreateTickets(t.Context(), []record.Ticket{{ID: p.ID, Lot: record.DefaultLot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}},
+	err := i.store.CreateTickets(t.Context(), []record.Ticket{{ID: p.ID, Lot: lot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}},
 		record.Event{Time: time.Now(), Actor: "test", Verb: "ticket.created"})
 	if err != nil {
 		t.Fatal(err)

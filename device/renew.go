@@ -23,7 +23,9 @@ import (
 func Renew(ctx context.Context, o Options) (Result, error) {
 	var shown string
 	r, err := o.withServer(func(a *agent) (err error) {
-		shown, err = a.renew(ctx)
+		if err = a.settle(ctx); err == nil {
+			shown, err = a.renew(ctx)
+		}
 		return err
 	})
 	r.Shown = shown
@@ -37,7 +39,12 @@ var ErrUseless = errors.New("the working certificate is of no use")
 // Poll asks the server when to renew, and by that shows it, and learns, that the identity
 // works. It fails with ErrUseless if only a renewal helps.
 func Poll(ctx context.Context, o Options) (Result, error) {
-	return o.withServer(func(a *agent) error { return a.poll(ctx) })
+	return o.withServer(func(a *agent) error {
+		if err := a.settle(ctx); err != nil {
+			return err
+		}
+		return a.poll(ctx)
+	})
 }
 
 // withServer runs a step of an enrolled device with its keys and its server, and keeps what
@@ -56,6 +63,7 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 	}
 	if damaged != nil {
 		a.report("%v; using the state before it", damaged)
+		a.behind = true
 	}
 	if err := a.openKeys(false); err != nil {
 		return Result{}, err
@@ -74,6 +82,7 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 	if err := step(a); err != nil {
 		// A refused device follows its installation all the same: its way back may take years.
 		if now, _ := a.client.Trust(); !bytes.Equal(now.Bundle, before.Trust.Bundle) {
+			before.Fresh, before.FreshKey = a.set.Fresh, a.set.FreshKey
 			a.set = before
 			err = errors.Join(err, a.save())
 		}
@@ -144,11 +153,65 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 	}
 	if err != nil {
 		shown = "idevid"
-		if err := ask(&tls.Certificate{Certificate: a.set.IDevID, PrivateKey: a.birth}); err != nil {
+		birth := func() *tls.Certificate { return &tls.Certificate{Certificate: a.set.IDevID, PrivateKey: a.birth} }
+		if err = ask(birth()); outdated(err) {
+			a.report("the server does not accept the IDevID certificate any more (%v); asking for another", err)
+			if err = a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) }); err == nil {
+				err = ask(birth())
+			}
+		}
+		if err != nil {
 			return "", err
 		}
 	}
 	return shown, a.swap(ctx, key, got)
+}
+
+// stage keeps a fresh certificate before it is shown for the first time. The server lets
+// its predecessor renew no more from then on and, where no chip holds the key, takes that
+// for a copy: a power cut just then must not leave us with the predecessor alone.
+func (a *agent) stage(key keys.Key, got *wire.Identity) error {
+	if a.keys.Kind() == "" {
+		return nil // the chip tells us from a copy; flash wears out
+	}
+	a.set.Fresh, a.set.FreshKey = got.LDevID, key.Stored()
+	return a.save()
+}
+
+// settle mends what an accident left: an IDevID certificate that is gone, a working
+// certificate that was not tried yet.
+func (a *agent) settle(ctx context.Context) error {
+	if len(a.set.IDevID) == 0 {
+		a.report("the IDevID certificate is lost; asking for it again")
+		if err := a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) }); err != nil {
+			return err
+		}
+	}
+	return a.adopt(ctx)
+}
+
+// adopt makes the staged certificate, if there is one, the working one. If the server
+// does not take it, it was made for nothing.
+func (a *agent) adopt(ctx context.Context) error {
+	if len(a.set.Fresh) == 0 {
+		return nil
+	}
+	key, err := a.keys.LoadWorking(a.set.FreshKey)
+	if err == nil {
+		err = a.again(ctx, func() error {
+			return a.ask(ctx, &tls.Certificate{Certificate: a.set.Fresh, PrivateKey: key})
+		})
+		if err != nil && !outdated(err) {
+			return err
+		}
+	}
+	if err == nil {
+		a.set.LDevID, a.set.LDevIDKey = a.set.Fresh, a.set.FreshKey
+	} else {
+		a.report("a certificate that was never used is given up: %v", err)
+	}
+	a.set.Fresh, a.set.FreshKey = nil, nil
+	return nil
 }
 
 // swap takes the new certificate if it is right and works.
@@ -163,11 +226,15 @@ func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) erro
 			return err
 		}
 	}
+	if err := a.stage(key, got); err != nil {
+		return err
+	}
 	fresh := &tls.Certificate{Certificate: got.LDevID, PrivateKey: key}
 	if err := a.again(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {
 		return err
 	}
 	a.set.LDevID, a.set.LDevIDKey, a.set.Next = got.LDevID, key.Stored(), got.Next
+	a.set.Fresh, a.set.FreshKey = nil, nil
 	return nil
 }
 
@@ -190,6 +257,10 @@ func (a *agent) activated() *wire.Activate {
 func (a *agent) ldevid() *tls.Certificate {
 	if len(a.set.LDevID) == 0 {
 		return nil
+	}
+	if a.behind && a.keys.Kind() != "" {
+		a.report("the working certificate on file may be an older one; showing the IDevID")
+		return nil // the server would take us for a copy
 	}
 	leaf, err := x509.ParseCertificate(a.set.LDevID[0])
 	if err != nil || a.client.Now().After(leaf.NotAfter) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -57,6 +58,7 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 // common are the flags of every command that does something.
 type common struct {
 	state, tpm string
+	key        string
 	json       bool
 }
 
@@ -77,7 +79,7 @@ func (o *common) jsonFlag(c *cobra.Command) {
 }
 
 func (o *common) options(c *cobra.Command) device.Options {
-	return device.Options{State: o.state, TPM: o.tpm, Built: buildTime(),
+	return device.Options{State: o.state, TPM: o.tpm, Key: o.key, Built: buildTime(),
 		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), printable(line)) }}
 }
 
@@ -96,7 +98,7 @@ func (o *common) print(c *cobra.Command, v any, lines ...string) error {
 
 func enrolCommand() *cobra.Command {
 	var o common
-	var server, roots, serial, serialFrom string
+	var server, roots, serial, serialFrom, key string
 	c := &cobra.Command{
 		Use:     "enrol [TICKET]",
 		Aliases: []string{"enroll"},
@@ -108,6 +110,9 @@ TICKET is a line that "hallmark ticket create" printed. Written as "-" it is rea
 standard input, and left out from the environment variable HALLMARK_TICKET: both keep
 it out of the list of processes. A device that the server knows already, because its
 state folder was lost, needs no ticket but --server and --roots.
+
+Without a TPM the key can be kept in a file (--key file, in the state folder, or --key
+file:PATH), where the model allows it: then whoever copies the file is the device.
 
 Enrolling an enrolled device changes nothing.
 
@@ -124,8 +129,14 @@ Enrolling an enrolled device changes nothing.
 	c.Flags().StringVar(&roots, "roots", "", "PEM file of infrastructure roots, in place of the ticket's")
 	c.Flags().StringVar(&serial, "serial", "", "serial number of this device")
 	c.Flags().StringVar(&serialFrom, "serial-from", "", "where to read it: dmi, devicetree, file:PATH or cmd:COMMAND")
+	c.Flags().StringVar(&key, "key", "", "where the key is: tpm, file or file:PATH (default tpm)")
 	c.MarkFlagsMutuallyExclusive("serial", "serial-from")
+	c.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{"tpm", "file", "file:"}, cobra.ShellCompDirectiveNoSpace))
 	c.RunE = run(func(c *cobra.Command, args []string) (err error) {
+		if err := keys.CheckSpec(key); err != nil {
+			return usageError{err, c.CommandPath()}
+		}
+		o.key = key
 		e := device.Enrolment{Options: o.options(c), Server: server, Serial: serial}
 		if e.Ticket, err = readTicket(c, args); err != nil {
 			return usageError{err, c.CommandPath()}
@@ -210,11 +221,19 @@ func statusCommand() *cobra.Command {
 	return c
 }
 
+// keyLine says where the keys are.
+func keyLine(s device.Status) string {
+	if s.Key == keys.TPM {
+		return "tpm          " + s.TPM
+	}
+	return "key          " + s.Key
+}
+
 func statusLines(s device.Status) []string {
 	if s.Condition == device.NotEnrolled {
 		return []string{"not enrolled", "next: hallmark-device enrol TICKET"}
 	}
-	lines := []string{"device       " + s.Device, "server       " + s.Server, "tpm          " + s.TPM}
+	lines := []string{"device       " + s.Device, "server       " + s.Server, keyLine(s)}
 	if s.IDevID != nil {
 		lines = append(lines, "IDevID       "+s.IDevID.SerialNumber+", "+s.IDevID.File)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode"
 
+	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/client"
@@ -32,7 +33,7 @@ const exitCodes = `Exit codes:
   2  the command line is wrong
   3  the server refused; it may not once what it names is put right, or later
   4  the server refused for good: the device is revoked or barred
-  5  a problem with the TPM
+  5  a problem with the TPM, or with what else holds the key
   6  the server was not reached, or what answered is not the server`
 
 // usageError is a mistake on the command line.
@@ -70,6 +71,9 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[*collect.Error](err); ok {
 		return exitTPM
 	}
+	if _, ok := errors.AsType[*softkey.Error](err); ok {
+		return exitTPM
+	}
 	if _, ok := errors.AsType[*client.NetworkError](err); ok {
 		return exitNetwork
 	}
@@ -105,6 +109,9 @@ func hintFor(err error) string {
 		return "the server's operator finds the refusal in the audit list, under code " + p.Code
 	}
 	if e, ok := errors.AsType[*collect.Error](err); ok {
+		return e.Hint
+	}
+	if e, ok := errors.AsType[*softkey.Error](err); ok {
 		return e.Hint
 	}
 	if e, ok := errors.AsType[*device.ConflictError](err); ok {

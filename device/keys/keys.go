@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/attest"
+	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -81,7 +82,7 @@ func Open(p Place, create bool) (Holder, error) {
 	case p.Key == "" || p.Key == TPM:
 		return openTPM(p.TPM)
 	case p.Key == "file":
-		return openFile(filepath.Join(p.Folder, "idevid.key"), create)
+		return openFile(filepath.Join(p.Folder, state.BirthKeyFile), create)
 	case kind == "file" && filepath.IsAbs(rest):
 		return openFile(rest, create)
 	}

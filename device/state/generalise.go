@@ -47,5 +47,5 @@ func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
 // ofBoard reports whether a name in the folder is one that this package makes for one board.
 func ofBoard(name string) bool {
 	return strings.HasPrefix(name, setPrefix) ||
-		slices.Contains([]string{currentLink, idevidFile, ldevidFile, keyFile, outcomeFile}, strings.TrimSuffix(name, ".new"))
+		slices.Contains([]string{currentLink, idevidFile, ldevidFile, keyFile, outcomeFile, BirthKeyFile}, strings.TrimSuffix(name, ".new"))
 }

@@ -33,10 +33,14 @@ var ErrEmpty = errors.New("the device is not enrolled")
 // Set is all that a device keeps. The zero value of a field means that there is none.
 type Set struct {
 	Settings
-	// IDevID, AK and LDevID are chains, DER, leaf first.
+	// IDevID, AK and LDevID are chains, DER, leaf first. A set without IDevID has lost it.
 	IDevID, AK, LDevID [][]byte
 	// LDevIDKey is the working key's file (TSS2 PEM, or PKCS#8 PEM without a TPM), which belongs to LDevID.
 	LDevIDKey []byte
+	// Fresh and FreshKey are a working certificate and its key that are to follow, once
+	// they have worked.
+	Fresh    [][]byte
+	FreshKey []byte
 }
 
 // Settings is the part of a Set that is not certificates and keys (settings.json).
@@ -73,9 +77,15 @@ const (
 	akFile       = "ak.pem"
 	ldevidFile   = "ldevid.pem"
 	keyFile      = "ldevid.key"
+	freshFile    = "ldevid-fresh.pem"
+	freshKeyFile = "ldevid-fresh.key"
 	currentLink  = "current"
 	setPrefix    = "set-"
 )
+
+// BirthKeyFile is the IDevID key of a device that keeps its keys in files (package keys).
+// It is in no set: it never changes, and must outlive them.
+const BirthKeyFile = "idevid.key"
 
 // maxFile bounds every file that is read, in bytes.
 const maxFile = 256 << 10
@@ -230,6 +240,9 @@ func (s Set) files() ([]file, error) {
 	if len(s.LDevIDKey) > 0 {
 		list = append(list, file{keyFile, s.LDevIDKey, 0o600})
 	}
+	if len(s.FreshKey) > 0 {
+		list = append(list, file{freshKeyFile, s.FreshKey, 0o600})
+	}
 	return list, nil
 }
 
@@ -239,7 +252,7 @@ type chainFile struct {
 }
 
 func (s *Set) chains() []chainFile {
-	return []chainFile{{idevidFile, &s.IDevID}, {akFile, &s.AK}, {ldevidFile, &s.LDevID}}
+	return []chainFile{{idevidFile, &s.IDevID}, {akFile, &s.AK}, {ldevidFile, &s.LDevID}, {freshFile, &s.Fresh}}
 }
 
 // read reads one set.
@@ -264,11 +277,16 @@ func (d *Dir) read(name string) (Set, error) {
 			return s, fmt.Errorf("%s: %w", filepath.Join(d.path, name, c.file), err)
 		}
 	}
-	if s.LDevIDKey, err = d.readFile(name, keyFile); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
-		return s, err
+	for _, k := range []struct {
+		file string
+		key  *[]byte
+	}{{keyFile, &s.LDevIDKey}, {freshKeyFile, &s.FreshKey}} {
+		if *k.key, err = d.readFile(name, k.file); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+			return s, err
+		}
 	}
-	if s.IDevID == nil {
-		return s, fmt.Errorf("%s: no IDevID certificate", filepath.Join(d.path, name))
+	if s.Device == "" {
+		return s, fmt.Errorf("%s: no device is named", filepath.Join(d.path, name, settingsFile))
 	}
 	return s, nil
 }

@@ -12,6 +12,10 @@ import (
 // device never renewed, or shows the ticket that it was enrolled with.
 func granted(c *Case) *Refusal {
 	a, d := c.Who.Device.Assurance, c.Who.Device
+	if g := c.View.Grant; g != nil && g.Device == d.ID && g.NewKey && g.Redeemed.IsZero() && !c.Who.NewKey {
+		return &Refusal{Code: "grant-needed", Detail: fmt.Sprintf("the key of %s was declared lost on %s", d.Name(), g.Created.UTC().Format("2006-01-02")),
+			Hint: "enrol the device with the ticket that hallmark device grant --new-key printed"}
+	}
 	switch t := c.View.Ticket; {
 	case c.Who.NewKey: // identity has seen the grant; whether it is still good is asked below
 	case a.Certified, a.Registered, c.Facts.TPM != nil && c.Facts.TPM.Certified, d.Renewed.IsZero():
