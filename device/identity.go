@@ -120,9 +120,10 @@ const (
 	InfrastructureRoots = "infrastructure"
 )
 
-// Roots are the certificates that a server's chain may end in: of a PEM file, of the
-// system (SystemRoots), of the newest trust bundle (InfrastructureRoots), or of these
-// two if which is empty. They are those of this moment: ask again for each connection.
+// Roots are the certificates that a server's chain may end in: of a PEM file, which may
+// be the server's own certificate, of the system (SystemRoots), of the newest trust
+// bundle (InfrastructureRoots), or of these two if which is empty. They are those of this
+// moment: ask again for each connection.
 func (i *Identity) Roots(which string) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	var list [][]byte
@@ -137,7 +138,7 @@ func (i *Identity) Roots(which string) (*x509.CertPool, error) {
 	case InfrastructureRoots:
 	default:
 		var err error
-		if list, err = ReadRoots(which); err != nil {
+		if list, err = readCertificates(which); err != nil {
 			return nil, err
 		}
 	}
@@ -163,6 +164,17 @@ const maxRoots = 4 << 20
 
 // ReadRoots reads a PEM file of CA certificates and nothing else (DER each).
 func ReadRoots(path string) ([][]byte, error) {
+	list, err := readCertificates(path)
+	for _, der := range list {
+		if root, err := x509.ParseCertificate(der); err != nil || !root.IsCA {
+			return nil, fmt.Errorf("%s holds something else than CA certificates", path)
+		}
+	}
+	return list, err
+}
+
+// readCertificates reads a PEM file of certificates (DER each).
+func readCertificates(path string) ([][]byte, error) {
 	info, err := os.Stat(path)
 	if err == nil && info.Size() > maxRoots {
 		err = fmt.Errorf("%s: larger than %d bytes", path, maxRoots)
@@ -174,19 +186,16 @@ func ReadRoots(path string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var roots [][]byte
+	var list [][]byte
 	for len(bytes.TrimSpace(text)) > 0 {
 		block, rest := pem.Decode(text)
 		if block == nil || block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("%s is not a PEM file of certificates", path)
 		}
-		if root, err := x509.ParseCertificate(block.Bytes); err != nil || !root.IsCA {
-			return nil, fmt.Errorf("%s holds something else than CA certificates", path)
-		}
-		roots, text = append(roots, block.Bytes), rest
+		list, text = append(list, block.Bytes), rest
 	}
-	if roots == nil {
+	if list == nil {
 		return nil, errors.New(path + " is empty")
 	}
-	return roots, nil
+	return list, nil
 }

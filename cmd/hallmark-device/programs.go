@@ -13,7 +13,7 @@ import (
 )
 
 // rootsFlag describes whom to believe; Identity.Roots reads it.
-const rootsFlag = "whom to believe: a PEM `FILE` of CA certificates, \"system\" or \"infrastructure\" (Hallmark's own); both of these if not given"
+const rootsFlag = "whom to believe: a PEM `FILE`, \"system\" or \"infrastructure\" (Hallmark's own); both of these if not given"
 
 func connectCommand() *cobra.Command {
 	var o common
@@ -80,6 +80,11 @@ container knows.
 		identity, err := device.OpenIdentity(options)
 		if err != nil {
 			return err
+		}
+		for _, t := range tunnels { // sooner than the first program finds out
+			if _, err := identity.Roots(t.Roots); err != nil {
+				return advised{err, "--roots takes a PEM file of the certificates that the server's chain ends in"}
+			}
 		}
 		p := &proxy.Proxy{Dialer: identity, Tunnels: tunnels, Report: options.Report}
 		if verbose {
