@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -108,11 +109,15 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	holders, err := s.holders(ctx)
+	if err != nil {
+		return nil, err
+	}
 	others, found := 0, false
 	for _, o := range all {
 		if o.Name == name {
 			found = true
-		} else if operatorState(o) == operatorActive {
+		} else if operatorState(o) == operatorActive && holders[o.Name] {
 			others++
 		}
 	}
@@ -132,4 +137,22 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	o, err := s.Store.Operator(ctx, name)
 	return showOperator(o), err
+}
+
+// holders are the operators with a certificate that is good now: without one they
+// could not sign in.
+func (s *Service) holders(ctx context.Context) (map[string]bool, error) {
+	operators := &record.Selector{Op: record.OpEqual, Field: "profile", Value: string(profile.Operator)}
+	names := map[string]bool{}
+	for page := (record.Page{Limit: wire.MaxPage}); ; {
+		found, next, err := s.Store.Certificates(ctx, operators, page)
+		for _, c := range found {
+			if record.StatusOf(c, s.Now()) == "good" {
+				names[c.Operator] = true
+			}
+		}
+		if page.After = next; err != nil || next == "" {
+			return names, err
+		}
+	}
 }

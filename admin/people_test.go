@@ -183,9 +183,16 @@ func TestDisable(t *testing.T) {
 	if crl.Sequence == 0 {
 		t.Error("the infrastructure CRL was not published")
 	}
+	// cora could take anna's place until her certificate has run out.
+	check(t, h.store.RecoverOperator(ctx, "cora", h.now(), record.Event{Time: h.now(), Actor: "host", Verb: "operator.recovered"}))
+	h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "cora", Lifetime: time.Hour}})
+	h.offset.Store(int64(2 * time.Hour))
+	_, err = h.anna.DisableOperator(ctx, "anna")
+	wantProblem(t, err, wire.CodeLastOperator)
+
 	all, err := h.anna.Operators(ctx)
 	check(t, err)
-	if len(all.Items) != 2 || all.Items[0].State != "active" || all.Items[1].State != "disabled" {
+	if len(all.Items) != 3 || all.Items[0].State != "active" || all.Items[1].State != "disabled" {
 		t.Errorf("operators: %+v", all.Items)
 	}
 }

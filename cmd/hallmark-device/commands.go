@@ -132,6 +132,7 @@ Enrolling an enrolled device changes nothing.
 	c.Flags().StringVar(&key, "key", "", "where the key is: tpm, file or file:PATH (default tpm)")
 	c.MarkFlagsMutuallyExclusive("serial", "serial-from")
 	c.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{"tpm", "file", "file:"}, cobra.ShellCompDirectiveNoSpace))
+	c.RegisterFlagCompletionFunc("serial-from", cobra.FixedCompletions([]string{"dmi", "devicetree", "file:", "cmd:"}, cobra.ShellCompDirectiveNoSpace))
 	c.RunE = run(func(c *cobra.Command, args []string) (err error) {
 		if err := keys.CheckSpec(key); err != nil {
 			return usageError{err, c.CommandPath()}

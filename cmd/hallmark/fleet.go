@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -99,6 +100,12 @@ func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 	})
 }
 
+// standardReasons are spelled as in RFC 5280 §5.3.1 and in what OpenSSL shows.
+var standardReasons = map[string]string{
+	"keyCompromise": "key-compromise", "affiliationChanged": "affiliation-changed",
+	"cessationOfOperation": "cessation", "privilegeWithdrawn": "privilege-withdrawn",
+}
+
 // deviceChange is suspend, restore or revoke.
 func (a *app) deviceChange(verb, short, done, long, example string, do func(*client.Client, context.Context, string, wire.StatusRequest) (wire.StatusChange, error)) *cobra.Command {
 	var in wire.StatusRequest
@@ -116,6 +123,7 @@ func (a *app) deviceChange(verb, short, done, long, example string, do func(*cli
 		if err != nil {
 			return err
 		}
+		in.Reason = cmp.Or(standardReasons[in.Reason], in.Reason)
 		got, err := do(cl, c.Context(), args[0], in)
 		if err != nil || *asJSON {
 			return terminal.Shown(c, got, err)

@@ -106,6 +106,6 @@ func report(err error) int {
 
 // configFlag adds --config, which every command but init and restore needs.
 func configFlag(c *cobra.Command, path *string) {
-	c.Flags().StringVar(path, "config", installation.ConfigFile, "the installation's configuration")
+	c.Flags().StringVar(path, "config", installation.ConfigFile, "the installation's configuration, or the folder that holds it")
 	c.MarkFlagFilename("config", "yaml", "yml")
 }

@@ -47,8 +47,12 @@ type Issuer struct {
 	service string
 }
 
-// Load reads a configuration and everything it names but the record.
+// Load reads a configuration, or the one in a folder, and everything it names but the
+// record.
 func Load(path string) (*Installation, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, ConfigFile)
+	}
 	c, err := config.Load(path)
 	if err != nil {
 		return nil, err
