@@ -63,7 +63,8 @@ const summary = `What you saw:
   A factory made a CA and a ticket. A device proved with its TPM that its keys live in
   that very chip, and got an identity of its own: no password, nothing shared. It fetched
   a working certificate and renewed it by itself, proving the chip again each time, and
-  used it in a TLS 1.3 connection in which the TPM made the signature.
+  used it in a TLS 1.3 connection in which the TPM made the signature, and lent it to
+  programs that speak plain MQTT.
   Then an administrator revoked it: its renewal and its return are refused, and CRL and
   OCSP tell everybody else.`
 
@@ -75,7 +76,6 @@ type demo struct {
 	port    int
 	config  string
 	ticket  string
-	serving *exec.Cmd
 	tpm     tpm
 	closers []func()
 }

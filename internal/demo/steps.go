@@ -18,7 +18,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/ports"
@@ -71,6 +70,7 @@ func (d *demo) steps() []step {
 		{"first working certificate", d.renew},
 		{"renewed, attested again", d.renew},
 		{"TLS 1.3, the TPM signs", d.connect},
+		{"MQTT through the local proxy", d.carryMQTT},
 		{"state wiped, identity came back", d.comeBack},
 		{"revoked by an administrator", d.revoke},
 		{"renewal refused", d.renewRefused},
@@ -115,36 +115,8 @@ func (d *demo) manufacture() (said string, err error) {
 }
 
 func (d *demo) serve() (string, error) {
-	d.serving = exec.Command(filepath.Join(d.bin, "hallmarkd"), "serve", "--config", d.config)
-	log, err := os.Create(d.path("server.log"))
-	if err != nil {
-		return "", err
-	}
-	defer log.Close()
-	d.serving.Stdout, d.serving.Stderr = log, log
-	d.serving.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := d.serving.Start(); err != nil {
-		return "", err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- d.serving.Wait() }()
-	d.closers = append(d.closers, func() {
-		d.serving.Process.Signal(syscall.SIGTERM)
-		<-ended
-	})
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", d.port)); err == nil {
-			return fmt.Sprintf("https://localhost:%d", d.port), c.Close()
-		}
-		select {
-		case err := <-ended:
-			ended <- err
-			text, _ := os.ReadFile(d.path("server.log"))
-			return "", fmt.Errorf("the server ended: %v\n%s", err, text)
-		default:
-		}
-	}
-	return "", errors.New("the server does not listen after 30 s; see server.log")
+	err := d.background("server.log", fmt.Sprintf("127.0.0.1:%d", d.port), filepath.Join(d.bin, "hallmarkd"), "serve", "--config", d.config)
+	return fmt.Sprintf("https://localhost:%d", d.port), err
 }
 
 func (d *demo) trustMaker() (string, error) {

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/ports"
+)
+
+// carryMQTT runs a real broker that accepts working certificates and nothing else, and
+// speaks plain MQTT to it through the device's proxy: a subscription stands over a
+// renewal and hears what is published with the next certificate.
+func (d *demo) carryMQTT() (string, error) {
+	port, err := ports.Free(18883, 2)
+	if err != nil {
+		return "", err
+	}
+	broker, local := fmt.Sprintf("localhost:%d", port), fmt.Sprintf("127.0.0.1:%d", port+1)
+	if err := d.broker(port); err != nil {
+		return "", err
+	}
+	if err := d.background("proxy.log", local, filepath.Join(d.bin, "hallmark-device"), "proxy", "--state", d.path("device"),
+		"--roots", d.path("broker.pem"), "--listen", local, "--to", broker); err != nil {
+		return "", err
+	}
+	host, localPort, _ := net.SplitHostPort(local)
+	say := func(text string) error {
+		_, err := d.tool("mosquitto_pub", "-h", host, "-p", localPort, "-t", "demo/"+serial, "-m", text, "-r", "-q", "1")
+		return err
+	}
+	heard, err := os.Create(d.path("heard"))
+	if err != nil {
+		return "", err
+	}
+	defer heard.Close()
+	// By lines: to a file it would write when it ends.
+	subscriber := exec.CommandContext(d.ctx, "stdbuf", "-oL", "mosquitto_sub", "-h", host, "-p", localPort, "-t", "demo/#", "-C", "2", "-W", "20")
+	subscriber.Stdout, subscriber.Stderr = heard, heard
+	if err := errors.Join(say("before the renewal"), subscriber.Start()); err != nil {
+		return "", err
+	}
+	for deadline := time.Now().Add(20 * time.Second); d.heard() == "" && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if _, err := d.renew(); err != nil {
+		return "", err
+	}
+	if err := say("after the renewal"); err != nil {
+		return "", err
+	}
+	if err := subscriber.Wait(); err != nil || d.heard() != "before the renewal\nafter the renewal\n" {
+		return "", fmt.Errorf("the subscription heard %q: %v", d.heard(), err)
+	}
+	return "mosquitto took the TPM's signature; a subscription stood over a renewal", nil
+}
+
+// heard is what the subscription has heard.
+func (d *demo) heard() string {
+	text, _ := os.ReadFile(d.path("heard"))
+	return string(text)
+}
+
+// broker starts mosquitto on a port of localhost, with a certificate of its own
+// (broker.pem) and relying-parties.pem for its clients.
+func (d *demo) broker(port int) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "broker"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	if err := writePEM(d.path("broker.pem"), der); err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path("broker.key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
+		return err
+	}
+	config := fmt.Sprintf("listener %d 127.0.0.1\nuser root\ncertfile %s\nkeyfile %s\ncafile %s\nrequire_certificate true\nuse_identity_as_username true\n",
+		port, d.path("broker.pem"), d.path("broker.key"), d.path("ca", "trust", "relying-parties.pem"))
+	if err := os.WriteFile(d.path("mosquitto.conf"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	program, err := exec.LookPath("mosquitto")
+	if err != nil {
+		program = "/usr/sbin/mosquitto" // not in everybody's path on Debian
+	}
+	return d.background("mosquitto.log", fmt.Sprintf("127.0.0.1:%d", port), program, "-c", d.path("mosquitto.conf"))
+}
+
+// background starts a program for the rest of the demonstration and returns when it listens.
+func (d *demo) background(log, address, name string, args ...string) error {
+	file, err := os.Create(d.path(log))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = file, file
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	d.closers = append(d.closers, func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+	})
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if c, err := net.Dial("tcp", address); err == nil {
+			return c.Close()
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			text, _ := os.ReadFile(d.path(log))
+			return fmt.Errorf("%s ended: %v\n%s", filepath.Base(name), err, text)
+		default:
+		}
+	}
+	return errors.New(filepath.Base(name) + " does not listen after 20 s; see " + log)
+}
