@@ -54,7 +54,7 @@ func (s *Service) routes() []gate.Route {
 // 1.3 without session tickets and leaves judging them to this package.
 func (s *Service) Handler() http.Handler {
 	g := gate.Gate{Kind: "operator", Authenticate: s.callers().Recognise, Note: s.Store.Note, Now: s.Now, Log: s.Log}
-	return g.Handler(s.routes())
+	return g.Handler(append(s.routes(), s.Further...))
 }
 
 func (s *Service) trust(context.Context, *gate.Call) (any, error) { return s.Bundle(), nil }

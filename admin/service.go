@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -53,7 +54,7 @@ type Permissions interface {
 	Verify(kind, id string, binding [32]byte, mac []byte) bool
 }
 
-// Config is what a Service is made of; every field is needed.
+// Config is what a Service is made of; every field but Further is needed.
 type Config struct {
 	// Name is the installation's name, Version the server's version.
 	Name, Version string
@@ -76,6 +77,8 @@ type Config struct {
 	// ReadAuthorities reads TPM makers' CA certificates and counts what is none
 	// (attest/tpm2/vendorca.ReadCertificates).
 	ReadAuthorities func(file []byte) (certificates []*x509.Certificate, skipped int)
+	// Further are verbs of other rooms for operators; may be nil.
+	Further []gate.Route
 	// Changed is called after the set of TPM makers' certificates changed.
 	Changed func()
 	Now     func() time.Time

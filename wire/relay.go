@@ -7,6 +7,7 @@ import "time"
 const (
 	PathRelayAccept  = "/v1/relay/accept" // POST KeyRequest: OperatorChain
 	PathRelayRenewal = "/v1/relay/renew"  // POST KeyRequest: OperatorChain
+	PathRelayTrust   = "/v1/relay/trust"  // GET: RelayTrust
 	PathRelayReport  = "/v1/relay/report" // POST RelayReport: RelayAnswer
 )
 
@@ -30,18 +31,31 @@ const (
 
 // Formats in which a relay writes down what it enforces.
 const (
-	FormatCRL      = "crl"      // CRLs, PEM, for nginx, mosquitto, OpenSSL
-	FormatSerials  = "serials"  // serial numbers of denied certificates, one a line
-	FormatPrints   = "prints"   // SHA-1 fingerprints of denied certificates, one a line
-	FormatDenylist = "denylist" // the signed snapshot, for package relay/denylist
-	FormatFilter   = "filter"   // the signed filter, for the same
+	FormatCRL      = "crl"       // CRLs, PEM, for nginx, mosquitto, OpenSSL
+	FormatSerials  = "serials"   // serial numbers of denied certificates, one a line
+	FormatMap      = "nginx-map" // the same as a map of nginx: "SERIAL 1;"
+	FormatDenylist = "denylist"  // the signed snapshot, for package relay/denylist
+	FormatFilter   = "filter"    // the signed filter, for the same
+	FormatEach     = "each"      // no file: a command for each change
 )
 
 // Bounds of what a relay reports.
 const (
-	MaxRelayFormats = 8
+	MaxRelayFormats = 6
 	MaxRelayText    = 500 // bytes of a text
 )
+
+// RelayTrust is what a relay begins with.
+type RelayTrust struct {
+	// Bundle says which operational roots to trust.
+	Bundle SignedBundle `json:"bundle"`
+	// Issuers are the names, in URLs, of those whose certificates are to be accepted, and
+	// of which the feed speaks; the first is the oldest.
+	Issuers []string `json:"issuers"`
+}
+
+// MaxFollowed bounds RelayTrust.Issuers.
+const MaxFollowed = 32
 
 // RelayReport says what a relying party enforces, after its reload has succeeded.
 type RelayReport struct {

@@ -14,13 +14,14 @@ import (
 const (
 	KindTicket     = "hmt1" // enrols one device
 	KindInvitation = "hmi1" // makes one operator's certificate
+	KindRelay      = "hmr1" // makes one certificate of a relying party's relay
 )
 
 // Permission is a single-use permission that carries all that its holder needs to
 // reach the right server and no other: a ticket for a device or an invitation for an
 // operator. ID is sent; Secret never is.
 type Permission struct {
-	// Kind is KindTicket or KindInvitation.
+	// Kind is KindTicket, KindInvitation or KindRelay.
 	Kind string
 	// ID is 16 characters of lower-case base32.
 	ID string
@@ -54,7 +55,7 @@ func PermissionMAC(secret []byte, binding [32]byte) []byte {
 // ParsePermission reads the text form of the wanted kind. Its errors never repeat
 // the text: it holds a secret.
 func ParsePermission(kind, text string) (Permission, error) {
-	name := map[string]string{KindTicket: "ticket", KindInvitation: "invitation"}[kind]
+	name := map[string]string{KindTicket: "ticket", KindInvitation: "invitation", KindRelay: "relying party's invitation"}[kind]
 	parts := strings.Split(strings.TrimSpace(text), ".")
 	if len(parts) != 5 || parts[0] != kind {
 		return Permission{}, fmt.Errorf("this is not a Hallmark %s: it should begin with %q and have five parts separated by dots; copy the whole line", name, kind+".")

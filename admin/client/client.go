@@ -32,6 +32,7 @@ const timeout = 60 * time.Second
 
 // Client speaks to one server as one operator. It is safe for concurrent use.
 type Client struct {
+	role     role
 	settings Settings
 	roots    *x509.CertPool
 	warn     func(string)
@@ -57,11 +58,20 @@ func (u *Unreachable) Unwrap() error { return u.Err }
 // what they name. It does not use the network. What goes wrong without stopping
 // anything is told to warn.
 func Load(path string, warn func(string)) (*Client, error) {
+	return load(operatorRole, path, warn)
+}
+
+// LoadRelay is Load for the folder of a relay.
+func LoadRelay(path string, warn func(string)) (*Client, error) {
+	return load(relayRole, path, warn)
+}
+
+func load(r role, path string, warn func(string)) (*Client, error) {
 	s, err := readSettings(path)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{settings: s, warn: warn}
+	c := &Client{role: r, settings: s, warn: warn}
 	if c.roots, err = readRoots(s.Roots); err != nil {
 		return nil, err
 	}
@@ -79,7 +89,7 @@ func Load(path string, warn func(string)) (*Client, error) {
 // Server is the host and port that the settings name.
 func (c *Client) Server() string { return host(c.settings.Server) }
 
-// Operator is the name in the operator's certificate.
+// Operator is the name in the operator's or relay's certificate.
 func (c *Client) Operator() string { return c.current().Leaf.Subject.CommonName }
 
 func (c *Client) current() *tls.Certificate {
@@ -105,7 +115,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return fmt.Errorf("the certificate of %s expired on %s: ask another operator for an invitation, or run hallmarkd operator recover on the server",
 			c.Operator(), leaf.NotAfter.Format(time.DateOnly))
 	}
-	c.renewal.Do(func() { c.renewIfDue(ctx, leaf) })
+	c.renewal.Do(func() { c.renewIfDue(ctx) })
 	return exchange(ctx, c.http, c.settings.Server, method, path, in, out)
 }
 

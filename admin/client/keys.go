@@ -23,17 +23,38 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
+// role is what differs between an operator's certificate and a relay's.
+type role struct {
+	noun, kind            string
+	accept, renewal       string // paths
+	accepting, renewLabel string // labels of bindings
+}
+
+var (
+	operatorRole = role{"operator", wire.KindInvitation, wire.PathAccept, wire.PathRenewal, wire.LabelAccept, wire.LabelOperator}
+	relayRole    = role{"relay", wire.KindRelay, wire.PathRelayAccept, wire.PathRelayRenewal, wire.LabelRelayAccept, wire.LabelRelay}
+)
+
 // Accept turns an invitation into an operator's folder at dir and returns the
 // operator's name and the path of the settings. An existing folder is refused before the
 // invitation is used up. If no answer came, Accept may be called again for the same
 // folder while the invitation lasts.
 func Accept(ctx context.Context, invitation, dir string) (operator, settings string, err error) {
-	p, err := wire.ParsePermission(wire.KindInvitation, invitation)
+	return operatorRole.join(ctx, invitation, dir)
+}
+
+// AcceptRelay is Accept for the relay of a relying party.
+func AcceptRelay(ctx context.Context, invitation, dir string) (party, settings string, err error) {
+	return relayRole.join(ctx, invitation, dir)
+}
+
+func (r role) join(ctx context.Context, invitation, dir string) (name, settings string, err error) {
+	p, err := wire.ParsePermission(r.kind, invitation)
 	if err != nil {
 		return "", "", err
 	}
 	if _, err := readSettings(dir); err == nil {
-		return "", "", fmt.Errorf("%s is an operator's folder already: choose another with --config", dir)
+		return "", "", fmt.Errorf("%s is the folder of an operator or a relay already: choose another", dir)
 	}
 	pending := filepath.Join(dir, ".accepting-"+p.ID+".key")
 	key, err := pendingKey(pending)
@@ -52,7 +73,7 @@ func Accept(ctx context.Context, invitation, dir string) (operator, settings str
 		}
 		pool.AddCert(root)
 	}
-	chain, err := certify(ctx, key, p.Server, wire.PathAccept, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, nil, &p)
+	chain, err := r.certify(ctx, key, p.Server, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, nil, &p)
 	if err != nil {
 		return "", "", err
 	}
@@ -105,7 +126,8 @@ func fetchRoots(ctx context.Context, p wire.Permission) ([][]byte, error) {
 
 // renewIfDue renews past two thirds of the certificate's life. The present one is
 // still good for a third, so a failure is only told.
-func (c *Client) renewIfDue(ctx context.Context, leaf *x509.Certificate) {
+func (c *Client) renewIfDue(ctx context.Context) {
+	leaf := c.current().Leaf
 	life := leaf.NotAfter.Sub(leaf.NotBefore)
 	if time.Now().Before(leaf.NotBefore.Add(life / 3 * 2)) {
 		return
@@ -121,7 +143,7 @@ func (c *Client) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := certify(ctx, key, c.settings.Server, wire.PathRenewal, c.tlsConfig(), c.current().Certificate[0], nil)
+	answer, err := c.role.certify(ctx, key, c.settings.Server, c.tlsConfig(), c.current().Certificate[0], nil)
 	if err != nil {
 		return err
 	}
@@ -141,14 +163,14 @@ func (c *Client) Renew(ctx context.Context) error {
 
 // certify asks for a key's certificate on a connection of its own, whose exporter enters
 // the binding: the request means nothing on any other.
-func certify(ctx context.Context, key *ecdsa.PrivateKey, server, path string, config *tls.Config, client []byte, p *wire.Permission) (answer wire.OperatorChain, err error) {
+func (r role) certify(ctx context.Context, key *ecdsa.PrivateKey, server string, config *tls.Config, client []byte, p *wire.Permission) (answer wire.OperatorChain, err error) {
 	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
 		return answer, err
 	}
-	message, binding := wire.NewKey{Key: public}, wire.Binding{Label: wire.LabelOperator, Client: client}
+	message, binding, path := wire.NewKey{Key: public}, wire.Binding{Label: r.renewLabel, Client: client}, r.renewal
 	if p != nil {
-		message.Invitation, binding.Label = p.ID, wire.LabelAccept
+		message.Invitation, binding.Label, path = p.ID, r.accepting, r.accept
 	}
 	if binding.Message, err = json.Marshal(message); err != nil {
 		return answer, err

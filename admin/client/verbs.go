@@ -151,6 +151,21 @@ func (c *Client) DisableOperator(ctx context.Context, name string) (wire.Operato
 	return post[wire.Operator](ctx, c, under(wire.PathOperators, name, "disable"), nothing{})
 }
 
+// RelyingParties lists the relying parties and what each enforces.
+func (c *Client) RelyingParties(ctx context.Context) (wire.List[wire.RelyingParty], error) {
+	return get[wire.List[wire.RelyingParty]](ctx, c, wire.PathRelyingParties)
+}
+
+// InviteRelyingParty makes an invitation for a relying party's relay.
+func (c *Client) InviteRelyingParty(ctx context.Context, p wire.NewRelyingParty) (wire.Invitation, error) {
+	return post[wire.Invitation](ctx, c, wire.PathRelyingParties, p)
+}
+
+// DisableRelyingParty bars a relay and revokes its certificates.
+func (c *Client) DisableRelyingParty(ctx context.Context, name string) (wire.RelyingParty, error) {
+	return post[wire.RelyingParty](ctx, c, under(wire.PathRelyingParties, name, "disable"), nothing{})
+}
+
 // Authorities lists the imported TPM makers' CA certificates.
 func (c *Client) Authorities(ctx context.Context) (wire.List[wire.Authority], error) {
 	return get[wire.List[wire.Authority]](ctx, c, wire.PathVendorCA)

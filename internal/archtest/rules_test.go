@@ -82,7 +82,7 @@ var rows = []row{
 	{"admin", "admin/credential admin/gate admin/selector provisioner provisioner/factory ca/status ca/trust ca/profile record wire",
 		"operators see and change the record through its verbs; they never reach a key"},
 
-	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca wire cmd/hallmark/internal/*",
+	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire cmd/hallmark/internal/*",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
 	{"internal/demo internal/bench internal/e2e internal/simdevice", "...", "demonstrations and measurements drive the whole house"},
@@ -109,11 +109,11 @@ var doors = []door{
 	{"go.einride.tech/aip", "admin/selector", "", "one grammar, one reader of it"},
 	{"github.com/spf13/cobra", "cmd/...", "", "commands are the edge"},
 	{"github.com/prometheus/client_golang", "cmd/hallmarkd/...", "", "rooms say what happened in return values; the server counts"},
-	{"net", "wire config device device/... attest/*/collect ca ca/... provisioner provisioner/... relay admin admin/... cmd/... internal/*", "",
+	{"net", "wire config device device/... attest/*/collect ca ca/... provisioner provisioner/... relay relay/* admin admin/... cmd/... internal/*", "",
 		"the record and the verifiers have no network"},
-	{"net/http", "device device/client device/proxy ca/status ca/status/feed ca/trust provisioner/* relay admin admin/gate admin/credential admin/party admin/client cmd/... internal/*", "",
+	{"net/http", "device device/client device/proxy ca/status ca/status/feed ca/trust provisioner/* relay relay/* admin admin/gate admin/credential admin/party admin/client cmd/... internal/*", "",
 		"serving and asking are the business of a few rooms; the rest can be tested without a connection"},
-	{"os", "config record/... device device/... attest/*/collect ca/keys ca/trust relay admin/client cmd/... internal/*", "",
+	{"os", "config record/... device device/... attest/*/collect ca/keys ca/trust relay relay/* admin/client cmd/... internal/*", "",
 		"what has no files cannot leak into them: verifiers and judges have none"},
 	{"testing", "record/recordtest", "", "test code does not belong in the product"},
 	{"unsafe", "", "", "memory safety is a promise of the product"},
@@ -122,7 +122,7 @@ var doors = []door{
 // calls that only the named packages may make, by import path and function.
 var calls = []struct{ path, function, from, because string }{
 	{module + "/attest", "OpenPending", "provisioner/session", "whoever opens sealed evidence vouches for it; one place does"},
-	{"time", "Now", "record/... device device/... attest/*/collect cmd/... internal/* relay admin/client", "time is an argument, so that expiry is an ordinary test input"},
+	{"time", "Now", "record/... device device/... attest/*/collect cmd/... internal/* relay relay/* admin/client", "time is an argument, so that expiry is an ordinary test input"},
 }
 
 // judgeImport returns why package pkg (relative to the module) may not import path; nil if it may.

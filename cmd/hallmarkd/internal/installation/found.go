@@ -329,7 +329,7 @@ func (in *Installation) RecoverOperator(ctx context.Context, store record.Store,
 		return err
 	}
 	e.Verb = "certificate.issued"
-	chain, err := OperatorIssuer{authority}.IssueOperator(ctx, name, key.Public(), e)
+	chain, err := OwnIssuer{authority}.IssueOperator(ctx, name, key.Public(), e)
 	if err != nil {
 		return err
 	}

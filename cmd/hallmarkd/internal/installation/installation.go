@@ -206,21 +206,29 @@ func (in *Installation) Authority(ctx context.Context, store record.Issuance) (*
 	return ca.New(c)
 }
 
-// operatorLife is the life of an operator's certificate. `hallmark` renews it by
+// ownLife is the life of operators' and relays' certificates. `hallmark` renews them by
 // itself after two thirds.
-const operatorLife = 90 * 24 * time.Hour
+const ownLife = 90 * 24 * time.Hour
 
-// OperatorIssuer issues operators' certificates (admin.Issuer).
-type OperatorIssuer struct {
+// OwnIssuer issues operators' and relays' certificates (admin.Issuer, party.Issuer).
+type OwnIssuer struct {
 	Authority interface {
 		Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error)
 	}
 }
 
 // IssueOperator gives the chain, DER, leaf first, without the root.
-func (o OperatorIssuer) IssueOperator(ctx context.Context, operator string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
-	issued, err := o.Authority.Issue(ctx, e, ca.Request{Profile: profile.Operator,
-		Content: profile.Content{Operator: operator, Key: key, Lifetime: operatorLife}})
+func (o OwnIssuer) IssueOperator(ctx context.Context, operator string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
+	return o.issue(ctx, profile.Operator, operator, key, e)
+}
+
+// IssueRelay gives the chain, DER, leaf first, without the root.
+func (o OwnIssuer) IssueRelay(ctx context.Context, party string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
+	return o.issue(ctx, profile.Relay, party, key, e)
+}
+
+func (o OwnIssuer) issue(ctx context.Context, kind profile.Kind, name string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
+	issued, err := o.Authority.Issue(ctx, e, ca.Request{Profile: kind, Content: profile.Content{Operator: name, Key: key, Lifetime: ownLife}})
 	if err != nil {
 		return nil, err
 	}

@@ -3,11 +3,14 @@ package server
 import (
 	"crypto/sha256"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin"
+	"github.com/hallmark-pki/hallmark/admin/party"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -20,16 +23,25 @@ import (
 
 func (h *house) wireHandlers(in *installation.Installation, store record.Store, p *factory.Permissions, version string, log *slog.Logger) (err error) {
 	infrastructure := in.Issuer(profile.Infrastructure)
+	bundle := func() wire.SignedBundle {
+		signed, _ := in.Trust.Newest()
+		return signed
+	}
+	parties, err := party.New(party.Config{
+		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p,
+		Issuers: in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw), Server: in.Config.Public.Devices[0],
+		Bundle: bundle, Followed: func() []string { return slices.Sorted(maps.Keys(in.Pins(profile.Operational))) }, Newest: store.LastChange, Feed: h.feed.Handler(), Lists: h.status.Handler(), Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return err
+	}
 	administration, err := admin.New(admin.Config{
 		Name: in.Config.Name, Version: version,
-		Store: store, Status: h.status, Issuer: installation.OperatorIssuer{Authority: h.authority}, Permissions: p,
+		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p,
 		Authorities: issuers{in, h.authority},
 		Issuers:     in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
-		Bundle: func() wire.SignedBundle {
-			signed, _ := in.Trust.Newest()
-			return signed
-		},
+		Bundle: bundle, Further: parties.Routes(),
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates, Changed: h.makers.changed,
 		Now: time.Now, Log: log,
 	})
@@ -37,7 +49,7 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 		return err
 	}
 	h.handlers = handlers{
-		devices:   native.Handler(h.devices, nativeConfig(in, log)),
+		devices:   machines(native.Handler(h.devices, nativeConfig(in, log)), parties.Handler()),
 		operators: administration.Handler(),
 		status:    h.public(in.Config.PublicFeed),
 		metrics:   h.metrics.handler(),
@@ -58,4 +70,14 @@ func (h *house) public(withFeed bool) http.Handler {
 		}
 		lists.ServeHTTP(w, r)
 	})
+}
+
+// machines is what devices and relays share: a listener. Each half recognises its own.
+func machines(devices, relays http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", devices)
+	for _, path := range []string{"/v1/relay/", wire.PathFeed + "/", "/crl/", "/ca/"} {
+		mux.Handle(path, relays)
+	}
+	return mux
 }

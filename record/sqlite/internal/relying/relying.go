@@ -17,9 +17,9 @@ type Parties struct{ db *engine.DB }
 // New keeps it in db.
 func New(db *engine.DB) Parties { return Parties{db} }
 
-const selectParty = `SELECT o.name, o.created, o.disabled, o.invitation, o.invited_until, o.accepted,
+const selectParty = `SELECT name, created, disabled, invitation, invited_until, accepted,
 	coalesce(e.number, 0), e.since, e.reported, coalesce(e.formats, ''), coalesce(e.program, ''), coalesce(e.fail, ''), e.until, coalesce(e.problem, ''), coalesce(e.version, '')
-	FROM operators o LEFT JOIN enforcements e ON e.party = o.name WHERE o.kind = 'relying-party'`
+	FROM operators LEFT JOIN enforcements e ON e.party = name WHERE kind = 'relying-party'`
 
 func scanParty(r engine.Row) record.RelyingParty {
 	return record.RelyingParty{
@@ -31,7 +31,7 @@ func scanParty(r engine.Row) record.RelyingParty {
 
 // party finds by name, or fails with ErrNotFound.
 func party(c *engine.Conn, name string) (*record.RelyingParty, error) {
-	p, err := engine.First(c, scanParty, selectParty+" AND o.name = ?", name)
+	p, err := engine.First(c, scanParty, selectParty+" AND name = ?", name)
 	if err == nil && p == nil {
 		err = fmt.Errorf("relying party %s: %w", name, record.ErrNotFound)
 	}
@@ -61,7 +61,7 @@ func (s Parties) InviteRelyingParty(ctx context.Context, p record.RelyingParty, 
 // AcceptRelyingParty lets the first key have the invitation.
 func (s Parties) AcceptRelyingParty(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (p record.RelyingParty, err error) {
 	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		found, err := engine.First(c, scanParty, selectParty+" AND o.invitation = ? AND o.invited_until > ? AND o.disabled IS NULL", id, at)
+		found, err := engine.First(c, scanParty, selectParty+" AND invitation = ? AND invited_until > ? AND disabled IS NULL", id, at)
 		if err != nil {
 			return err
 		}
@@ -138,8 +138,8 @@ func step(c *engine.Conn, name string, r record.Enforcement) error {
 // TakenUp reads the first step that reaches the number.
 func (s Parties) TakenUp(ctx context.Context, number int64) ([]record.Taken, error) {
 	return engine.List(ctx, s.db, func(r engine.Row) record.Taken { return record.Taken{Name: r.Text(0), At: r.Time(1)} },
-		`SELECT o.name, (SELECT since FROM enforcement_steps t WHERE t.party = o.name AND t.number >= ? ORDER BY t.number LIMIT 1)
-		FROM operators o JOIN enforcements e ON e.party = o.name WHERE o.disabled IS NULL AND o.kind = 'relying-party' ORDER BY o.name`, number)
+		`SELECT name, (SELECT since FROM enforcement_steps t WHERE t.party = name AND t.number >= ? ORDER BY t.number LIMIT 1)
+		FROM operators JOIN enforcements e ON e.party = name WHERE disabled IS NULL AND kind = 'relying-party' ORDER BY name`, number)
 }
 
 // RelyingParty finds by name.
@@ -149,5 +149,5 @@ func (s Parties) RelyingParty(ctx context.Context, name string) (record.RelyingP
 
 // RelyingParties lists by name.
 func (s Parties) RelyingParties(ctx context.Context) ([]record.RelyingParty, error) {
-	return engine.List(ctx, s.db, scanParty, selectParty+" ORDER BY o.name")
+	return engine.List(ctx, s.db, scanParty, selectParty+" ORDER BY name")
 }

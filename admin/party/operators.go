@@ -1,0 +1,96 @@
+package party
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// States of a relying party.
+const (
+	stateActive   = "active"
+	stateInvited  = "invited"
+	stateDisabled = "disabled"
+)
+
+func (s *Service) list(ctx context.Context, _ *gate.Call) (any, error) {
+	all, err := s.Store.RelyingParties(ctx)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := s.Newest(ctx)
+	out := wire.List[wire.RelyingParty]{Items: make([]wire.RelyingParty, len(all))}
+	for i, p := range all {
+		out.Items[i] = show(p, newest)
+	}
+	return out, err
+}
+
+func show(p record.RelyingParty, newest int64) wire.RelyingParty {
+	out := wire.RelyingParty{Name: p.Name, State: stateActive, Created: p.Created, Disabled: p.Disabled}
+	switch {
+	case !p.Disabled.IsZero():
+		out.State = stateDisabled
+	case p.Invitation != "" && p.Accepted == [32]byte{}:
+		out.State, out.InvitedUntil = stateInvited, p.InvitedUntil
+	}
+	if p.Reported.IsZero() {
+		return out
+	}
+	out.Reported, out.Number, out.Since, out.Until = p.Reported, p.Number, p.Since, p.Until
+	out.Behind = max(0, newest-max(0, p.Number))
+	out.Program, out.Fail, out.Problem, out.Version = p.Program, p.Fail, p.Problem, p.Version
+	if p.Formats != "" {
+		out.Formats = strings.Split(p.Formats, ",")
+	}
+	return out
+}
+
+func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
+	var in wire.NewRelyingParty
+	if err := c.Read(&in); err != nil {
+		return nil, err
+	}
+	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
+	switch {
+	case !partyName.MatchString(in.Name):
+		return nil, gate.Invalid("", "relying party %q: 1 to 32 of a-z, 0-9 and . _ -, beginning with a letter or digit", in.Name)
+	case in.TTL < 0 || in.TTL > int64(wire.MaxInvitation/time.Second) || ttl < time.Minute:
+		return nil, gate.Invalid("", "an invitation is valid for 1 minute to 7 days")
+	}
+	p := record.RelyingParty{Name: in.Name, Created: c.Now, Invitation: s.Permissions.NewID(), InvitedUntil: c.Now.Add(ttl)}
+	e := c.Event("relying-party.invited", p.Name)
+	e.Detail["until"] = p.InvitedUntil.UTC().Format(time.RFC3339)
+	err := s.Store.InviteRelyingParty(ctx, p, e)
+	if errors.Is(err, record.ErrExists) {
+		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name; a relay that lost its certificate: hallmark relying-party disable "+p.Name+" first",
+			"%q has a certificate, or is an operator", p.Name)
+	}
+	permission := wire.Permission{Kind: wire.KindRelay, ID: p.Invitation, Secret: s.Permissions.Secret(wire.KindRelay, p.Invitation), Server: s.Server, Root: s.Root}
+	return wire.Invitation{Invitation: permission.String(), Expires: p.InvitedUntil}, err
+}
+
+// disable bars a relay, revokes its certificates and publishes that.
+func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
+	name := c.Request.PathValue("name")
+	if err := c.Read(&struct{}{}); err != nil {
+		return nil, err
+	}
+	s.ending.Lock()
+	defer s.ending.Unlock()
+	if err := s.Store.DisableRelyingParty(ctx, name, c.Now, c.Event("relying-party.disabled", name)); err != nil {
+		return nil, gate.Absent(err, "hallmark relying-party list shows those there are", "there is no relying party %q", name)
+	}
+	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.Event("relying-party.revoked", name)); err != nil {
+		return nil, err
+	}
+	p, err := s.Store.RelyingParty(ctx, name)
+	return show(p, 0), err
+}

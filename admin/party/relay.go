@@ -1,0 +1,89 @@
+package party
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/hallmark-pki/hallmark/admin/credential"
+	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// accept makes the first certificate of an invited relay. As with operators, the
+// invitation is bound to the key first: that key may ask again while it lasts.
+func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
+	message, key, err := credential.Open(c, wire.LabelRelayAccept, wire.KindRelay, s.Permissions.Verify)
+	if err != nil {
+		return nil, err
+	}
+	s.ending.Lock()
+	defer s.ending.Unlock()
+	e := c.Event("relying-party.accepted", "")
+	e.Actor = "invitation:" + message.Invitation
+	p, err := s.Store.AcceptRelyingParty(ctx, message.Invitation, sha256.Sum256(message.Key), c.Now, e)
+	if errors.Is(err, record.ErrNotFound) {
+		return nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark relying-party invite NAME",
+			"the invitation is unknown, used or expired")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.issue(ctx, c, p.Name, key)
+}
+
+// renew gives a recognised relay a certificate for a new key.
+func (s *Service) renew(ctx context.Context, c *gate.Call) (any, error) {
+	_, key, err := credential.Open(c, wire.LabelRelay, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	s.ending.Lock()
+	defer s.ending.Unlock()
+	// Once more under the lock: disabling may have come in between.
+	if _, err := s.callers().Recognise(ctx, c.Request.TLS); err != nil {
+		return nil, err
+	}
+	return s.issue(ctx, c, c.Caller.Name, key)
+}
+
+func (s *Service) issue(ctx context.Context, c *gate.Call, name string, key crypto.PublicKey) (any, error) {
+	e := c.Event("certificate.issued", name)
+	e.Actor = "relay:" + name
+	chain, err := s.Issuer.IssueRelay(ctx, name, key, e)
+	return wire.OperatorChain{Operator: name, Chain: chain}, err
+}
+
+// report keeps what a relay says of its relying party. What cannot be so is refused: a
+// number that the feed has not reached would hide that the relay is behind.
+func (s *Service) report(ctx context.Context, c *gate.Call) (any, error) {
+	var in wire.RelayReport
+	if err := c.Read(&in); err != nil {
+		return nil, err
+	}
+	newest, err := s.Newest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := []string{wire.FormatCRL, wire.FormatSerials, wire.FormatMap, wire.FormatDenylist, wire.FormatFilter, wire.FormatEach}
+	switch {
+	case in.Number < -1 || in.Number > newest:
+		return nil, gate.Refuse(http.StatusConflict, wire.CodeConflict, "take the snapshot again", "change %d is not in the feed, whose newest is %d", in.Number, newest)
+	case in.Fail != wire.FailOpen && in.Fail != wire.FailClosed:
+		return nil, gate.Invalid("", "fail %q is neither open nor closed", in.Fail)
+	case len(in.Formats) > wire.MaxRelayFormats || slices.ContainsFunc(in.Formats, func(f string) bool { return !slices.Contains(known, f) }):
+		return nil, gate.Invalid("", "formats are some of %s", strings.Join(known, ", "))
+	case max(len(in.Program), len(in.Problem), len(in.Version)) > wire.MaxRelayText:
+		return nil, gate.Invalid("", "a text has more than %d bytes", wire.MaxRelayText)
+	}
+	err = s.Store.Report(ctx, c.Caller.Name, record.Enforcement{
+		Number: in.Number, Reported: c.Now, Formats: strings.Join(in.Formats, ","), Program: in.Program,
+		Fail: in.Fail, Until: in.Until, Problem: in.Problem, Version: in.Version,
+	})
+	return wire.RelayAnswer{Time: c.Now}, err
+}

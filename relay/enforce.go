@@ -1,0 +1,349 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/denylist"
+)
+
+// enforce writes what is known into the files, has it taken up and reports that. If
+// nothing changed nothing is run; always asks for signed lists even then.
+func (r *Relay) enforce(ctx context.Context, always bool) error {
+	target := r.seen
+	if !always && target == r.state.Number && len(r.pending) == 0 && !r.state.Behind {
+		return nil
+	}
+	until, half, err := r.collect(ctx, target, always || len(r.pending) > 0)
+	if err != nil {
+		return err
+	}
+	contents := map[string][]byte{}
+	for _, f := range r.Files {
+		maps.Copy(contents, r.contents(f))
+	}
+	if err := r.install(ctx, contents); err != nil {
+		return err
+	}
+	if err := r.runEach(ctx); err != nil {
+		return err
+	}
+	r.pending = nil
+	if r.state.Number != target {
+		r.state.Number, r.state.Since = target, r.Now()
+	}
+	r.state.Until, r.state.Half, r.state.Contact, r.state.Closed = until, half, r.Now(), false
+	r.problem(ctx, nil)
+	return r.report(ctx)
+}
+
+// settle is how long a signed list may lag behind the change that it must show.
+const settle = 10 * time.Second
+
+// collect fetches the signed lists that files are made of, until they show every change
+// up to target, and says until when they are good and when half of that has passed.
+func (r *Relay) collect(ctx context.Context, target int64, ask bool) (until, half time.Time, err error) {
+	deadline := time.Now().Add(settle)
+	for name, s := range r.sources {
+		until, half = sooner(until, half, s.made, s.until)
+		for _, format := range r.formats() {
+			get := map[string]func(context.Context, string, *source) (document, error){
+				wire.FormatCRL: r.crls, wire.FormatDenylist: r.denyList, wire.FormatFilter: r.filter}[format]
+			if get == nil || !ask {
+				continue
+			}
+			for {
+				d, err := get(ctx, name, s)
+				if err != nil {
+					return until, half, fmt.Errorf("%s of %s: %w", format, name, err)
+				}
+				if missing := r.missing(d, name, s, target); missing == "" {
+					until, half = sooner(until, half, d.made, d.until)
+					break
+				} else if time.Now().After(deadline) {
+					return until, half, fmt.Errorf("the server's %s does not show the change of %s yet", format, missing)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
+	}
+	return until, half, nil
+}
+
+// sooner takes the earlier end, and the earlier half of a life.
+func sooner(until, half, made, end time.Time) (time.Time, time.Time) {
+	if end.IsZero() {
+		return until, half
+	}
+	if until.IsZero() || end.Before(until) {
+		until = end
+	}
+	if middle := made.Add(end.Sub(made) / 2); half.IsZero() || middle.Before(half) {
+		half = middle
+	}
+	return until, half
+}
+
+// missing names a change that a document should show and does not.
+func (r *Relay) missing(d document, issuer string, s *source, target int64) string {
+	if d.number >= 0 {
+		if d.number < target && len(r.pending) > 0 {
+			return fmt.Sprintf("number %d", target)
+		}
+		return ""
+	}
+	for serial := range s.denied {
+		if !d.denies(serial) {
+			return "certificate " + serial.String()
+		}
+	}
+	for _, c := range r.pending {
+		if serial, err := denylist.ParseSerial(c.Serial); err == nil && c.Issuer == issuer && !s.denied[serial] && d.denies(serial) {
+			return "certificate " + c.Serial
+		}
+	}
+	return ""
+}
+
+// formats are those that are written, once each.
+func (r *Relay) formats() (all []string) {
+	for _, f := range r.Files {
+		all = append(all, f.Format)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// contents is what a file shall hold. A deny-list and a filter are of one issuer: those of
+// later ones get files beside it, FILE.ISSUER.
+func (r *Relay) contents(f File) map[string][]byte {
+	out := map[string][]byte{}
+	var serials []string
+	for n, name := range r.issuers {
+		s := r.sources[name]
+		switch f.Format {
+		case wire.FormatCRL:
+			out[f.Path] = append(out[f.Path], s.documents[pathCRL+name+".pem"].body...)
+		case wire.FormatDenylist, wire.FormatFilter:
+			path, document := f.Path, wire.PathFeed+"/"+name
+			if n > 0 {
+				path += "." + name
+			}
+			if f.Format == wire.FormatFilter {
+				document += "/filter"
+			}
+			out[path] = s.documents[document].body
+		default:
+			for serial := range s.denied {
+				serials = append(serials, strings.ToUpper(serial.String()))
+			}
+		}
+	}
+	if f.Format == wire.FormatSerials || f.Format == wire.FormatMap {
+		slices.Sort(serials)
+		out[f.Path] = lines(f.Format, slices.Compact(serials))
+	}
+	return out
+}
+
+// lines writes serial numbers as OpenSSL, nginx and haproxy print them: upper-case hex.
+func lines(format string, serials []string) []byte {
+	var b bytes.Buffer
+	b.WriteString("# Denied certificates by serial number. Written by hallmark relay.\n")
+	end := "\n"
+	if format == wire.FormatMap {
+		end = " 1;\n"
+	}
+	for _, s := range serials {
+		b.WriteString(s)
+		b.WriteString(end)
+	}
+	return b.Bytes()
+}
+
+// everybody denies all: with nginx's map by its default, with a list of beginnings of
+// serial numbers, whose first digit is below 8 (they are positive), by all of these.
+func everybody(format string) []byte {
+	if format == wire.FormatMap {
+		return []byte("# The lists have ended: nobody is let in. Written by hallmark relay.\ndefault 1;\n")
+	}
+	return lines(format, []string{"0", "1", "2", "3", "4", "5", "6", "7"})
+}
+
+// install replaces the files that change and has the program take them up. If it does
+// not, the files that it last took up come back: it may be started again meanwhile.
+func (r *Relay) install(ctx context.Context, contents map[string][]byte) error {
+	before := map[string][]byte{}
+	for path, text := range contents {
+		old := r.kept[path]
+		if _, err := os.Stat(path); err != nil || !bytes.Equal(old, text) {
+			before[path] = old
+		}
+	}
+	if len(before) == 0 && !r.state.Behind {
+		return nil
+	}
+	r.state.Behind = true
+	if err := writeState(r.Dir, r.state); err != nil {
+		return fmt.Errorf("%w; the last good files stay", err)
+	}
+	for path := range before {
+		if err := replace(path, contents[path]); err != nil {
+			return fmt.Errorf("%w; the last good files stay", errors.Join(err, r.restore(before)))
+		}
+	}
+	if r.Reload != "" {
+		if err := r.command(ctx, r.Reload, nil); err != nil {
+			return fmt.Errorf("the reload failed: %w; the last good files stay", errors.Join(err, r.restore(before)))
+		}
+	}
+	r.state.Behind = false
+	for path := range before {
+		r.kept[path] = contents[path]
+	}
+	return nil
+}
+
+// restore puts files back as they were; one that was not there stays.
+func (r *Relay) restore(files map[string][]byte) error {
+	var failed error
+	for path, text := range files {
+		if now, err := readFile(path); text != nil && (err != nil || !bytes.Equal(now, text)) {
+			failed = errors.Join(failed, replace(path, text))
+		}
+	}
+	return failed
+}
+
+// runEach runs the command for each change, in order; one that fails is tried again, with
+// those after it.
+func (r *Relay) runEach(ctx context.Context) error {
+	if r.Each == "" {
+		return nil
+	}
+	for len(r.pending) > 0 {
+		c := r.pending[0]
+		if err := r.command(ctx, r.Each, environment(c)); err != nil {
+			return fmt.Errorf("the command for change %d (%s, %s) failed: %w", c.Number, c.Device, c.Status, err)
+		}
+		r.pending = r.pending[1:]
+	}
+	return nil
+}
+
+// environment is a change as commands read it.
+func environment(c wire.Change) []string {
+	serial := strings.ToUpper(c.Serial)
+	return []string{
+		fmt.Sprintf("HALLMARK_CHANGE=%d", c.Number), "HALLMARK_STATUS=" + c.Status, "HALLMARK_REASON=" + c.Reason,
+		"HALLMARK_DEVICE=" + c.Device, "HALLMARK_ISSUER=" + c.Issuer, "HALLMARK_SERIAL=" + serial,
+		"HALLMARK_FINGERPRINT=" + c.Fingerprint, "HALLMARK_SUCCESSOR=" + strings.ToUpper(c.Successor),
+	}
+}
+
+// expire acts when what is held has ended without contact: with fail closed, lists that
+// have no end of their own come to deny everybody.
+func (r *Relay) expire(ctx context.Context) {
+	now := r.Now()
+	if r.state.Until.IsZero() || now.Before(r.state.Until) {
+		if !r.state.Half.IsZero() && now.After(r.state.Half) {
+			r.problem(ctx, fmt.Errorf("half the life of the lists has passed without a fresh one: they end on %s", r.state.Until.Format(time.RFC3339)))
+		}
+		return
+	}
+	said := "open: certificates revoked since are let in"
+	if r.Fail == wire.FailClosed {
+		said = "closed: nobody is let in"
+		if err := r.close(ctx); err != nil {
+			said = "and they could not be closed: " + err.Error()
+		}
+	}
+	r.problem(ctx, fmt.Errorf("the lists ended on %s without contact; the relying party fails %s", r.state.Until.Format(time.RFC3339), said))
+}
+
+func (r *Relay) close(ctx context.Context) error {
+	if r.state.Closed {
+		return nil
+	}
+	contents := map[string][]byte{}
+	for _, f := range r.Files {
+		if f.Format == wire.FormatSerials || f.Format == wire.FormatMap {
+			contents[f.Path] = everybody(f.Format)
+		}
+	}
+	if err := r.install(ctx, contents); err != nil {
+		return err
+	}
+	r.state.Closed = true
+	return writeState(r.Dir, r.state)
+}
+
+// problem says what is wrong, once, and keeps it for the status; nil means that all is well.
+func (r *Relay) problem(ctx context.Context, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != r.said {
+		if r.said = text; text == "" {
+			r.Log.Info("all is enforced again", "change", r.state.Number)
+		} else {
+			r.Log.Error("not all is enforced", "change", r.state.Number, "problem", text)
+		}
+	}
+	r.state.Problem = text
+	if failed := writeState(r.Dir, r.state); failed != nil {
+		r.Log.Error("the status could not be written", "err", failed)
+	}
+	if text != "" {
+		// The server is often what is wrong; then it will hear of it later.
+		if failed := r.report(ctx); failed != nil {
+			r.Log.Debug("the problem could not be reported", "err", failed)
+		}
+	}
+}
+
+// report tells the server what is enforced.
+func (r *Relay) report(ctx context.Context) error {
+	formats := r.formats()
+	if r.Each != "" {
+		formats = append(formats, wire.FormatEach)
+	}
+	body, err := json.Marshal(wire.RelayReport{
+		Number: r.state.Number, Formats: formats, Program: r.Program, Fail: r.Fail, Until: r.state.Until,
+		Problem: shorten(r.state.Problem), Version: r.Version,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	resp, err := r.Send(ctx, http.MethodPost, wire.PathRelayReport, http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text := make([]byte, maxSmall)
+		n, _ := resp.Body.Read(text)
+		return fmt.Errorf("report: %w", refusal(resp, text[:n]))
+	}
+	return nil
+}
+
+func shorten(text string) string {
+	if len(text) > wire.MaxRelayText {
+		return strings.ToValidUTF8(text[:wire.MaxRelayText-3], "") + "…"
+	}
+	return text
+}

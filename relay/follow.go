@@ -1,0 +1,124 @@
+package relay
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// event is one of the stream: a change, or only how far the stream has come.
+type event struct {
+	number int64
+	change *wire.Change
+}
+
+// follow sends the changes after a number until the stream fails or ctx ends. A stream
+// that ends in order is taken up again where it ended.
+func (r *Relay) follow(ctx context.Context, after int64, to chan<- event) error {
+	for {
+		began := time.Now()
+		last, err := r.stream(ctx, after, to)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("the feed: %w", err)
+		}
+		if after = last; time.Since(began) < time.Second {
+			return errors.New("the feed ends as soon as it begins: does a proxy in between hold it back?")
+		}
+	}
+}
+
+// stream reads one answer of server-sent events. Whoever is silent for three heartbeats
+// is gone.
+func (r *Relay) stream(ctx context.Context, after int64, to chan<- event) (last int64, err error) {
+	last = after
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silence := time.AfterFunc(exchangeTimeout, cancel)
+	defer silence.Stop()
+	header := http.Header{"Accept": {wire.StreamType}, "Cache-Control": {"no-cache"}}
+	resp, err := r.Send(ctx, http.MethodGet, wire.PathChanges+"?after="+strconv.FormatInt(max(0, after), 10), header, nil)
+	if err != nil {
+		return last, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxSmall))
+		return last, refusal(resp, body)
+	}
+	lines := bufio.NewReaderSize(resp.Body, maxLine)
+	for {
+		e, err := readEvent(lines, func() { silence.Reset(3 * wire.Heartbeat) })
+		switch {
+		case errors.Is(err, io.EOF):
+			return last, nil
+		case err != nil && ctx.Err() != nil:
+			return last, fmt.Errorf("nothing was heard for %v", 3*wire.Heartbeat)
+		case err != nil:
+			return last, err
+		}
+		select {
+		case to <- e:
+			last = max(last, e.number)
+		case <-ctx.Done():
+			return last, ctx.Err()
+		}
+	}
+}
+
+// maxLine bounds a line of the stream, in bytes.
+const maxLine = 8 << 10
+
+// readEvent reads up to the next event that means something to us
+// (https://html.spec.whatwg.org/multipage/server-sent-events.html); heard is called for
+// every line.
+func readEvent(lines *bufio.Reader, heard func()) (event, error) {
+	var kind, data string
+	for {
+		raw, err := lines.ReadSlice('\n')
+		if err != nil {
+			if errors.Is(err, bufio.ErrBufferFull) {
+				err = wire.ErrTooLarge
+			}
+			return event{}, err
+		}
+		heard()
+		line := strings.TrimRight(string(raw), "\r\n")
+		field, value, _ := strings.Cut(line, ":")
+		value = strings.TrimPrefix(value, " ")
+		switch {
+		case line == "":
+			e, known, err := decode(kind, data)
+			if err != nil || known {
+				return e, err
+			}
+			kind, data = "", ""
+		case field == "event":
+			kind = value
+		case field == "data" && len(data)+len(value) <= maxLine:
+			data += value
+		}
+	}
+}
+
+func decode(kind, data string) (e event, known bool, err error) {
+	switch kind {
+	case wire.EventChange:
+		c, err := wire.DecodeChange([]byte(data))
+		return event{c.Number, &c}, true, err
+	case wire.EventCurrent:
+		p, err := wire.DecodePosition([]byte(data))
+		return event{p.Number, nil}, true, err
+	}
+	return event{}, false, nil
+}

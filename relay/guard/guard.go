@@ -1,0 +1,298 @@
+// Package guard lets a Go server refuse the certificates that a relay has written down as
+// denied, also on connections that are open already.
+//
+//	g, err := guard.New("/etc/hallmark/denylist", guard.Options{Roots: roots, Fail: guard.Closed})
+//	config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, roots
+//	config.VerifyConnection = g.VerifyConnection
+//	listener := g.Listener(tcp, config)
+//	go g.Watch(ctx, time.Second)
+//
+// The file is the relay's format "denylist" or "filter"; both are verified when they are
+// read.
+package guard
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire/denylist"
+)
+
+// Fail is what happens once the file has ended without a newer one.
+type Fail int
+
+// The zero value is Closed.
+const (
+	// Closed refuses everybody.
+	Closed Fail = iota
+	// Open goes on with what the file says.
+	Open
+)
+
+// ErrDenied: the certificate is revoked or on hold.
+var ErrDenied = errors.New("the certificate is revoked or on hold")
+
+// ErrEnded: the deny-list has ended without a newer one.
+var ErrEnded = errors.New("the deny-list has ended: is the relay running?")
+
+// ErrNotCovered: the filter was made before the certificate, or it is of another issuer.
+var ErrNotCovered = errors.New("the deny-list does not cover the certificate")
+
+// Options is how a Guard judges. Roots is needed.
+type Options struct {
+	// Roots are those of relying-parties.pem.
+	Roots *x509.CertPool
+	Fail  Fail
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Guard judges certificates by a file. Its methods may be called concurrently.
+type Guard struct {
+	path string
+	Options
+	known atomic.Pointer[known]
+	mu    sync.Mutex
+	open  map[*conn]bool
+}
+
+// known is what was read: one deny-list for each issuer, or one filter.
+type known struct {
+	lists  []*denylist.List
+	filter *denylist.Filter
+	stamps string // of the files
+}
+
+// maxFile bounds a file, in bytes.
+const maxFile = denylist.MaxDocument
+
+// New reads the file at path, and those of further issuers beside it (path.ISSUER). It
+// fails if it is missing or not to be believed.
+func New(path string, o Options) (*Guard, error) {
+	if o.Roots == nil {
+		return nil, errors.New("guard: the roots that relying parties trust are needed")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	g := &Guard{path: path, Options: o, open: map[*conn]bool{}}
+	return g, g.Reload()
+}
+
+// Reload reads the file again if it changed and closes open connections that it denies.
+// If it cannot be believed the last good one stays.
+func (g *Guard) Reload() error {
+	paths, err := filepath.Glob(g.path + ".*-[0-9]*")
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	paths = append([]string{g.path}, paths...)
+	stamps := ""
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return fmt.Errorf("guard: %w", err)
+		}
+		stamps += fmt.Sprintln(path, info.ModTime().UnixNano(), info.Size())
+	}
+	before := g.known.Load()
+	if before != nil && before.stamps == stamps {
+		return nil
+	}
+	k := &known{stamps: stamps}
+	for _, path := range paths {
+		if err := g.read(k, path); err != nil {
+			return fmt.Errorf("guard: %s: %w", path, err)
+		}
+	}
+	if before != nil && k.ends().Before(before.ends()) {
+		return fmt.Errorf("guard: %s was made before the one that is known", g.path)
+	}
+	g.known.Store(k)
+	g.sweep()
+	return nil
+}
+
+// read adds one file.
+func (g *Guard) read(k *known, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return err
+	}
+	list, err := denylist.OpenList(data, g.Roots, g.Now())
+	switch {
+	case err == nil && k.filter == nil:
+		k.lists = append(k.lists, list)
+		return nil
+	case errors.Is(err, denylist.ErrNotDocument) && k.filter == nil && len(k.lists) == 0:
+		k.filter, err = denylist.OpenFilter(data, g.Roots, g.Now())
+		return err
+	case err == nil || errors.Is(err, denylist.ErrNotDocument):
+		return errors.New("a filter is of one issuer, and there are more: use deny-lists")
+	}
+	return err
+}
+
+// ends is when the first of the documents does.
+func (k *known) ends() (at time.Time) {
+	if k.filter != nil {
+		return k.filter.NextUpdate
+	}
+	for _, l := range k.lists {
+		if at.IsZero() || l.NextUpdate.Before(at) {
+			at = l.NextUpdate
+		}
+	}
+	return at
+}
+
+// Watch reloads whenever the file changed, until ctx ends, and returns why it last could
+// not; nil if it could.
+func (g *Guard) Watch(ctx context.Context, every time.Duration) (last error) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return last
+		case <-tick.C:
+			last = g.Reload()
+			g.sweep() // a list may have ended meanwhile
+		}
+	}
+}
+
+// Check judges a certificate whose chain has been verified; nil lets it in.
+func (g *Guard) Check(c *x509.Certificate) error {
+	k := g.known.Load()
+	if g.Fail == Closed && g.Now().After(k.ends()) {
+		return ErrEnded
+	}
+	serial, ok := denylist.SerialOf(c)
+	if !ok {
+		return ErrNotCovered
+	}
+	for _, l := range k.lists {
+		if _, denied := l.Lookup(serial); denied {
+			return ErrDenied
+		}
+	}
+	if k.filter == nil {
+		return nil
+	}
+	switch k.filter.Lookup(serial, c.NotBefore) {
+	case denylist.Good:
+		return nil
+	case denylist.Denied:
+		return ErrDenied
+	}
+	// Younger than the filter: nobody can have revoked it before the filter was made.
+	if g.Fail == Open {
+		return nil
+	}
+	return ErrNotCovered
+}
+
+// VerifyConnection is for tls.Config. It judges the client's certificate on every
+// handshake, resumed ones included, after the chain has been verified.
+func (g *Guard) VerifyConnection(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("guard: no client certificate")
+	}
+	return g.Check(state.PeerCertificates[0])
+}
+
+// Listener speaks TLS on inner as config says, refuses who is denied, and closes a
+// connection when its client comes to be denied.
+func (g *Guard) Listener(inner net.Listener, config *tls.Config) net.Listener {
+	config = config.Clone()
+	before := config.VerifyConnection
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		if before != nil {
+			if err := before(state); err != nil {
+				return err
+			}
+		}
+		return g.VerifyConnection(state)
+	}
+	return &listener{inner, g, config}
+}
+
+type listener struct {
+	net.Listener
+	guard  *Guard
+	config *tls.Config
+}
+
+// Accept gives a connection whose handshake is still to come, as tls.Listen does.
+func (l *listener) Accept() (net.Conn, error) {
+	raw, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{Conn: raw, guard: l.guard}
+	config := l.config.Clone()
+	verify := config.VerifyConnection
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		if err := verify(state); err != nil {
+			return err
+		}
+		c.track(state.PeerCertificates[0])
+		// What was denied between the two is found here, or by the sweep.
+		return l.guard.Check(state.PeerCertificates[0])
+	}
+	return tls.Server(c, config), nil
+}
+
+// conn is the raw connection beneath TLS: closing it ends both.
+type conn struct {
+	net.Conn
+	guard *Guard
+	peer  *x509.Certificate
+}
+
+func (c *conn) track(peer *x509.Certificate) {
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	c.peer = peer
+	c.guard.open[c] = true
+}
+
+// Close forgets the connection.
+func (c *conn) Close() error {
+	c.guard.mu.Lock()
+	delete(c.guard.open, c)
+	c.guard.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// sweep closes open connections of clients that are denied by now. A filter that is
+// older than a certificate which was let in says nothing against it.
+func (g *Guard) sweep() {
+	g.mu.Lock()
+	var denied []*conn
+	for c := range g.open {
+		if err := g.Check(c.peer); err != nil && !errors.Is(err, ErrNotCovered) {
+			denied = append(denied, c)
+		}
+	}
+	g.mu.Unlock()
+	for _, c := range denied {
+		_ = c.Close()
+	}
+}

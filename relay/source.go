@@ -1,0 +1,338 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/denylist"
+)
+
+// source is what is known of one issuer's certificates.
+type source struct {
+	denied map[denylist.Serial]bool
+	// made is when the deny-list that denied began with was made, until when it is good.
+	made, until time.Time
+	documents   map[string]document // by path: what was fetched, for If-None-Match
+	numbers     map[string]*big.Int // crlNumber by scope: a list older than one known is refused
+}
+
+// document is an answer that was verified.
+type document struct {
+	etag  string
+	body  []byte
+	until time.Time
+	made  time.Time
+	// number is the feed's; -1 if the document does not say.
+	number int64
+	// denies reports whether it refuses a certificate; nil if it cannot be asked.
+	denies func(denylist.Serial) bool
+}
+
+func newSource() *source {
+	return &source{denied: map[denylist.Serial]bool{}, documents: map[string]document{}, numbers: map[string]*big.Int{}}
+}
+
+// apply takes over a change, which wire.DecodeChange has checked.
+func (s *source) apply(c wire.Change) {
+	serial, err := denylist.ParseSerial(c.Serial)
+	if err != nil {
+		return
+	}
+	if c.Denied() {
+		s.denied[serial] = true
+	} else {
+		delete(s.denied, serial)
+	}
+}
+
+const (
+	maxCRLs  = 256 << 20
+	maxSmall = 1 << 20
+	pathCRL  = "/crl/"
+	pathCA   = "/ca/"
+	// skew is how much later than here a list may have been made.
+	skew = 5 * time.Minute
+)
+
+// fetch makes one GET and reads at most limit bytes; 304 gives the document that is known.
+func (r *Relay) fetch(ctx context.Context, path string, known document, limit int64) (body []byte, etag string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	header := http.Header{"Cache-Control": {"no-cache"}}
+	if known.etag != "" {
+		header.Set("If-None-Match", known.etag)
+	}
+	resp, err := r.Send(ctx, http.MethodGet, path, header, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotModified && known.etag != "" {
+		return known.body, known.etag, nil
+	}
+	body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, "", err
+	case resp.StatusCode != http.StatusOK:
+		return nil, "", refusal(resp, body)
+	case int64(len(body)) > limit:
+		return nil, "", fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return body, resp.Header.Get("ETag"), nil
+}
+
+// refusal is the server's problem (RFC 9457), or the status for want of one.
+func refusal(resp *http.Response, body []byte) error {
+	var p wire.Problem
+	if resp.Header.Get("Content-Type") == wire.ProblemType && json.Unmarshal(body, &p) == nil && p.Detail != "" {
+		p.Status = resp.StatusCode
+		return &p
+	}
+	return fmt.Errorf("the server answers %s", resp.Status)
+}
+
+// fetchTrust takes the operational roots from the trust bundle, which an infrastructure
+// root must have signed, and keeps them in the folder for the program's use.
+func (r *Relay) fetchTrust(ctx context.Context) error {
+	body, _, err := r.fetch(ctx, wire.PathRelayTrust, document{}, maxSmall)
+	if err != nil {
+		return err
+	}
+	var trust wire.RelayTrust
+	if err := json.Unmarshal(body, &trust); err != nil {
+		return fmt.Errorf("trust bundle: %w", err)
+	}
+	if err := r.follows(trust.Issuers); err != nil {
+		return err
+	}
+	bundle, err := wire.OpenBundle(trust.Bundle, func(sum [32]byte) bool { return slices.Contains(r.Pinned, sum) })
+	if err != nil {
+		return err
+	}
+	if bundle.Number < r.state.Bundle {
+		return fmt.Errorf("trust bundle %d is older than %d, which is known here", bundle.Number, r.state.Bundle)
+	}
+	var text []byte
+	for _, der := range bundle.Operational {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	path := filepath.Join(r.Dir, RootsFile)
+	if before, err := readFile(path); err != nil || !bytes.Equal(before, text) {
+		if err := replace(path, text); err != nil {
+			return err
+		}
+	}
+	r.state.Bundle = bundle.Number
+	return r.loadRoots()
+}
+
+// follows takes over whose certificates the lists are about.
+func (r *Relay) follows(issuers []string) error {
+	if len(issuers) == 0 || len(issuers) > wire.MaxFollowed {
+		return errors.New("the server names no issuers, or too many")
+	}
+	for _, name := range issuers {
+		if err := wire.CheckIssuerName(name); err != nil {
+			return err
+		}
+		if r.sources[name] == nil {
+			r.sources[name] = newSource()
+		}
+	}
+	r.issuers = issuers
+	maps.DeleteFunc(r.sources, func(name string, _ *source) bool { return !slices.Contains(issuers, name) })
+	return nil
+}
+
+// RootsFile is the file, in the relay's folder, of what relying parties trust.
+const RootsFile = "relying-parties.pem"
+
+// loadRoots reads what the last contact left; before the first there is nothing.
+func (r *Relay) loadRoots() error {
+	r.roots = x509.NewCertPool()
+	if text, err := readFile(filepath.Join(r.Dir, RootsFile)); err == nil && !r.roots.AppendCertsFromPEM(text) {
+		return fmt.Errorf("%s is damaged: remove it and try again", filepath.Join(r.Dir, RootsFile))
+	}
+	return nil
+}
+
+// fetchList takes the signed deny-list and begins from it.
+func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, error) {
+	d, err := r.denyList(ctx, name, s)
+	if err != nil {
+		return 0, err
+	}
+	l, err := denylist.OpenList(d.body, r.roots, r.Now())
+	if err != nil {
+		return 0, err
+	}
+	s.denied = make(map[denylist.Serial]bool, l.Len())
+	for denial := range l.All() {
+		s.denied[denial.Serial] = true
+	}
+	s.made, s.until = l.Time, l.NextUpdate
+	return l.Number, nil
+}
+
+// denyList fetches and verifies the deny-list. One that was made before the one that is
+// known is somebody's copy of long ago.
+func (r *Relay) denyList(ctx context.Context, name string, s *source) (document, error) {
+	path := wire.PathFeed + "/" + name
+	known := s.documents[path]
+	body, etag, err := r.fetch(ctx, path, known, denylist.MaxDocument)
+	if err != nil || etag != "" && etag == known.etag {
+		return known, err
+	}
+	l, err := denylist.OpenList(body, r.roots, r.Now())
+	if err != nil {
+		return known, err
+	}
+	if err := r.recent(l.Document, name, s.made); err != nil {
+		return known, err
+	}
+	denies := func(x denylist.Serial) bool { _, denied := l.Lookup(x); return denied }
+	s.documents[path] = document{etag, body, l.NextUpdate, l.Time, l.Number, denies}
+	return s.documents[path], nil
+}
+
+// filter fetches and verifies the filter.
+func (r *Relay) filter(ctx context.Context, name string, s *source) (document, error) {
+	path := wire.PathFeed + "/" + name + "/filter"
+	known := s.documents[path]
+	body, etag, err := r.fetch(ctx, path, known, denylist.MaxDocument)
+	if err != nil || etag != "" && etag == known.etag {
+		return known, err
+	}
+	f, err := denylist.OpenFilter(body, r.roots, r.Now())
+	if err != nil {
+		return known, err
+	}
+	if err := r.recent(f.Document, name, known.made); err != nil {
+		return known, err
+	}
+	s.documents[path] = document{etag, body, f.NextUpdate, f.Time, f.Number, nil}
+	return s.documents[path], nil
+}
+
+func (r *Relay) recent(d denylist.Document, name string, made time.Time) error {
+	switch now := r.Now(); {
+	case d.Issuer != name:
+		return fmt.Errorf("it is of issuer %s", d.Issuer)
+	case d.Time.Before(made):
+		return fmt.Errorf("it was made on %s, before the one that is known here", d.Time.Format(time.RFC3339))
+	case now.After(d.NextUpdate):
+		return fmt.Errorf("it ended on %s: somebody in between repeats old answers, or the clock here is wrong", d.NextUpdate.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// crls fetches and verifies all lists of an issuer and its root.
+func (r *Relay) crls(ctx context.Context, name string, s *source) (document, error) {
+	path := pathCRL + name + ".pem"
+	known := s.documents[path]
+	body, etag, err := r.fetch(ctx, path, known, maxCRLs)
+	if err != nil || etag != "" && etag == known.etag {
+		return known, err
+	}
+	signers, err := r.signers(ctx, name)
+	if err != nil {
+		return known, err
+	}
+	d, numbers, err := readCRLs(body, signers, s.numbers, r.Now())
+	if err != nil {
+		return known, fmt.Errorf("CRLs of %s: %w", name, err)
+	}
+	d.etag, s.numbers = etag, numbers
+	s.documents[path] = d
+	return d, nil
+}
+
+// signers are the roots and the issuer's certificate, which one of them must have signed.
+func (r *Relay) signers(ctx context.Context, name string) ([]*x509.Certificate, error) {
+	body, _, err := r.fetch(ctx, pathCA+name+".crt", document{}, maxSmall)
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := x509.ParseCertificate(body)
+	if err != nil {
+		return nil, err
+	}
+	chains, err := issuer.Verify(x509.VerifyOptions{Roots: r.roots, CurrentTime: r.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
+		return nil, fmt.Errorf("issuer %s: %w", name, err)
+	}
+	return chains[0], nil
+}
+
+// readCRLs holds lists against who must have signed them and what is known. Each must
+// still count: relying parties refuse everybody for one that has ended.
+func readCRLs(text []byte, signers []*x509.Certificate, known map[string]*big.Int, now time.Time) (d document, numbers map[string]*big.Int, err error) {
+	d, numbers = document{body: text, number: -1}, map[string]*big.Int{}
+	denied := map[denylist.Serial]bool{}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		crl, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil {
+			return d, nil, err
+		}
+		signed := slices.ContainsFunc(signers, func(c *x509.Certificate) bool {
+			return bytes.Equal(c.RawSubject, crl.RawIssuer) && crl.CheckSignatureFrom(c) == nil
+		})
+		scope := scopeOf(crl)
+		switch before := known[scope]; {
+		case !signed:
+			return d, nil, fmt.Errorf("one is not signed by its issuer, %s", crl.Issuer)
+		case now.After(crl.NextUpdate):
+			return d, nil, fmt.Errorf("one ended on %s: somebody in between repeats old answers, or the clock here is wrong", crl.NextUpdate.Format(time.RFC3339))
+		case crl.ThisUpdate.After(now.Add(skew)):
+			return d, nil, fmt.Errorf("one is of %s, and here it is %s: is the clock right?", crl.ThisUpdate.Format(time.RFC3339), now.Format(time.RFC3339))
+		case before != nil && crl.Number != nil && crl.Number.Cmp(before) < 0:
+			return d, nil, fmt.Errorf("number %v came after %v: somebody in between repeats old answers", crl.Number, before)
+		}
+		if crl.Number != nil {
+			numbers[scope] = crl.Number
+		}
+		if d.until.IsZero() || crl.NextUpdate.Before(d.until) {
+			d.until, d.made = crl.NextUpdate, crl.ThisUpdate
+		}
+		for _, e := range crl.RevokedCertificateEntries {
+			var serial denylist.Serial
+			if e.SerialNumber.Sign() >= 0 && e.SerialNumber.BitLen() <= 8*len(serial) && e.ReasonCode != reasonRemove {
+				e.SerialNumber.FillBytes(serial[:])
+				denied[serial] = true
+			}
+		}
+	}
+	if len(numbers) == 0 {
+		return d, nil, errors.New("there is none in the answer")
+	}
+	d.denies = func(s denylist.Serial) bool { return denied[s] }
+	return d, numbers, nil
+}
+
+// reasonRemove is removeFromCRL (RFC 5280 §5.3.1).
+const reasonRemove = 8
+
+// scopeOf tells lists of one issuer apart: each has numbers of its own (RFC 5280 §5.2.3).
+func scopeOf(crl *x509.RevocationList) string {
+	scope := string(crl.RawIssuer)
+	for _, e := range crl.Extensions {
+		if e.Id.Equal([]int{2, 5, 29, 28}) { // issuingDistributionPoint
+			scope += string(e.Value)
+		}
+	}
+	return scope
+}

@@ -1,0 +1,159 @@
+package relay
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// state is what outlives the relay, in status.json of its folder.
+type state struct {
+	// Number is the newest change that is enforced, -1 before the first; Since when it was.
+	Number int64     `json:"number"`
+	Since  time.Time `json:"since,omitzero"`
+	// Contact is when the server was last heard and all was enforced.
+	Contact time.Time `json:"contact,omitzero"`
+	// Until is when the first of the lists ends, Half when half of a list's life has passed.
+	Until time.Time `json:"until,omitzero"`
+	Half  time.Time `json:"half,omitzero"`
+	// Behind: files may have been replaced without the program's having taken them up.
+	Behind bool `json:"behind,omitempty"`
+	// Closed: the lists ended, and files deny everybody.
+	Closed bool `json:"closed,omitempty"`
+	// Bundle is the number of the trust bundle.
+	Bundle  int64  `json:"bundle"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// Status is what a relay says of itself.
+type Status struct {
+	state
+	// Running: a relay works in the folder.
+	Running bool `json:"running"`
+}
+
+// Names in a relay's folder.
+const (
+	stateFile = "status.json"
+	lockFile  = "relay.lock"
+)
+
+// maxFile bounds what is read from disk, in bytes.
+const maxFile = 512 << 20
+
+// ReadStatus reads what the relay of a folder enforces; Problem says what is wrong.
+func ReadStatus(dir string, now time.Time) (Status, error) {
+	st, err := readState(dir)
+	if err != nil {
+		return Status{}, err
+	}
+	out := Status{state: st}
+	unlock, err := lock(dir)
+	switch {
+	case errors.Is(err, errLocked):
+		out.Running = true
+	case err != nil:
+		return out, err
+	default:
+		unlock()
+	}
+	switch {
+	case !out.Running && out.Problem == "":
+		out.Problem = "the relay does not run"
+	case out.Problem == "" && !st.Until.IsZero() && now.After(st.Until):
+		out.Problem = "the lists have ended"
+	case out.Problem == "" && !st.Half.IsZero() && now.After(st.Half):
+		out.Problem = "half the life of the lists has passed without a fresh one"
+	}
+	return out, nil
+}
+
+func readState(dir string) (st state, err error) {
+	st.Number, st.Behind = -1, true
+	text, err := readFile(filepath.Join(dir, stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, nil
+	}
+	if err == nil {
+		st.Behind = false
+		err = json.Unmarshal(text, &st)
+	}
+	if err != nil {
+		return st, fmt.Errorf("%s is damaged: remove it and start again: %w", filepath.Join(dir, stateFile), err)
+	}
+	return st, nil
+}
+
+func writeState(dir string, st state) error {
+	text, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replace(filepath.Join(dir, stateFile), append(text, '\n'))
+}
+
+var errLocked = errors.New("another relay works in this folder")
+
+// lock keeps a second relay out; it ends with the process.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = fmt.Errorf("%s: %w: stop it first; fuser %s shows which it is", dir, errLocked, f.Name())
+		}
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, fmt.Errorf("%s is not a file, or too large", path)
+	}
+	return os.ReadFile(path)
+}
+
+// replace replaces a file so that a reader, or a power cut, finds the old or the new
+// contents and never a mixture, and a full disk the old. It keeps the file's mode and
+// owner, else everybody may read it: there is nothing secret in a list.
+func replace(path string, contents []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".hallmark-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails once it is renamed
+	mode := fs.FileMode(0o644)
+	if info, err := os.Stat(path); err == nil {
+		mode = info.Mode().Perm()
+		if s, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+			if err := f.Chown(int(s.Uid), int(s.Gid)); err != nil {
+				return errors.Join(err, f.Close())
+			}
+		}
+	}
+	_, err = f.Write(contents)
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
