@@ -42,9 +42,9 @@ type identity struct {
 // nothing changes and nothing is written.
 //
 // The same device (or operator), profile and key asking again gets the same certificate
-// for the first two thirds of its life: an answer may be lost, and a renewal brings a
-// new key. If Issue fails when the intent was recorded already, the error is a
-// [*VoidedError] that names the CRL shards to publish.
+// until it is [Due]: an answer may be lost, and a renewal brings a new key. If Issue
+// fails when the intent was recorded already, the error is a [*VoidedError] that names
+// the CRL shards to publish.
 func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) ([]Issued, error) {
 	jobs, err := a.check(reqs)
 	if err != nil {
@@ -186,7 +186,7 @@ func (a *Authority) recall(ctx context.Context, jobs []*job) (todo []*job, err e
 			continue
 		}
 		row, err := a.store.IssuedFor(ctx, j.Device, j.id.operator, j.id.profile, j.id.key)
-		if errors.Is(err, record.ErrNotFound) || err == nil && (a.ageing(row) || row.Issuer != j.issuer.Name) {
+		if errors.Is(err, record.ErrNotFound) || err == nil && (a.now().After(Due(row.NotBefore, row.NotAfter)) || row.Issuer != j.issuer.Name) {
 			todo = append(todo, j) // also if its issuer has been succeeded
 			continue
 		}
@@ -201,9 +201,11 @@ func (a *Authority) recall(ctx context.Context, jobs []*job) (todo []*job, err e
 	return todo, nil
 }
 
-// ageing reports whether a certificate is past two thirds of its life.
-func (a *Authority) ageing(c record.Certificate) bool {
-	return a.now().After(c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3))
+// Due is when two thirds of a certificate's life are over: until then Issue gives the
+// same one again, from then on whoever holds it asks for the next.
+func Due(notBefore, notAfter time.Time) time.Time {
+	life := notAfter.Sub(notBefore) // at most 292 years: twice that would overflow
+	return notBefore.Add(life - life/3)
 }
 
 // sign asks the issuer's key.

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/provisioner/decide"
 	"github.com/hallmark-pki/hallmark/provisioner/identity"
@@ -71,7 +72,6 @@ func (s *Service) steer(c Contact, m *record.Model) Steering {
 
 // window is when a working certificate is renewed unless an operator says otherwise.
 func window(c *x509.Certificate) (start, end time.Time) {
-	life := c.NotAfter.Sub(c.NotBefore)
-	start = c.NotBefore.Add(life * 2 / 3)
-	return start, start.Add(life / 20)
+	start = ca.Due(c.NotBefore, c.NotAfter)
+	return start, start.Add(c.NotAfter.Sub(c.NotBefore) / 20)
 }

@@ -64,7 +64,7 @@ func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) 
 	}
 	if err == nil {
 		leaf := fresh.Leaf
-		o.current, o.due = fresh, leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)
+		o.current, o.due = fresh, ca.Due(leaf.NotBefore, leaf.NotAfter)
 		return fresh, nil
 	}
 	if !serves {
