@@ -259,8 +259,9 @@ func TestComingBackWithoutATPM(t *testing.T) {
 		"renewal": func() error { _, err := device.Renew(t.Context(), u.options()); return err },
 		"return":  func() error { lose(); _, err := u.enrol(t, nil, ""); return err },
 	} {
-		if p, ok := errors.AsType[*wire.Problem](attempt()); !ok || !p.Final() {
-			t.Errorf("%s of a revoked device: %v", name, p)
+		err := attempt()
+		if p, ok := errors.AsType[*wire.Problem](err); !ok || !p.Final() {
+			t.Errorf("%s of a revoked device: %v", name, err)
 		}
 	}
 }

@@ -21,7 +21,7 @@ func issued(p *pki, s *sqlite.Store, device string, number byte) *big.Int {
 	_, err := s.Admit(background, record.Query{}, func(record.View) (record.Admission, error) {
 		return record.Admission{Device: record.Device{ID: device, Model: record.DefaultModel, Lot: record.DefaultLot, Serial: device,
 			State: record.StateActive, EKs: []record.EK{{Fingerprint: [32]byte{number}, Name: []byte{number}, Public: []byte{number}}},
-			AKName: []byte{number}, AKPublic: []byte{number}, Enrolled: now, Seen: now}, Event: e}, nil
+			AKName: []byte{number}, AKPublic: []byte{number}, Key: [32]byte{number}, Enrolled: now, Seen: now}, Event: e}, nil
 	})
 	p.must(err)
 	shard, _, err := s.ReserveShard(background, "operational", 1, 1)

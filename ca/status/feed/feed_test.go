@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -115,7 +116,7 @@ func (s *site) device(certificates int) (id string, serials []string) {
 	_, err := s.store.Admit(s.Context(), record.Query{}, func(record.View) (record.Admission, error) {
 		return record.Admission{Device: record.Device{ID: id, Model: record.DefaultModel, Lot: record.DefaultLot, Serial: id, State: record.StateActive,
 			EKs:    []record.EK{{Fingerprint: [32]byte{byte(s.devices), byte(s.devices >> 8)}, Name: []byte(id), Public: []byte(id)}},
-			AKName: []byte(id), AKPublic: []byte(id), Enrolled: now, Seen: now}, Event: note("device.enrolled")}, nil
+			AKName: []byte(id), AKPublic: []byte(id), Key: sha256.Sum256([]byte(id)), Enrolled: now, Seen: now}, Event: note("device.enrolled")}, nil
 	})
 	s.must(err)
 	for range certificates {
