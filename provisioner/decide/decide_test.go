@@ -122,3 +122,44 @@ func TestWhichCertificateMayRenew(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoComesBackWithoutAGrant(t *testing.T) {
+	in := func(d time.Duration) *record.Certificate { return &record.Certificate{NotAfter: now.Add(d)} }
+	for name, c := range map[string]struct {
+		spoil func(*Case)
+		want  string
+	}{
+		"first-use TPM, LDevID in force":    {func(*Case) {}, ""},
+		"its last second":                   {func(c *Case) { c.View.Newest = in(0) }, ""},
+		"LDevID run out":                    {func(c *Case) { c.View.Newest = in(-time.Second) }, "grant-needed"},
+		"LDevID revoked":                    {func(c *Case) { c.View.Newest.Revoked = now }, "grant-needed"},
+		"LDevID lost from the record":       {func(c *Case) { c.View.Newest = nil }, "grant-needed"},
+		"another endorsement key":           {func(c *Case) { c.Who.NewEK = true }, "grant-needed"},
+		"software key, LDevID in force":     {func(c *Case) { c.Who.Device.Assurance = record.Assurance{} }, "grant-needed"},
+		"software key that never renewed":   {func(c *Case) { c.Who.Device.Assurance, c.Who.Device.Renewed = record.Assurance{}, time.Time{} }, ""},
+		"software key, another in place":    {func(c *Case) { c.Who.Device.Assurance, c.Who.NewKey = record.Assurance{}, true }, "grant-needed"},
+		"certified TPM, LDevID run out":     {func(c *Case) { c.Who.Device.Assurance.Certified, c.View.Newest = true, in(-time.Hour) }, ""},
+		"registered TPM, LDevID run out":    {func(c *Case) { c.Who.Device.Assurance.Registered, c.View.Newest = true, in(-time.Hour) }, ""},
+		"certified meanwhile":               {func(c *Case) { c.Facts.TPM.Certified, c.View.Newest = true, in(-time.Hour) }, ""},
+		"its enrolment ticket, not run out": {func(c *Case) { c.View.Ticket.Device, c.Ticket, c.View.Newest = "d", "t", nil }, ""},
+		"granted": {func(c *Case) {
+			c.View.Newest, c.View.Grant = in(-time.Hour), &record.Grant{ID: "g", Device: "d", Expires: now.Add(time.Hour)}
+		}, ""},
+		"granted until just now": {func(c *Case) {
+			c.View.Newest, c.View.Grant = in(-time.Hour), &record.Grant{ID: "g", Device: "d", Expires: now}
+		}, "grant-needed"},
+		"granted to another": {func(c *Case) {
+			c.View.Newest, c.View.Grant = in(-time.Hour), &record.Grant{ID: "g", Device: "e", Expires: now.Add(time.Hour)}
+		}, "grant-needed"},
+		"key declared lost": {func(c *Case) {
+			c.Who.Device.Assurance, c.View.Grant = record.Assurance{}, &record.Grant{ID: "g", Device: "d", NewKey: true, Expires: now.Add(time.Hour)}
+		}, "grant-needed"},
+	} {
+		k := good()
+		k.Who.Known, k.Ticket, k.Who.Device.Renewed, k.View.Newest = true, "", now.Add(-48*time.Hour), in(time.Hour)
+		c.spoil(&k)
+		if got := code(Enrolment(k)); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
