@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/selection"
 	"github.com/hallmark-pki/hallmark/admin/selector"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -27,7 +28,7 @@ func (s *Service) devices(ctx context.Context, c *gate.Call) (any, error) {
 }
 
 func (s *Service) device(ctx context.Context, c *gate.Call) (any, error) {
-	d, err := s.resolve(ctx, c.Request.PathValue("device"))
+	d, err := selection.One(ctx, s.Store, c.Request.PathValue("device"))
 	if err != nil {
 		return nil, err
 	}
@@ -47,37 +48,6 @@ func (s *Service) device(ctx context.Context, c *gate.Call) (any, error) {
 func (s *Service) certificatesOf(ctx context.Context, d record.Device) ([]record.Certificate, error) {
 	rows, _, err := s.Store.Certificates(ctx, &record.Selector{Op: record.OpEqual, Field: "device", Value: d.ID}, record.Page{Limit: wire.MaxPage})
 	return rows, err
-}
-
-// resolve finds the one device that a person means by MODEL:SERIAL, SERIAL or ID. A
-// full name comes first: serial numbers may hold colons, and there must be a name for
-// every device that means no other.
-func (s *Service) resolve(ctx context.Context, text string) (record.Device, error) {
-	var found []record.Device
-	var err error
-	if model, serial, ok := strings.Cut(text, ":"); ok && model != "" {
-		found, err = s.Store.DevicesNamed(ctx, model, serial)
-	}
-	if err == nil && len(found) == 0 {
-		found, err = s.Store.DevicesNamed(ctx, "", text)
-	}
-	if err != nil {
-		return record.Device{}, err
-	}
-	if len(found) == 0 {
-		d, err := s.Store.Device(ctx, text)
-		return d, gate.Absent(err, "hallmark device list shows those there are", "there is no device %q", text)
-	}
-	if len(found) > 1 {
-		names := make([]string, len(found))
-		for i, d := range found {
-			names[i] = d.Name()
-		}
-		slices.Sort(names)
-		return record.Device{}, gate.Refuse(http.StatusConflict, wire.CodeAmbiguous, "write MODEL:SERIAL",
-			"%q is the serial number of %d devices: %s", text, len(found), strings.Join(names[:min(len(names), 20)], ", "))
-	}
-	return found[0], nil
 }
 
 // crlReasons are the words for CRLReason (RFC 5280 §5.3.1).
@@ -122,7 +92,7 @@ func (s *Service) change(ctx context.Context, c *gate.Call, state, certificates 
 	case len(in.Why) > maxWhy:
 		return nil, gate.Invalid("", "why: at most %d bytes", maxWhy)
 	}
-	d, err := s.resolve(ctx, c.Request.PathValue("device"))
+	d, err := selection.One(ctx, s.Store, c.Request.PathValue("device"))
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +153,7 @@ func (s *Service) nameDevices(ctx context.Context, where *record.Selector) error
 	if where.Field != "device" || where.Op == record.OpHas || !ok || name == "" {
 		return nil
 	}
-	d, err := s.resolve(ctx, name)
+	d, err := selection.One(ctx, s.Store, name)
 	where.Value = d.ID
 	return err
 }

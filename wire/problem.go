@@ -61,6 +61,8 @@ const (
 	CodeForked        = "key-forked"        // 403: a key without hardware exists twice; the device is suspended
 	CodeGrantNeeded   = "grant-needed"      // 403: an administrator must let it come back
 	CodeGraceOver     = "grace-over"        // 403: it stayed away for longer than its model allows
+	CodeApproval      = "approval-needed"   // 403: another operator must approve; Detail names the request
+	CodeCount         = "count-needed"      // 409: everything is selected, and the count was not typed back
 	CodeTooOften      = "too-often"         // 429: one device asks for certificates without end
 	CodeUnavailable   = "unavailable"       // 503: try again
 	CodeInternal      = "internal"          // 500

@@ -1,0 +1,192 @@
+// Package jobs is the words of acts on many devices, and of what one operator needs
+// another for, in the operator protocol.
+package jobs
+
+import (
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Paths, as wire.PathWhoami and the others.
+const (
+	PathSurvey    = "/v1/survey"    // POST Selection: Survey
+	PathLabels    = "/v1/labels"    // POST NewLabels: Labelled
+	PathJobs      = "/v1/jobs"      // GET ?limit=&after=: List[Job]; POST New: Job; GET /ID: Progress; GET /ID/devices?filter=OUTCOME&limit=&after=: List[Device]; POST /ID/pause, resume, cancel: Job; GET /ID/report: SignedReport
+	PathApprovals = "/v1/approvals" // GET: List[Approval]; POST /ID: Approval
+	PathAlerts    = "/v1/alerts"    // GET: List[wire.Event], oldest first; POST SeenAlerts: SeenAlerts
+	PathSettings  = "/v1/settings"  // GET: List[Setting]; POST /NAME of NewSetting: Setting
+)
+
+// MaxNamed is how many devices one selection may name.
+const MaxNamed = 1000
+
+// Selection says which devices are meant: those named, by SERIAL, MODEL:SERIAL or ID,
+// or, if none is, those that Where selects. An empty Where selects all.
+type Selection struct {
+	Where   string   `json:"where,omitempty"`
+	Devices []string `json:"devices,omitempty"`
+}
+
+// Survey is what a selection comes to. Nothing was changed.
+type Survey struct {
+	// Devices counts those selected, Fleet all that there are.
+	Devices int64 `json:"devices"`
+	Fleet   int64 `json:"fleet"`
+	// Models and Lots have at most twenty entries, the greatest; Contact counts by when
+	// devices were last seen.
+	States  []Tally `json:"states"`
+	Models  []Tally `json:"models"`
+	Lots    []Tally `json:"lots"`
+	Contact []Tally `json:"contact"`
+	// Sample is at most ten of them.
+	Sample []wire.Device `json:"sample"`
+	// Certificates counts their working certificates that relying parties accept or that
+	// are on hold; Shards are the CRLs that name those.
+	Certificates int64   `json:"certificates"`
+	Shards       []Shard `json:"shards"`
+}
+
+// Tally is a number of things of one sort.
+type Tally struct {
+	Name  string `json:"name"`
+	Count int64  `json:"count"`
+}
+
+// Shard is one CRL of one issuer.
+type Shard struct {
+	Issuer string `json:"issuer"`
+	Number int64  `json:"number"`
+}
+
+// NewLabels sets and removes labels on every device of a selection. Keys are like
+// [a-z][a-z0-9_-]*, values at most 256 bytes.
+type NewLabels struct {
+	Selection
+	Set    map[string]string `json:"set,omitempty"`
+	Remove []string          `json:"remove,omitempty"`
+}
+
+// Labelled counts the devices that a NewLabels was about.
+type Labelled struct {
+	Devices int64 `json:"devices"`
+}
+
+// Kinds of jobs that New may ask for.
+const (
+	Suspend = "suspend"
+	Restore = "restore"
+	Retire  = "retire"
+	Revoke  = "revoke"
+)
+
+// New asks for one act on many devices.
+type New struct {
+	Selection
+	Kind string `json:"kind"`
+	// Reason is for a revocation alone: one of RevocationReasons.
+	Reason string `json:"reason,omitempty"`
+	// Why is in words, for the audit, at most 1,000 bytes; it may not be empty.
+	Why string `json:"why"`
+	// Stages are after how much the job pauses: "1%", or a number of devices; increasing.
+	Stages []string `json:"stages,omitempty"`
+	// Count, if the expression selects everything, must be the number of devices.
+	Count int64 `json:"count,omitempty"`
+	// BreakGlass is why it cannot wait for another operator's approval.
+	BreakGlass string `json:"break_glass,omitempty"`
+}
+
+// Job is an act on many devices. State is "waiting" (for approval), "running", "paused",
+// "publishing", "done" or "cancelled".
+type Job struct {
+	ID       string `json:"id"`
+	Kind     string `json:"kind"`
+	State    string `json:"state"`
+	Operator string `json:"operator"`
+	// Where is the expression; empty if devices were named.
+	Where   string    `json:"where,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	Why     string    `json:"why,omitempty"`
+	Created time.Time `json:"created"`
+	Ended   time.Time `json:"ended,omitzero"`
+	// Stages are the numbers of devices after which it pauses.
+	Stages []int64 `json:"stages,omitempty"`
+	// Until is when a break-glass ends that was not reviewed yet.
+	Until time.Time `json:"until,omitzero"`
+	Total int64     `json:"total"`
+	// Outcomes counts the devices by outcome, "pending" among them.
+	Outcomes map[string]int64 `json:"outcomes"`
+	// Approval is the request or review that is open; empty if there is none.
+	Approval string `json:"approval,omitempty"`
+	// Change is the number of the last change of a certificate that it made, Changed when;
+	// zero before the first.
+	Change  int64     `json:"change,omitempty"`
+	Changed time.Time `json:"changed,omitzero"`
+}
+
+// Pending is the outcome of a device that a job has not come to.
+const Pending = "pending"
+
+// Progress is a job, and who enforces what it has changed.
+type Progress struct {
+	Job
+	Enforcement []Enforced `json:"enforcement"`
+}
+
+// Enforced says of a relying party when it was first known to enforce what a job changed.
+type Enforced struct {
+	Name string `json:"name"`
+	// At is zero while it is not known to.
+	At time.Time `json:"at,omitzero"`
+	// Reported and Problem are its newest report's; where At is zero they say more.
+	Reported time.Time `json:"reported,omitzero"`
+	Problem  string    `json:"problem,omitempty"`
+}
+
+// Device is what a job did to one device.
+type Device struct {
+	// Device is its ID, Name its MODEL:SERIAL.
+	Device  string    `json:"device"`
+	Name    string    `json:"name"`
+	Outcome string    `json:"outcome"`
+	At      time.Time `json:"at,omitzero"`
+}
+
+// Approval is a request for another operator's consent, or a review of a break-glass.
+type Approval struct {
+	ID string `json:"id"`
+	// Kind is "job", "operator", "setting", "tombstone" or "review"; Subject is a job's ID,
+	// an operator's name, NAME=VALUE or a device's name.
+	Kind      string    `json:"kind"`
+	Subject   string    `json:"subject"`
+	Why       string    `json:"why,omitempty"`
+	Requester string    `json:"requester"`
+	Requested time.Time `json:"requested"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Approver  string    `json:"approver,omitempty"`
+	Approved  time.Time `json:"approved,omitzero"`
+	// Job comes with a job's request or review.
+	Job *Job `json:"job,omitempty"`
+}
+
+// SeenAlerts notes that the alerts up to a sequence number were seen.
+type SeenAlerts struct {
+	UpTo int64 `json:"up_to"`
+}
+
+// SettingRevokeThreshold is how many devices one operator may revoke within a day
+// without another's consent.
+const SettingRevokeThreshold = "revoke-threshold"
+
+// Setting is what operators may change while the server runs.
+type Setting struct {
+	Name    string `json:"name"`
+	Value   string `json:"value"`
+	Default string `json:"default"`
+}
+
+// NewSetting changes a setting.
+type NewSetting struct {
+	Value string `json:"value"`
+	Why   string `json:"why,omitempty"`
+}
