@@ -27,6 +27,8 @@ var (
 const (
 	minLDevIDLife = time.Minute
 	maxLDevIDLife = 398 * 24 * time.Hour
+	minGrace      = time.Minute
+	maxGrace      = 100 * 365 * 24 * time.Hour
 	maxQuota      = 1_000_000_000
 )
 
@@ -57,7 +59,7 @@ func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	case !(record.Assurance{Certified: true, Registered: true, Hardware: true}).Meets(m.Assurance):
 		return nil, gate.Invalid("", "assurance %q: one of certified, registered, first-use, software", m.Assurance)
 	}
-	if err := setRules(&m, wire.ModelRules{LDevIDLifetime: &in.LDevIDLifetime, Poll: &in.Poll, Subject: in.Subject}); err != nil {
+	if err := setRules(&m, wire.ModelRules{LDevIDLifetime: &in.LDevIDLifetime, Poll: &in.Poll, Grace: &in.Grace, Subject: in.Subject}); err != nil {
 		return nil, err
 	}
 	e := c.Event("model.created", m.Name)
@@ -65,7 +67,7 @@ func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	err := s.Store.CreateModel(ctx, m, e)
 	if errors.Is(err, record.ErrExists) {
 		have, err := s.Store.Model(ctx, m.Name)
-		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime || have.Poll != m.Poll || have.Subject != m.Subject) {
+		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime || have.Poll != m.Poll || have.Grace != m.Grace || have.Subject != m.Subject) {
 			err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name: devices were made by the rules it has",
 				"there is a model %q with other rules", m.Name)
 		}
@@ -96,6 +98,12 @@ func setRules(m *record.Model, in wire.ModelRules) error {
 		}
 		m.Poll = time.Duration(*in.Poll) * time.Second
 	}
+	if in.Grace != nil {
+		if *in.Grace != 0 && !within(*in.Grace, minGrace, maxGrace) {
+			return gate.Invalid("write 30d, or forever", "devices come back for 1 minute to 100 years after their last working certificate ended, or for ever")
+		}
+		m.Grace = time.Duration(*in.Grace) * time.Second
+	}
 	switch {
 	case in.Subject == "" || in.Subject == m.Subject:
 		return nil
@@ -124,7 +132,7 @@ func (s *Service) setModel(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	e := c.Event("model.changed", m.Name)
-	e.Detail["ldevid_lifetime"], e.Detail["poll"] = m.LDevIDLifetime.String(), m.Poll.String()
+	e.Detail["ldevid_lifetime"], e.Detail["poll"], e.Detail["grace"] = m.LDevIDLifetime.String(), m.Poll.String(), m.Grace.String()
 	return showModel(m), taken(s.Store.SetModel(ctx, m, e))
 }
 

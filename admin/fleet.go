@@ -40,6 +40,9 @@ func (s *Service) device(ctx context.Context, c *gate.Call) (any, error) {
 	for _, row := range certificates {
 		out.Certificates = append(out.Certificates, showCertificate(row, c.Now))
 	}
+	if err == nil {
+		out.Granted, err = s.granted(ctx, d, c.Now)
+	}
 	return out, err
 }
 

@@ -30,6 +30,7 @@ func (s *Service) routes() []gate.Route {
 		{Pattern: "POST " + wire.PathDevices + "/{device}/suspend", Handle: s.suspend},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/restore", Handle: s.restore},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/revoke", Handle: s.revoke},
+		{Pattern: "POST " + wire.PathDevices + "/{device}/grant", Handle: s.grant},
 		{Pattern: "GET " + wire.PathCerts, Handle: s.certificates},
 		{Pattern: "GET " + wire.PathCerts + "/{serial}", Handle: s.certificate},
 

@@ -28,6 +28,7 @@ type Store interface {
 	record.Authorities
 	record.EKTypes
 	record.Audit
+	record.Grants
 	// Status is record.Revocations.Status.
 	Status(ctx context.Context, issuer, serial string) (record.Certificate, error)
 }
@@ -38,6 +39,8 @@ type Status interface {
 	Suspend(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
 	Restore(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
 	RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error)
+	// Publish shows what was recorded by other verbs.
+	Publish(ctx context.Context, shards ...record.Shard) error
 }
 
 // Issuer makes operators' certificates.

@@ -22,7 +22,7 @@ func list[R, W any](rows []R, after string, show func(R) W) wire.List[W] {
 
 func showModel(m record.Model) wire.Model {
 	return wire.Model{Name: m.Name, Assurance: m.Assurance, LDevIDLifetime: int64(m.LDevIDLifetime / time.Second),
-		Poll: int64(m.Poll / time.Second), Subject: m.Subject, Created: m.Created}
+		Poll: int64(m.Poll / time.Second), Grace: int64(m.Grace / time.Second), Subject: m.Subject, Created: m.Created}
 }
 
 func showLot(l record.Lot) wire.Lot {

@@ -13,7 +13,7 @@ const (
 	PathModels    = "/v1/models"           // GET: List[Model]; POST NewModel: Model; GET /NAME: Model; POST /NAME/set ModelRules: Model
 	PathLots      = "/v1/lots"             // GET: List[Lot]; POST NewLot: Lot; GET /NAME: Lot; POST /NAME/close: Lot
 	PathTickets   = "/v1/tickets"          // POST NewTickets: Tickets
-	PathDevices   = "/v1/devices"          // GET ?filter=&limit=&after=: List[Device]; GET /SERIAL: Device; POST /SERIAL/suspend, restore, revoke of StatusRequest: StatusChange
+	PathDevices   = "/v1/devices"          // GET ?filter=&limit=&after=: List[Device]; GET /SERIAL: Device; POST /SERIAL/suspend, restore, revoke of StatusRequest: StatusChange; POST /SERIAL/grant of renewal.NewGrant: renewal.Grant
 	PathCerts     = "/v1/certificates"     // GET ?filter=&limit=&after=: List[Certificate]; GET /SERIALNUMBER: Certificate
 	PathOperators = "/v1/operators"        // GET: List[Operator]; POST NewOperator: Invitation; POST /NAME/disable: Operator
 	PathAccept    = "/v1/operators/accept" // POST KeyRequest: OperatorChain
@@ -82,6 +82,9 @@ type Model struct {
 	// Poll is how often its devices ask when to renew, in seconds; 0 means the
 	// installation's default, -1 never.
 	Poll int64 `json:"poll,omitempty"`
+	// Grace is for how long after the end of its last working certificate a device still
+	// comes back by itself, in seconds; 0 means for ever.
+	Grace int64 `json:"grace,omitempty"`
 	// Subject is the template of the commonName in its working certificates, with {serial}
 	// in it; empty means MODEL:SERIAL. It can be set once.
 	Subject string    `json:"subject,omitempty"`
@@ -94,6 +97,7 @@ type NewModel struct {
 	Assurance      string `json:"assurance,omitempty"` // empty means "certified"
 	LDevIDLifetime int64  `json:"ldevid_lifetime,omitempty"`
 	Poll           int64  `json:"poll,omitempty"`
+	Grace          int64  `json:"grace,omitempty"`
 	Subject        string `json:"subject,omitempty"`
 }
 
@@ -101,6 +105,7 @@ type NewModel struct {
 type ModelRules struct {
 	LDevIDLifetime *int64 `json:"ldevid_lifetime,omitempty"`
 	Poll           *int64 `json:"poll,omitempty"`
+	Grace          *int64 `json:"grace,omitempty"`
 	Subject        string `json:"subject,omitempty"` // empty: stays as it is
 }
 
@@ -161,6 +166,9 @@ type Device struct {
 	Renewed      time.Time     `json:"renewed,omitzero"`
 	Seen         time.Time     `json:"seen"`
 	Certificates []Certificate `json:"certificates,omitempty"`
+	// Granted is until when it may come back by an operator's grant; it too comes when a
+	// device is shown.
+	Granted time.Time `json:"granted,omitzero"`
 }
 
 // TPM is the chip of a device. Names and fingerprints are lower-case hex.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/renewal"
 )
 
 // get and post are call for the two shapes that the protocol has.
@@ -124,6 +125,11 @@ func (c *Client) Restore(ctx context.Context, serial string, r wire.StatusReques
 // Revoke ends a device for good.
 func (c *Client) Revoke(ctx context.Context, serial string, r wire.StatusRequest) (wire.StatusChange, error) {
 	return post[wire.StatusChange](ctx, c, under(wire.PathDevices, serial, "revoke"), r)
+}
+
+// Grant lets a device come back that cannot prove enough by itself.
+func (c *Client) Grant(ctx context.Context, serial string, g renewal.NewGrant) (renewal.Grant, error) {
+	return post[renewal.Grant](ctx, c, under(wire.PathDevices, serial, "grant"), g)
 }
 
 // Certificates lists certificates, newest first.

@@ -52,7 +52,7 @@ Making the same model again changes nothing.`,
 		if err != nil {
 			return err
 		}
-		in.Name, in.LDevIDLifetime, in.Poll, in.Subject = args[0], rules.life.Seconds(), rules.poll.seconds, rules.subject
+		in.Name, in.LDevIDLifetime, in.Poll, in.Grace, in.Subject = args[0], rules.life.Seconds(), rules.poll.seconds, rules.grace.seconds, rules.subject
 		m, err := cl.CreateModel(c.Context(), in)
 		if err != nil {
 			return err
@@ -64,8 +64,9 @@ Making the same model again changes nothing.`,
 
 // modelRules are the rules of a model that may change while it has devices.
 type modelRules struct {
-	life terminal.Days
-	poll poll
+	life  terminal.Days
+	poll  poll
+	grace grace
 	// subject is empty where it stays as it is
 	subject string
 }
@@ -75,6 +76,8 @@ func (r *modelRules) flags(c *cobra.Command) {
 	c.Flags().Var(&r.poll, "poll", "how often devices ask when to renew: 6h, 1d, never (default 6h)")
 	c.Flags().StringVar(&r.subject, "subject", "", "commonName in working certificates, like acme-{serial}; set once (default MODEL:SERIAL)")
 	c.RegisterFlagCompletionFunc("subject", terminal.Words("{serial}"))
+	c.Flags().Var(&r.grace, "grace", "how long after its last working certificate ended a device still comes back by itself: 90d, forever (default forever)")
+	c.RegisterFlagCompletionFunc("grace", terminal.Words("30d", "90d", "365d", "forever"))
 	c.RegisterFlagCompletionFunc("poll", terminal.Words("1h", "6h", "1d", "never", "default"))
 }
 
@@ -110,18 +113,42 @@ func (p *poll) Set(text string) error {
 	return nil
 }
 
+// grace is a flag that takes durations and "forever".
+type grace struct{ seconds int64 }
+
+func (g *grace) String() string {
+	if g.seconds == 0 {
+		return ""
+	}
+	d := terminal.Days(time.Duration(g.seconds) * time.Second)
+	return d.String()
+}
+
+func (g *grace) Type() string { return "duration" }
+
+func (g *grace) Set(text string) error {
+	if text == "forever" {
+		g.seconds = 0
+		return nil
+	}
+	var d terminal.Days
+	err := d.Set(text)
+	g.seconds = d.Seconds()
+	return err
+}
+
 func (a *app) modelSet() *cobra.Command {
 	var rules modelRules
 	c := &cobra.Command{
 		Use: "set MODEL", Short: "Change rules of a model",
 		Long: `Change rules of a model; those whose flag is left out stay. Its devices follow when they
-next renew (--ldevid-lifetime, --subject) or ask (--poll).`,
-		Example: "  hallmark model set sensor --poll 1d",
+next renew (--ldevid-lifetime, --subject), ask (--poll) or come back (--grace).`,
+		Example: "  hallmark model set sensor --poll 1d\n  hallmark model set sensor --grace 90d",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(modelNames),
 	}
 	asJSON := terminal.JSONFlag(c)
 	rules.flags(c)
-	c.MarkFlagsOneRequired("ldevid-lifetime", "poll", "subject")
+	c.MarkFlagsOneRequired("ldevid-lifetime", "poll", "grace", "subject")
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		cl, err := a.Change(c)
 		if err != nil {
@@ -134,6 +161,9 @@ next renew (--ldevid-lifetime, --subject) or ask (--poll).`,
 		}
 		if c.Flags().Changed("poll") {
 			in.Poll = &rules.poll.seconds
+		}
+		if c.Flags().Changed("grace") {
+			in.Grace = &rules.grace.seconds
 		}
 		m, err := cl.SetModel(c.Context(), args[0], in)
 		if err != nil {
@@ -180,7 +210,7 @@ func (a *app) modelShow() *cobra.Command {
 func showModel(c *cobra.Command, asJSON bool, m wire.Model) error {
 	return terminal.Show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
 		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Devices ask every", cmp.Or((&poll{m.Poll}).String(), "default")},
-		[2]string{"Subject", cmp.Or(m.Subject, "MODEL:SERIAL")}, [2]string{"Created", terminal.Exactly(m.Created)})
+		[2]string{"Come back", cmp.Or((&grace{m.Grace}).String(), "forever")}, [2]string{"Subject", cmp.Or(m.Subject, "MODEL:SERIAL")}, [2]string{"Created", terminal.Exactly(m.Created)})
 }
 
 func lifetime(m wire.Model) string {

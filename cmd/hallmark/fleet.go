@@ -20,8 +20,8 @@ const filterHelp = `EXPR compares fields (AIP-160): = != and, with * as a wildca
 more tightly than AND, NOT negates, brackets group.`
 
 func (a *app) deviceCommand() *cobra.Command {
-	return terminal.Group("device", "Devices: find, suspend, restore, revoke", "  hallmark device show SN-0001",
-		a.deviceList(), a.deviceShow(),
+	return terminal.Group("device", "Devices: find, suspend, restore, revoke, let come back", "  hallmark device show SN-0001",
+		a.deviceList(), a.deviceShow(), a.deviceGrant(),
 		a.deviceChange("suspend", "Put a device and its certificates on hold", "suspended",
 			"Put a device and its certificates on hold, at once: CRLs and OCSP say so when the\ncommand returns. \"hallmark device restore\" lifts it.",
 			"  hallmark device suspend SN-0001 --why \"reported stolen\"", (*client.Client).Suspend),
@@ -90,7 +90,7 @@ func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 		lines = append(lines, [2]string{"EK Name", ek.Name}, [2]string{"EK issuer", ek.Issuer})
 	}
 	lines = append(lines, [2]string{"Enrolled", terminal.Exactly(d.Enrolled)}, [2]string{"Renewed", terminal.Exactly(d.Renewed)},
-		[2]string{"Seen", terminal.Exactly(d.Seen)}, [2]string{"ID", d.ID})
+		[2]string{"Seen", terminal.Exactly(d.Seen)}, [2]string{"May come back until", terminal.Exactly(d.Granted)}, [2]string{"ID", d.ID})
 	if err := terminal.Show(c, asJSON, d, lines...); err != nil || asJSON {
 		return err
 	}

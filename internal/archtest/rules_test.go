@@ -20,7 +20,7 @@ type row struct {
 var rows = []row{
 	{"wire", "",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
-	{"wire/jobs", "wire",
+	{"wire/jobs wire/renewal", "wire",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/denylist", "wire",
 		"a signed document is read in places that never talk to a server, and by readers in other languages"},
@@ -73,7 +73,7 @@ var rows = []row{
 		"the pipeline reads top to bottom and knows no protocol"},
 
 	{"relay relay/*", "wire wire/denylist relay/*", "it runs beside relying parties and needs the feed only"},
-	{"admin/client", "wire wire/jobs", "the operator's half is a client like any other"},
+	{"admin/client", "wire wire/jobs wire/renewal", "the operator's half is a client like any other"},
 	{"admin/selector", "record", "it turns what a person typed into the record's condition"},
 	{"admin/gate", "admin/selector ca/status record wire",
 		"who calls is recognised and what went wrong is worded in one place, for every API with callers of its own"},
@@ -83,10 +83,10 @@ var rows = []row{
 		"operators and relays are recognised by the same lines, pinned to different profiles"},
 	{"admin/party", "admin/gate admin/credential ca/profile record wire",
 		"relays speak on the machines' listener; what they may do is seen in one place, and it reaches no key"},
-	{"admin", "admin/credential admin/gate admin/selection admin/selector provisioner provisioner/factory ca/status ca/trust ca/profile record wire",
+	{"admin", "admin/credential admin/gate admin/selection admin/selector provisioner provisioner/factory ca/status ca/trust ca/profile record wire wire/renewal",
 		"operators see and change the record through its verbs; they never reach a key"},
 
-	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/jobs cmd/hallmark/internal/*",
+	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/jobs wire/renewal cmd/hallmark/internal/*",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
 	{"internal/demo internal/bench internal/e2e internal/simdevice", "...", "demonstrations and measurements drive the whole house"},

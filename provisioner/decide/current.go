@@ -28,7 +28,7 @@ func current(c *Case) *Refusal {
 	if !c.Who.Device.Assurance.Hardware {
 		return &Refusal{Code: "key-forked", Suspend: true,
 			Detail: fmt.Sprintf("%s showed an older certificate although a newer one was made from it: its key exists twice", c.Who.Device.Name()),
-			Hint:   "find out who holds the other copy; then hallmark device restore, or hallmark device grant --new-key, on the server's side"}
+			Hint:   fmt.Sprintf("an administrator finds out who holds the other copy, and then: hallmark device restore %[1]s, or hallmark device grant %[1]s --new-key", c.Who.Device.Serial)}
 	}
 	return &Refusal{Code: "certificate-old", Detail: "a newer certificate of this device is in use",
 		Hint: "the device renews with its IDevID by itself; if it does not, run hallmark-device renew"}
