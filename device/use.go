@@ -3,7 +3,6 @@ package device
 import (
 	"cmp"
 	"context"
-	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -195,19 +194,19 @@ func (i *Identity) Dial(ctx context.Context, c Connection) (*tls.Conn, error) {
 	}
 	config := i.TLSConfig(roots)
 	config.ServerName, config.NextProtos = cmp.Or(c.Name, host), c.ALPN
-	signer := new(witness)
+	signer := new(client.Witness)
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		newest, err := i.Credential()
 		if err != nil {
-			signer.failed = err
+			signer.Failed = err
 			return nil, err
 		}
 		signer.Signer = newest.Signer()
 		return &tls.Certificate{Certificate: newest.Certificate.Certificate, PrivateKey: signer}, nil
 	}
 	conn, err := DialTLS(ctx, c.To, config)
-	if signer.failed != nil {
-		return nil, signer.failed
+	if signer.Failed != nil {
+		return nil, signer.Failed
 	}
 	return conn, err
 }
@@ -247,21 +246,6 @@ func (w whole) Read(b []byte) (int, error) {
 
 // NetConn is the connection itself.
 func (w whole) NetConn() net.Conn { return w.Conn }
-
-// witness remembers why a signature failed: crypto/tls keeps the words and loses the
-// error, and whether TPM or network failed is the first thing to know.
-type witness struct {
-	crypto.Signer
-	failed error
-}
-
-func (w *witness) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	signature, err := w.Signer.Sign(rand, digest, opts)
-	if err != nil {
-		w.failed = err
-	}
-	return signature, err
-}
 
 // Connect makes the connection and copies in to it and it to out until both ends have
 // finished.

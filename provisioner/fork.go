@@ -35,7 +35,7 @@ func (s *Service) stop(ctx context.Context, err error) error {
 		return err
 	}
 	e := record.Event{Time: s.Now(), Actor: "server", Verb: "device.suspended", Object: what.device.Name(),
-		Reason: fmt.Sprintf("%s: %s", what.Code, what.Detail), Detail: map[string]string{"code": what.Code, "certificate": what.certificate}}
+		Reason: fmt.Sprintf("%s: %s", what.Code, what.Detail), Detail: map[string]string{"code": what.Code, "certificate": what.certificate}, Alert: true}
 	s.Log.Warn("a device was suspended", "device", what.device.Name(), "code", what.Code, "certificate", what.certificate, "why", what.Detail)
 	if _, failed := s.Suspender.Suspend(context.WithoutCancel(ctx), what.device.ID, e); failed != nil {
 		s.Log.Error("a device could not be suspended", "device", what.device.Name(), "err", failed)

@@ -112,14 +112,17 @@ it out of the list of processes. A device that the server knows already, because
 state folder was lost, needs no ticket but --server and --roots.
 
 Without a TPM the key can be kept in a file (--key file, in the state folder, or --key
-file:PATH), where the model allows it: then whoever copies the file is the device.
+file:PATH), where the model allows it: then whoever copies the file is the device. Or a
+program of yours signs with a key that it alone reaches, in a secure element for
+instance (--key "external:COMMAND"; docs/external-signer.md).
 
 Enrolling an enrolled device changes nothing.
 
 ` + exitCodes,
 		Example: "  hallmark-device enrol hmt1.abc… --serial SN-0001\n" +
 			"  hallmark-device enrol - --serial-from dmi < ticket\n" +
-			"  hallmark-device enrol --server https://ca.example.com:8443 --roots infrastructure.pem",
+			"  hallmark-device enrol --server https://ca.example.com:8443 --roots infrastructure.pem\n" +
+			"  hallmark-device enrol - --key \"external:/usr/local/lib/signer\" < ticket",
 		Args: arguments(cobra.MaximumNArgs(1)),
 	}
 	o.stateFlag(c)
@@ -129,9 +132,9 @@ Enrolling an enrolled device changes nothing.
 	c.Flags().StringVar(&roots, "roots", "", "PEM file of infrastructure roots, in place of the ticket's")
 	c.Flags().StringVar(&serial, "serial", "", "serial number of this device")
 	c.Flags().StringVar(&serialFrom, "serial-from", "", "where to read it: dmi, devicetree, file:PATH or cmd:COMMAND")
-	c.Flags().StringVar(&key, "key", "", "where the key is: tpm, file or file:PATH (default tpm)")
+	c.Flags().StringVar(&key, "key", "", "where the key is: tpm, file, file:PATH or external:COMMAND (default tpm)")
 	c.MarkFlagsMutuallyExclusive("serial", "serial-from")
-	c.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{"tpm", "file", "file:"}, cobra.ShellCompDirectiveNoSpace))
+	c.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{"tpm", "file", "file:", "external:"}, cobra.ShellCompDirectiveNoSpace))
 	c.RegisterFlagCompletionFunc("serial-from", cobra.FixedCompletions([]string{"dmi", "devicetree", "file:", "cmd:"}, cobra.ShellCompDirectiveNoSpace))
 	c.RunE = run(func(c *cobra.Command, args []string) (err error) {
 		if err := keys.CheckSpec(key); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -125,6 +126,7 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 		return nil, err
 	}
 	conn := &connection{server: server, authority: u.Host}
+	signer := new(Witness)
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ServerName: u.Hostname(),
@@ -146,13 +148,21 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 			if id == nil || conn.limited {
 				return new(tls.Certificate), nil
 			}
-			return id, nil
+			key, ok := id.PrivateKey.(crypto.Signer)
+			if !ok {
+				return nil, errors.New("the key cannot sign")
+			}
+			signer.Signer = key
+			return &tls.Certificate{Certificate: id.Certificate, PrivateKey: signer}, nil
 		},
 	}
 	conn.Conn = tls.Client(&counted{raw, &c.sent, &c.got}, config)
 	conn.SetDeadline(time.Now().Add(exchangeTimeout))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
+		if signer.Failed != nil {
+			return nil, signer.Failed
+		}
 		if e, ok := errors.AsType[*TrustError](err); ok {
 			return nil, e
 		}
@@ -345,4 +355,21 @@ func (c *counted) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	*c.sent += int64(n)
 	return n, err
+}
+
+// Witness remembers why a signature in a handshake failed: crypto/tls keeps the words and
+// loses the error, and whether the key or the network failed is the first thing to know.
+type Witness struct {
+	crypto.Signer
+	// Failed is the signer's last error; nil if it had none.
+	Failed error
+}
+
+// Sign passes the error on, and keeps it.
+func (w *Witness) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	signature, err := w.Signer.Sign(rand, digest, opts)
+	if err != nil {
+		w.Failed = err
+	}
+	return signature, err
 }

@@ -85,6 +85,8 @@ func Open(p Place, create bool) (Holder, error) {
 		return openFile(filepath.Join(p.Folder, state.BirthKeyFile), create)
 	case kind == "file" && filepath.IsAbs(rest):
 		return openFile(rest, create)
+	case kind == "external" && rest != "":
+		return openExternal(rest)
 	}
 	return nil, CheckSpec(p.Key)
 }
@@ -93,8 +95,8 @@ func Open(p Place, create bool) (Holder, error) {
 func CheckSpec(key string) error {
 	kind, rest, _ := strings.Cut(key, ":")
 	switch {
-	case key == "", key == TPM, key == "file", kind == "file" && filepath.IsAbs(rest):
+	case key == "", key == TPM, key == "file", kind == "file" && filepath.IsAbs(rest), kind == "external" && rest != "":
 		return nil
 	}
-	return fmt.Errorf("%q does not say where the keys are: use tpm, file, or file:PATH with a whole path", key)
+	return fmt.Errorf("%q does not say where the keys are: use tpm, file, file:PATH with a whole path, or external:COMMAND", key)
 }

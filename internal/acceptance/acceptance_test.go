@@ -87,7 +87,11 @@ func makeStage(dir string) (*stage, error) {
 	if err := os.WriteFile(filepath.Join(makers, "root.pem"), root, 0o644); err != nil {
 		return nil, err
 	}
-	s.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "HALLMARK_TPM="+s.tpm.Spec(), "HOME="+s.dir)
+	signers, err := filepath.Abs("../../examples/external-signer")
+	if err != nil {
+		return nil, err
+	}
+	s.env = append(os.Environ(), "SIGNERS="+signers, "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "HALLMARK_TPM="+s.tpm.Spec(), "HOME="+s.dir)
 	return s, nil
 }
 

@@ -1,0 +1,227 @@
+package collect
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode"
+)
+
+const (
+	// signerTimeout bounds one run of the signer: a slow chip, not a hanging one.
+	signerTimeout = 20 * time.Second
+	// maxAnswer bounds its answer, in bytes; an honest one has about 150.
+	maxAnswer = 4 << 10
+	// maxComplaint bounds what is repeated of its standard error.
+	maxComplaint = 200
+)
+
+// External is the one key behind a signer: a program that is run by sh for each request,
+// gets it as a line of JSON on standard input, and answers with a line on standard output
+// (docs/external-signer.md). It may be used from several goroutines; the signer runs once
+// at a time.
+type External struct {
+	command string
+	timeout time.Duration
+	public  *ecdsa.PublicKey
+	spki    []byte
+
+	mu   sync.Mutex
+	runs int
+}
+
+// signerRequest is what the signer is asked. Scripts read it: its keys stand in this order.
+type signerRequest struct {
+	Version int    `json:"version"`
+	Do      string `json:"do"`
+	Digest  []byte `json:"digest,omitempty"`
+}
+
+type signerAnswer struct {
+	Public    []byte `json:"public"`
+	Signature []byte `json:"signature"`
+	Error     string `json:"error"`
+}
+
+// OpenExternal asks a signer for its public key.
+func OpenExternal(command string) (*External, error) {
+	return openExternal(command, signerTimeout)
+}
+
+func openExternal(command string, timeout time.Duration) (*External, error) {
+	k := &External{command: command, timeout: timeout}
+	answer, err := k.ask(signerRequest{Do: "public"})
+	if err != nil {
+		return nil, err
+	}
+	any, err := x509.ParsePKIXPublicKey(answer.Public)
+	key, ok := any.(*ecdsa.PublicKey)
+	if err != nil || !ok || key.Curve != elliptic.P256() {
+		return nil, &Error{Kind: ErrMalformed, Detail: "the external signer's key is not the SubjectPublicKeyInfo of a P-256 key",
+			Hint: "make an ECDSA key on P-256 in the secure element", cause: err}
+	}
+	// In DER's one form, whatever the chip gave.
+	k.public = key
+	k.spki, err = x509.MarshalPKIXPublicKey(key)
+	return k, err
+}
+
+// Public is the signer's key.
+func (k *External) Public() crypto.PublicKey { return k.public }
+
+// Wire is the key's SubjectPublicKeyInfo.
+func (k *External) Wire() []byte { return bytes.Clone(k.spki) }
+
+// Stored is nil: the command is all that is needed to find the key again.
+func (k *External) Stored() []byte { return nil }
+
+// Runs is how often the signer was run.
+func (k *External) Runs() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.runs
+}
+
+// Sign has a digest of at least 32 bytes signed, and verifies what comes back: it goes
+// where nobody could say whose mistake it was.
+func (k *External) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
+	const size = 32 // ECDSA takes the leftmost bits, as many as the curve's order has (FIPS 186-5 §6.4.1)
+	if len(digest) < size {
+		return nil, fmt.Errorf("a digest of %d bytes is too short", len(digest))
+	}
+	answer, err := k.ask(signerRequest{Do: "sign", Digest: digest[:size]})
+	if err != nil {
+		return nil, err
+	}
+	if !ecdsa.VerifyASN1(k.public, digest[:size], answer.Signature) {
+		return nil, &Error{Kind: ErrLie, Detail: "the external signer's signature is not its key's over what it was given",
+			Hint: "the digest is signed as it is, not hashed again, and the signature is ASN.1; see docs/external-signer.md"}
+	}
+	return answer.Signature, nil
+}
+
+// ask runs the signer once.
+func (k *External) ask(request signerRequest) (signerAnswer, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.runs++
+	request.Version = 1
+	line, err := json.Marshal(request)
+	if err != nil {
+		return signerAnswer{}, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), k.timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", k.command)
+	// A group of its own, so that what sh started ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	cmd.Env = withoutTicket(os.Environ())
+	out, complaint := &bounded{limit: maxAnswer, full: cancel}, &bounded{limit: maxComplaint}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(line, '\n')), out, complaint
+	err = cmd.Run()
+	switch {
+	case out.over:
+		return signerAnswer{}, k.failed(ErrSigner, fmt.Sprintf("answered with more than %d bytes", maxAnswer), nil)
+	case ctx.Err() != nil:
+		return signerAnswer{}, k.failed(ErrTimeout, fmt.Sprintf("did not answer within %v", k.timeout), nil)
+	}
+	answer, malformed := parseAnswer(out.text)
+	switch {
+	case malformed == nil && answer.Error != "":
+		return answer, k.failed(ErrSigner, "says: "+plain(answer.Error), nil)
+	case err != nil: // a signer that does not read its input to the end is none the worse
+		if said := plain(string(complaint.text)); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+		return answer, k.failed(ErrSigner, "failed", err)
+	}
+	if malformed != nil {
+		return answer, k.failed(ErrSigner, "gave an answer that is none", malformed)
+	}
+	return answer, nil
+}
+
+func (k *External) failed(kind error, what string, cause error) error {
+	return &Error{Kind: kind, Detail: "the external signer " + what, cause: cause,
+		Hint: `try it by hand: echo '{"version":1,"do":"public"}' | ` + k.command}
+}
+
+// parseAnswer reads one JSON object that says one thing, and nothing after it.
+func parseAnswer(text []byte) (signerAnswer, error) {
+	var a signerAnswer
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&a); err != nil {
+		return signerAnswer{}, fmt.Errorf("not the JSON that was expected: %w", err)
+	}
+	if len(bytes.TrimSpace(text[d.InputOffset():])) > 0 {
+		return signerAnswer{}, errors.New("there is more after the JSON object")
+	}
+	said := 0
+	for _, has := range []bool{len(a.Public) > 0, len(a.Signature) > 0, a.Error != ""} {
+		if has {
+			said++
+		}
+	}
+	if said != 1 {
+		return signerAnswer{}, errors.New("it holds none, or more than one, of public, signature and error")
+	}
+	return a, nil
+}
+
+// bounded keeps the first bytes of what is written to it, and says when there were more.
+type bounded struct {
+	text  []byte
+	limit int
+	over  bool
+	full  func()
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	room := b.limit - len(b.text)
+	if len(p) > room {
+		b.over = true
+		if b.full != nil {
+			b.full()
+		}
+	}
+	b.text = append(b.text, p[:min(len(p), room)]...)
+	return len(p), nil
+}
+
+// plain is a foreign program's text, fit for one line.
+func plain(text string) string {
+	text = text[:min(len(text), maxComplaint)]
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(text, "?")))
+}
+
+// withoutTicket is the environment without the one secret that may stand in it.
+func withoutTicket(env []string) []string {
+	var rest []string
+	for _, v := range env {
+		if !strings.HasPrefix(v, "HALLMARK_TICKET=") {
+			rest = append(rest, v)
+		}
+	}
+	return rest
+}
