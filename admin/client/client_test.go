@@ -211,30 +211,6 @@ func TestExpiredCertificate(t *testing.T) {
 	}
 }
 
-// TestReplaceFile: the old contents stay until the new are whole, and nothing is left
-// behind.
-func TestReplaceFile(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "f")
-	for _, contents := range []string{"old", "new"} {
-		if err := replaceFile(path, []byte(contents), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got, err := os.ReadFile(path); err != nil || string(got) != "new" {
-		t.Errorf("%q, %v", got, err)
-	}
-	if err := os.Mkdir(filepath.Join(dir, "taken"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := replaceFile(filepath.Join(dir, "taken"), []byte("x"), 0o600); err == nil {
-		t.Error("a folder was replaced")
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
-		t.Errorf("left behind: %v, %v", entries, err)
-	}
-}
-
 // TestCertifies: a certificate for another key is not stored.
 func TestCertifies(t *testing.T) {
 	key, der := pair(t, time.Now(), time.Now().Add(time.Hour))

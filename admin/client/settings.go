@@ -16,6 +16,8 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/hallmark-pki/hallmark/wire"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // SettingsFile, rootsFile and identityFile are the files of an operator's folder.
@@ -52,12 +54,12 @@ func Write(dir, server string, roots [][]byte, key *ecdsa.PrivateKey, chain [][]
 	if err := writeIdentity(filepath.Join(dir, identityFile), key, chain); err != nil {
 		return "", err
 	}
-	if err := replaceFile(filepath.Join(dir, rootsFile), certificatesPEM(roots), 0o644); err != nil {
+	if err := durable.Replace(filepath.Join(dir, rootsFile), certificatesPEM(roots), 0o644); err != nil {
 		return "", err
 	}
 	// The settings come last: while they are missing, nobody takes the folder for whole.
 	path := filepath.Join(dir, SettingsFile)
-	return path, replaceFile(path, settings, 0o644)
+	return path, durable.Replace(path, settings, 0o644)
 }
 
 // readSettings reads hallmark.yaml, or the one in a folder, and makes its paths absolute.
@@ -124,7 +126,7 @@ func writeIdentity(path string, key crypto.PrivateKey, chain [][]byte) error {
 		return err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	return replaceFile(path, append(text, certificatesPEM(chain)...), 0o600)
+	return durable.Replace(path, append(text, certificatesPEM(chain)...), 0o600)
 }
 
 func certificatesPEM(chain [][]byte) []byte {
@@ -144,28 +146,4 @@ func readFile(path string) ([]byte, error) {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("not a regular file of at most 1 MiB")}
 	}
 	return os.ReadFile(path)
-}
-
-// replaceFile replaces a file so that a reader, or a power cut, finds the old or the
-// new contents and never a mixture.
-func replaceFile(path string, contents []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once it is renamed
-	_, err = f.Write(contents)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }

@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"go.step.sm/crypto/kms/apiv1"
 	"go.step.sm/crypto/kms/softkms"
 	"go.step.sm/crypto/kms/uri"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // maxFile bounds a key file in bytes; an RSA-4096 key in PEM has about 3,300.
@@ -90,33 +91,8 @@ func (f file) create() (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := durable.Create(f.path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
 	return kms.CreateSigner(&key.CreateSignerRequest)
-}
-
-// write makes the file and its directory entry durable; it never replaces a file.
-func (f file) write(text []byte) error {
-	out, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(text)
-	err = errors.Join(err, out.Sync(), out.Close())
-	if err == nil {
-		err = syncDir(filepath.Dir(f.path))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.path)) // ours: O_EXCL
-	}
-	return nil
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

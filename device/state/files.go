@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // files are the operations that change a state folder, in the order that a power cut
@@ -67,13 +69,7 @@ func (disk) link(target, path string) error {
 	return os.Rename(staged, path)
 }
 
-func (disk) syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
+func (disk) syncDir(path string) error { return durable.SyncDir(path) }
 
 func (disk) remove(path string) error { return os.RemoveAll(path) }
 

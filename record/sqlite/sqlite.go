@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -36,6 +37,8 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/relying"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 //go:embed migrations/*.sql
@@ -113,7 +116,7 @@ func create(ctx context.Context, path string, o Options) (*Store, error) {
 		return factory.AddLot(c, record.Lot{Name: record.DefaultLot, Model: record.DefaultModel, Created: now}, nil)
 	})
 	if err == nil {
-		err = engine.SyncDir(path)
+		err = durable.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())

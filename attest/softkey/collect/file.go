@@ -16,8 +16,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"syscall"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // maxKeyFile bounds a key file; ours has 241 bytes.
@@ -114,31 +115,10 @@ func Create(path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := store(path, k.text); err != nil {
+	if err := durable.Replace(path, k.text, 0o600); err != nil {
 		return nil, fmt.Errorf("writing the key file: %w", err)
 	}
 	return k, nil
-}
-
-// store writes a file whole or not at all.
-func store(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Wire is the key's SubjectPublicKeyInfo.

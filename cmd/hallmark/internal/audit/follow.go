@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +17,8 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // Pause is how long follow waits when it has seen everything.
@@ -161,24 +162,12 @@ func (f *follower) deliver(ctx context.Context, events []wire.Event) error {
 	return f.remember()
 }
 
-// remember writes beside and renames: a cut leaves the number before, or this one.
+// remember notes the last number: a cut leaves the one before, or this one.
 func (f *follower) remember() error {
 	if f.state == "" {
 		return nil
 	}
-	beside, err := os.CreateTemp(filepath.Dir(f.state), "."+filepath.Base(f.state)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(beside, f.last)
-	err = errors.Join(err, beside.Sync(), beside.Close())
-	if err == nil {
-		err = os.Rename(beside.Name(), f.state)
-	}
-	if err != nil {
-		os.Remove(beside.Name())
-	}
-	return err
+	return durable.Replace(f.state, fmt.Appendln(nil, f.last), 0o600)
 }
 
 // sink is where lines go: standard output, or a syslog server.

@@ -67,34 +67,7 @@ func Make(dir string, fill func(work string) error) error {
 	return syncPath(filepath.Dir(dir))
 }
 
-// writeNew writes a file that must not exist, 0600 and durable.
-func writeNew(path string, contents []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(contents)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// ReplaceFile replaces a file durably: a reader, or a power cut, finds the old or the new
-// contents and never a mixture.
-func ReplaceFile(path string, contents []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once it is renamed
-	_, err = f.Write(contents)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncPath(filepath.Dir(path))
-}
-
+// syncPath makes a file's contents, or the names in a folder, durable.
 func syncPath(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -29,6 +29,8 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
 	"github.com/hallmark-pki/hallmark/wire"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // FirstOperator is whom Found makes a certificate for.
@@ -360,12 +362,9 @@ func moveKeys(from, to string) error {
 		if err != nil {
 			return err
 		}
-		if err := writeNew(filepath.Join(to, e.Name()), text); err != nil {
+		if err := durable.Create(filepath.Join(to, e.Name()), text); err != nil {
 			return err
 		}
-	}
-	if err := syncPath(to); err != nil {
-		return err
 	}
 	return os.RemoveAll(from)
 }

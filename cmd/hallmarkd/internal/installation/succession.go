@@ -17,6 +17,8 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/trust"
 	"github.com/hallmark-pki/hallmark/config"
 	"github.com/hallmark-pki/hallmark/wire"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // Succession is issuers.json, beside the trust bundle: the issuers that came after those
@@ -82,7 +84,7 @@ func (s Succession) Write(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	return ReplaceFile(TrustFile(c, successionFile), append(text, '\n'), 0o600)
+	return durable.Replace(TrustFile(c, successionFile), append(text, '\n'), 0o600)
 }
 
 // Next names the issuer that a line's next successor will be.

@@ -18,6 +18,8 @@ import (
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record/sqlite/journal"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 const (
@@ -107,7 +109,7 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 	if err := os.Link(finished, to); err != nil {
 		return done, err
 	}
-	return done, syncDir(filepath.Dir(to))
+	return done, durable.SyncDir(filepath.Dir(to))
 }
 
 // recordIn is the record's path relative to the installation's folder.
@@ -252,14 +254,6 @@ func copyFile(w io.Writer, path string, want file) error {
 		return errors.New("it changed while it was being backed up: try again")
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // isPlainName reports whether a backup's member stays in the folder that it is unpacked

@@ -21,6 +21,8 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // Parameters of the connections. FULL makes COMMIT wait for the fsync of the log; a
@@ -173,7 +175,7 @@ func (db *DB) Snapshot(ctx context.Context, file string) error {
 		return Classify(err)
 	}
 	// SQLite does not sync what VACUUM INTO writes.
-	return errors.Join(f.Sync(), SyncDir(file))
+	return errors.Join(f.Sync(), durable.SyncDir(filepath.Dir(file)))
 }
 
 func (db *DB) vacuum(ctx context.Context, file string) error {
@@ -184,16 +186,6 @@ func (db *DB) vacuum(ctx context.Context, file string) error {
 	defer c.close()
 	_, err = Query(ctx, c, Number, "VACUUM INTO ?", file) // not Exec, because ctx can interrupt it
 	return err
-}
-
-// SyncDir makes a new file's name durable.
-func SyncDir(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 func dsn(path, query string) string {

@@ -18,6 +18,8 @@ import (
 	"syscall"
 
 	"github.com/hallmark-pki/hallmark/record"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // A journal is a folder of segments, files that are only appended to. Each segment is
@@ -165,7 +167,7 @@ func (j *journal) open(at place) error {
 		if err != nil {
 			return err
 		}
-		if err := SyncDir(path); err != nil {
+		if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 			f.Close()
 			return err
 		}
