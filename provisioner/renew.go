@@ -128,6 +128,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
+	s.renewed(ctx, device)
 	steering := s.steer(Contact{Certificate: issued[0].Certificate, Profile: profile.LDevID}, model)
 	return s.answer(device, begun.Pending, &Identity{LDevID: issued[0].Chain, Steering: &steering})
 }

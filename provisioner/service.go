@@ -35,6 +35,7 @@ type Authority interface {
 // Store is what the pipeline asks of the record.
 type Store interface {
 	record.Admissions
+	Plans
 	Note(ctx context.Context, es ...record.Event) error
 }
 
@@ -63,6 +64,7 @@ type Config struct {
 type Service struct {
 	Config
 	refusals, paces sampler
+	plans           outlook
 }
 
 // New checks that nothing is missing.

@@ -51,7 +51,8 @@ func (s *Service) Poll(ctx context.Context, c *x509.Certificate) (Steering, erro
 			return Steering{}, err
 		}
 	}
-	return s.steer(contact, view.Model), nil
+	steering := s.steer(contact, view.Model)
+	return steering, s.hasten(ctx, *view.ByID, &steering)
 }
 
 // steer is when the holder of a certificate renews: in the twentieth of its life that
@@ -62,7 +63,7 @@ func (s *Service) steer(c Contact, m *record.Model) Steering {
 		steering.Poll = max(m.Poll, 0)
 	}
 	if c.Profile != profile.LDevID {
-		steering.Start = s.Now()
+		steering.Start = s.Now().Truncate(time.Second)
 		steering.End = steering.Start
 		return steering
 	}
@@ -72,6 +73,6 @@ func (s *Service) steer(c Contact, m *record.Model) Steering {
 
 // window is when a working certificate is renewed unless an operator says otherwise.
 func window(c *x509.Certificate) (start, end time.Time) {
-	start = ca.Due(c.NotBefore, c.NotAfter)
-	return start, start.Add(c.NotAfter.Sub(c.NotBefore) / 20)
+	due := ca.Due(c.NotBefore, c.NotAfter)
+	return due.Truncate(time.Second), due.Add(c.NotAfter.Sub(c.NotBefore) / 20).Truncate(time.Second)
 }

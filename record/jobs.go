@@ -18,6 +18,8 @@ const (
 	JobRestore = "restore"
 	JobRetire  = "retire"
 	JobRevoke  = "revoke"
+	// JobRenew is a renewal plan: its devices renew between Created and Due.
+	JobRenew = "renew"
 )
 
 // States of a job.
@@ -64,6 +66,10 @@ type Job struct {
 	// Until is when a break-glass ends: unless it was reviewed, the job pauses then. Zero
 	// means that the job needs no review, or has had it.
 	Until time.Time
+	// Due is the end of a renewal plan's window. Told counts the devices that have been given
+	// their moment in it; the store counts.
+	Due  time.Time
+	Told int64
 	// Total counts the devices, Outcomes those that have each outcome. The store counts.
 	Total    int64
 	Outcomes map[string]int64
@@ -149,6 +155,15 @@ type Jobs interface {
 	JobShards(ctx context.Context, id string, at time.Time) ([]Shard, error)
 	// FinishJob ends a publishing job; ErrConflict in any other state.
 	FinishJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
+	// Planned reports whether a renewal plan is running.
+	Planned(ctx context.Context) (bool, error)
+	// Moment is when a device is to renew by the running renewal plans in which it is
+	// pending, the earliest if there are several; zero if there is none. Who asks first is
+	// given the next moment of the window, and what is left of the window is divided evenly
+	// among those that have not asked, so that the load is even whenever they do. Who asks
+	// again gets the same answer; who first asks after the window's end, at. No event is
+	// written.
+	Moment(ctx context.Context, device string, at time.Time) (time.Time, error)
 	// Conclude gives a device its outcome in every running job of a kind that is not a
 	// status job, and ends the jobs in which nothing is pending then. Nothing happens if
 	// there is none; no event is written.

@@ -169,10 +169,11 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 	h.reply(w, h.steering(answer))
 }
 
-// steering is when to renew, rounded to seconds: bytes that somebody pays for.
+// steering is when to renew. Windows have whole seconds, for somebody pays for the bytes;
+// the moments of a renewal plan are closer together.
 func (h *handler) steering(s provisioner.Steering) *wire.Steering {
 	_, number := h.Bundle()
-	return &wire.Steering{Start: s.Start.UTC().Truncate(time.Second), End: s.End.UTC().Truncate(time.Second),
+	return &wire.Steering{Start: s.Start.UTC().Truncate(time.Millisecond), End: s.End.UTC().Truncate(time.Millisecond),
 		Poll: int64(s.Poll / time.Second), Trust: number}
 }
 

@@ -357,3 +357,64 @@ func jobAndItsOperator(t *testing.T, b *bench) {
 	b.must(err)
 	b.equal("what happened", got.Outcomes, map[string]int64{record.OutcomeDone: 1, record.OutcomeCancelled: 2})
 }
+
+// moments: the window of a renewal plan is given out evenly, whenever its devices ask.
+func moments(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(10)
+	outside := b.enrolled()
+	planned := func(want bool) {
+		t.Helper()
+		got, err := b.Planned(b.ctx)
+		b.must(err)
+		b.equal("planned", got, want)
+	}
+	moment := func(id string, at time.Time) time.Time {
+		t.Helper()
+		got, err := b.Moment(b.ctx, id, at)
+		b.must(err)
+		return got
+	}
+	after := func(seconds int) time.Time { return Now.Add(time.Duration(seconds) * time.Second) }
+	at := func(what string, got time.Time, seconds int) {
+		t.Helper()
+		if !got.Equal(after(seconds)) {
+			t.Errorf("%s: %v after the start, want %v s", what, got.Sub(Now), seconds)
+		}
+	}
+	planned(false)
+	b.equal("moment without a plan", moment(ids[0], Now), time.Time{})
+	j := b.create(record.Job{Kind: record.JobRenew, Due: after(100)}, record.Selection{Devices: ids})
+	planned(true)
+	b.equal("moment of another device", moment(outside.ID, Now), time.Time{})
+	for i, id := range ids[:3] { // at once
+		at("asked at once", moment(id, Now), 10*i)
+	}
+	at("asked again", moment(ids[1], after(55)), 10)
+	b.must(b.Conclude(b.ctx, record.JobRenew, ids[0], record.OutcomeDone, after(1)))
+	b.equal("moment of one that has renewed", moment(ids[0], after(2)), time.Time{})
+	b.must(b.Conclude(b.ctx, record.JobRenew, ids[3], record.OutcomeDone, after(1))) // unasked
+	// Seven have not asked, for what is left at 30 s.
+	for i, id := range ids[4:9] {
+		at("asked late", moment(id, after(30)), 30+10*i)
+	}
+	at("asked too late", moment(ids[9], after(500)), 500)
+	got, err := b.Job(b.ctx, j.ID)
+	b.must(err)
+	if !got.Due.Equal(after(100)) || got.Told != 8 {
+		t.Errorf("the plan is %+v", got)
+	}
+
+	// A second plan may be more urgent; pausing or cancelling gives moments back.
+	k := b.create(record.Job{Kind: record.JobRenew, Due: after(10)}, record.Selection{Devices: ids[8:]})
+	at("of two plans the earlier", moment(ids[8], Now), 0)
+	_, err = b.PauseJob(b.ctx, k.ID, event("job.paused"))
+	b.must(err)
+	at("while it is paused", moment(ids[8], Now), 70)
+	_, err = b.CancelJob(b.ctx, k.ID, Now, event("job.cancelled"))
+	b.must(err)
+	_, err = b.CancelJob(b.ctx, j.ID, Now, event("job.cancelled"))
+	b.must(err)
+	b.equal("moment of a cancelled plan", moment(ids[8], Now), time.Time{})
+	planned(false)
+}

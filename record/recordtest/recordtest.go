@@ -83,6 +83,7 @@ func Run(t *testing.T, p Place) {
 		"labels":               labels,
 		"survey":               survey,
 		"jobs":                 jobs,
+		"moments":              moments,
 		"job in stages":        jobInStages,
 		"job refused":          jobRefused,
 		"job of another kind":  jobOfAnotherKind,

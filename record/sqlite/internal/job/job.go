@@ -97,8 +97,8 @@ func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
 		}
 		stages = string(text)
 	}
-	if _, err := c.Exec(`INSERT INTO jobs (seq, kind, operator, expression, reason, why, state, created, stages, until, total)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, seq, j.Kind, j.Operator, j.Expression, j.Reason, j.Why, j.State, j.Created, stages, j.Until, j.Total); err != nil {
+	if _, err := c.Exec(`INSERT INTO jobs (seq, kind, operator, expression, reason, why, state, created, stages, until, total, due)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, seq, j.Kind, j.Operator, j.Expression, j.Reason, j.Why, j.State, j.Created, stages, j.Until, j.Total, j.Due); err != nil {
 		return err
 	}
 	if a := plan.Approval; a != nil {
@@ -111,7 +111,7 @@ func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
 	return audit.Add(c, plan.Event)
 }
 
-const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total FROM jobs"
+const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total, due, told FROM jobs"
 
 type numbered struct {
 	seq int64
@@ -120,7 +120,7 @@ type numbered struct {
 
 func scan(r engine.Row) numbered {
 	j := record.Job{ID: rows.ID("j", r.Int(0)), Kind: r.Text(1), Operator: r.Text(2), Expression: r.Text(3), Reason: int(r.Int(4)), Why: r.Text(5),
-		State: r.Text(6), Created: r.Time(7), Ended: r.Time(8), Until: r.Time(10), Total: r.Int(11)}
+		State: r.Text(6), Created: r.Time(7), Ended: r.Time(8), Until: r.Time(10), Total: r.Int(11), Due: r.Time(12), Told: r.Int(13)}
 	json.Unmarshal([]byte(r.Text(9)), &j.Stages) // add wrote it, or ''
 	return numbered{r.Int(0), j}
 }

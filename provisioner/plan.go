@@ -1,0 +1,73 @@
+package provisioner
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Plans are the renewal plans of operators (record.Jobs).
+type Plans interface {
+	Planned(ctx context.Context) (bool, error)
+	Moment(ctx context.Context, device string, at time.Time) (time.Time, error)
+	Conclude(ctx context.Context, kind, device, outcome string, at time.Time) error
+}
+
+// lookAgain is how long the pipeline believes that there is no renewal plan, or that
+// there is one, unless Replan tells it sooner: without one, devices cost nothing more.
+const lookAgain = 5 * time.Second
+
+// outlook remembers whether there is a renewal plan.
+type outlook struct {
+	mu      sync.Mutex
+	looked  time.Time
+	planned bool
+}
+
+// Replan makes the next device see that renewal plans have changed.
+func (s *Service) Replan() {
+	s.plans.mu.Lock()
+	defer s.plans.mu.Unlock()
+	s.plans.looked = time.Time{}
+}
+
+func (s *Service) planned(ctx context.Context) (bool, error) {
+	s.plans.mu.Lock()
+	defer s.plans.mu.Unlock()
+	now := s.Now()
+	if age := now.Sub(s.plans.looked); age >= 0 && age < lookAgain {
+		return s.plans.planned, nil
+	}
+	planned, err := s.Store.Planned(ctx)
+	if err == nil {
+		s.plans.looked, s.plans.planned = now, planned
+	}
+	return planned, err
+}
+
+// hasten makes a device's moment in a renewal plan its window, if that comes before.
+func (s *Service) hasten(ctx context.Context, d record.Device, steering *Steering) error {
+	planned, err := s.planned(ctx)
+	if err != nil || !planned {
+		return err
+	}
+	moment, err := s.Store.Moment(ctx, d.ID, s.Now())
+	if err == nil && !moment.IsZero() && moment.Before(steering.Start) {
+		steering.Start, steering.End = moment, moment
+	}
+	return err
+}
+
+// renewed ends a device's part in renewal plans. That it could not is the log's matter:
+// the device has its certificate, and will be asked once more.
+func (s *Service) renewed(ctx context.Context, d record.Device) {
+	planned, err := s.planned(ctx)
+	if err == nil && planned {
+		err = s.Store.Conclude(context.WithoutCancel(ctx), record.JobRenew, d.ID, record.OutcomeDone, s.Now())
+	}
+	if err != nil {
+		s.Log.Error("a renewal plan does not know that a device has renewed", "device", d.Name(), "err", err)
+	}
+}
