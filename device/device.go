@@ -207,11 +207,15 @@ func (a *agent) again(ctx context.Context, step func() error) error {
 		if err == nil || n == attempts || !lost(err) {
 			return err
 		}
+		wait := max(time.Duration(n)*time.Second, client.RetryAfter(err))
+		if wait > attempts*time.Second {
+			return err // who calls knows what to do until then
+		}
 		a.report("%v; trying again", err)
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(time.Duration(n) * time.Second):
+		case <-time.After(wait):
 		}
 	}
 }

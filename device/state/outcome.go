@@ -15,14 +15,17 @@ const outcomeFile = "outcome.json"
 // Outcome is what came of the agent's work so far.
 type Outcome struct {
 	// Contact is when the server last accepted the identity, Version the program that
-	// showed it.
+	// showed it, Boot the kernel's name for the time since the device was started.
 	Contact time.Time `json:"contact,omitzero"`
 	Version string    `json:"version,omitempty"`
+	Boot    string    `json:"boot,omitempty"`
 	// Attempt is when the agent last tried, Failures how often in a row it failed since
 	// Contact, and Failure why; nil if the last attempt did not.
 	Attempt  time.Time `json:"attempt,omitzero"`
 	Failures int       `json:"failures,omitempty"`
 	Failure  *Failure  `json:"failure,omitempty"`
+	// NotBefore is when to try again; zero after a success.
+	NotBefore time.Time `json:"not_before,omitzero"`
 	// Final is a refusal that stands for good; nil if there was none.
 	Final *Failure `json:"final,omitempty"`
 	// Hooked is the serial number (hex) of the working certificate that the hooks were
