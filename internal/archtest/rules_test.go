@@ -45,7 +45,7 @@ var rows = []row{
 	{"record/KIND", "record record/KIND/internal/*",
 		"a store implements the record's verbs; it decides nothing"},
 
-	{"device device/* cmd/hallmark-device", "wire attest attest/* attest/KIND/collect attest/*/collect device device/*",
+	{"device device/* cmd/hallmark-device cmd/hallmark-device/internal/*", "wire attest attest/* attest/KIND/collect attest/*/collect device device/* cmd/hallmark-device/internal/*",
 		"the agent does not link the CA: it must fit a small device and hold no server's secret"},
 
 	{"ca/trust", "record wire ca/profile",

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode"
+)
+
+// Priority is how much a line of the log matters, as syslog(3) counts.
+type Priority int
+
+const (
+	Error   Priority = 3
+	Warning Priority = 4
+	Notice  Priority = 5
+	Info    Priority = 6
+)
+
+// NewLog writes lines to w for the reader at its other end: the journal is told the
+// priority and knows the time (sd-daemon(3)), anybody else is told the time.
+func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, string) {
+	var mu sync.Mutex
+	return func(p Priority, text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		text = printable(text)
+		if journal {
+			fmt.Fprintf(w, "<%d>%s\n", p, text)
+			return
+		}
+		fmt.Fprintf(w, "%s %s\n", now().UTC().Format(time.RFC3339), text)
+	}
+}
+
+// printable makes one line of foreign text that neither steers a terminal nor looks like
+// two lines of ours.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		}
+		return '?'
+	}, text)
+}
+
+// IsJournal reports whether a file leads to the journal: JOURNAL_STREAM (systemd.exec(5))
+// names its device and inode.
+func IsJournal(f *os.File, stream string) bool {
+	var st syscall.Stat_t
+	if stream == "" || syscall.Fstat(int(f.Fd()), &st) != nil {
+		return false
+	}
+	return stream == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}

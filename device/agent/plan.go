@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+
+	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
+	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// act is a thing to do.
+type act string
+
+const (
+	enrol act = "enrolling"
+	ask   act = "asking when to renew"
+	renew act = "renewing"
+)
+
+// step is what comes next, and when.
+type step struct {
+	act act
+	at  time.Time
+}
+
+// doubts are reasons not to believe what is on file.
+type doubts struct {
+	// unsure: nothing but the system clock says that it is now; impossible: and it is
+	// wrong for certain.
+	unsure, impossible bool
+	// foreign: the working key is not this chip's.
+	foreign bool
+}
+
+// plan reads what comes next from what is on file.
+func plan(s device.Status, unreadable error, o state.Outcome, now time.Time, d doubts) step {
+	next := step{renew, s.RenewAfter}
+	switch {
+	case unreadable != nil, s.Condition == device.NotEnrolled:
+		next = step{enrol, now}
+	case s.LDevID == nil:
+		next.at = now
+	case d.foreign, d.unsure && (d.impossible || s.Condition == device.Expired):
+		// Asking tells a copy from a cleared chip, and what time it is: a server that takes
+		// the certificate knows better than our clock.
+		next = step{ask, now}
+	case s.Condition == device.Expired:
+		next.at = now
+	case s.Poll > 0:
+		if at := askAt(s, o, now); at.Before(next.at) && now.Before(next.at) { // a renewal asks as well
+			next = step{ask, at}
+		}
+	}
+	// A moment far ahead is of a clock that has been set back since.
+	if o.NotBefore.After(next.at) && o.NotBefore.Sub(now) <= maxWait {
+		next.at = o.NotBefore
+	}
+	return next
+}
+
+// askAt is when the server wants to be asked again. Devices that were switched on together
+// drift apart by up to a tenth.
+func askAt(s device.Status, o state.Outcome, now time.Time) time.Time {
+	if o.Contact.After(now) {
+		return now // the clock has been set back since
+	}
+	every := time.Duration(s.Poll) * time.Second
+	sum := sha256.Sum256([]byte(s.Device + "\n" + o.Contact.UTC().Format(time.RFC3339)))
+	return o.Contact.Add(every + time.Duration(binary.BigEndian.Uint64(sum[:])%uint64(every/10+1)))
+}
+
+const (
+	// firstBackoff and maxBackoff bound how long the agent waits after a failure; the
+	// shorter a certificate's life, the sooner it gets to the longest.
+	firstBackoff = 15 * time.Second
+	maxBackoff   = time.Hour
+	// finalBackoff is how seldom a device asks that was refused for good.
+	finalBackoff = 24 * time.Hour
+	// maxWait is the longest that anything waits for another attempt.
+	maxWait = finalBackoff + 2*maxBackoff
+)
+
+// backoff is how long to wait after so many failures in a row: anything up to twice the
+// time before ("full jitter"), so that devices that failed together do not come together.
+func backoff(failures int, life time.Duration, random func() float64) time.Duration {
+	longest := min(max(life/20, firstBackoff), maxBackoff)
+	bound := firstBackoff
+	for range failures - 1 {
+		if bound *= 2; bound >= longest {
+			bound = longest
+			break
+		}
+	}
+	return max(time.Duration(random()*float64(bound)), time.Second)
+}
+
+// fail takes a failure into the outcome.
+func fail(o *state.Outcome, err error, now time.Time, life time.Duration, random func() float64) {
+	o.Attempt = now
+	o.Failures++
+	o.Failure = &state.Failure{Time: now, Code: code(err), Detail: err.Error()}
+	wait := backoff(o.Failures, life, random)
+	if p, ok := errors.AsType[*wire.Problem](err); ok {
+		o.Failure.Detail = p.Detail
+		if p.Final() {
+			o.Final = o.Failure
+			wait += finalBackoff
+		}
+	}
+	o.NotBefore = now.Add(max(client.RetryAfter(err), 0) + wait)
+}
+
+// succeed takes a success into the outcome: the server has accepted the identity.
+func succeed(o *state.Outcome, now time.Time, version string) {
+	o.Contact, o.Attempt, o.Version, o.Boot = now, now, version, boot()
+	o.Failures, o.Failure, o.Final, o.NotBefore = 0, nil, nil, time.Time{}
+}
+
+// onlyContact reports whether two outcomes differ in nothing but when they were.
+func onlyContact(a, b state.Outcome) bool {
+	return a.Version == b.Version && a.Boot == b.Boot && a.Failures == 0 && b.Failures == 0 && a.Final == nil && b.Final == nil &&
+		a.Hooked == b.Hooked && len(a.HookFailures) == len(b.HookFailures)
+}
+
+// Codes of a state.Failure that are not the server's.
+const (
+	codeNetwork = "network"
+	codeTrust   = "trust"
+	codeTPM     = "tpm"
+	codeState   = "state"
+)
+
+func code(err error) string {
+	if p, ok := errors.AsType[*wire.Problem](err); ok {
+		return p.Code
+	}
+	if _, ok := errors.AsType[*client.NetworkError](err); ok {
+		return codeNetwork
+	}
+	if _, ok := errors.AsType[*client.TrustError](err); ok {
+		return codeTrust
+	}
+	if errors.As(err, new(*collect.Error)) || errors.As(err, new(*softkey.Error)) {
+		return codeTPM
+	}
+	return codeState
+}
+
+// Class is what kind of failure something was, as far as people act differently.
+type Class int
+
+const (
+	Other   Class = iota
+	Refused       // by the server, for now
+	Final         // by the server, for good
+	TPM           // or whatever else holds the key
+	Network       // or what answered there
+)
+
+// Class is the kind of failure that is waited for.
+func (e *WaitError) Class() Class {
+	switch e.Failure.Code {
+	case codeState:
+		return Other
+	case codeTPM:
+		return TPM
+	case codeNetwork, codeTrust:
+		return Network
+	}
+	if (&wire.Problem{Code: e.Failure.Code}).Final() {
+		return Final
+	}
+	return Refused
+}
+
+// life is how long the working certificate lives; that of an ordinary one if there is none.
+func life(s device.Status) time.Duration {
+	if s.LDevID == nil {
+		return maxBackoff * 20
+	}
+	return s.LDevID.NotAfter.Sub(s.LDevID.NotBefore)
+}
