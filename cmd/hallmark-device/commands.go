@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
 	"github.com/hallmark-pki/hallmark/device"
-	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -25,12 +25,14 @@ func command() *cobra.Command {
 		Use:           "hallmark-device",
 		Short:         "Get, keep and renew this device's certificates",
 		Long:          "hallmark-device proves to a Hallmark server what this device's TPM is, and gets, keeps\nand renews the certificates that it is given for it.\n\n" + exitCodes,
-		Example:       "  hallmark-device enrol hmt1.abc… --serial SN-0001\n  hallmark-device renew\n  hallmark-device status",
+		Example:       "  hallmark-device enrol hmt1.abc… --serial SN-0001\n  hallmark-device run\n  hallmark-device status",
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(enrolCommand(), renewCommand(), statusCommand(), connectCommand(), proxyCommand(), versionCommand())
+	settings.FileFlag(root)
+	root.AddCommand(enrolCommand(), renewCommand(), runCommand(), needsRenewalCommand(), statusCommand(), connectCommand(), proxyCommand(),
+		generaliseCommand(), configCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err, c.CommandPath()} })
 	return root
 }
@@ -58,20 +60,27 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 // common are the flags of every command that does something.
 type common struct {
 	state, tpm string
-	key        string
+	key, proxy string
 	json       bool
+	// found is what settings say, beside the flags.
+	found settings.Found
+	// resolved is called when the settings are known; nil for nothing.
+	resolved func()
 }
 
+// stateFlag makes the command one that has settings.
 func (o *common) stateFlag(c *cobra.Command) {
-	folder := os.Getenv("HALLMARK_STATE")
-	if folder == "" {
-		folder = state.DefaultDir
+	settings.Add(c, &o.state, "state", "")
+	c.PreRunE = func(c *cobra.Command, _ []string) (err error) {
+		if o.found, err = settings.Find(c, os.Getenv); err == nil && o.resolved != nil {
+			o.resolved()
+		}
+		return err
 	}
-	c.Flags().StringVar(&o.state, "state", folder, "folder that keeps certificates and keys; also $HALLMARK_STATE")
 }
 
 func (o *common) tpmFlag(c *cobra.Command, otherwise string) {
-	c.Flags().StringVar(&o.tpm, "tpm", os.Getenv("HALLMARK_TPM"), "TPM: a device file, unix:PATH or tcp:HOST:PORT; also $HALLMARK_TPM (default "+otherwise+")")
+	settings.Add(c, &o.tpm, "tpm", "TPM: a device file, unix:PATH or tcp:HOST:PORT (default "+otherwise+")")
 }
 
 func (o *common) jsonFlag(c *cobra.Command) {
@@ -79,7 +88,7 @@ func (o *common) jsonFlag(c *cobra.Command) {
 }
 
 func (o *common) options(c *cobra.Command) device.Options {
-	return device.Options{State: o.state, TPM: o.tpm, Key: o.key, Built: buildTime(),
+	return device.Options{State: o.state, TPM: o.tpm, Key: o.key, Proxy: o.proxy, Built: buildTime(),
 		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), printable(line)) }}
 }
 
@@ -98,13 +107,14 @@ func (o *common) print(c *cobra.Command, v any, lines ...string) error {
 
 func enrolCommand() *cobra.Command {
 	var o common
-	var server, roots, serial, serialFrom, key string
+	var from origin
 	c := &cobra.Command{
 		Use:     "enrol [TICKET]",
 		Aliases: []string{"enroll"},
 		Short:   "Get this device's identity",
 		Long: `Get this device's identity: the IDevID certificate, which lasts, for a key that never
-leaves the TPM. Then run "hallmark-device renew" for the first working certificate.
+leaves the TPM. "hallmark-device run" fetches the first working certificate and keeps it
+fresh from then on; "hallmark-device renew" fetches one.
 
 TICKET is a line that "hallmark ticket create" printed. Written as "-" it is read from
 standard input, and left out from the environment variable HALLMARK_TICKET: both keep
@@ -128,35 +138,21 @@ Enrolling an enrolled device changes nothing.
 	o.stateFlag(c)
 	o.tpmFlag(c, collect.DefaultSpec)
 	o.jsonFlag(c)
-	c.Flags().StringVar(&server, "server", "", "https URL of the server, in place of the ticket's")
-	c.Flags().StringVar(&roots, "roots", "", "PEM file of infrastructure roots, in place of the ticket's")
-	c.Flags().StringVar(&serial, "serial", "", "serial number of this device")
-	c.Flags().StringVar(&serialFrom, "serial-from", "", "where to read it: dmi, devicetree, file:PATH or cmd:COMMAND")
-	c.Flags().StringVar(&key, "key", "", "where the key is: tpm, file, file:PATH or external:COMMAND (default tpm)")
-	c.MarkFlagsMutuallyExclusive("serial", "serial-from")
-	c.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{"tpm", "file", "file:", "external:"}, cobra.ShellCompDirectiveNoSpace))
-	c.RegisterFlagCompletionFunc("serial-from", cobra.FixedCompletions([]string{"dmi", "devicetree", "file:", "cmd:"}, cobra.ShellCompDirectiveNoSpace))
-	c.RunE = run(func(c *cobra.Command, args []string) (err error) {
-		if err := keys.CheckSpec(key); err != nil {
+	from.flags(c, &o)
+	c.RunE = run(func(c *cobra.Command, args []string) error {
+		ticket, err := readTicket(c, args)
+		if err != nil {
 			return usageError{err, c.CommandPath()}
 		}
-		o.key = key
-		e := device.Enrolment{Options: o.options(c), Server: server, Serial: serial}
-		if e.Ticket, err = readTicket(c, args); err != nil {
-			return usageError{err, c.CommandPath()}
+		e := device.Enrolment{Options: o.options(c), Ticket: ticket}
+		if e.Server, e.Roots, err = from.server(c, &o, ticket != nil); err != nil {
+			return err
 		}
-		if roots != "" {
-			if e.Roots, err = device.ReadRoots(roots); err != nil {
-				return advised{err, "--roots takes the file trust/infrastructure.pem of the server's folder"}
-			}
-		}
-		if e.Ticket == nil && (server == "" || roots == "") && notEnrolled(o.state) {
+		if ticket == nil && (e.Server == "" || len(e.Roots) == 0) && notEnrolled(o.state) {
 			return usageError{errors.New("a ticket is needed, or both --server and --roots"), c.CommandPath()}
 		}
-		if serialFrom != "" {
-			if e.Serial, err = device.ReadSerial(c.Context(), serialFrom); err != nil {
-				return advised{fmt.Errorf("reading the serial number: %w", err), "give it with --serial, or name another source with --serial-from"}
-			}
+		if e.Serial, err = from.serialNumber(c.Context()); err != nil {
+			return advised{err, "give it with --serial, or name another source with --serial-from"}
 		}
 		r, err := device.Enrol(c.Context(), e)
 		if err != nil {
@@ -165,7 +161,7 @@ Enrolling an enrolled device changes nothing.
 		if r.Already {
 			return o.print(c, r, "already enrolled as "+r.Device+"; nothing changed")
 		}
-		return o.print(c, r, "enrolled as "+r.Device, "next: hallmark-device renew")
+		return o.print(c, r, "enrolled as "+r.Device, "next: hallmark-device run, or renew for one certificate")
 	})
 	return c
 }
@@ -173,86 +169,6 @@ Enrolling an enrolled device changes nothing.
 func notEnrolled(folder string) bool {
 	_, _, err := state.At(folder).Load()
 	return err != nil
-}
-
-func renewCommand() *cobra.Command {
-	var o common
-	c := &cobra.Command{
-		Use:   "renew",
-		Short: "Get a new working certificate",
-		Long: `Get a new working certificate (LDevID) for a new key in the TPM. The old certificate and
-key are replaced, together, once the server has accepted the new ones. Run it at two
-thirds of the certificate's life; "hallmark-device status" says when that is.
-
-Programs find the certificate and the key (TSS2 PEM) as ldevid.pem and ldevid.key in
-the state folder.
-
-` + exitCodes,
-		Example: "  hallmark-device renew",
-		Args:    arguments(cobra.NoArgs),
-	}
-	o.stateFlag(c)
-	o.tpmFlag(c, "the one enrolled with")
-	o.jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		r, err := device.Renew(c.Context(), o.options(c))
-		if err != nil {
-			return err
-		}
-		return o.print(c, r, fmt.Sprintf("%s: working certificate valid until %s, renew after %s", r.Device, when(r.NotAfter), when(r.RenewAfter)))
-	})
-	return c
-}
-
-func statusCommand() *cobra.Command {
-	var o common
-	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Show what this device holds",
-		Long:    "Show what this device holds, without asking the TPM or the server.\n\n" + exitCodes,
-		Example: "  hallmark-device status --json",
-		Args:    arguments(cobra.NoArgs),
-	}
-	o.stateFlag(c)
-	o.jsonFlag(c)
-	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		s, err := device.ReadStatus(o.state, time.Now())
-		if err != nil {
-			return err
-		}
-		return o.print(c, s, statusLines(s)...)
-	})
-	return c
-}
-
-// keyLine says where the keys are.
-func keyLine(s device.Status) string {
-	if s.Key == keys.TPM {
-		return "tpm          " + s.TPM
-	}
-	return "key          " + s.Key
-}
-
-func statusLines(s device.Status) []string {
-	if s.Condition == device.NotEnrolled {
-		return []string{"not enrolled", "next: hallmark-device enrol TICKET"}
-	}
-	lines := []string{"device       " + s.Device, "server       " + s.Server, keyLine(s)}
-	if s.IDevID != nil {
-		lines = append(lines, "IDevID       "+s.IDevID.SerialNumber+", "+s.IDevID.File)
-	}
-	if s.LDevID != nil {
-		lines = append(lines, "LDevID       "+s.LDevID.SerialNumber+", "+s.LDevID.File,
-			"valid until  "+when(s.LDevID.NotAfter), "renew after  "+when(s.RenewAfter))
-	}
-	lines = append(lines, fmt.Sprintf("trust        bundle %d", s.Trust), "condition    "+s.Condition)
-	if s.Damaged != "" {
-		lines = append(lines, "warning      the newest state is damaged, this is the one before: "+s.Damaged)
-	}
-	if s.Condition != device.OK {
-		lines = append(lines, "next: hallmark-device renew")
-	}
-	return lines
 }
 
 func versionCommand() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -25,6 +26,7 @@ const (
 	exitFinal   = 4
 	exitTPM     = 5
 	exitNetwork = 6
+	exitNotYet  = 7
 )
 
 const exitCodes = `Exit codes:
@@ -34,7 +36,8 @@ const exitCodes = `Exit codes:
   3  the server refused; it may not once what it names is put right, or later
   4  the server refused for good: the device is revoked or barred
   5  a problem with the TPM, or with what else holds the key
-  6  the server was not reached, or what answered is not the server`
+  6  the server was not reached, or what answered is not the server
+  7  it is not time yet (needs-renewal)`
 
 // usageError is a mistake on the command line.
 type usageError struct {
@@ -61,6 +64,12 @@ func exitCode(err error) int {
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
+	}
+	if errors.Is(err, errNotYet) {
+		return exitNotYet
+	}
+	if w, ok := errors.AsType[*agent.WaitError](err); ok {
+		return map[agent.Class]int{agent.Refused: exitRefused, agent.Final: exitFinal, agent.TPM: exitTPM, agent.Network: exitNetwork, agent.Other: exitError}[w.Class()]
 	}
 	if p, ok := errors.AsType[*wire.Problem](err); ok {
 		if p.Final() {
@@ -127,6 +136,8 @@ func hintFor(err error) string {
 		return e.hint
 	}
 	switch {
+	case errors.As(err, new(*agent.WaitError)):
+		return "to ask at once all the same: hallmark-device renew --force"
 	case errors.As(err, new(*state.HeldError)):
 		return "wait until it has finished"
 	case errors.Is(err, state.ErrEmpty):

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -33,6 +34,9 @@ func main() {
 	err := command().ExecuteContext(ctx)
 	if err == nil {
 		return
+	}
+	if errors.Is(err, errNotYet) {
+		os.Exit(exitNotYet)
 	}
 	complain(os.Stderr, err)
 	stop()

@@ -55,7 +55,8 @@ device's key signs. New connections show the newest working certificate; those t
 stand are not touched by a renewal. Runs until it is stopped.
 
 --listen and --to come in pairs and may be repeated; what follows a --listen belongs to
-it, what comes before the first holds for all. SOCKET is unix:PATH, or 127.0.0.1:PORT
+it, what comes before the first holds for all. Without them the [proxy] sections of the
+file of settings are served, as "hallmark-device run" does. SOCKET is unix:PATH, or 127.0.0.1:PORT
 for every program on this machine. A unix socket is open to root, to the user that
 hallmark-device runs as, and to each --user and --group; a number names one that only a
 container knows.
@@ -72,7 +73,7 @@ container knows.
 	list.flags(c)
 	c.Flags().BoolVar(&verbose, "verbose", false, "report each connection that begins or ends, not only problems")
 	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		tunnels, err := list.all()
+		tunnels, err := list.all(o.found.Tunnels)
 		if err != nil {
 			return usageError{err, c.CommandPath()}
 		}
@@ -146,8 +147,11 @@ func (t *tunnels) flags(c *cobra.Command) {
 	})
 }
 
-// all are the tunnels, checked.
-func (t *tunnels) all() ([]proxy.Tunnel, error) {
+// all are the tunnels, checked; those of the file of settings if there is no flag.
+func (t *tunnels) all(file []proxy.Tunnel) ([]proxy.Tunnel, error) {
+	if len(t.list) == 0 && len(file) > 0 {
+		return file, nil
+	}
 	if len(t.list) == 0 {
 		return nil, errors.New("--listen and --to are needed")
 	}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
+	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/agent"
+	"github.com/hallmark-pki/hallmark/device/proxy"
+)
+
+// care are the settings of commands that do an agent's work.
+type care struct {
+	common
+	hooks           agent.Hooks
+	health, metrics string
+	setClock        bool
+}
+
+func (o *care) flags(c *cobra.Command) {
+	o.stateFlag(c)
+	o.tpmFlag(c, "the one enrolled with")
+	settings.Add(c, &o.hooks.Dir, "hooks", "")
+	settings.AddDuration(c, &o.hooks.Limit, "hook-limit")
+	settings.Add(c, &o.health, "health-file", "")
+	settings.Add(c, &o.metrics, "metrics-file", "")
+	settings.AddBool(c, &o.setClock, "set-clock")
+}
+
+// agent is the agent that the settings describe; what it has to say goes to standard error.
+func (o *care) agent(c *cobra.Command) *agent.Agent {
+	a := &agent.Agent{Options: o.options(c), Version: version, Hooks: o.hooks, HealthFile: o.health, MetricsFile: o.metrics}
+	a.Log = func(_ agent.Priority, line string) { a.Options.Report(line) }
+	if o.setClock {
+		a.SetClock = setClock
+	}
+	return a
+}
+
+// setClock sets the system clock, which needs CAP_SYS_TIME.
+func setClock(t time.Time) error {
+	tv := syscall.NsecToTimeval(t.UnixNano())
+	return settimeofday(&tv)
+}
+
+// settimeofday is the system call; tests look at what it is asked.
+var settimeofday = syscall.Settimeofday
+
+func runCommand() *cobra.Command {
+	var o care
+	var from origin
+	var once bool
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Keep this device's certificate fresh",
+		Long: `Look after this device's identity until stopped: renew at the moment that the server
+wants, ask it as often as it says, try again later and later when something fails, run
+the hooks after a swap, and serve the [proxy] sections of the file of settings. A device
+that was refused for good asks once a day.
+
+With --once do what is due now and end, for devices that sleep or have a timer; with
+--json the answer says when there is more to do. SIGHUP makes a running agent look at
+once.
+
+A board without identity enrols by itself if the settings (or the ticket in
+HALLMARK_TICKET) say where, and waits otherwise.
+
+` + exitCodes,
+		Example: "  hallmark-device run\n  hallmark-device run --once --json",
+		Args:    arguments(cobra.NoArgs),
+	}
+	o.flags(c)
+	from.flags(c, &o.common)
+	o.jsonFlag(c)
+	c.Flags().BoolVar(&once, "once", false, "do what is due now, and end")
+	c.RunE = run(func(c *cobra.Command, _ []string) (err error) {
+		a := o.agent(c)
+		if a.Ticket, err = readTicket(c, nil); err != nil {
+			return usageError{err, c.CommandPath()}
+		}
+		if a.Server, a.Roots, err = from.server(c, &o.common, a.Ticket != nil); err != nil {
+			return err
+		}
+		a.Serial = from.serialNumber
+		if once {
+			next, err := a.Once(c.Context())
+			if err != nil {
+				return err
+			}
+			return o.print(c, struct {
+				Next time.Time `json:"next"`
+			}{next}, "nothing to do before "+when(next))
+		}
+		a.Log = agent.NewLog(os.Stderr, agent.IsJournal(os.Stderr, os.Getenv("JOURNAL_STREAM")), time.Now)
+		a.Options.Report = func(line string) { a.Log(agent.Warning, line) }
+		a.Systemd = agent.NewNotifier()
+		a.Wake = hangups(c.Context())
+		if len(o.found.Tunnels) > 0 {
+			defer serve(c.Context(), o.found.Tunnels, a)()
+		}
+		return a.Run(c.Context())
+	})
+	return c
+}
+
+// hangups turns SIGHUP into what wakes the agent.
+func hangups(ctx context.Context) <-chan struct{} {
+	signals, wake := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case wake <- struct{}{}:
+			}
+		}
+	}()
+	return wake
+}
+
+// serve lends the identity beside the agent until ctx ends, for which wait waits. A socket
+// that cannot be opened keeps no certificate from being renewed.
+func serve(ctx context.Context, tunnels []proxy.Tunnel, a *agent.Agent) (wait func()) {
+	var serving sync.WaitGroup
+	p := &proxy.Proxy{Dialer: &lent{o: a.Options}, Tunnels: tunnels, Report: func(line string) { a.Log(agent.Warning, line) }}
+	serving.Go(func() {
+		for {
+			err := p.Run(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			a.Log(agent.Error, err.Error()+"; trying again in a minute")
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Minute):
+			}
+		}
+	})
+	return serving.Wait
+}
+
+// lent is an identity that may not be there yet.
+type lent struct {
+	o  device.Options
+	mu sync.Mutex
+	i  *device.Identity
+}
+
+// Dial makes a connection with the newest working certificate.
+func (l *lent) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error) {
+	l.mu.Lock()
+	var err error
+	if l.i == nil {
+		l.i, err = device.OpenIdentity(l.o)
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return l.i.Dial(ctx, c)
+}
+
+func renewCommand() *cobra.Command {
+	var o care
+	var force bool
+	c := &cobra.Command{
+		Use:   "renew",
+		Short: "Get a new working certificate now",
+		Long: `Get a new working certificate (LDevID) for a new key in the TPM, due or not. The old
+certificate and key are replaced, together, once the server has accepted the new ones,
+and the hooks are run. "hallmark-device run" does so by itself when it is time.
+
+Programs find the certificate and the key (TSS2 PEM) as ldevid.pem and ldevid.key in
+the state folder.
+
+A device that was refused for good is told so from memory for a day, unless forced.
+
+` + exitCodes,
+		Example: "  hallmark-device renew\n  hallmark-device needs-renewal && hallmark-device renew",
+		Args:    arguments(cobra.NoArgs),
+	}
+	o.flags(c)
+	settings.Add(c, &o.proxy, "proxy", "")
+	o.jsonFlag(c)
+	c.Flags().BoolVar(&force, "force", false, "ask the server although it has refused this device for good less than a day ago")
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		r, err := o.agent(c).Renew(c.Context(), force)
+		if err != nil {
+			return err
+		}
+		return o.print(c, r, fmt.Sprintf("%s: working certificate valid until %s, renew after %s", r.Device, when(r.NotAfter), when(r.RenewAfter)))
+	})
+	return c
+}
+
+func needsRenewalCommand() *cobra.Command {
+	var o care
+	c := &cobra.Command{
+		Use:   "needs-renewal",
+		Short: "Say by exit code whether it is time to renew",
+		Long: `Say whether it is time to get a working certificate, from the state folder alone: exit
+code 0 if it is, 7 if not yet. What the server has changed since the device last asked
+is not known to it; "hallmark-device run --once" asks.
+
+` + exitCodes,
+		Example: "  hallmark-device needs-renewal && hallmark-device renew",
+		Args:    arguments(cobra.NoArgs),
+	}
+	o.stateFlag(c)
+	o.jsonFlag(c)
+	c.RunE = run(func(c *cobra.Command, _ []string) error {
+		needed, from, err := o.agent(c).NeedsRenewal()
+		if err != nil {
+			return err
+		}
+		line := "not before " + when(from)
+		if needed {
+			line, err = "it is time to renew", nil
+		} else {
+			err = errNotYet
+		}
+		return errors.Join(o.print(c, struct {
+			Needed bool      `json:"needed"`
+			From   time.Time `json:"from"`
+		}{needed, from}, line), err)
+	})
+	return c
+}
+
+// errNotYet is an answer, not a failure.
+var errNotYet = errors.New("it is not time yet")

@@ -1,0 +1,147 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/hallmark-pki/hallmark/device/proxy"
+)
+
+// file is a file of settings: lines "name = value", "#" before a comment, and sections
+// [proxy], each of which is one socket. There is no quoting: a value is what stands
+// between the sign and the end of the line, without the blanks around it.
+type file struct {
+	path    string
+	values  map[string]line
+	tunnels []proxy.Tunnel
+}
+
+type line struct {
+	text   string
+	number int
+}
+
+// maxFile bounds the file, in bytes.
+const maxFile = 64 << 10
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s: larger than %d bytes", path, maxFile)
+	}
+	return text, err
+}
+
+// parse reads a file. Its errors begin with the number of the line.
+func parse(text []byte) (file, error) {
+	f := file{values: make(map[string]line)}
+	if !utf8.Valid(text) {
+		return f, errors.New("1: not a text file")
+	}
+	var section *tunnel
+	end := func() error {
+		if section == nil {
+			return nil
+		}
+		if err := section.Check(); err != nil {
+			return fmt.Errorf("%d: [proxy]: %w", section.number, err)
+		}
+		f.tunnels = append(f.tunnels, section.Tunnel)
+		return nil
+	}
+	for i, text := range strings.Split(string(text), "\n") {
+		text, number := strings.TrimSpace(text), i+1
+		if text == "" || strings.HasPrefix(text, "#") {
+			continue
+		}
+		if text == "[proxy]" {
+			if err := end(); err != nil {
+				return f, err
+			}
+			section = &tunnel{number: number, seen: make(map[string]bool)}
+			continue
+		}
+		name, value, ok := strings.Cut(text, "=")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		var err error
+		switch {
+		case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
+			err = errors.New("a control character")
+		case !ok || name == "":
+			err = errors.New("neither \"name = value\", [proxy] nor a comment")
+		case value == "":
+			err = fmt.Errorf("%s has no value: leave out the line", name)
+		case section != nil:
+			err = section.set(name, value)
+		default:
+			err = f.set(name, value, number)
+		}
+		if err != nil {
+			return f, fmt.Errorf("%d: %w", number, err)
+		}
+	}
+	return f, end()
+}
+
+func (f *file) set(name, value string, number int) error {
+	if _, ok := find(name); !ok {
+		return fmt.Errorf("there is no setting %q", name)
+	}
+	if before, ok := f.values[name]; ok {
+		return fmt.Errorf("%s is set in line %d already", name, before.number)
+	}
+	f.values[name] = line{value, number}
+	return nil
+}
+
+// tunnel is a section [proxy], whose lines are named like the flags of the command.
+type tunnel struct {
+	proxy.Tunnel
+	number int
+	seen   map[string]bool
+}
+
+func (t *tunnel) set(name, value string) (err error) {
+	switch name {
+	case "alpn":
+		t.ALPN = append(t.ALPN, value)
+		return nil
+	case "user":
+		t.Users = append(t.Users, value)
+		return nil
+	case "group":
+		t.Groups = append(t.Groups, value)
+		return nil
+	}
+	if t.seen[name] {
+		return fmt.Errorf("%s is set already", name)
+	}
+	t.seen[name] = true
+	switch name {
+	case "listen":
+		t.Listen = value
+	case "to":
+		t.To = value
+	case "name":
+		t.Name = value
+	case "roots":
+		t.Roots = value
+	case "limit":
+		if t.Limit, err = strconv.Atoi(value); err != nil {
+			return fmt.Errorf("%q is no number", value)
+		}
+	default:
+		return fmt.Errorf("there is no setting %q in [proxy]; the others stand before the first section", name)
+	}
+	return nil
+}

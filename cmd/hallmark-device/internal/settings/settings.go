@@ -1,0 +1,220 @@
+// Package settings finds the value of each setting in one order: the flag, the
+// environment, the file, the default; and says where it came from.
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/device/agent"
+	"github.com/hallmark-pki/hallmark/device/keys"
+	"github.com/hallmark-pki/hallmark/device/proxy"
+	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Setting is one thing that can be set: by --NAME, $HALLMARK_NAME or a line of the file.
+type Setting struct {
+	Name string
+	// Default is the value if nothing says another.
+	Default string
+	// Usage describes it in one line.
+	Usage string
+	// check says what is wrong with a value; nil takes any.
+	check func(string) error
+}
+
+// Env is the environment variable that sets it.
+func (s Setting) Env() string {
+	return "HALLMARK_" + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
+}
+
+// All are the settings.
+var All = []Setting{
+	{"state", state.DefaultDir, "folder that keeps certificates and keys", nil},
+	{"tpm", "", "TPM: a device file, unix:PATH or tcp:HOST:PORT (default the one enrolled with, or " + collect.DefaultSpec + ")", nil},
+	{"key", "", "where the key is: tpm, file, file:PATH or external:COMMAND (default tpm)", keys.CheckSpec},
+	{"server", "", "https URL of the server that a board without identity enrols at", checkServer},
+	{"roots", "", "PEM file of the infrastructure roots by which it knows that server (default " + state.AnchorsFile + " in the state folder)", nil},
+	{"serial", "", "serial number of this device", nil},
+	{"serial-from", "", "where to read it: dmi, devicetree, file:PATH or cmd:COMMAND", nil},
+	{"proxy", "", "HTTP proxy to reach the server through: http://[NAME:PASSWORD@]HOST:PORT, or direct (default what HTTPS_PROXY says)", nil},
+	{"hooks", "/etc/hallmark-device/hooks.d", "folder of programs that are run after a certificate was swapped", nil},
+	{"hook-limit", agent.DefaultHookLimit.String(), "how long each of them may take", checkDuration},
+	{"health-file", "", "file to write the state of health to", nil},
+	{"metrics-file", "", "file to write metrics to, for Prometheus' textfile collector", nil},
+	{"set-clock", "false", "set the system clock when the server proves it wrong", checkBool},
+}
+
+func find(name string) (Setting, bool) {
+	i := slices.IndexFunc(All, func(s Setting) bool { return s.Name == name })
+	if i < 0 {
+		return Setting{}, false
+	}
+	return All[i], true
+}
+
+func checkServer(text string) error {
+	_, err := wire.ServerURL(text)
+	return err
+}
+
+func checkDuration(text string) error {
+	if d, err := time.ParseDuration(text); err != nil || d < time.Second || d > time.Hour {
+		return fmt.Errorf("%q is no time between 1s and 1h", text)
+	}
+	return nil
+}
+
+func checkBool(text string) error {
+	if text != "true" && text != "false" {
+		return fmt.Errorf("%q is neither true nor false", text)
+	}
+	return nil
+}
+
+// marked tells flags that are settings from others of the same name.
+var marked = []string{"yes"}
+
+// DefaultFile is read if it is there and no other is named.
+const DefaultFile = "/etc/hallmark-device.conf"
+
+const (
+	fileFlag = "config"
+	fileEnv  = "HALLMARK_DEVICE_CONFIG"
+	mark     = "hallmark-setting"
+)
+
+// FileFlag gives a command and those below it the flag that names the file.
+func FileFlag(c *cobra.Command) {
+	c.PersistentFlags().String(fileFlag, "", "file of settings; also $"+fileEnv+" (default "+DefaultFile+")")
+}
+
+// Add makes a setting a flag of the command, in to. usage may be empty for the setting's own.
+func Add(c *cobra.Command, to *string, name, usage string) {
+	s, _ := find(name)
+	if usage == "" {
+		usage = s.Usage
+	}
+	c.Flags().StringVar(to, name, s.Default, usage+"; also $"+s.Env())
+	c.Flags().SetAnnotation(name, mark, marked)
+}
+
+// AddBool is Add for a setting that is true or false.
+func AddBool(c *cobra.Command, to *bool, name string) {
+	s, _ := find(name)
+	c.Flags().BoolVar(to, name, s.Default == "true", s.Usage+"; also $"+s.Env())
+	c.Flags().SetAnnotation(name, mark, marked)
+}
+
+// AddDuration is Add for a setting that is a time.
+func AddDuration(c *cobra.Command, to *time.Duration, name string) {
+	s, _ := find(name)
+	d, _ := time.ParseDuration(s.Default)
+	c.Flags().DurationVar(to, name, d, s.Usage+"; also $"+s.Env())
+	c.Flags().SetAnnotation(name, mark, marked)
+}
+
+// Value is what a setting has, and what said so.
+type Value struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Source string `json:"source"`
+}
+
+// Found are all settings with their values.
+type Found struct {
+	// File is the file that was read; empty if none.
+	File   string
+	Values []Value
+	// Tunnels are the file's [proxy] sections.
+	Tunnels []proxy.Tunnel
+}
+
+// Find finds the settings of a command whose flags were read, and puts their values where
+// its flags would have put them.
+func Find(c *cobra.Command, getenv func(string) string) (Found, error) {
+	file, err := open(c, getenv)
+	if err != nil {
+		return Found{}, err
+	}
+	found := Found{File: file.path, Tunnels: file.tunnels}
+	for _, s := range All {
+		flag := c.Flags().Lookup(s.Name)
+		if flag != nil && flag.Annotations[mark] == nil {
+			flag = nil // another thing of the same name
+		}
+		v, err := s.find(flag, getenv, file)
+		if err != nil {
+			return Found{}, err
+		}
+		found.Values = append(found.Values, v)
+		if flag != nil && !flag.Changed {
+			if err := flag.Value.Set(v.Value); err != nil {
+				return Found{}, fmt.Errorf("%s: %w", v.Source, err)
+			}
+		}
+	}
+	return found, nil
+}
+
+// find takes the first that says something.
+func (s Setting) find(flag *pflag.Flag, getenv func(string) string, file file) (Value, error) {
+	v := Value{s.Name, s.Default, "default"}
+	if line, ok := file.values[s.Name]; ok {
+		v.Value, v.Source = line.text, fmt.Sprintf("%s:%d", file.path, line.number)
+	}
+	if text := getenv(s.Env()); text != "" {
+		v.Value, v.Source = text, "$"+s.Env()
+	}
+	if flag != nil && flag.Changed {
+		v.Value, v.Source = flag.Value.String(), "--"+s.Name
+	}
+	if v.Value != "" && s.check != nil {
+		if err := s.check(v.Value); err != nil {
+			return v, fmt.Errorf("%s: %s: %w", v.Source, s.Name, err)
+		}
+	}
+	return v, nil
+}
+
+// open reads the file that flag, environment or custom name.
+func open(c *cobra.Command, getenv func(string) string) (file, error) {
+	path, needed := getenv(fileEnv), true
+	if f := c.Flags().Lookup(fileFlag); f != nil && f.Changed {
+		path = f.Value.String()
+	}
+	if path == "" {
+		path, needed = DefaultFile, false
+	}
+	text, err := readFile(path)
+	if errors.Is(err, os.ErrNotExist) && !needed {
+		return file{}, nil
+	}
+	if err != nil {
+		return file{}, err
+	}
+	f, err := parse(text)
+	if err != nil {
+		return file{}, fmt.Errorf("%s:%w", path, err)
+	}
+	f.path = path
+	return f, nil
+}
+
+// Shown is the value for people and logs: a password in it is left out.
+func (v Value) Shown() string {
+	if u, err := url.Parse(v.Value); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return v.Value
+}

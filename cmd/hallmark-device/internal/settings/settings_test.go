@@ -1,0 +1,59 @@
+package settings
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	f, err := parse([]byte("# one\n\n state=/a b \nserver = https://x\r\n[proxy]\nlisten = unix:/run/a\nto = b:1\nuser = u\nuser = v\nlimit = 7\n[proxy]\nlisten = 127.0.0.1:1\nto = c:2\nalpn = mqtt\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.values["state"] != (line{"/a b", 3}) || f.values["server"] != (line{"https://x", 4}) || len(f.tunnels) != 2 ||
+		len(f.tunnels[0].Users) != 2 || f.tunnels[0].Limit != 7 || f.tunnels[1].Listen != "127.0.0.1:1" || f.tunnels[1].Users != nil {
+		t.Fatalf("%+v", f)
+	}
+	for text, want := range map[string]string{
+		"state":                            "1: neither",
+		"= a":                              "1: neither",
+		"state =":                          "1: state has no value",
+		"\nstate = a\nstate = b":           "3: state is set in line 2",
+		"[proxies]":                        "1: neither",
+		"nonsense = 1":                     "1: there is no setting",
+		"state = a\x00b":                   "1: a control character",
+		"state = \xff":                     "1: not a text file",
+		"[proxy]":                          "1: [proxy]: \"\" is not HOST:PORT",
+		"[proxy]\nto = a:1\nto = b:1":      "3: to is set already",
+		"[proxy]\nstate = a":               "2: there is no setting \"state\" in [proxy]",
+		"[proxy]\nlimit = many":            "2: \"many\" is no number",
+		"[proxy]\nlisten = 0.0.0.0:1\nto=": "3: to has no value",
+		"\n[proxy]\nlisten = 0.0.0.0:1\nto = a:1\n[proxy]": "2: [proxy]: a socket that others",
+	} {
+		if _, err := parse([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
+// Whatever is in the file, reading it ends, and what is taken is named.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("state = a\n[proxy]\nlisten = unix:/a\nto = b:1\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got, err := parse(text)
+		if err != nil {
+			return
+		}
+		for name := range got.values {
+			if _, ok := find(name); !ok {
+				t.Errorf("%q is no setting", name)
+			}
+		}
+		for _, tunnel := range got.tunnels {
+			if err := tunnel.Check(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

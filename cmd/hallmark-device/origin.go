@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
+	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/state"
+)
+
+// origin is where an identity comes from: the settings that an enrolment reads.
+type origin struct {
+	url, roots, serial, serialFrom string
+}
+
+func (f *origin) flags(c *cobra.Command, o *common) {
+	settings.Add(c, &f.url, "server", "")
+	settings.Add(c, &f.roots, "roots", "")
+	settings.Add(c, &f.serial, "serial", "")
+	settings.Add(c, &f.serialFrom, "serial-from", "")
+	settings.Add(c, &o.key, "key", "")
+	settings.Add(c, &o.proxy, "proxy", "")
+	c.MarkFlagsMutuallyExclusive("serial", "serial-from")
+	c.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{"tpm", "file", "file:", "external:"}, cobra.ShellCompDirectiveNoSpace))
+	c.RegisterFlagCompletionFunc("serial-from", cobra.FixedCompletions([]string{"dmi", "devicetree", "file:", "cmd:"}, cobra.ShellCompDirectiveNoSpace))
+	o.resolved = func() {
+		if c.Flags().Changed("serial-from") {
+			f.serial = "" // the file's; a flag says more
+		}
+	}
+}
+
+// server is whom to ask and whom to believe. A ticket says both, and gives way to flags
+// alone.
+func (f *origin) server(c *cobra.Command, o *common, ticket bool) (url string, roots [][]byte, err error) {
+	path := f.roots
+	if path == "" {
+		path = filepath.Join(o.state, state.AnchorsFile)
+	}
+	if !ticket || c.Flags().Changed("server") {
+		url = f.url
+	}
+	if ticket && !c.Flags().Changed("roots") {
+		return url, nil, nil
+	}
+	roots, err = device.ReadRoots(path)
+	if f.roots == "" && errors.Is(err, os.ErrNotExist) {
+		return url, nil, nil
+	}
+	if err != nil {
+		return "", nil, advised{err, "--roots takes the file trust/infrastructure.pem of the server's folder"}
+	}
+	return url, roots, nil
+}
+
+// serialNumber is the product's; empty if nothing says it.
+func (f *origin) serialNumber(ctx context.Context) (string, error) {
+	if f.serial != "" || f.serialFrom == "" {
+		return f.serial, nil
+	}
+	serial, err := device.ReadSerial(ctx, f.serialFrom)
+	if err != nil {
+		return "", fmt.Errorf("reading the serial number: %w", err)
+	}
+	return serial, nil
+}
