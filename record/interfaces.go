@@ -160,6 +160,7 @@ type Revocations interface {
 	RevokedIn(ctx context.Context, s Shard, now time.Time, keep time.Duration) (list []Revoked, shows int64, err error)
 	// Shards lists the shards of an issuer, in order, but for those whose certificates
 	// (a day's grace each) had all ended at the given time: nobody asks for their lists.
+	// The newest is among them in any case.
 	Shards(ctx context.Context, issuer string, endedBy time.Time) ([]Shard, error)
 	// PublishCRL stores a list as its shard's newest; ErrConflict unless Sequence is
 	// greater than the stored one's and Shows not less.

@@ -25,6 +25,9 @@ func CRLURL(base, issuer string, shard int64) string {
 	return fmt.Sprintf("%s/crl/%s/%d.crl", base, issuer, shard)
 }
 
+// DeltaURL is where the delta to an issuer's complete CRL is, in that CRL's freshestCRL.
+func DeltaURL(base, issuer string) string { return base + "/crl/" + issuer + "/delta.crl" }
+
 // OCSPURL is where the OCSP responder of every issuer is.
 func OCSPURL(base string) string { return base + "/ocsp" }
 

@@ -2,21 +2,15 @@ package status
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"errors"
 	"fmt"
-	"math/big"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/status/crl"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -39,29 +33,39 @@ type shard struct {
 	succeeded int64      // the number of the last signing that succeeded
 }
 
+// signers is how many lists are signed at a time: while one waits for the disk others use
+// the processor, and what they store shares a commit.
+const signers = 8
+
 // Publish signs and stores the shards' CRLs anew and returns when they are being
 // served. Whatever was recorded before the call is in them. Many calls at once for one
 // shard share a signing. A failure of one shard does not keep back the others; Run
 // repairs it later.
 func (s *Service) Publish(ctx context.Context, shards ...record.Shard) error {
-	var failed error
+	var all sync.WaitGroup
+	places, failed := make(chan struct{}, signers), make([]error, len(shards))
 	done := map[record.Shard]bool{}
-	for _, name := range shards {
+	for n, name := range shards {
 		if done[name] {
 			continue
 		}
 		done[name] = true
-		sh, err := s.shard(name)
-		if err == nil {
-			err = s.publish(ctx, sh)
-		}
-		failed = errors.Join(failed, err)
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			sh, err := s.shard(name)
+			if err == nil {
+				err = s.publish(ctx, sh)
+			}
+			failed[n] = err
+		})
 	}
+	all.Wait()
 	select {
 	case s.published <- struct{}{}:
 	default:
 	}
-	return failed
+	return errors.Join(failed...)
 }
 
 // shard gives the state of a shard of one of our issuers. Callers have made sure that
@@ -117,13 +121,15 @@ func (s *Service) signShard(ctx context.Context, sh *shard) error {
 				return err
 			}
 		}
-		var crl record.CRL
-		if crl, err = s.sign(ctx, sh); err != nil {
+		var signed record.CRL
+		if signed, err = s.sign(ctx, sh); err != nil {
 			return err
 		}
-		if err = s.store.PublishCRL(ctx, crl); err == nil {
-			sh.newest.Store(newList(crl, sh.newest.Load()))
+		if err = s.store.PublishCRL(ctx, signed); err == nil {
+			l := newList(signed, sh.newest.Load())
+			sh.newest.Store(l)
 			sh.asked.Store(s.now().UnixNano())
+			l.compressed() // now, so that nobody waits for it
 			return nil
 		}
 		if !errors.Is(err, record.ErrConflict) {
@@ -135,7 +141,7 @@ func (s *Service) signShard(ctx context.Context, sh *shard) error {
 
 // load brings the record's newest list into memory if it is newer; none is no error.
 func (s *Service) load(ctx context.Context, sh *shard) error {
-	crl, err := s.store.NewestCRL(ctx, sh.Shard)
+	stored, err := s.store.NewestCRL(ctx, sh.Shard)
 	if err != nil && !errors.Is(err, record.ErrNotFound) {
 		return err
 	}
@@ -145,10 +151,10 @@ func (s *Service) load(ctx context.Context, sh *shard) error {
 	}
 	for {
 		held := sh.newest.Load()
-		if held != nil && held.Sequence >= crl.Sequence {
+		if held != nil && held.Sequence >= stored.Sequence {
 			return nil
 		}
-		if sh.newest.CompareAndSwap(held, newList(crl, held)) {
+		if sh.newest.CompareAndSwap(held, newList(stored, held)) {
 			return nil
 		}
 	}
@@ -159,9 +165,9 @@ func (s *Service) load(ctx context.Context, sh *shard) error {
 // least as much. Processes that sign the same shard need a lease between them.
 func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	now := s.now()
-	number := now.UnixMilli() // after a restore from a backup, greater than what was lost
+	var before int64
 	if held := sh.newest.Load(); held != nil {
-		number = max(number, held.Sequence+1)
+		before = held.Sequence
 	}
 	// An entry stays for a list's whole life after its certificate expired, so that it
 	// appears in a list signed after that (RFC 5280 §3.3), even if we are down for days.
@@ -169,39 +175,29 @@ func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	if err != nil {
 		return record.CRL{}, err
 	}
-	crl := record.CRL{Shard: sh.Shard, Sequence: number, Shows: shows,
-		ThisUpdate: now.UTC().Truncate(time.Second)}
-	crl.NextUpdate = crl.ThisUpdate.Add(crlLife)
-	crl.DER, err = s.issuers[sh.Issuer].signCRL(crl, revoked, profile.CRLURL(s.base, sh.Issuer, sh.Number))
-	return crl, err
-}
-
-func (i *issuer) signCRL(crl record.CRL, revoked []record.Revoked, uri string) ([]byte, error) {
-	entries := make([]x509.RevocationListEntry, len(revoked))
+	l := crl.List{Point: profile.CRLURL(s.base, sh.Issuer, sh.Number), Entries: make([]crl.Entry, len(revoked))}
 	for n, r := range revoked {
-		serial, ok := new(big.Int).SetString(r.Serial, 16)
-		if !ok {
-			return nil, fmt.Errorf("the record holds the serial number %q", r.Serial)
-		}
-		// ReasonCode 0 is left out by crypto/x509, as RFC 5280 §5.3.1 wants it.
-		entries[n] = x509.RevocationListEntry{SerialNumber: serial, RevocationTime: r.Since, ReasonCode: r.Reason}
+		l.Entries[n] = crl.Entry(r)
 	}
-	point, err := issuingDistributionPoint(uri)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-		Number: big.NewInt(crl.Sequence), ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate,
-		RevokedCertificateEntries: entries, ExtraExtensions: []pkix.Extension{point},
-	}, i.Certificate, i.Signer)
-	if err != nil {
-		return nil, err
-	}
-	return der, i.check(der, len(entries))
+	return s.issuers[sh.Issuer].signList(l, record.CRL{Shard: sh.Shard, Shows: shows}, before, now)
 }
 
-// check looks at the finished list once more: a key service that signs with another
-// key, or garbage, must not replace a good list.
+// signList gives a list its number and dates, signs it and looks at it once more.
+func (i *issuer) signList(l crl.List, c record.CRL, before int64, now time.Time) (record.CRL, error) {
+	// After a restore from a backup, the time is greater than what was lost.
+	c.Sequence = max(now.UnixMilli(), before+1)
+	c.ThisUpdate = now.UTC().Truncate(time.Second)
+	c.NextUpdate = c.ThisUpdate.Add(crlLife)
+	l.Number, l.ThisUpdate, l.NextUpdate = c.Sequence, c.ThisUpdate, c.NextUpdate
+	var err error
+	if c.DER, err = l.Sign(i.Certificate, i.Signer); err != nil {
+		return record.CRL{}, err
+	}
+	return c, i.check(c.DER, len(l.Entries))
+}
+
+// check looks at the finished list once more, with code that did not write it: a key
+// service that signs with another key, or garbage, must not replace a good list.
 func (i *issuer) check(der []byte, entries int) error {
 	parsed, err := x509.ParseRevocationList(der)
 	if err != nil {
@@ -214,23 +210,4 @@ func (i *issuer) check(der []byte, entries int) error {
 		return fmt.Errorf("the signed list has %d entries, want %d", len(parsed.RevokedCertificateEntries), entries)
 	}
 	return nil
-}
-
-var oidIssuingDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
-
-// issuingDistributionPoint is critical (RFC 5280 §5.2.5): without it one shard would
-// pass for the whole list. It names the shard by the URI that its certificates carry
-// and covers end-entity certificates alone, the only kind that our issuers sign.
-func issuingDistributionPoint(uri string) (pkix.Extension, error) {
-	b := cryptobyte.NewBuilder(nil)
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { // distributionPoint
-			b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { // fullName
-				b.AddASN1(cbasn1.Tag(6).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(uri)) })
-			})
-		})
-		b.AddASN1(cbasn1.Tag(1).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddUint8(0xff) }) // onlyContainsUserCerts
-	})
-	value, err := b.Bytes()
-	return pkix.Extension{Id: oidIssuingDistributionPoint, Critical: true, Value: value}, err
 }

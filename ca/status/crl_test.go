@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -133,15 +132,12 @@ func TestTenThousandEntries(t *testing.T) {
 // limit known among gateways, 1 MiB (design decision 13).
 func TestAFullShardFits(t *testing.T) {
 	p := newPKI(t)
-	revoked := make([]record.Revoked, 16_384)
-	for i := range revoked {
-		revoked[i] = record.Revoked{Serial: fmt.Sprintf("%032x", newSerial()), Since: p.clock.Now(), Reason: 1}
+	for range 16_384 {
+		p.record("d", 0, newSerial(), func(c *record.Certificate) { c.Revoked, c.Reason = p.clock.Now(), 1 })
 	}
-	crl := record.CRL{Shard: p.shard(0), Sequence: p.clock.Now().UnixMilli(), ThisUpdate: p.clock.Now(), NextUpdate: p.clock.Now().Add(crlLife)}
-	der, err := p.service.issuers["operational"].signCRL(crl, revoked, profile.CRLURL(p.url, crl.Issuer, crl.Number))
-	p.must(err)
-	if len(der) > 1<<20 {
-		t.Errorf("%d bytes", len(der))
+	p.must(p.service.Publish(background, p.shard(0)))
+	if size := len(p.get("/crl/operational/0.crl", http.StatusOK)); size > 1<<20 {
+		t.Errorf("%d bytes", size)
 	}
 }
 
@@ -350,8 +346,8 @@ func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
 		go s.Run(ctx)
 		stored := func() int { defer p.store.lock()(); return p.store.stored }
 		synctest.Wait()
-		if n := stored(); n != 3 {
-			t.Errorf("%d lists after the start, want 1 + one for each shard", n)
+		if n := stored(); n != 4 {
+			t.Errorf("%d lists after the start, want 1 + one for each shard and the next", n)
 		}
 		l, err := s.list(ctx, p.shard(0))
 		p.must(err)
@@ -359,12 +355,12 @@ func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
 			t.Error("the crash was not made good:", err)
 		}
 		time.Sleep(30 * time.Minute)
-		if n := stored(); n != 3 {
+		if n := stored(); n != 4 {
 			t.Errorf("%d lists after half an hour, want no more", n)
 		}
 		time.Sleep(32 * time.Minute)
-		if n := stored(); n != 5 {
-			t.Errorf("%d lists after an hour, want both anew", n)
+		if n := stored(); n != 7 {
+			t.Errorf("%d lists after an hour, want all anew", n)
 		}
 		// A publication fails: it is tried again long before the hour, and the record
 		// being away for a while neither stops Run nor floods it.
@@ -375,7 +371,7 @@ func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		p.store.set(func(m *memory) { m.failCRL = nil })
 		time.Sleep(time.Minute + time.Second)
-		if n := stored(); n != 6 {
+		if n := stored(); n != 8 {
 			t.Errorf("%d lists after the failure was over, want one more", n)
 		}
 		if age := time.Since(s.Oldest()); age < time.Minute || age > time.Hour {

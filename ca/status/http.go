@@ -6,13 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +21,9 @@ import (
 // Handler serves
 //
 //	GET  /crl/ISSUER/SHARD.crl   the shard's CRL (RFC 2585)
-//	GET  /crl/ISSUER.pem         all of them and the root's, PEM
+//	GET  /crl/ISSUER.crl         the CRL over all shards
+//	GET  /crl/ISSUER/delta.crl   what changed since one of those
+//	GET  /crl/ISSUER.pem         the CRL over all shards and the root's, PEM
 //	GET  /ocsp/BASE64            OCSP (RFC 6960 appendix A.1)
 //	POST /ocsp
 //	GET  /ca/ISSUER.crt          the CA certificate, DER
@@ -52,8 +51,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 	case isOCSP:
 		h.getOCSP(w, r, strings.TrimPrefix(path, "/ocsp"))
-	case strings.HasPrefix(path, "/crl/") && strings.HasSuffix(path, ".pem"):
-		h.serveAll(w, r, strings.TrimSuffix(strings.TrimPrefix(path, "/crl/"), ".pem"))
 	case strings.HasPrefix(path, "/crl/"):
 		h.serveCRL(w, r, strings.TrimPrefix(path, "/crl/"))
 	case strings.HasPrefix(path, "/ca/"):
@@ -87,83 +84,82 @@ func (h *handler) serveHealth(w http.ResponseWriter) {
 }
 
 func (h *handler) serveCRL(w http.ResponseWriter, r *http.Request, path string) {
-	name, ok := parseShard(path)
-	if !ok {
-		http.NotFound(w, r)
-		return
-	}
-	l, err := h.list(r.Context(), name)
+	content, kind, err := h.find(r.Context(), path)
 	switch {
 	case errors.Is(err, record.ErrNotFound):
 		http.NotFound(w, r)
-		return
 	case err != nil:
-		h.cannot(w, name, err)
-		return
+		h.log.Error("a CRL cannot be served", "path", path, "error", err)
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "the list cannot be read now; try again", http.StatusServiceUnavailable)
+	default:
+		serve(w, r, kind, content)
 	}
-	w.Header().Set("Content-Type", "application/pkix-crl") // RFC 2585 §4.2
-	w.Header().Set("Cache-Control", cacheControl(cacheFor))
-	w.Header().Set("ETag", l.etag)
-	http.ServeContent(w, r, "", l.modified, bytes.NewReader(l.DER))
 }
 
-func (h *handler) cannot(w http.ResponseWriter, name record.Shard, err error) {
-	h.log.Error("a CRL cannot be served", "issuer", name.Issuer, "shard", name.Number, "error", err)
-	w.Header().Set("Retry-After", "5")
-	http.Error(w, "the list cannot be read now; try again", http.StatusServiceUnavailable)
+// overIssuer is what is served of a whole issuer, by the end of its path.
+var overIssuer = map[string]struct {
+	kind    kind
+	content func(*list) *served
+	of      string
+}{
+	".crl":       {complete, func(l *list) *served { return &l.served }, crlType},
+	"/delta.crl": {delta, func(l *list) *served { return &l.served }, crlType},
+	".pem":       {complete, func(l *list) *served { return l.file() }, "application/x-pem-file"},
 }
 
-// serveAll gives every CRL that a certificate of the issuer can need as one file. That
-// is what relying parties on OpenSSL are configured with: they fetch no list by
-// themselves, and refuse a certificate whose shard, or whose issuer's, they do not hold.
-func (h *handler) serveAll(w http.ResponseWriter, r *http.Request, issuer string) {
-	if h.issuers[issuer] == nil {
-		http.NotFound(w, r)
-		return
-	}
-	all, err := h.all(r.Context(), issuer)
-	if err != nil {
-		h.cannot(w, record.Shard{Issuer: issuer}, err)
-		return
-	}
-	sum := sha256.New()
-	for _, l := range all {
-		io.WriteString(sum, l.etag)
-	}
-	tag := etag(sum.Sum(nil))
-	w.Header().Set("Content-Type", "application/x-pem-file")
-	w.Header().Set("Cache-Control", cacheControl(cacheFor))
-	w.Header().Set("ETag", tag)
-	if r.Header.Get("If-None-Match") == tag {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	for _, l := range all {
-		if err := pem.Encode(w, &pem.Block{Type: "X509 CRL", Bytes: l.DER}); err != nil {
-			return // the caller has gone
+const crlType = "application/pkix-crl" // RFC 2585 §4.2
+
+// find gives what is served under a path below /crl/, and its type.
+func (h *handler) find(ctx context.Context, path string) (*served, string, error) {
+	for end, what := range overIssuer {
+		if name, ok := strings.CutSuffix(path, end); ok && h.issuers[name] != nil {
+			l, err := h.over(ctx, h.issuers[name], what.kind)
+			if err != nil {
+				return nil, "", err
+			}
+			return what.content(l), what.of, nil
 		}
 	}
+	name, ok := parseShard(path)
+	if !ok {
+		return nil, "", record.ErrNotFound
+	}
+	l, err := h.list(ctx, name)
+	if err != nil {
+		return nil, "", err
+	}
+	return &l.served, crlType, nil
 }
 
-// all are the root's list and those of the open shards, in their order; all of them or
-// an error.
-func (s *Service) all(ctx context.Context, issuer string) ([]*list, error) {
-	opened, err := s.open(ctx, issuer)
-	if err != nil {
-		return nil, err
-	}
-	var all []*list
-	if root := s.issuers[issuer].root; root != nil {
-		all = append(all, root)
-	}
-	for _, number := range slices.Sorted(maps.Keys(opened)) {
-		l, err := s.list(ctx, record.Shard{Issuer: issuer, Number: number})
-		if err != nil {
-			return nil, err
+// serve answers with bytes that are ready, compressed for those who take it.
+func serve(w http.ResponseWriter, r *http.Request, kind string, s *served) {
+	body, tag := s.body, s.etag
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("Cache-Control", cacheControl(cacheFor))
+	h.Set("Vary", "Accept-Encoding")
+	if takesGzip(r.Header.Get("Accept-Encoding")) {
+		if packed := s.compressed(); packed != nil {
+			// Other bytes have another strong tag (RFC 9110 §8.8.3.3).
+			body, tag = packed, strings.TrimSuffix(tag, `"`)+`-gzip"`
+			h.Set("Content-Encoding", "gzip")
+			h.Set("Content-Length", strconv.Itoa(len(body))) // net/http leaves it to us then
 		}
-		all = append(all, l)
 	}
-	return all, nil
+	h.Set("ETag", tag)
+	http.ServeContent(w, r, "", s.modified, bytes.NewReader(body))
+}
+
+// takesGzip reads Accept-Encoding (RFC 9110 §12.5.3). What is not understood is not taken.
+func takesGzip(accept string) bool {
+	for one := range strings.SplitSeq(accept, ",") {
+		coding, weight, _ := strings.Cut(strings.ReplaceAll(one, " ", ""), ";")
+		if strings.EqualFold(coding, "gzip") {
+			return strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "" || weight == ""
+		}
+	}
+	return false
 }
 
 // parseShard reads ISSUER/SHARD.crl; the number has one spelling.
@@ -178,7 +174,7 @@ func parseShard(path string) (record.Shard, bool) {
 }
 
 // list finds the newest list of a shard, from memory or, now and then, from the
-// record; a shard that is open and has none yet is signed on the spot. ErrNotFound if
+// record; one that is listed and not signed yet is signed on the spot. ErrNotFound if
 // there is no such shard.
 func (s *Service) list(ctx context.Context, name record.Shard) (*list, error) {
 	if l := s.rootLists[name]; l != nil {
@@ -216,7 +212,7 @@ func (s *Service) list(ctx context.Context, name record.Shard) (*list, error) {
 	return sh.newest.Load(), nil
 }
 
-// open gives the numbers of the shards that the record has. It asks for all shards of
+// open gives the numbers of the shards that are listed. It asks for all shards of
 // an issuer at most once a second, so that guessing numbers costs us nothing.
 func (s *Service) open(ctx context.Context, issuer string) (map[int64]bool, error) {
 	i := s.issuers[issuer]
@@ -227,7 +223,7 @@ func (s *Service) open(ctx context.Context, issuer string) (map[int64]bool, erro
 	defer i.mu.Unlock()
 	now := s.now()
 	if age := now.Sub(i.asked); age >= time.Second || age < 0 {
-		shards, err := s.store.Shards(ctx, issuer, now.Add(-crlLife))
+		shards, err := s.listed(ctx, issuer)
 		if err != nil {
 			return nil, err
 		}

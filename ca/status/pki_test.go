@@ -10,6 +10,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -23,7 +24,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// memory is a record.Revocations for one issuer's certificates, with a switch for
+// memory is a Store for one issuer's certificates, with a switch for
 // failure. The real stores pass record/recordtest; what is tested here is what the
 // service does with their answers.
 type memory struct {
@@ -31,14 +32,16 @@ type memory struct {
 	certs   map[string]record.Certificate // by serial
 	crls    map[record.Shard]record.CRL
 	shards  []record.Shard
-	fail    error // what every verb returns, if set
-	failCRL error // what PublishCRL returns, if set
-	listed  int   // calls of Shards
-	stored  int   // lists stored
+	fail    error            // what every verb returns, if set
+	failCRL error            // what PublishCRL returns, if set
+	listed  int              // calls of Shards
+	last    int64            // change
+	changed map[string]int64 // by serial, its last change
+	stored  int              // lists stored
 }
 
 func newMemory() *memory {
-	return &memory{certs: map[string]record.Certificate{}, crls: map[record.Shard]record.CRL{}}
+	return &memory{certs: map[string]record.Certificate{}, crls: map[record.Shard]record.CRL{}, changed: map[string]int64{}}
 }
 
 func (m *memory) lock() func() { m.mu.Lock(); return m.mu.Unlock }
@@ -59,7 +62,11 @@ func (m *memory) change(match func(record.Certificate) bool, f func(*record.Cert
 	var shards []record.Shard
 	for serial, c := range m.certs {
 		if s := (record.Shard{Issuer: c.Issuer, Number: c.Shard}); match(c) {
-			f(&c)
+			before := c
+			if f(&c); c.Revoked != before.Revoked || c.Reason != before.Reason {
+				m.last++
+				m.changed[serial] = m.last
+			}
 			m.certs[serial] = c
 			if !slices.Contains(shards, s) {
 				shards = append(shards, s)
@@ -126,7 +133,37 @@ func (m *memory) RevokedIn(_ context.Context, s record.Shard, now time.Time, kee
 		}
 	}
 	slices.SortFunc(list, func(a, b record.Revoked) int { return cmp.Compare(a.Serial, b.Serial) })
-	return list, 0, m.fail
+	return list, m.last, m.fail
+}
+
+func (m *memory) LastChange(context.Context) (int64, error) { defer m.lock()(); return m.last, m.fail }
+
+func (m *memory) SkipChanges(context.Context, int64) error { return errors.ErrUnsupported }
+
+func (m *memory) Changes(_ context.Context, after int64, limit int) ([]record.Change, error) {
+	defer m.lock()()
+	var list []record.Change
+	for serial, number := range m.changed {
+		if c := m.certs[serial]; number > after {
+			list = append(list, record.Change{Number: number, Issuer: c.Issuer, Serial: serial, Shard: c.Shard, NotAfter: c.NotAfter, Revoked: c.Revoked, Reason: c.Reason})
+		}
+	}
+	slices.SortFunc(list, func(a, b record.Change) int { return cmp.Compare(a.Number, b.Number) })
+	return list[:min(limit, len(list))], m.fail
+}
+
+func (m *memory) Denied(_ context.Context, issuer string, now time.Time, each func(record.Revoked)) (int64, error) {
+	defer m.lock()()
+	for serial, c := range m.certs {
+		if c.Issuer == issuer && !c.Revoked.IsZero() && !c.NotAfter.Before(now) {
+			each(record.Revoked{Serial: serial, Since: c.Revoked, Reason: c.Reason})
+		}
+	}
+	return m.last, m.fail
+}
+
+func (m *memory) Standing(context.Context, string, time.Time, func(string, bool)) (int64, error) {
+	return 0, errors.ErrUnsupported
 }
 
 func (m *memory) Shards(_ context.Context, issuer string, _ time.Time) ([]record.Shard, error) {

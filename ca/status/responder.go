@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +30,10 @@ type answer struct {
 	der                    []byte
 	etag                   string
 	thisUpdate, nextUpdate time.Time
+	request                ocsp.Request
+	issuer                 *issuer
+	asOf                   int64 // the change up to which the verdict is known to hold
+	asked                  bool  // since it was signed
 }
 
 // answerOCSP turns a request into an answer. The error's answer is unsigned, and der
@@ -44,33 +49,71 @@ func (s *Service) answerOCSP(ctx context.Context, request []byte) (a answer, onl
 	if i == nil {
 		return answer{der: ocsp.Unauthorized}, true
 	}
-	v, err := s.verdict(ctx, i.Name, r)
-	if err != nil {
+	a, err = s.current(ctx, i, r, s.now())
+	switch {
+	case errors.Is(err, errUnreadable):
 		s.log.Error("OCSP: the record cannot be read", "error", err)
 		return answer{der: ocsp.TryLater}, true
-	}
-	now := s.now()
-	if r.Nonce == nil {
-		if kept, ok := s.answers.get(string(r.CertID)); ok && kept.verdict == v && kept.fresh(now) {
-			return kept, false
-		}
-	}
-	a, err = s.signAnswer(ctx, i, r, v, now)
-	if err != nil {
+	case err != nil:
 		s.log.Error("OCSP: an answer could not be signed", "issuer", i.Name, "error", err)
 		return answer{der: ocsp.InternalError}, true
 	}
-	// Unknown serial numbers are without number; keeping their answers would let a
-	// stranger push the useful ones out.
-	only = r.Nonce != nil || v.status == ocsp.Unknown
-	if !only {
-		s.answers.put(string(r.CertID), a)
-	}
-	return a, only
+	return a, r.Nonce != nil || a.status == ocsp.Unknown
 }
 
-// verdict asks the record every time, kept answer or not: that is what makes a
-// revocation visible at once on every replica. An intent that is not completed is
+var errUnreadable = errors.New("no verdict")
+
+// current gives the answer that holds now: a kept one, or one that is signed, and kept
+// unless it is only for this asker. Unknown serial numbers are without number; keeping
+// their answers would let a stranger push the useful ones out.
+func (s *Service) current(ctx context.Context, i *issuer, r ocsp.Request, now time.Time) (answer, error) {
+	// Read before the verdict: what changes in between is seen next time.
+	last, err := s.store.LastChange(ctx)
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	var kept answer
+	if r.Nonce == nil {
+		kept, _ = s.answers.get(string(r.CertID))
+	}
+	if kept.der != nil && kept.asOf == last && kept.fresh(now) {
+		return kept, nil
+	}
+	v, err := s.verdict(ctx, i.Name, r)
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	if kept.der == nil || kept.verdict != v || !kept.fresh(now) {
+		if kept, err = s.signAnswer(ctx, i, r, v, now); err != nil {
+			return answer{}, err
+		}
+	}
+	kept.asOf = last
+	if r.Nonce == nil && v.status != ocsp.Unknown {
+		s.answers.put(string(r.CertID), kept)
+	}
+	return kept, nil
+}
+
+// signAhead signs the kept answers anew that were asked for and will soon be too old.
+func (s *Service) signAhead(ctx context.Context) (failed error) {
+	for _, a := range s.answers.aging(s.now().Add(ahead - resignAfter)) {
+		v, err := s.verdict(ctx, a.issuer.Name, a.request)
+		if err == nil {
+			a, err = s.signAnswer(ctx, a.issuer, a.request, v, s.now())
+		}
+		if err != nil {
+			failed = fmt.Errorf("OCSP answers: %w", err)
+			continue
+		}
+		a.asOf = -1 // the verdict is asked for once more
+		s.answers.put(string(a.request.CertID), a)
+	}
+	return failed
+}
+
+// verdict asks the record, which is asked every time whether anything has changed: that
+// is what makes a revocation visible at once on every replica. An intent that is not completed is
 // unknown, not good: there is no such certificate yet, and if the process died while
 // it was signed, it will be revoked and never handed out.
 func (s *Service) verdict(ctx context.Context, issuer string, r ocsp.Request) (verdict, error) {
@@ -100,7 +143,7 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, v v
 	if err := checkResponder(certificate, key, i.Certificate, now); err != nil {
 		return answer{}, err
 	}
-	a := answer{verdict: v, thisUpdate: now.UTC().Truncate(time.Second)}
+	a := answer{verdict: v, thisUpdate: now.UTC().Truncate(time.Second), request: r, issuer: i}
 	life := ocspLife
 	if v.status == ocsp.Unknown {
 		life = cacheFor // it may be issued at any moment
@@ -152,14 +195,31 @@ type answers struct {
 func (k *answers) get(id string) (answer, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if a, ok := k.young[id]; ok {
+	a, young := k.young[id]
+	if young && a.asked {
 		return a, true
 	}
-	a, ok := k.old[id]
+	ok := young
+	if !young {
+		a, ok = k.old[id]
+	}
 	if ok {
+		a.asked = true
 		k.add(id, a)
 	}
 	return a, ok
+}
+
+// aging are the answers that were asked for and signed before a time.
+func (k *answers) aging(before time.Time) (all []answer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, a := range k.young { // what is asked for again and again is here
+		if a.asked && a.thisUpdate.Before(before) {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 func (k *answers) put(id string, a answer) {
@@ -169,7 +229,7 @@ func (k *answers) put(id string, a answer) {
 }
 
 func (k *answers) add(id string, a answer) {
-	if len(k.young) >= answersKept || k.young == nil {
+	if _, is := k.young[id]; !is && len(k.young) >= answersKept || k.young == nil {
 		k.young, k.old = make(map[string]answer), k.young
 	}
 	k.young[id] = a

@@ -100,6 +100,33 @@ func TestKeptAnswersAge(t *testing.T) {
 	}
 }
 
+// Who asks again and again never waits for a signature; for who does not, none is made.
+func TestAnswersAreSignedAhead(t *testing.T) {
+	p := newPKI(t)
+	often, once := newSerial(), newSerial()
+	for _, serial := range []*big.Int{often, once} {
+		p.record("d", 0, serial, func(*record.Certificate) {})
+		p.ask(serial)
+	}
+	p.ask(often)
+	p.clock.Add(resignAfter - ahead + time.Second)
+	p.must(p.service.signAhead(background))
+	ready := p.clock.Now()
+	p.clock.Add(ahead)
+	if r := p.ask(often); !r.ThisUpdate.Equal(ready) {
+		t.Errorf("of %v, and should be of %v", r.ThisUpdate, ready)
+	}
+	if r := p.ask(once); !r.ThisUpdate.Equal(p.clock.Now()) {
+		t.Errorf("of %v: signed ahead for nobody", r.ThisUpdate)
+	}
+	p.clock.Add(resignAfter - ahead)
+	p.must(err2(p.store.Revoke(background, "d", p.clock.Now(), 0, "", record.Event{})))
+	p.must(p.service.signAhead(background))
+	if r := p.ask(often); r.Status != second.Revoked {
+		t.Error("status", r.Status)
+	}
+}
+
 func TestOCSPUnknown(t *testing.T) {
 	p := newPKI(t)
 	intent, long := newSerial(), new(big.Int).Lsh(big.NewInt(1), 150)

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Run keeps the CRLs fresh until ctx ends. It signs every shard once at the start,
+// Run keeps the CRLs, and the OCSP answers that are asked for, fresh until ctx ends. It signs every shard once at the start,
 // whatever its age: a process that died between recording a revocation and publishing
 // it is made good by that. From then on it signs what is missing, an hour old or left
 // behind by a failed publication. Failures are tried again, after a second at first
@@ -24,10 +25,10 @@ func (s *Service) Run(ctx context.Context) {
 			oldest = started
 		}
 		wait := tick
-		if err := s.refresh(ctx, oldest); err == nil {
+		if err := errors.Join(s.refresh(ctx, oldest), s.signAhead(ctx)); err == nil {
 			first, backoff = false, time.Second
 		} else if ctx.Err() == nil {
-			s.log.Error("some CRLs could not be renewed; the last ones are served", "error", err, "again_in", backoff)
+			s.log.Error("some CRLs or OCSP answers could not be renewed; the last ones are served", "error", err, "again_in", backoff)
 			wait, backoff = backoff, min(2*backoff, tick)
 		}
 		if !s.pause(ctx, wait, backoff) {
@@ -55,35 +56,65 @@ func (s *Service) pause(ctx context.Context, wait, afterFailure time.Duration) b
 }
 
 // refresh publishes every shard that is missing, behind, or signed before oldest (or,
-// after the clock went back, in the future).
+// after the clock went back, in the future), and forgets those that have ended.
 func (s *Service) refresh(ctx context.Context, oldest time.Time) error {
 	var failed error
+	var due []record.Shard
 	for name := range s.issuers {
-		shards, err := s.store.Shards(ctx, name, s.now().Add(-crlLife))
+		shards, err := s.listed(ctx, name)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("shards of %s: %w", name, err))
 			continue
 		}
-		for _, number := range shards {
-			failed = errors.Join(failed, s.refreshShard(ctx, number, oldest))
+		s.forget(name, shards)
+		for _, sh := range shards {
+			is, err := s.due(ctx, sh, oldest)
+			if is {
+				due = append(due, sh)
+			}
+			failed = errors.Join(failed, err)
 		}
+	}
+	if len(due) > 0 {
+		failed = errors.Join(failed, s.Publish(ctx, due...))
 	}
 	return failed
 }
 
-func (s *Service) refreshShard(ctx context.Context, name record.Shard, oldest time.Time) error {
+// listed are the shards of an issuer that have a list, in order: those with certificates
+// that ended no longer ago than a list lives, so that each is on a last one, and the shard
+// that will be opened next, so that its list is out before its first certificate.
+func (s *Service) listed(ctx context.Context, issuer string) ([]record.Shard, error) {
+	shards, err := s.store.Shards(ctx, issuer, s.now().Add(-crlLife))
+	next := record.Shard{Issuer: issuer, Number: 1}
+	if n := len(shards); n > 0 {
+		next.Number = shards[n-1].Number + 1
+	}
+	return append(shards, next), err
+}
+
+// forget drops the shards of an issuer that are no longer listed.
+func (s *Service) forget(issuer string, listed []record.Shard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := listed[len(listed)-1].Number
+	for name := range s.shards {
+		if name.Issuer == issuer && name.Number < next && !slices.Contains(listed, name) {
+			delete(s.shards, name)
+		}
+	}
+}
+
+func (s *Service) due(ctx context.Context, name record.Shard, oldest time.Time) (bool, error) {
 	sh, err := s.shard(name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if sh.newest.Load() == nil {
 		if err := s.load(ctx, sh); err != nil {
-			return err
+			return false, err
 		}
 	}
 	l := sh.newest.Load()
-	if l != nil && !sh.behind.Load() && !l.ThisUpdate.Before(oldest) && !l.ThisUpdate.After(s.now()) {
-		return nil
-	}
-	return s.publish(ctx, sh)
+	return l == nil || sh.behind.Load() || l.ThisUpdate.Before(oldest) || l.ThisUpdate.After(s.now()), nil
 }

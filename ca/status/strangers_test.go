@@ -2,9 +2,7 @@ package status
 
 import (
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -163,17 +161,5 @@ func TestStrangersAskOCSP(t *testing.T) {
 	leaf := f.pem("leaf.pem", "CERTIFICATE", stranger.leaf("x", 0).Raw)
 	if out, _ := f.run("openssl", "ocsp", "-issuer", theirs, "-cert", leaf, "-url", p.url+"/ocsp", "-CAfile", root); !strings.Contains(out, "unauthorized (6)") {
 		t.Errorf("another issuer's certificate: %s", out)
-	}
-}
-
-func TestIssuingDistributionPointBytes(t *testing.T) {
-	got, err := issuingDistributionPoint("http://a/b")
-	if err != nil || !got.Critical {
-		t.Fatal(got, err)
-	}
-	// SEQUENCE { [0] { [0] { [6] URI } }, [1] TRUE } (RFC 5280 §5.2.5), by hand.
-	want := "3013" + "a00e" + "a00c" + "860a" + hex.EncodeToString([]byte("http://a/b")) + "8101ff"
-	if fmt.Sprintf("%x", got.Value) != want {
-		t.Errorf("issuingDistributionPoint: %x, want %s", got.Value, want)
 	}
 }

@@ -50,11 +50,11 @@ var rows = []row{
 
 	{"ca/trust", "record wire ca/profile",
 		"the bundle is what crosses the network, so its words are wire's (docs/decisions)"},
-	{"ca/status/ocsp", "",
+	{"ca/status/ocsp ca/status/crl", "",
 		"a wire format knows nothing of who may ask or what the answer is"},
 	{"ca/status/feed", "record wire wire/denylist",
 		"the feed is what crosses the network; what happened it reads in the record, and of lists it knows who publishes them"},
-	{"ca/status", "record ca/profile ca/status/ocsp",
+	{"ca/status", "record ca/profile ca/status/ocsp ca/status/crl",
 		"the CA is the last check before a key is used; it does not know who asks"},
 	{"ca/*", "record ca/profile",
 		"the CA is the last check before a key is used; it does not know who asks"},

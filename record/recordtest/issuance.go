@@ -35,6 +35,7 @@ func shardsEnd(t *testing.T, b *bench) {
 	listed("after the end", Now.AddDate(0, 0, 32), shards[1])
 	give(shards[0], Now.AddDate(0, 0, 60))
 	listed("prolonged", Now.AddDate(0, 0, 32), shards...)
+	listed("the newest of all", Now.AddDate(8000, 0, 0), shards[1])
 }
 
 func shardsGiven(t *testing.T, b *bench) {

@@ -209,9 +209,9 @@ func (s Revocations) RevokedIn(ctx context.Context, sh record.Shard, now time.Ti
 	return found, shows, err
 }
 
-// Shards lists what ReserveShard has opened and time has not closed.
+// Shards lists what ReserveShard has opened and time has not closed. The newest may be given places still.
 func (s Revocations) Shards(ctx context.Context, issuer string, endedBy time.Time) ([]record.Shard, error) {
-	return engine.List(ctx, s.db, ScanShard, "SELECT issuer, number FROM shards WHERE issuer = ? AND (ends IS NULL OR ends > ?) ORDER BY number", issuer, endedBy)
+	return engine.List(ctx, s.db, ScanShard, "SELECT issuer, number FROM shards WHERE issuer = ?1 AND (ends IS NULL OR ends > ?2 OR number = (SELECT max(number) FROM shards WHERE issuer = ?1)) ORDER BY number", issuer, endedBy)
 }
 
 // PublishCRL replaces the stored list by one with a greater number.

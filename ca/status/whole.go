@@ -1,0 +1,251 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/status/crl"
+	"github.com/hallmark-pki/hallmark/record"
+)
+
+// Two lists are over all certificates of an issuer, whatever their shard, for relying
+// parties that cannot follow shards: the complete one, and the delta to it (RFC 5280
+// §5.2.4). They grow with what is revoked, so they are signed when somebody asks and
+// something has changed, not with every change; and as often as the processor has nine
+// parts in ten for others, or once a second, however often that is.
+
+// kind is which of the two; the record keeps the newest number of both under complete,
+// and under basis what deltas go back to. No shard has such a number. The lists
+// themselves are not kept: they can be signed at any time.
+type kind int64
+
+const (
+	complete kind = -1
+	basis    kind = -2
+	delta    kind = -3
+)
+
+// maxDelta is how many changes a delta holds. After more, deltas begin anew.
+const maxDelta = 10_000
+
+// whole is the lists over an issuer.
+type whole struct {
+	complete, delta atomic.Pointer[list]
+
+	mu     sync.Mutex       // held while one is signed: those who ask meanwhile share it
+	ready  <-chan time.Time // when the next may be; nil for at once
+	loaded bool             // number and bases are what the record has
+	number int64            // the last that was given: both kinds share a sequence (RFC 5280 §5.2.3)
+	// bases are complete lists, one a day, without their DER. Deltas go back to the
+	// first, so that whoever holds any complete list that has not ended can use them.
+	bases []record.CRL
+}
+
+// over gives a list over an issuer that knows all that is on record.
+func (s *Service) over(ctx context.Context, i *issuer, k kind) (*list, error) {
+	kept, sign := &i.whole.complete, s.signComplete
+	if k == delta {
+		kept, sign = &i.whole.delta, s.signDelta
+	}
+	last, err := s.store.LastChange(ctx)
+	if l := kept.Load(); err == nil && !l.holds(last, s.now()) {
+		err = s.inTurn(ctx, i, func(ctx context.Context) error {
+			if kept.Load().holds(last, s.now()) {
+				return nil // who had the turn before has done it
+			}
+			return sign(ctx, i)
+		})
+	}
+	l := kept.Load()
+	if err != nil && l != nil {
+		s.log.Warn("a list cannot be signed anew; the last one is served", "issuer", i.Name, "error", err)
+		err = nil
+	}
+	return l, err
+}
+
+// holds reports whether a list may still be given out.
+func (l *list) holds(last int64, now time.Time) bool {
+	return l != nil && l.Shows >= last && !now.Before(l.ThisUpdate) && now.Before(l.ThisUpdate.Add(resignAfter))
+}
+
+// inTurn signs one list at a time, with pauses. Who asked may hang up meanwhile: others
+// are waiting.
+func (s *Service) inTurn(ctx context.Context, i *issuer, sign func(context.Context) error) error {
+	w := &i.whole
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ready != nil {
+		<-w.ready
+		w.ready = nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	begun := s.now()
+	defer func() { w.ready = time.After(min(9*s.now().Sub(begun), time.Second)) }()
+	if !w.loaded {
+		if err := s.loadNumbers(ctx, i); err != nil {
+			return err
+		}
+	}
+	err := sign(ctx)
+	if errors.Is(err, record.ErrConflict) { // another replica was quicker
+		if err = s.loadNumbers(ctx, i); err == nil {
+			err = sign(ctx)
+		}
+	}
+	return err
+}
+
+func (s *Service) loadNumbers(ctx context.Context, i *issuer) error {
+	w := &i.whole
+	for _, k := range []kind{complete, basis} {
+		stored, err := s.store.NewestCRL(ctx, record.Shard{Issuer: i.Name, Number: int64(k)})
+		switch {
+		case errors.Is(err, record.ErrNotFound):
+		case err != nil:
+			return err
+		case k == complete:
+			w.number = max(w.number, stored.Sequence)
+		case len(w.bases) == 0:
+			w.bases = []record.CRL{stored}
+		}
+	}
+	w.loaded = true
+	return nil
+}
+
+func (s *Service) signComplete(ctx context.Context, i *issuer) error {
+	now := s.now()
+	l := crl.List{Freshest: profile.DeltaURL(s.base, i.Name)}
+	shows, err := s.store.Denied(ctx, i.Name, now.Add(-crlLife), func(r record.Revoked) { l.Entries = append(l.Entries, crl.Entry(r)) })
+	if err != nil {
+		return err
+	}
+	signed, err := s.signWhole(ctx, i, l, shows, now)
+	if err != nil {
+		return err
+	}
+	if err := s.remember(ctx, i, signed, now); err != nil {
+		return err
+	}
+	made := newList(signed, i.whole.complete.Load())
+	made.file = sync.OnceValue(func() *served { return file(i.root, made) })
+	i.whole.complete.Store(made)
+	return nil
+}
+
+// signWhole makes the next list in an issuer's sequence. Its number is on record before
+// anybody sees it.
+func (s *Service) signWhole(ctx context.Context, i *issuer, l crl.List, shows int64, now time.Time) (record.CRL, error) {
+	signed, err := i.signList(l, record.CRL{Shows: shows}, i.whole.number, now)
+	if err != nil {
+		return signed, err
+	}
+	if err := s.store.PublishCRL(ctx, numbered(signed, i, complete)); err != nil {
+		return signed, err
+	}
+	i.whole.number = signed.Sequence
+	return signed, nil
+}
+
+// numbered is what the record keeps of a list.
+func numbered(c record.CRL, i *issuer, k kind) record.CRL {
+	c.Shard, c.DER = record.Shard{Issuer: i.Name, Number: int64(k)}, []byte{}
+	return c
+}
+
+// remember keeps one complete list a day as a base, and drops the bases that nobody needs:
+// once the second has ended, whoever holds a list that has not has that one or a newer.
+func (s *Service) remember(ctx context.Context, i *issuer, c record.CRL, now time.Time) error {
+	bases := i.whole.bases
+	if n := len(bases); n == 0 || c.ThisUpdate.Sub(bases[n-1].ThisUpdate).Abs() >= 24*time.Hour {
+		bases = append(slices.Clip(bases), numbered(c, i, basis))
+	}
+	for len(bases) > 1 && now.After(bases[1].NextUpdate) {
+		bases = bases[1:]
+	}
+	if len(i.whole.bases) == 0 || bases[0].Sequence != i.whole.bases[0].Sequence {
+		if err := s.store.PublishCRL(ctx, bases[0]); err != nil {
+			return err
+		}
+	}
+	i.whole.bases = bases
+	return nil
+}
+
+func (s *Service) signDelta(ctx context.Context, i *issuer) error {
+	w := &i.whole
+	if len(w.bases) == 0 {
+		if err := s.signComplete(ctx, i); err != nil {
+			return err
+		}
+	}
+	now := s.now()
+	entries, shows, err := s.since(ctx, i, w.bases[0].Shows, now)
+	if errors.Is(err, errTooMany) {
+		w.bases = nil
+		if err := s.signComplete(ctx, i); err != nil {
+			return err
+		}
+		entries, shows, err = s.since(ctx, i, w.bases[0].Shows, now)
+	}
+	if err != nil {
+		return err
+	}
+	signed, err := s.signWhole(ctx, i, crl.List{Base: w.bases[0].Sequence, Entries: entries}, shows, now)
+	if err != nil {
+		return err
+	}
+	w.delta.Store(newList(signed, w.delta.Load()))
+	return nil
+}
+
+var errTooMany = errors.New("too much has changed for a delta")
+
+// since lists what changed after a change: what is revoked or held now, and what is good
+// again, as removeFromCRL (RFC 5280 §5.3.1), whether the base has it or not.
+func (s *Service) since(ctx context.Context, i *issuer, after int64, now time.Time) (entries []crl.Entry, shows int64, err error) {
+	shows, err = s.store.LastChange(ctx) // before: of what comes meanwhile, some may be missed
+	if err != nil {
+		return nil, 0, err
+	}
+	changes, err := s.store.Changes(ctx, after, maxDelta)
+	if err == nil && len(changes) == maxDelta {
+		err = errTooMany
+	}
+	for _, c := range changes {
+		if c.Issuer != i.Name || c.NotAfter.Before(now.Add(-crlLife)) {
+			continue
+		}
+		e := crl.Entry{Serial: c.Serial, Since: c.Revoked, Reason: c.Reason}
+		if c.Revoked.IsZero() {
+			e.Since, e.Reason = now, crl.ReasonRemoved
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b crl.Entry) int { return strings.Compare(a.Serial, b.Serial) })
+	return entries, shows, err
+}
+
+// file is all that a relying party on OpenSSL needs: it fetches no list by itself, and has
+// one file. As the list is over all shards, a device whose certificate is the first of a
+// new shard is not refused for want of its list.
+func file(root, l *list) *served {
+	var text bytes.Buffer
+	for _, one := range []*list{root, l} {
+		if one != nil {
+			pem.Encode(&text, &pem.Block{Type: "X509 CRL", Bytes: one.DER}) // to memory
+		}
+	}
+	s := serving(text.Bytes(), l.modified)
+	return &s
+}
