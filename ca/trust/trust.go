@@ -140,6 +140,25 @@ func (s *Service) Since(after int64) wire.TrustSteps {
 	return answer
 }
 
+// Listed reports whether any of the bundles that are kept lists a root (DER).
+func (s *Service) Listed(root []byte) bool {
+	return slices.ContainsFunc(s.steps, func(step wire.SignedBundle) bool {
+		b, err := wire.ReadBundle(step)
+		return err == nil && slices.ContainsFunc(slices.Concat(b.Infrastructure, b.Operational, b.Manufacturing), func(der []byte) bool { return bytes.Equal(der, root) })
+	})
+}
+
+// SignedBy names who signed the newest bundle (wire.BundleSignature.Signer).
+func (s *Service) SignedBy() (names []string) {
+	for _, signature := range s.steps[len(s.steps)-1].Signatures {
+		names = append(names, signature.Signer)
+	}
+	return names
+}
+
+// First is the number of the oldest bundle that is kept.
+func (s *Service) First() int64 { return s.first }
+
 // stepsFrame is what wire.TrustSteps adds to its bundles at most, in bytes.
 const stepsFrame = 64
 

@@ -26,7 +26,11 @@ where no thief of the server finds them. A folder that holds a CA is refused.
 --listen is the address for devices; operators, status (CRL and OCSP) and metrics
 get the next three ports. --public-url says how they are reached from outside: https
 for devices (repeat it for further names; operators use the first one's host), http
-for status. The status URL stands in every certificate: choose a name that lasts.`,
+for status. The status URL stands in every certificate: choose a name that lasts.
+
+What devices trust changes by trust bundles, which the infrastructure root's key
+signs. With --trust-keys 3 --trust-threshold 2 two of three keys do, written beside
+the root keys: give each to another person. hallmarkd trust changes that later, too.`,
 		Example: `  hallmarkd init --dir /srv/hallmark --name "Acme Devices" \
     --public-url https://ca.acme.example:8443 --public-url http://pki.acme.example \
     --root-out /media/safe/hallmark-roots`,
@@ -46,6 +50,8 @@ for status. The status URL stands in every certificate: choose a name that lasts
 	c.Flags().StringVar(&f.Listen, "listen", ":8443", "HOST:PORT of the devices' listener")
 	c.Flags().StringArrayVar(&f.Public, "public-url", nil, "how the listeners are reached: https for devices, http for status")
 	c.Flags().StringVar(&f.RootOut, "root-out", "", "the folder to write the root keys to (default DIR/root-keys)")
+	c.Flags().IntVar(&f.TrustKeys, "trust-keys", 0, "make so many keys for signing trust bundles, beside the root keys (default: the infrastructure root signs)")
+	c.Flags().IntVar(&f.Threshold, "trust-threshold", 0, "how many of them must sign")
 	c.MarkFlagDirname("dir")
 	c.MarkFlagDirname("root-out")
 	return c

@@ -1,6 +1,12 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -12,16 +18,62 @@ func serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "serve", Short: "Serve devices, operators and relying parties", Args: noArguments,
 		Long: `Serve runs until it gets SIGTERM or SIGINT, then finishes what it is doing. It logs
-to standard error, one line "ready" when every listener accepts.`,
+to standard error, one line "ready" when every listener accepts.
+
+SIGHUP makes it read configuration, trust bundle and issuers again. With a mistake in
+them it logs the mistake and serves on as before.`,
 		Example: "  hallmarkd serve --config /srv/hallmark/hallmark.yaml",
-		RunE: func(c *cobra.Command, _ []string) error {
-			in, err := installation.Load(path)
-			if err != nil {
-				return err
-			}
-			return server.Run(c.Context(), in, version)
-		},
+		RunE:    func(c *cobra.Command, _ []string) error { return serve(c.Context(), path) },
 	}
 	configFlag(c, &path)
 	return c
+}
+
+// serve runs the server, and again after each SIGHUP.
+func serve(ctx context.Context, path string) error {
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	defer signal.Stop(again)
+	in, err := installation.Load(path)
+	for err == nil {
+		var next *installation.Installation
+		next, err = serveUntil(ctx, in, path, again)
+		if next == nil {
+			return err
+		}
+		in = next
+	}
+	return err
+}
+
+// serveUntil serves until ctx ends or, told to by again, there is another installation to
+// serve, which it returns.
+func serveUntil(ctx context.Context, in *installation.Installation, path string, again <-chan os.Signal) (next *installation.Installation, err error) {
+	run, stop := context.WithCancel(ctx)
+	defer stop()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			select {
+			case <-run.Done():
+				return
+			case <-again:
+			}
+			read, err := installation.Load(path)
+			if err == nil {
+				next = read
+				stop()
+				return
+			}
+			fmt.Fprintf(os.Stderr, "hallmarkd: not reloaded, serving on as before: %v\n", err)
+		}
+	}()
+	err = server.Run(run, in, version)
+	stop()
+	<-watched
+	if ctx.Err() != nil || err != nil {
+		next = nil
+	}
+	return next, err
 }

@@ -51,6 +51,9 @@ type Founding struct {
 	Public []string
 	// RootOut is the folder for the root keys; empty means root-keys in Dir.
 	RootOut string
+	// TrustKeys is how many keys, beside the roots', shall sign trust bundles, and Threshold
+	// how many of them must; 0 means that the infrastructure root does.
+	TrustKeys, Threshold int
 }
 
 // Founded says what was made.
@@ -70,13 +73,16 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 	if err := f.free(); err != nil {
 		return made, err
 	}
+	if f.TrustKeys < 0 || f.TrustKeys > maxTrustKeys || f.Threshold > f.TrustKeys || f.TrustKeys > 0 && f.Threshold < 1 {
+		return made, Hint(fmt.Errorf("%d of %d keys cannot sign trust bundles", f.Threshold, f.TrustKeys), "as in --trust-keys 3 --trust-threshold 2; at most %d", maxTrustKeys)
+	}
 	address, err := f.addresses()
 	if err != nil {
 		return made, err
 	}
 	err = Make(f.Dir, func(work string) error {
 		rootKeys := filepath.Join(work, rootKeysDir)
-		if err := found(ctx, work, rootKeys, f.Name, address); err != nil || f.RootOut == "" {
+		if err := f.found(ctx, work, rootKeys, address); err != nil || f.RootOut == "" {
 			return err
 		}
 		// First the keys that cannot be made again, then the installation that needs them.
@@ -84,7 +90,7 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 	})
 	made = Founded{
 		Config: filepath.Join(f.Dir, ConfigFile), Operator: filepath.Join(f.Dir, OperatorDir, client.SettingsFile),
-		RelyingParties: filepath.Join(f.Dir, relyingParties), RootKeys: f.RootOut, Devices: address.Public.Devices,
+		RelyingParties: filepath.Join(f.Dir, RelyingParties), RootKeys: f.RootOut, Devices: address.Public.Devices,
 	}
 	if f.RootOut == "" {
 		made.RootKeys = filepath.Join(f.Dir, rootKeysDir)
@@ -97,10 +103,15 @@ const (
 	// ConfigFile is the configuration.
 	ConfigFile = "hallmark.yaml"
 
-	rootKeysDir    = "root-keys"
-	relyingParties = "trust/relying-parties.pem"
-	infrastructure = "trust/infrastructure.pem"
+	// RelyingParties and Infrastructure are the roots for others, PEM.
+	RelyingParties = "trust/relying-parties.pem"
+	Infrastructure = "trust/infrastructure.pem"
+
+	rootKeysDir = "root-keys"
 )
+
+// maxTrustKeys leaves room in a bundle for as many successors.
+const maxTrustKeys = 8
 
 // free refuses a folder that holds anything, and one for root keys that holds some.
 func (f Founding) free() error {
@@ -166,8 +177,9 @@ func (f Founding) addresses() (address, error) {
 }
 
 // found writes a whole installation to dir, and the root keys to rootKeys.
-func found(ctx context.Context, dir, rootKeys, name string, a address) error {
-	for _, d := range []string{"keys", "issuers", "trust/roots"} {
+func (f Founding) found(ctx context.Context, dir, rootKeys string, a address) error {
+	name := f.Name
+	for _, d := range []string{"keys", "issuers", "trust/roots", "trust/" + earlierDir} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return err
 		}
@@ -189,7 +201,7 @@ func found(ctx context.Context, dir, rootKeys, name string, a address) error {
 	rand.Read(secret)
 	files := map[string][]byte{"keys/server.secret": secret}
 	for _, f := range founded {
-		files["issuers/"+f.Name+".pem"] = certificatesPEM(f.Certificate, f.Root)
+		files["issuers/"+f.Name+".pem"] = CertificatesPEM(f.Certificate, f.Root)
 		root := profile.RootOf(f.Name)
 		files["trust/roots/"+root+".crt"], files["trust/roots/"+root+".crl"] = f.Root.Raw, f.RootCRL
 	}
@@ -197,7 +209,7 @@ func found(ctx context.Context, dir, rootKeys, name string, a address) error {
 	if err != nil {
 		return err
 	}
-	if err := addTrust(files, founded, timeKey, name, a, now); err != nil {
+	if err := f.addTrust(files, founded, timeKey, rootKeys, a, now); err != nil {
 		return err
 	}
 	if err := addConfig(files, name, a); err != nil {
@@ -213,7 +225,7 @@ func found(ctx context.Context, dir, rootKeys, name string, a address) error {
 			return err
 		}
 	}
-	for _, public := range []string{infrastructure, relyingParties} {
+	for _, public := range []string{Infrastructure, RelyingParties} {
 		if err := os.Chmod(filepath.Join(dir, public), 0o644); err != nil {
 			return err
 		}
@@ -223,12 +235,12 @@ func found(ctx context.Context, dir, rootKeys, name string, a address) error {
 
 // addTrust makes what others are told to trust: devices follow the bundle, relying
 // parties get the operational root alone.
-func addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Signer, name string, a address, now time.Time) error {
+func (f Founding) addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Signer, rootKeys string, a address, now time.Time) error {
 	spki, err := x509.MarshalPKIXPublicKey(timeKey.Public())
 	if err != nil {
 		return err
 	}
-	bundle := wire.Bundle{Number: 1, Name: name, Created: now.UTC().Truncate(time.Second), TimeKeys: [][]byte{spki}, Servers: a.Public.Devices}
+	bundle := wire.Bundle{Number: 1, Name: f.Name, Created: now.UTC().Truncate(time.Second), TimeKeys: [][]byte{spki}, Servers: a.Public.Devices}
 	var signer trust.Root
 	for _, f := range founded {
 		root := [][]byte{f.Root.Raw}
@@ -237,10 +249,10 @@ func addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Sign
 			bundle.Manufacturing = root
 		case profile.Operational:
 			bundle.Operational = root
-			files[relyingParties] = certificatesPEM(f.Root)
+			files[RelyingParties] = CertificatesPEM(f.Root)
 		case profile.Infrastructure:
 			bundle.Infrastructure = root
-			files[infrastructure] = certificatesPEM(f.Root)
+			files[Infrastructure] = CertificatesPEM(f.Root)
 			signer = trust.Root{Certificate: f.Root, Signer: f.RootSigner}
 		}
 	}
@@ -249,7 +261,43 @@ func addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Sign
 		return err
 	}
 	files["trust/bundle.json"], err = json.Marshal(signed)
+	if err != nil || f.TrustKeys == 0 {
+		return err
+	}
+	files["trust/"+earlierDir+"/1.json"] = files["trust/bundle.json"]
+	if signed, err = f.handOver(signed, bundle, signer.Signer, rootKeys); err != nil {
+		return err
+	}
+	files["trust/bundle.json"], err = json.Marshal(signed)
 	return err
+}
+
+// handOver makes the keys that sign trust bundles from now on, and the bundle in which
+// the infrastructure root, which signed the first, names them.
+func (f Founding) handOver(first wire.SignedBundle, next wire.Bundle, root crypto.Signer, rootKeys string) (wire.SignedBundle, error) {
+	signers := []crypto.Signer{root}
+	for n := range f.TrustKeys {
+		key, err := keys.Create(fmt.Sprintf("file:trust-%d.key", n+1), rootKeys)
+		if err != nil {
+			return first, err
+		}
+		spki, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return first, err
+		}
+		signers, next.Signers = append(signers, key), append(next.Signers, spki)
+	}
+	next.Threshold = f.Threshold
+	p, err := trust.Propose(first, next)
+	if err != nil {
+		return first, err
+	}
+	for _, key := range signers {
+		if _, err := p.Sign(key); err != nil {
+			return first, err
+		}
+	}
+	return p.Signed()
 }
 
 // configText is the configuration that init writes. What each key means stands in
@@ -339,7 +387,8 @@ func (in *Installation) RecoverOperator(ctx context.Context, store record.Store,
 	return err
 }
 
-func certificatesPEM(certificates ...*x509.Certificate) []byte {
+// CertificatesPEM is certificates as a PEM file.
+func CertificatesPEM(certificates ...*x509.Certificate) []byte {
 	var text []byte
 	for _, c := range certificates {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)

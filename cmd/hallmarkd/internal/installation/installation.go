@@ -48,8 +48,18 @@ type Issuer struct {
 }
 
 // Load reads a configuration, or the one in a folder, and everything it names but the
-// record.
+// record, and holds it against each other: what it returns can be served.
 func Load(path string) (*Installation, error) {
+	in, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return in, in.Agrees()
+}
+
+// Open is Load for whoever is about to change the trust bundle, with which configuration
+// and issuers need not agree yet.
+func Open(path string) (*Installation, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, ConfigFile)
 	}
@@ -76,14 +86,11 @@ func Load(path string) (*Installation, error) {
 	if in.Secret, err = readSecret(c.ServerSecret); err != nil {
 		return nil, err
 	}
-	if err := in.openTrust(); err != nil {
-		return nil, err
-	}
-	return in, in.agrees()
+	return in, in.openTrust()
 }
 
-// agrees holds the configuration against the bundle that devices follow.
-func (in *Installation) agrees() error {
+// Agrees holds the configuration against the bundle that devices follow.
+func (in *Installation) Agrees() error {
 	if nonce := in.Config.ChannelBinding == config.BindingNonce; nonce != in.Trust.Bundle().NonceMode {
 		return fmt.Errorf("channel_binding is %q in %s, but the trust bundle %s tells devices otherwise", in.Config.ChannelBinding, in.Config.File, in.Config.Trust.Bundle)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -211,7 +212,7 @@ func logger(c config.Log) *slog.Logger {
 // lock keeps a second server from the same installation: it would revoke what the
 // first is about to sign (ca.Authority.Recover). The lock ends with the process.
 func lock(dir string) (unlock func(), err error) {
-	path := filepath.Join(dir, "serve.lock")
+	path := filepath.Join(dir, lockFile)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -223,7 +224,41 @@ func lock(dir string) (unlock func(), err error) {
 		}
 		return nil, err
 	}
+	// This is for Reload; the lock itself is the kernel's.
+	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
+		f.Close()
+		return nil, err
+	}
 	return func() { f.Close() }, nil
+}
+
+const lockFile = "serve.lock"
+
+func writePID(f *os.File) error {
+	_, err := f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
+	return err
+}
+
+// Reload tells the server of an installation's folder, if one runs here, to read it again,
+// and gives its process ID; 0 if none runs.
+func Reload(dir string) (pid int, err error) {
+	f, err := os.Open(filepath.Join(dir, lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
+		return 0, nil // nobody holds it
+	} else if !errors.Is(err, syscall.EWOULDBLOCK) {
+		return 0, err
+	}
+	if _, err := fmt.Fscan(f, &pid); err != nil || pid < 2 {
+		return 0, fmt.Errorf("%s does not name the server's process", f.Name())
+	}
+	return pid, syscall.Kill(pid, syscall.SIGHUP)
 }
 
 var _ provisioner.Authority = (*publisher)(nil)

@@ -19,8 +19,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/trust"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // Levels of a Finding.
@@ -107,7 +109,7 @@ func (in checked) checkSettings(r *Findings, now time.Time) {
 	}
 	bundle := in.Trust.Bundle()
 	if !slices.Equal(bundle.Servers, in.Config.Public.Devices) {
-		r.add(Warning, "trust bundle", "the bundle must be signed again with the infrastructure root's key",
+		r.add(Warning, "trust bundle", "hallmarkd trust propose --from-config --config "+in.Config.File+", then sign and publish it",
 			"devices are told to ask %s, but public.devices is %s", strings.Join(bundle.Servers, ", "), strings.Join(in.Config.Public.Devices, ", "))
 		return
 	}
@@ -115,7 +117,27 @@ func (in checked) checkSettings(r *Findings, now time.Time) {
 		r.add(Error, "clock", "set this machine's clock", "the trust bundle was made at %s, and this machine says it is %s", bundle.Created.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 		return
 	}
-	r.add(OK, "trust bundle", "", "number %d, signed by the infrastructure root", bundle.Number)
+	if bundle.Threshold > 0 {
+		r.add(OK, "trust bundle", "", "number %d; %d of %d keys sign the next", bundle.Number, bundle.Threshold, len(bundle.Signers))
+	} else {
+		r.add(OK, "trust bundle", "so that no single key can: hallmarkd trust propose --signer", "number %d; the infrastructure root's key signs the next", bundle.Number)
+	}
+	in.checkAnchors(r, bundle)
+}
+
+// checkAnchors looks at the files that others are given.
+func (in checked) checkAnchors(r *Findings, bundle wire.Bundle) {
+	for name, roots := range map[string][][]byte{installation.RelyingParties: bundle.Operational, installation.Infrastructure: bundle.Infrastructure} {
+		path := installation.TrustFile(in.Config, filepath.Base(name))
+		text, err := os.ReadFile(path)
+		var held [][]byte
+		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+			held = append(held, block.Bytes)
+		}
+		if err != nil || !slices.EqualFunc(held, roots, bytes.Equal) {
+			r.add(Warning, "trust bundle", "hallmarkd trust publish --config "+in.Config.File+" writes it again", "%s does not hold the roots that the bundle lists", path)
+		}
+	}
 }
 
 // checkModes looks at who can read what nobody else should.
@@ -191,10 +213,10 @@ func (in checked) checkRootKeys(r *Findings) {
 		if err != nil {
 			return err
 		}
-		for _, root := range in.Roots {
-			if holdsKey(text, root.Certificate.PublicKey) {
+		for name, public := range in.offline() {
+			if holdsKey(text, public) {
 				near++
-				r.add(Warning, root.Name, "move it to where no thief of this machine finds it; the server does not need it", "its private key is in %s", path)
+				r.add(Warning, name, "move it to where no thief of this machine finds it; the server does not need it", "its private key is in %s", path)
 			}
 		}
 		return nil
@@ -204,6 +226,20 @@ func (in checked) checkRootKeys(r *Findings) {
 	} else if near == 0 {
 		r.add(OK, "root keys", "", "none in %s", in.Config.Dir)
 	}
+}
+
+// offline are the keys that must not be near: the roots', and those that sign bundles.
+func (in checked) offline() map[string]crypto.PublicKey {
+	all := map[string]crypto.PublicKey{}
+	for _, root := range in.Roots {
+		all[root.Name] = root.Certificate.PublicKey
+	}
+	for _, der := range in.Trust.Bundle().Signers {
+		if key, err := x509.ParsePKIXPublicKey(der); err == nil {
+			all["signer "+trust.NameOf(der)[:16]] = key
+		}
+	}
+	return all
 }
 
 func holdsKey(text []byte, public crypto.PublicKey) bool {

@@ -1,0 +1,309 @@
+package trust
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Proposal is a bundle on its way to being one: what it is to follow, and the signatures
+// that it has so far. It travels between the places where keys are kept, and whoever
+// signs it sees what it changes.
+type Proposal struct {
+	// Base is the bundle in use, Next the one that shall follow it.
+	Base wire.SignedBundle `json:"base"`
+	Next wire.SignedBundle `json:"next"`
+
+	base, next wire.Bundle
+}
+
+// Propose makes a proposal, which nobody has signed yet, of what shall follow base. The
+// number of next is chosen here.
+func Propose(base wire.SignedBundle, next wire.Bundle) (*Proposal, error) {
+	b, err := wire.ReadBundle(base)
+	if err != nil {
+		return nil, err
+	}
+	if next.Number = b.Number + 1; next.Number > wire.MaxSteps {
+		return nil, fmt.Errorf("devices follow %d bundles and no more", wire.MaxSteps)
+	}
+	if next.Created.Before(b.Created) {
+		return nil, fmt.Errorf("this machine's clock is behind: trust bundle %d was made at %s", b.Number, b.Created)
+	}
+	if err := next.Validate(); err != nil {
+		return nil, fmt.Errorf("trust bundle: %w", err)
+	}
+	text, err := json.Marshal(next)
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > wire.MaxBundle {
+		return nil, fmt.Errorf("the bundle has %d bytes, devices take %d", len(text), wire.MaxBundle)
+	}
+	return &Proposal{Base: base, Next: wire.SignedBundle{Bundle: text}, base: b, next: next}, nil
+}
+
+// maxProposal bounds a proposal's file: two bundles with their signatures, in base64.
+const maxProposal = 3 * wire.MaxMessage
+
+// ReadProposal reads what Write wrote, and believes none of its signatures.
+func ReadProposal(text []byte) (*Proposal, error) {
+	if len(text) > maxProposal {
+		return nil, wire.ErrTooLarge
+	}
+	p := new(Proposal)
+	err := wire.DecodeBytes(text, p)
+	if err == nil {
+		p.base, err = wire.ReadBundle(p.Base)
+	}
+	if err == nil {
+		err = wire.DecodeBytes(p.Next.Bundle, &p.next)
+	}
+	if err == nil {
+		err = p.next.Validate()
+	}
+	if err == nil && p.next.Number != p.base.Number+1 {
+		err = fmt.Errorf("bundle %d does not follow %d", p.next.Number, p.base.Number)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("this is not a proposal for a trust bundle: %w", err)
+	}
+	return p, nil
+}
+
+// Write is the proposal's file.
+func (p *Proposal) Write() ([]byte, error) {
+	text, err := json.MarshalIndent(p, "", "  ")
+	return append(text, '\n'), err
+}
+
+// Bundles are the contents of Base and Next.
+func (p *Proposal) Bundles() (base, next wire.Bundle) { return p.base, p.next }
+
+// Key is one that has a say in a proposal.
+type Key struct {
+	// Name is what its signatures bear (wire.BundleSignature.Signer), Public the key.
+	Name   string
+	Public crypto.PublicKey
+	// Root is set for an infrastructure root.
+	Root *x509.Certificate
+}
+
+// keys are those that sign for a bundle: its signers or, without any, its roots.
+func keysOf(b wire.Bundle) (all []Key) {
+	if len(b.Signers) == 0 {
+		return rootsOf(b)
+	}
+	for _, der := range b.Signers {
+		if key, err := x509.ParsePKIXPublicKey(der); err == nil {
+			all = append(all, Key{fingerprint(der), key, nil})
+		}
+	}
+	return all
+}
+
+func rootsOf(b wire.Bundle) (all []Key) {
+	for _, der := range b.Infrastructure {
+		if root, err := x509.ParseCertificate(der); err == nil {
+			all = append(all, Key{fingerprint(der), root.PublicKey, root})
+		}
+	}
+	return all
+}
+
+// Sign adds the signatures that a key can give: as one of the keys that sign for either
+// bundle, and as an infrastructure root of the next. It says as which.
+func (p *Proposal) Sign(signer crypto.Signer) (as []Key, err error) {
+	public, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok {
+		return nil, errors.New("this is not a key that signs trust bundles")
+	}
+	digest := wire.BundleDigest(p.Next.Bundle)
+	for _, key := range slices.Concat(keysOf(p.base), keysOf(p.next), rootsOf(p.next)) {
+		if !public.Equal(key.Public) || slices.ContainsFunc(as, func(k Key) bool { return k.Name == key.Name }) {
+			continue
+		}
+		signature, err := signer.Sign(rand.Reader, digest[:], crypto.SHA256)
+		if err != nil {
+			return nil, err
+		}
+		p.Next.Signatures = slices.DeleteFunc(p.Next.Signatures, func(s wire.BundleSignature) bool { return s.Signer == key.Name })
+		p.Next.Signatures = append(p.Next.Signatures, wire.BundleSignature{Signer: key.Name, Signature: signature})
+		as = append(as, key)
+	}
+	if len(as) == 0 {
+		return nil, fmt.Errorf("this key has no say in trust bundle %d: neither it nor bundle %d names it", p.next.Number, p.base.Number)
+	}
+	return as, nil
+}
+
+// Merge adds the signatures that another copy of the same proposal has.
+func (p *Proposal) Merge(other *Proposal) error {
+	if !bytes.Equal(p.Next.Bundle, other.Next.Bundle) {
+		return errors.New("the proposals are not the same: one was changed after it had been signed")
+	}
+	for _, s := range other.Next.Signatures {
+		if !slices.ContainsFunc(p.Next.Signatures, func(have wire.BundleSignature) bool { return bytes.Equal(have.Signature, s.Signature) }) {
+			p.Next.Signatures = append(p.Next.Signatures, s)
+		}
+	}
+	return nil
+}
+
+// Missing says, a line each, which signatures a proposal lacks; nothing if it can be
+// published.
+func (p *Proposal) Missing() (lines []string) {
+	for _, b := range []wire.Bundle{p.base, p.next} {
+		signed, want := p.Next.Signed(b)
+		if signed >= want {
+			continue
+		}
+		what := "keys"
+		if len(b.Signers) == 0 {
+			what = "infrastructure roots"
+		}
+		lines = append(lines, fmt.Sprintf("%d of the %s that bundle %d names must sign, %d did; not yet: %s", want, what, b.Number, signed, names(p.silent(keysOf(b)))))
+	}
+	// A newcomer that pins the new root begins with the bundle that this root signed.
+	var fresh []Key
+	for _, root := range rootsOf(p.next) {
+		if !slices.ContainsFunc(p.base.Infrastructure, func(der []byte) bool { return bytes.Equal(der, root.Root.Raw) }) {
+			fresh = append(fresh, root)
+		}
+	}
+	for _, root := range p.silent(fresh) {
+		lines = append(lines, fmt.Sprintf("the new infrastructure root must sign: %s", names([]Key{root})))
+	}
+	return lines
+}
+
+// silent are the keys that have not signed.
+func (p *Proposal) silent(keys []Key) []Key {
+	return slices.DeleteFunc(slices.Clone(keys), func(k Key) bool { return p.signedBy(k) })
+}
+
+func (p *Proposal) signedBy(k Key) bool {
+	alone := wire.SignedBundle{Bundle: p.Next.Bundle}
+	for _, s := range p.Next.Signatures {
+		if s.Signer == k.Name {
+			alone.Signatures = append(alone.Signatures, s)
+		}
+	}
+	if k.Root != nil {
+		n, _ := alone.Signed(wire.Bundle{Infrastructure: [][]byte{k.Root.Raw}})
+		return n == 1
+	}
+	der, err := x509.MarshalPKIXPublicKey(k.Public)
+	n, _ := alone.Signed(wire.Bundle{Signers: [][]byte{der}})
+	return err == nil && n == 1
+}
+
+func names(keys []Key) string {
+	var b bytes.Buffer
+	for i, k := range keys {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(k.String())
+	}
+	return b.String()
+}
+
+// String is the beginning of the fingerprint and, of a root, its subject.
+func (k Key) String() string {
+	if k.Root == nil {
+		return k.Name[:16]
+	}
+	return fmt.Sprintf("%s (%s)", k.Name[:16], k.Root.Subject.CommonName)
+}
+
+// Signed is the proposal as a bundle that devices follow; it fails as long as anything is
+// missing.
+func (p *Proposal) Signed() (wire.SignedBundle, error) {
+	if lines := p.Missing(); len(lines) > 0 {
+		return wire.SignedBundle{}, errors.New(lines[0])
+	}
+	signed := wire.SignedBundle{Bundle: p.Next.Bundle}
+	for _, k := range slices.Concat(keysOf(p.base), keysOf(p.next), rootsOf(p.next)) {
+		for _, s := range p.Next.Signatures { // what does not verify is left behind
+			one := Proposal{Next: wire.SignedBundle{Bundle: p.Next.Bundle, Signatures: []wire.BundleSignature{s}}}
+			if s.Signer == k.Name && one.signedBy(k) && !slices.ContainsFunc(signed.Signatures, func(t wire.BundleSignature) bool { return t.Signer == s.Signer }) {
+				signed.Signatures = append(signed.Signatures, s)
+			}
+		}
+	}
+	_, err := p.base.Follow(signed)
+	return signed, err
+}
+
+// Change is one thing that a bundle has and the one before it has not, or the reverse.
+type Change struct {
+	// What is "operational root", "signer", …; Name says which, and Gone that it is no more.
+	What, Name string
+	Gone       bool
+}
+
+// String is the change in words.
+func (c Change) String() string {
+	if c.Gone {
+		return "no more: " + c.What + " " + c.Name
+	}
+	return "new: " + c.What + " " + c.Name
+}
+
+// Changes lists what the proposal changes.
+func (p *Proposal) Changes() (all []Change) {
+	compare := func(what string, before, after [][]byte, name func([]byte) string) {
+		missing := func(list [][]byte, one []byte) bool {
+			return !slices.ContainsFunc(list, func(other []byte) bool { return bytes.Equal(one, other) })
+		}
+		for _, one := range after {
+			if missing(before, one) {
+				all = append(all, Change{what, name(one), false})
+			}
+		}
+		for _, one := range before {
+			if missing(after, one) {
+				all = append(all, Change{what, name(one), true})
+			}
+		}
+	}
+	b, n := p.base, p.next
+	compare("infrastructure root", b.Infrastructure, n.Infrastructure, NameOf)
+	compare("operational root", b.Operational, n.Operational, NameOf)
+	compare("manufacturing root", b.Manufacturing, n.Manufacturing, NameOf)
+	compare("time key", b.TimeKeys, n.TimeKeys, NameOf)
+	compare("signer", b.Signers, n.Signers, NameOf)
+	verbatim := func(text []byte) string { return string(text) }
+	compare("server", texts(b.Servers), texts(n.Servers), verbatim)
+	compare("name", [][]byte{[]byte(b.Name)}, [][]byte{[]byte(n.Name)}, verbatim)
+	value := func(v any) [][]byte { return [][]byte{fmt.Append(nil, v)} }
+	compare("threshold", value(b.Threshold), value(n.Threshold), verbatim)
+	compare("nonce mode", value(b.NonceMode), value(n.NonceMode), verbatim)
+	return all
+}
+
+func texts(all []string) (out [][]byte) {
+	for _, s := range all {
+		out = append(out, []byte(s))
+	}
+	return out
+}
+
+// NameOf is how people tell one root (a certificate) or key (SubjectPublicKeyInfo) from
+// another: the SHA-256 of its DER and, of a root, its subject.
+func NameOf(der []byte) string {
+	sum := sha256.Sum256(der)
+	if root, err := x509.ParseCertificate(der); err == nil {
+		return fmt.Sprintf("%x (%s)", sum, root.Subject.CommonName)
+	}
+	return fmt.Sprintf("%x", sum)
+}

@@ -1,0 +1,185 @@
+package rollover
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/ca/keys"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/trust"
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// UnsignedError says which signatures a proposal lacks.
+type UnsignedError struct{ Missing []string }
+
+func (e *UnsignedError) Error() string {
+	return "signatures are missing:\n  " + strings.Join(e.Missing, "\n  ")
+}
+
+// Publish makes the proposal, with the signatures of all its copies, the bundle that
+// devices are given, and writes what relying parties and operators trust. Cut off, it is
+// done again. The server takes the bundle when it is reloaded.
+func Publish(ctx context.Context, in *installation.Installation, note Noter, copies []string, now time.Time) (*trust.Proposal, error) {
+	p, err := Pending(in)
+	if errors.Is(err, ErrNoProposal) {
+		if p := published(in); p != nil { // it was cut off
+			return p, Anchors(in, in.Trust.Bundle())
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range copies {
+		other, err := ReadFile(path)
+		if err == nil {
+			err = p.Merge(other)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	if len(copies) > 0 { // the signatures are kept even if more are wanted
+		if err := WriteFile(p, ProposalFile(in)); err != nil {
+			return nil, err
+		}
+	}
+	if missing := p.Missing(); len(missing) > 0 {
+		return nil, &UnsignedError{missing}
+	}
+	signed, err := p.Signed()
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(signed)
+	if err != nil {
+		return nil, err
+	}
+	before, err := os.ReadFile(in.Config.Trust.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	if err := wouldServe(in, before, text); err != nil {
+		return nil, err
+	}
+	_, next := p.Bundles()
+	if err := install(in, before, text, next); err != nil {
+		return nil, err
+	}
+	e := record.Event{Time: now, Actor: "host", Verb: "trust.published", Object: "bundle " + strconv.FormatInt(next.Number, 10), Detail: map[string]string{}}
+	for n, c := range p.Changes() {
+		e.Detail[fmt.Sprintf("change%d", n+1)] = c.String()
+	}
+	return p, note.Note(ctx, e)
+}
+
+// published is the proposal if it is the bundle in use already; else nil.
+func published(in *installation.Installation) *trust.Proposal {
+	p, err := ReadFile(ProposalFile(in))
+	if newest, _ := in.Trust.Newest(); err != nil || !bytes.Equal(p.Next.Bundle, newest.Bundle) {
+		return nil
+	}
+	return p
+}
+
+// Noter writes into the audit log.
+type Noter interface {
+	Note(ctx context.Context, es ...record.Event) error
+}
+
+// wouldServe makes sure that the server would start with the bundle.
+func wouldServe(in *installation.Installation, before, after []byte) error {
+	timeKey, err := keys.Open(in.Config.TimeKey, in.Config.Dir)
+	if err != nil {
+		return err
+	}
+	s, err := trust.New(after, in.Issuer(profile.Infrastructure).Root, timeKey, before)
+	if err != nil {
+		return err
+	}
+	trial := *in
+	trial.Trust = s
+	return trial.Agrees()
+}
+
+func install(in *installation.Installation, before, after []byte, next wire.Bundle) error {
+	earlier := installation.EarlierBundle(in.Config, next.Number-1)
+	if err := os.MkdirAll(filepath.Dir(earlier), 0o700); err != nil {
+		return err
+	}
+	if err := installation.ReplaceFile(earlier, before, 0o600); err != nil {
+		return err
+	}
+	if err := installation.ReplaceFile(in.Config.Trust.Bundle, after, 0o600); err != nil {
+		return err
+	}
+	return Anchors(in, next)
+}
+
+// Anchors writes the roots that relying parties and operators are given, if the files say
+// otherwise than the bundle, and drops a proposal that was published.
+func Anchors(in *installation.Installation, b wire.Bundle) error {
+	for name, roots := range map[string][][]byte{installation.RelyingParties: b.Operational, installation.Infrastructure: b.Infrastructure} {
+		var list []*x509.Certificate
+		for _, der := range roots {
+			root, err := x509.ParseCertificate(der)
+			if err != nil {
+				return err
+			}
+			list = append(list, root)
+		}
+		path, text := installation.TrustFile(in.Config, filepath.Base(name)), installation.CertificatesPEM(list...)
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, text) {
+			continue
+		}
+		if err := installation.ReplaceFile(path, text, 0o644); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(ProposalFile(in)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Activate puts an issuer to use: its line's certificates are its own from the next start
+// on. The root behind it must be in the bundle that devices and relying parties were given.
+func Activate(ctx context.Context, in *installation.Installation, note Noter, name string, now time.Time) error {
+	at := slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == name })
+	if at < 0 {
+		return installation.Hint(fmt.Errorf("there is no issuer %q", name), "hallmarkd trust show lists them")
+	}
+	if !in.Lists(in.Issuers[at]) {
+		return installation.Hint(fmt.Errorf("the trust bundle does not list the root of %s: nobody would trust what it issues", name), "publish it first: hallmarkd trust publish")
+	}
+	line := profile.LineOf(name)
+	s, err := installation.ReadSuccession(in.Config)
+	if err != nil {
+		return err
+	}
+	before := in.Issuer(line).Name
+	if before == name {
+		return fmt.Errorf("%s is in use already", name)
+	}
+	if s.InUse == nil {
+		s.InUse = map[string]string{}
+	}
+	s.InUse[line] = name
+	if err := s.Write(in.Config); err != nil {
+		return err
+	}
+	return note.Note(ctx, record.Event{Time: now, Actor: "host", Verb: "issuer.activated", Object: name, Detail: map[string]string{"before": before}})
+}
