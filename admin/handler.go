@@ -2,7 +2,9 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"strconv"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -58,7 +60,18 @@ func (s *Service) Handler() http.Handler {
 	return g.Handler(append(s.routes(), s.Further...))
 }
 
-func (s *Service) trust(context.Context, *gate.Call) (any, error) { return s.Bundle(), nil }
+// trust gives the newest bundle or, asked for what comes after one, the steps to it.
+func (s *Service) trust(_ context.Context, c *gate.Call) (any, error) {
+	after := c.Request.URL.Query().Get("after")
+	if after == "" || s.Since == nil {
+		return s.Bundle(), nil
+	}
+	n, err := strconv.ParseInt(after, 10, 64)
+	if err != nil || n < 0 {
+		return nil, gate.Malformed(errors.New("after takes the number of a trust bundle"))
+	}
+	return s.Since(n), nil
+}
 
 func (s *Service) whoami(_ context.Context, c *gate.Call) (any, error) {
 	return wire.Whoami{Name: s.Name, Version: s.Version, Operator: c.Caller.Name, Time: c.Now,

@@ -195,7 +195,7 @@ func (h *house) operator(name string) *client.Client {
 
 func (h *house) write(key *ecdsa.PrivateKey, chain [][]byte) string {
 	h.t.Helper()
-	settings, err := client.Write(h.t.TempDir(), h.server.URL, [][]byte{h.founded[profile.Infrastructure].Root.Raw}, key, chain)
+	settings, err := client.Write(h.t.TempDir(), h.server.URL, wire.Bundle{Infrastructure: [][]byte{h.founded[profile.Infrastructure].Root.Raw}}, key, chain)
 	check(h.t, err)
 	return settings
 }

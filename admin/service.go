@@ -74,6 +74,8 @@ type Config struct {
 	DeviceServer, OperatorServer string
 	// Bundle gives the newest signed trust bundle.
 	Bundle func() wire.SignedBundle
+	// Since gives the bundles that follow a number (ca/trust.Service.Since); nil: none but the newest.
+	Since func(after int64) wire.TrustSteps
 	// CheckSerial says why a text cannot be a device's serial number
 	// (provisioner/identity.CheckSerial).
 	CheckSerial func(serial string) error

@@ -119,7 +119,11 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 	if err := r.follows(trust.Issuers); err != nil {
 		return err
 	}
-	bundle, err := wire.OpenBundle(trust.Bundle, func(sum [32]byte) bool { return slices.Contains(r.Pinned, sum) })
+	pinned := func(sum [32]byte) bool { return slices.Contains(r.Pinned, sum) }
+	bundle, err := wire.OpenBundle(trust.Bundle, pinned)
+	if err != nil && len(trust.Steps) > 0 {
+		bundle, err = wire.OpenSteps(trust.Steps, pinned)
+	}
 	if err != nil {
 		return err
 	}

@@ -49,6 +49,8 @@ const (
 type RelayTrust struct {
 	// Bundle says which operational roots to trust.
 	Bundle SignedBundle `json:"bundle"`
+	// Steps are bundles that lead to it, in order, for a relay whose roots did not sign it.
+	Steps []SignedBundle `json:"steps,omitempty"`
 	// Issuers are the names, in URLs, of those whose certificates are to be accepted, and
 	// of which the feed speaks; the first is the oldest.
 	Issuers []string `json:"issuers"`

@@ -34,13 +34,14 @@ const timeout = 60 * time.Second
 type Client struct {
 	role     role
 	settings Settings
-	roots    *x509.CertPool
 	warn     func(string)
 	http     *http.Client
 	renewal  sync.Once
 
 	mu       sync.Mutex
 	identity *tls.Certificate
+	roots    *x509.CertPool
+	issuer   []byte // authorityKeyIdentifier of the server's certificate, once it was seen
 }
 
 // Unreachable means that no answer of the right server came.
@@ -80,7 +81,7 @@ func load(r role, path string, warn func(string)) (*Client, error) {
 	}
 	c.http = &http.Client{
 		Timeout:       timeout,
-		Transport:     &http.Transport{TLSClientConfig: c.tlsConfig(), TLSHandshakeTimeout: 20 * time.Second},
+		Transport:     &http.Transport{DialTLSContext: c.dialTLS},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
@@ -99,6 +100,8 @@ func (c *Client) current() *tls.Certificate {
 }
 
 func (c *Client) tlsConfig() *tls.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		RootCAs:    c.roots,
@@ -116,7 +119,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 			c.Operator(), leaf.NotAfter.Format(time.DateOnly))
 	}
 	c.renewal.Do(func() { c.renewIfDue(ctx) })
-	return exchange(ctx, c.http, c.settings.Server, method, path, in, out)
+	err := exchange(ctx, c.http, c.settings.Server, method, path, in, out)
+	if err == nil && c.succeeded() {
+		c.renewIfDue(ctx)
+	}
+	return err
 }
 
 // exchange sends in (nil means no body) and decodes the answer into out (nil means
@@ -183,7 +190,7 @@ func unreachable(server string, err error) error {
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &unknown):
-		u.Hint = "this is another server than the one that the settings trust: nothing was sent to it"
+		u.Hint = "this is another server than the one that the settings trust: it got nothing but a request for its trust bundle"
 	case errors.As(err, &name):
 		u.Hint = "use the name under which the server knows itself (public: operators: in its hallmark.yaml)"
 	case errors.As(err, &record):

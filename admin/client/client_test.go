@@ -55,7 +55,7 @@ func server(t *testing.T, answer http.HandlerFunc) (url string, root []byte) {
 func write(t *testing.T, url string, root []byte, life time.Duration) string {
 	t.Helper()
 	key, der := pair(t, time.Now().Add(-time.Hour), time.Now().Add(life))
-	path, err := Write(filepath.Join(t.TempDir(), "operator"), url, [][]byte{root}, key, [][]byte{der})
+	path, err := Write(filepath.Join(t.TempDir(), "operator"), url, wire.Bundle{Infrastructure: [][]byte{root}}, key, [][]byte{der})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,10 +147,15 @@ func endless(w http.ResponseWriter) {
 	}
 }
 
-// TestWrongServers: what is not the server that the settings trust gets no request.
+// TestWrongServers: what is not the server that the settings trust is asked for its trust
+// bundle, by nobody in particular, and gets no other request.
 func TestWrongServers(t *testing.T) {
 	asked := 0
-	url, root := server(t, func(http.ResponseWriter, *http.Request) { asked++ })
+	url, root := server(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != wire.PathTrust || len(r.TLS.PeerCertificates) > 0 {
+			asked++
+		}
+	})
 	_, other := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()

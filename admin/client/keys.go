@@ -15,7 +15,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -61,75 +60,27 @@ func (r role) join(ctx context.Context, invitation, dir string) (name, settings 
 	if err != nil {
 		return "", "", err
 	}
-	roots, err := fetchRoots(ctx, p)
+	bundle, err := fetchTrust(ctx, p.Server, func(sum [32]byte) bool { return sum == p.Root })
 	if err != nil {
 		return "", "", err
 	}
-	pool := x509.NewCertPool()
-	for _, der := range roots {
-		root, err := x509.ParseCertificate(der)
-		if err != nil {
-			return "", "", err
-		}
-		pool.AddCert(root)
-	}
-	chain, err := r.certify(ctx, key, p.Server, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, nil, &p)
+	chain, err := r.certify(ctx, key, p.Server, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool(bundle)}, nil, &p)
 	if err != nil {
 		return "", "", err
 	}
-	if settings, err = Write(dir, p.Server, roots, key, chain.Chain); err != nil {
+	if settings, err = Write(dir, p.Server, bundle, key, chain.Chain); err != nil {
 		return "", "", err
 	}
 	return chain.Operator, settings, os.Remove(pending)
 }
 
-// fetchRoots fetches the infrastructure roots over a connection that it judges
-// afterwards: the invitation's fingerprint says which root may have signed the bundle,
-// and the bundle's roots must have vouched for this very connection.
-func fetchRoots(ctx context.Context, p wire.Permission) ([][]byte, error) {
-	conn, err := dial(ctx, p.Server, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	var signed wire.SignedBundle
-	if err := exchange(ctx, through(conn), p.Server, http.MethodGet, wire.PathTrust, nil, &signed); errors.As(err, new(*wire.Problem)) {
-		// Its words, and its hints, are not the server's before it has shown that it is one.
-		return nil, &Unreachable{Server: host(p.Server), Err: errors.New("it refuses to say who it is"), Hint: "check the address in the invitation, and what stands in between"}
-	} else if err != nil {
-		return nil, err
-	}
-	bundle, err := wire.OpenBundle(signed, func(sum [32]byte) bool { return sum == p.Root })
-	if err != nil {
-		return nil, &Unreachable{Server: host(p.Server), Err: err,
-			Hint: "this is another server than the one that made the invitation"}
-	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	for _, der := range bundle.Infrastructure {
-		if root, err := x509.ParseCertificate(der); err == nil {
-			roots.AddCert(root)
-		}
-	}
-	shown := conn.ConnectionState().PeerCertificates
-	for _, c := range shown[1:] {
-		intermediates.AddCert(c)
-	}
-	u, err := url.Parse(p.Server)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := shown[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: roots, Intermediates: intermediates}); err != nil {
-		return nil, unreachable(p.Server, err)
-	}
-	return bundle.Infrastructure, nil
-}
-
-// renewIfDue renews past two thirds of the certificate's life. The present one is
+// renewIfDue renews past two thirds of the certificate's life, or when another CA is in
+// the place of the one that issued it. The present one is
 // still good for a third, so a failure is only told.
 func (c *Client) renewIfDue(ctx context.Context) {
 	leaf := c.current().Leaf
 	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	if time.Now().Before(leaf.NotBefore.Add(life / 3 * 2)) {
+	if time.Now().Before(leaf.NotBefore.Add(life/3*2)) && !c.succeeded() {
 		return
 	}
 	if err := c.Renew(ctx); err != nil {
@@ -231,13 +182,12 @@ func dial(ctx context.Context, server string, config *tls.Config) (*tls.Conn, er
 	return conn.(*tls.Conn), nil
 }
 
-// through speaks HTTP on a connection that is there already, once.
+// through speaks HTTP on a connection that is there already, and on no other.
 func through(conn *tls.Conn) *http.Client {
 	return &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+			DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

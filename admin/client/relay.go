@@ -2,8 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,10 +43,7 @@ func (c *Client) Pinned() (sums [][32]byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		sums = append(sums, sha256.Sum256(block.Bytes))
-	}
-	if len(sums) == 0 {
+	if sums = fingerprints(text); len(sums) == 0 {
 		return nil, fmt.Errorf("roots: %s holds no PEM certificate", c.settings.Roots)
 	}
 	return sums, nil

@@ -42,8 +42,8 @@ type Settings struct {
 }
 
 // Write makes or replaces an operator's folder and returns the path of its settings.
-// Roots and chain are DER, the chain leaf first.
-func Write(dir, server string, roots [][]byte, key *ecdsa.PrivateKey, chain [][]byte) (string, error) {
+// Trust names the roots of the server; the chain is DER, leaf first.
+func Write(dir, server string, trust wire.Bundle, key *ecdsa.PrivateKey, chain [][]byte) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
@@ -54,7 +54,7 @@ func Write(dir, server string, roots [][]byte, key *ecdsa.PrivateKey, chain [][]
 	if err := writeIdentity(filepath.Join(dir, identityFile), key, chain); err != nil {
 		return "", err
 	}
-	if err := durable.Replace(filepath.Join(dir, rootsFile), certificatesPEM(roots), 0o644); err != nil {
+	if err := durable.Replace(filepath.Join(dir, rootsFile), rootsText(trust), 0o644); err != nil {
 		return "", err
 	}
 	// The settings come last: while they are missing, nobody takes the folder for whole.

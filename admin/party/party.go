@@ -64,6 +64,8 @@ type Config struct {
 	Server string
 	// Bundle gives the newest signed trust bundle.
 	Bundle func() wire.SignedBundle
+	// Since gives the bundles that follow a number (ca/trust.Service.Since); nil: none but the newest.
+	Since func(after int64) wire.TrustSteps
 	// Followed are the names of the issuers that the feed speaks of.
 	Followed func() []string
 	// Newest is the number of the newest change in the feed (record.Changes.LastChange).
@@ -116,12 +118,36 @@ func (s *Service) Handler() http.Handler {
 		{Pattern: "POST " + wire.PathRelayRenewal, Handle: s.renew},
 		{Pattern: "POST " + wire.PathRelayReport, Handle: s.report},
 		{Pattern: "GET " + wire.PathRelayTrust, Handle: func(context.Context, *gate.Call) (any, error) {
-			return wire.RelayTrust{Bundle: s.Bundle(), Issuers: s.Followed()}, nil
+			return wire.RelayTrust{Bundle: s.Bundle(), Steps: s.steps(), Issuers: s.Followed()}, nil
 		}},
 		{Pattern: "GET " + wire.PathFeed + "/", Handle: func(context.Context, *gate.Call) (any, error) { return s.Feed, nil }},
 		{Pattern: "GET /crl/", Handle: lists},
 		{Pattern: "GET /ca/", Handle: lists},
 	})
+}
+
+// maxSteps bounds the bytes of bundles that lead to the newest.
+const maxSteps = 512 << 10
+
+// steps are the bundles that lead to the newest; none if they are too many, or not kept.
+func (s *Service) steps() (all []wire.SignedBundle) {
+	size := 0
+	for after := int64(0); s.Since != nil; {
+		next := s.Since(after)
+		for _, b := range next.Bundles {
+			size += len(b.Bundle)
+		}
+		if len(next.Bundles) == 0 || size > maxSteps {
+			return nil
+		}
+		all = append(all, next.Bundles...)
+		last, err := wire.ReadBundle(all[len(all)-1])
+		if err != nil || last.Number >= next.Newest {
+			return all
+		}
+		after = last.Number
+	}
+	return nil
 }
 
 // Routes are for operators.

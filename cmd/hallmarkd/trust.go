@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/rollover"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/server"
+	"github.com/hallmark-pki/hallmark/internal/durable"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -281,7 +282,7 @@ needs no installation.`,
 			if err != nil {
 				return err
 			}
-			if err := installation.ReplaceFile(path+".pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), 0o644); err != nil {
+			if err := durable.Replace(path+".pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), 0o644); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "fingerprint %s\n", trust.NameOf(spki))

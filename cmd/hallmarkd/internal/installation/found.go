@@ -383,7 +383,7 @@ func (in *Installation) RecoverOperator(ctx context.Context, store record.Store,
 	if err != nil {
 		return err
 	}
-	_, err = client.Write(dir, in.Config.Public.Operators, in.Trust.Bundle().Infrastructure, key, chain)
+	_, err = client.Write(dir, in.Config.Public.Operators, in.Trust.Bundle(), key, chain)
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/trust"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/internal/durable"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -120,10 +121,10 @@ func install(in *installation.Installation, before, after []byte, next wire.Bund
 	if err := os.MkdirAll(filepath.Dir(earlier), 0o700); err != nil {
 		return err
 	}
-	if err := installation.ReplaceFile(earlier, before, 0o600); err != nil {
+	if err := durable.Replace(earlier, before, 0o600); err != nil {
 		return err
 	}
-	if err := installation.ReplaceFile(in.Config.Trust.Bundle, after, 0o600); err != nil {
+	if err := durable.Replace(in.Config.Trust.Bundle, after, 0o600); err != nil {
 		return err
 	}
 	return Anchors(in, next)
@@ -145,7 +146,7 @@ func Anchors(in *installation.Installation, b wire.Bundle) error {
 		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, text) {
 			continue
 		}
-		if err := installation.ReplaceFile(path, text, 0o644); err != nil {
+		if err := durable.Replace(path, text, 0o644); err != nil {
 			return err
 		}
 	}

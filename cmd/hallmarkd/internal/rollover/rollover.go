@@ -22,6 +22,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/trust"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/config"
+	"github.com/hallmark-pki/hallmark/internal/durable"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -68,7 +69,7 @@ func WriteFile(p *trust.Proposal, path string) error {
 	if err != nil {
 		return err
 	}
-	return installation.ReplaceFile(path, text, 0o644)
+	return durable.Replace(path, text, 0o644)
 }
 
 // draft is what the next bundle is to be: the proposal's or, if there is none, the one in
@@ -285,7 +286,7 @@ func found(in *installation.Installation, name, rootOut string, now time.Time) (
 		filepath.Join(in.Config.Trust.Roots, root+".crt"):   f.Root.Raw,
 		filepath.Join(in.Config.Trust.Roots, root+".crl"):   f.RootCRL,
 	} {
-		if err := installation.ReplaceFile(path, contents, 0o600); err != nil {
+		if err := durable.Replace(path, contents, 0o600); err != nil {
 			return ca.Founded{}, err
 		}
 	}

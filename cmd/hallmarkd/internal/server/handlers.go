@@ -30,7 +30,7 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	parties, err := party.New(party.Config{
 		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p,
 		Issuers: in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw), Server: in.Config.Public.Devices[0],
-		Bundle: bundle, Followed: func() []string { return slices.Sorted(maps.Keys(in.Pins(profile.Operational))) }, Newest: store.LastChange, Feed: h.feed.Handler(), Lists: h.status.Handler(), Now: time.Now, Log: log,
+		Bundle: bundle, Since: in.Trust.Since, Followed: func() []string { return slices.Sorted(maps.Keys(in.Pins(profile.Operational))) }, Newest: store.LastChange, Feed: h.feed.Handler(), Lists: h.status.Handler(), Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 		Authorities: issuers{in, h.authority},
 		Issuers:     in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
-		Bundle: bundle, Further: parties.Routes(),
+		Bundle: bundle, Since: in.Trust.Since, Further: parties.Routes(),
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates, Changed: h.makers.changed,
 		Now: time.Now, Log: log,
 	})

@@ -1,0 +1,185 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// handshakeTimeout bounds the search for the server and the handshake with it.
+const handshakeTimeout = 20 * time.Second
+
+// dialTLS connects to the server. If its certificate ends in a root that the settings do
+// not name, the installation may have moved on: then its trust bundles say so, which
+// begin with a root that they do name.
+func (c *Client) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: c.tlsConfig()}).DialContext(ctx, network, address)
+	if errors.As(err, new(x509.UnknownAuthorityError)) && c.follow(ctx) == nil {
+		conn, err = (&tls.Dialer{Config: c.tlsConfig()}).DialContext(ctx, network, address)
+	}
+	if err != nil {
+		return nil, err
+	}
+	shown := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.issuer = shown.AuthorityKeyId
+	return conn, nil
+}
+
+// succeeded reports whether the server's own certificate is of another CA of ours than
+// the one in use here: the old one will not be accepted for ever.
+func (c *Client) succeeded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.issuer) > 0 && !bytes.Equal(c.issuer, c.identity.Leaf.AuthorityKeyId)
+}
+
+// follow takes the roots of the server's newest trust bundle into the settings.
+func (c *Client) follow(ctx context.Context) error {
+	text, err := readFile(c.settings.Roots)
+	if err != nil {
+		return err
+	}
+	held := bundleNumber(text)
+	bundle, err := fetchTrust(ctx, c.settings.Server, func(sum [32]byte) bool { return slices.Contains(fingerprints(text), sum) })
+	if err != nil {
+		return err
+	}
+	if bundle.Number <= held {
+		return fmt.Errorf("trust bundle %d is no newer than %d, which is known here", bundle.Number, held)
+	}
+	if err := durable.Replace(c.settings.Roots, rootsText(bundle), 0o644); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.roots = pool(bundle)
+	return nil
+}
+
+// numbered precedes the roots in their file, so that no older bundle takes their place.
+const numbered = "Trust bundle "
+
+func rootsText(b wire.Bundle) []byte {
+	return append(fmt.Appendf(nil, numbered+"%d\n", b.Number), certificatesPEM(b.Infrastructure)...)
+}
+
+// bundleNumber is that of the bundle which a file of roots was taken from; 0 if it does
+// not say so.
+func bundleNumber(text []byte) int64 {
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	digits, ok := bytes.CutPrefix(line, []byte(numbered))
+	n, err := strconv.ParseInt(string(digits), 10, 64)
+	if !ok || err != nil {
+		return 0
+	}
+	return n
+}
+
+func fingerprints(text []byte) (sums [][32]byte) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		sums = append(sums, sha256.Sum256(block.Bytes))
+	}
+	return sums
+}
+
+// pool is a bundle's infrastructure roots.
+func pool(b wire.Bundle) *x509.CertPool {
+	roots := x509.NewCertPool()
+	for _, der := range b.Infrastructure {
+		if root, err := x509.ParseCertificate(der); err == nil {
+			roots.AddCert(root)
+		}
+	}
+	return roots
+}
+
+// fetchTrust fetches the newest trust bundle over a connection that it judges afterwards:
+// a root that pinned accepts must have signed it, or one that leads to it, and its roots
+// must have vouched for this very connection.
+func fetchTrust(ctx context.Context, server string, pinned func([32]byte) bool) (wire.Bundle, error) {
+	conn, err := dial(ctx, server, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
+	if err != nil {
+		return wire.Bundle{}, err
+	}
+	defer conn.Close()
+	bundle, err := openTrust(ctx, through(conn), server, pinned)
+	if errors.As(err, new(*wire.Problem)) {
+		// Its words, and its hints, are not the server's before it has shown that it is one.
+		return wire.Bundle{}, &Unreachable{Server: host(server), Err: errors.New("it refuses to say who it is"), Hint: "check the address, and what stands in between"}
+	} else if err != nil {
+		return wire.Bundle{}, err
+	}
+	intermediates := x509.NewCertPool()
+	shown := conn.ConnectionState().PeerCertificates
+	for _, c := range shown[1:] {
+		intermediates.AddCert(c)
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		return wire.Bundle{}, err
+	}
+	if _, err := shown[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: pool(bundle), Intermediates: intermediates}); err != nil {
+		return wire.Bundle{}, unreachable(server, err)
+	}
+	return bundle, nil
+}
+
+func openTrust(ctx context.Context, via *http.Client, server string, pinned func([32]byte) bool) (wire.Bundle, error) {
+	var newest wire.SignedBundle
+	if err := exchange(ctx, via, server, http.MethodGet, wire.PathTrust, nil, &newest); err != nil {
+		return wire.Bundle{}, err
+	}
+	bundle, refused := wire.OpenBundle(newest, pinned)
+	if refused == nil {
+		return bundle, nil
+	}
+	steps, err := fetchSteps(ctx, via, server)
+	if err != nil {
+		return wire.Bundle{}, err
+	}
+	if bundle, err = wire.OpenSteps(steps, pinned); err != nil {
+		return wire.Bundle{}, &Unreachable{Server: host(server), Err: refused,
+			Hint: "this is another server than the one that is trusted here"}
+	}
+	return bundle, nil
+}
+
+// fetchSteps fetches every bundle that the server keeps, in order.
+func fetchSteps(ctx context.Context, via *http.Client, server string) (all []wire.SignedBundle, err error) {
+	for after := int64(0); ; {
+		var steps wire.TrustSteps
+		path := wire.PathTrust + "?after=" + strconv.FormatInt(after, 10)
+		if err := exchange(ctx, via, server, http.MethodGet, path, nil, &steps); err != nil {
+			return nil, err
+		}
+		if all = append(all, steps.Bundles...); len(steps.Bundles) == 0 || len(all) > wire.MaxSteps {
+			return all, nil
+		}
+		last, err := wire.ReadBundle(steps.Bundles[len(steps.Bundles)-1])
+		if err != nil {
+			return nil, err
+		}
+		if last.Number <= after || last.Number >= steps.Newest {
+			return all, nil
+		}
+		after = last.Number
+	}
+}
