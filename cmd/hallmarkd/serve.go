@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -34,10 +35,12 @@ func serve(ctx context.Context, path string) error {
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGHUP)
 	defer signal.Stop(again)
+	var doors server.Doors
+	defer doors.Close()
 	in, err := installation.Load(path)
 	for err == nil {
 		var next *installation.Installation
-		next, err = serveUntil(ctx, in, path, again)
+		next, err = serveUntil(ctx, &doors, in, path, again)
 		if next == nil {
 			return err
 		}
@@ -48,7 +51,7 @@ func serve(ctx context.Context, path string) error {
 
 // serveUntil serves until ctx ends or, told to by again, there is another installation to
 // serve, which it returns.
-func serveUntil(ctx context.Context, in *installation.Installation, path string, again <-chan os.Signal) (next *installation.Installation, err error) {
+func serveUntil(ctx context.Context, doors *server.Doors, in *installation.Installation, path string, again <-chan os.Signal) (next *installation.Installation, err error) {
 	run, stop := context.WithCancel(ctx)
 	defer stop()
 	watched := make(chan struct{})
@@ -69,9 +72,12 @@ func serveUntil(ctx context.Context, in *installation.Installation, path string,
 			fmt.Fprintf(os.Stderr, "hallmarkd: not reloaded, serving on as before: %v\n", err)
 		}
 	}()
-	err = server.Run(run, in, version)
+	err = doors.Run(run, in, version)
 	stop()
 	<-watched
+	if next != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		err = nil // it was told again while it was starting
+	}
 	if ctx.Err() != nil || err != nil {
 		next = nil
 	}

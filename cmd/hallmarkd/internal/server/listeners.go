@@ -73,20 +73,62 @@ func (h *house) tlsConfig() *tls.Config {
 	}
 }
 
-// run serves until ctx ends or a listener fails, then shuts down in order.
-func (h *house) run(ctx context.Context, in *installation.Installation, version string, log *slog.Logger) error {
-	// All sockets before the first request: a port that is taken is an error, not half a server.
-	all := h.listeners(in.Config.Listen)
-	sockets := make([]net.Listener, len(all))
-	for i, l := range all {
-		socket, err := net.Listen("tcp", l.address)
-		if err != nil {
-			for _, open := range sockets[:i] {
-				open.Close()
+// Doors are the sockets of a server. They stay open between one Run and the next: who
+// knocks meanwhile waits, and is not turned away. The zero value has none open yet.
+type Doors struct{ open map[string]*net.TCPListener }
+
+// door is one that a server closes behind itself without giving up the address.
+type door struct{ *net.TCPListener }
+
+func (d door) Close() error { return d.SetDeadline(time.Unix(1, 0)) }
+
+// openAll opens what listeners need, before the first request: a port that is taken is an
+// error, not half a server. What none of them needs is closed.
+func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listener, err error) {
+	needed := map[string]*net.TCPListener{}
+	for _, l := range all {
+		socket := d.open[l.address]
+		if socket == nil {
+			opened, err := net.Listen("tcp", l.address)
+			if err != nil {
+				for address, fresh := range needed {
+					if d.open[address] == nil {
+						fresh.Close()
+					}
+				}
+				return nil, installation.Hint(fmt.Errorf("listener for %s: %w", l.name, err), "change listen.%s in %s", l.name, c.File)
 			}
-			return installation.Hint(fmt.Errorf("listener for %s: %w", l.name, err), "change listen.%s in %s", l.name, in.Config.File)
+			socket = opened.(*net.TCPListener)
 		}
-		sockets[i] = socket
+		needed[l.address] = socket
+		if err := socket.SetDeadline(time.Time{}); err != nil {
+			return nil, err
+		}
+		sockets = append(sockets, door{socket})
+	}
+	for address, socket := range d.open {
+		if needed[address] == nil {
+			socket.Close()
+		}
+	}
+	d.open = needed
+	return sockets, nil
+}
+
+// Close gives up the addresses.
+func (d *Doors) Close() {
+	for _, socket := range d.open {
+		socket.Close()
+	}
+	d.open = nil
+}
+
+// run serves until ctx ends or a listener fails, then shuts down in order.
+func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installation, version string, log *slog.Logger) error {
+	all := h.listeners(in.Config.Listen)
+	sockets, err := doors.openAll(all, in.Config)
+	if err != nil {
+		return err
 	}
 	if _, err := h.own.get(ctx, time.Now()); err != nil {
 		return fmt.Errorf("the server's own certificate: %w", err)
@@ -95,7 +137,10 @@ func (h *house) run(ctx context.Context, in *installation.Installation, version 
 	defer stop()
 	var background sync.WaitGroup
 	background.Go(func() { h.status.Run(ctx) })
-	background.Go(func() { h.feed.Run(ctx) })
+	// Streams have no end of their own: they end before the listeners wait for requests to.
+	streaming, hangUp := context.WithCancel(ctx)
+	defer hangUp()
+	background.Go(func() { h.feed.Run(streaming) })
 	failed := make(chan error, len(all))
 	servers := make([]*http.Server, len(all))
 	for i, l := range all {
@@ -104,16 +149,55 @@ func (h *house) run(ctx context.Context, in *installation.Installation, version 
 	}
 	log.Info("ready", "name", in.Config.Name, "version", version, "devices", in.Config.Public.Devices, "operators", in.Config.Public.Operators,
 		"status", in.Config.Public.Status, "metrics", in.Config.Listen.Metrics)
-	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
 	log.Info("stopping")
+	hangUp()
+	for _, socket := range sockets {
+		socket.Close()
+	}
+	h.fresh.settle()
 	err = errors.Join(err, shutdown(servers))
 	stop()
 	background.Wait()
 	return err
+}
+
+// fresh are the connections on which nothing was asked yet. A server that shuts down hangs
+// up on them (net/http), and who is just asking could not tell whether it was done.
+type fresh struct {
+	mu   sync.Mutex
+	open map[net.Conn]bool
+}
+
+func (f *fresh) note(c net.Conn, state http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if state != http.StateNew {
+		delete(f.open, c)
+		return
+	}
+	if f.open == nil {
+		f.open = map[net.Conn]bool{}
+	}
+	f.open[c] = true
+}
+
+// settleTimeout bounds the wait for a handshake and a question; a slow TPM signs in it.
+const settleTimeout = 3 * time.Second
+
+// settle waits until there are none.
+func (f *fresh) settle() {
+	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		f.mu.Lock()
+		n := len(f.open)
+		f.mu.Unlock()
+		if n == 0 {
+			return
+		}
+	}
 }
 
 func serveOn(s *http.Server, socket net.Listener, l listener) error {
@@ -152,6 +236,7 @@ func (h *house) server(l listener, log *slog.Logger) *http.Server {
 		TLSConfig:         l.tls,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
+		ConnState:      h.fresh.note,
 		ErrorLog:       slog.NewLogLogger(log.With("listener", l.name).Handler(), slog.LevelDebug), // strangers' handshakes, mostly
 		Protocols:      new(http.Protocols),
 	}

@@ -33,7 +33,7 @@ import (
 )
 
 // Run serves an installation until ctx ends, and then finishes what it is doing.
-func Run(ctx context.Context, in *installation.Installation, version string) error {
+func (d *Doors) Run(ctx context.Context, in *installation.Installation, version string) error {
 	log := logger(in.Config.Log)
 	collectSeldom()
 	unlock, err := lock(in.Config.Dir)
@@ -50,7 +50,7 @@ func Run(ctx context.Context, in *installation.Installation, version string) err
 	if err != nil {
 		return err
 	}
-	return h.run(ctx, in, version, log)
+	return h.run(ctx, d, in, version, log)
 }
 
 // collectSeldom trades memory for time: an enrolment leaves garbage and the live heap is
@@ -72,6 +72,7 @@ type house struct {
 	makers    *makers
 	metrics   *metrics
 	handlers  handlers
+	fresh     fresh
 }
 
 func assemble(ctx context.Context, in *installation.Installation, store record.Store, version string, log *slog.Logger) (*house, error) {
@@ -225,7 +226,7 @@ func lock(dir string) (unlock func(), err error) {
 		return nil, err
 	}
 	// This is for Reload; the lock itself is the kernel's.
-	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
+	if err := writePID(f); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -234,9 +235,11 @@ func lock(dir string) (unlock func(), err error) {
 
 const lockFile = "serve.lock"
 
+// writePID writes first and cuts off what is left of an older number then: a server that
+// takes its own place is never nameless.
 func writePID(f *os.File) error {
-	_, err := f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
-	return err
+	n, err := f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
+	return errors.Join(err, f.Truncate(int64(n)))
 }
 
 // Reload tells the server of an installation's folder, if one runs here, to read it again,

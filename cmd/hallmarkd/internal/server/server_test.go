@@ -53,9 +53,11 @@ func start(t *testing.T, in *installation.Installation) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, in, "test") }()
+	doors := new(Doors)
+	go func() { ended <- doors.Run(ctx, in, "test") }()
 	t.Cleanup(func() {
 		stop()
+		defer doors.Close()
 		select {
 		case err := <-ended:
 			if err != nil {
@@ -169,12 +171,12 @@ func TestListeners(t *testing.T) {
 func TestSecondServerIsRefused(t *testing.T) {
 	in := found(t)
 	start(t, in)
-	if err := Run(t.Context(), in, "test"); err == nil || !strings.Contains(err.Error(), "another hallmarkd") {
+	if err := new(Doors).Run(t.Context(), in, "test"); err == nil || !strings.Contains(err.Error(), "another hallmarkd") {
 		t.Errorf("a second server on the installation: %v", err)
 	}
 	other := found(t)
 	other.Config.Listen = in.Config.Listen
-	if err := Run(t.Context(), other, "test"); err == nil || !strings.Contains(err.Error(), "listener for devices") {
+	if err := new(Doors).Run(t.Context(), other, "test"); err == nil || !strings.Contains(err.Error(), "listener for devices") {
 		t.Errorf("a second server on the ports: %v", err)
 	}
 }
@@ -386,4 +388,42 @@ func TestConnectionsAreBounded(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	third.Close()
+}
+
+// Who knocks while a server is replaced by the next waits, and is answered.
+func TestReplacingTheServer(t *testing.T) {
+	in := found(t)
+	var doors Doors
+	defer doors.Close()
+	healthy := func() error {
+		answer, err := http.Get("http://" + in.Config.Listen.Status + "/healthz")
+		if err == nil {
+			answer.Body.Close()
+		}
+		return err
+	}
+	serve := func() (end func()) {
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- doors.Run(ctx, in, "test") }()
+		return func() {
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	end := serve()
+	for deadline := time.Now().Add(30 * time.Second); healthy() != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the server is not ready")
+		}
+	}
+	end()
+	answered := make(chan error, 1)
+	go func() { answered <- healthy() }()
+	defer serve()()
+	if err := <-answered; err != nil {
+		t.Error("turned away:", err)
+	}
 }
