@@ -18,6 +18,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
+	"github.com/hallmark-pki/hallmark/wire/steps"
 )
 
 // source is what is known of one issuer's certificates.
@@ -122,7 +123,7 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 	pinned := func(sum [32]byte) bool { return slices.Contains(r.Pinned, sum) }
 	bundle, err := wire.OpenBundle(trust.Bundle, pinned)
 	if err != nil && len(trust.Steps) > 0 {
-		bundle, err = wire.OpenSteps(trust.Steps, pinned)
+		bundle, err = steps.Open(trust.Steps, pinned)
 	}
 	if err != nil {
 		return err

@@ -118,32 +118,6 @@ func OpenBundle(s SignedBundle, pinned func(sha256 [32]byte) bool) (Bundle, erro
 	return ReadBundle(s)
 }
 
-// OpenSteps is OpenBundle of the last of steps, or of the first that pinned accepts and
-// then, one after the other, of those that follow it: for whoever pins a root that signed
-// an older bundle. Steps are in order, without a gap.
-func OpenSteps(steps []SignedBundle, pinned func(sha256 [32]byte) bool) (Bundle, error) {
-	if len(steps) == 0 || len(steps) > MaxSteps {
-		return Bundle{}, fmt.Errorf("%d trust bundles, want 1 to %d", len(steps), MaxSteps)
-	}
-	newest, refused := OpenBundle(steps[len(steps)-1], pinned)
-	if refused == nil {
-		return newest, nil
-	}
-	for i, s := range steps {
-		b, err := OpenBundle(s, pinned)
-		if err != nil {
-			continue
-		}
-		for _, next := range steps[i+1:] {
-			if b, err = b.Follow(next); err != nil {
-				return Bundle{}, err
-			}
-		}
-		return b, nil
-	}
-	return Bundle{}, refused
-}
-
 // Follow opens the bundle inside s as the one that comes after b: its number is the next
 // one, and it is signed by as many keys of b, and by as many of its own, as each asks
 // for. So whoever holds an old bundle follows any number of them, one at a time, and

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/steps"
 )
 
 // handshakeTimeout bounds the search for the server and the handshake with it.
@@ -151,11 +152,11 @@ func openTrust(ctx context.Context, via *http.Client, server string, pinned func
 	if refused == nil {
 		return bundle, nil
 	}
-	steps, err := fetchSteps(ctx, via, server)
+	way, err := fetchSteps(ctx, via, server)
 	if err != nil {
 		return wire.Bundle{}, err
 	}
-	if bundle, err = wire.OpenSteps(steps, pinned); err != nil {
+	if bundle, err = steps.Open(way, pinned); err != nil {
 		return wire.Bundle{}, &Unreachable{Server: host(server), Err: refused,
 			Hint: "this is another server than the one that is trusted here"}
 	}
@@ -165,19 +166,19 @@ func openTrust(ctx context.Context, via *http.Client, server string, pinned func
 // fetchSteps fetches every bundle that the server keeps, in order.
 func fetchSteps(ctx context.Context, via *http.Client, server string) (all []wire.SignedBundle, err error) {
 	for after := int64(0); ; {
-		var steps wire.TrustSteps
+		var some wire.TrustSteps
 		path := wire.PathTrust + "?after=" + strconv.FormatInt(after, 10)
-		if err := exchange(ctx, via, server, http.MethodGet, path, nil, &steps); err != nil {
+		if err := exchange(ctx, via, server, http.MethodGet, path, nil, &some); err != nil {
 			return nil, err
 		}
-		if all = append(all, steps.Bundles...); len(steps.Bundles) == 0 || len(all) > wire.MaxSteps {
+		if all = append(all, some.Bundles...); len(some.Bundles) == 0 || len(all) > wire.MaxSteps {
 			return all, nil
 		}
-		last, err := wire.ReadBundle(steps.Bundles[len(steps.Bundles)-1])
+		last, err := wire.ReadBundle(some.Bundles[len(some.Bundles)-1])
 		if err != nil {
 			return nil, err
 		}
-		if last.Number <= after || last.Number >= steps.Newest {
+		if last.Number <= after || last.Number >= some.Newest {
 			return all, nil
 		}
 		after = last.Number

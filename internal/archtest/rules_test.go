@@ -20,7 +20,7 @@ type row struct {
 var rows = []row{
 	{"wire", "",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
-	{"wire/jobs wire/renewal", "wire",
+	{"wire/jobs wire/renewal wire/steps", "wire",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/denylist", "wire",
 		"a signed document is read in places that never talk to a server, and by readers in other languages"},
@@ -72,8 +72,8 @@ var rows = []row{
 	{"provisioner", "provisioner/identity provisioner/decide provisioner/session provisioner/factory attest ca ca/profile record",
 		"the pipeline reads top to bottom and knows no protocol"},
 
-	{"relay relay/*", "wire wire/denylist relay/*", "it runs beside relying parties and needs the feed only"},
-	{"admin/client", "wire wire/jobs wire/renewal", "the operator's half is a client like any other"},
+	{"relay relay/*", "wire wire/denylist wire/steps relay/*", "it runs beside relying parties and needs the feed only"},
+	{"admin/client", "wire wire/jobs wire/renewal wire/steps", "the operator's half is a client like any other"},
 	{"admin/selector", "record", "it turns what a person typed into the record's condition"},
 	{"admin/gate", "admin/selector ca/status record wire",
 		"who calls is recognised and what went wrong is worded in one place, for every API with callers of its own"},
