@@ -24,6 +24,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin"
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/admin/renewal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/cas"
@@ -50,6 +51,7 @@ type house struct {
 	server      *httptest.Server
 	offset      atomic.Int64 // of the house's clock, in nanoseconds
 	changed     atomic.Int64 // calls of Config.Changed
+	replanned   atomic.Int64 // calls of renewal.Service.Changed
 	lose        atomic.Bool  // the next answer to an acceptance gets lost
 	life        time.Duration
 	// anna is the first operator.
@@ -95,12 +97,13 @@ func (h *house) serve(ctx context.Context) {
 	check(h.t, err)
 	url := "https://" + listener.Addr().String()
 	infrastructure := h.founded[profile.Infrastructure]
+	plans := renewal.Service{Store: h.store, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
 	service, err := admin.New(admin.Config{
 		Name: "Acme", Version: "test", Store: h.store, Status: h.status(), Issuer: h, Authorities: h, Permissions: h.permissions,
 		Issuers: profile.Pins{profile.Infrastructure: infrastructure.Certificate}, Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: "https://devices.test:8443", OperatorServer: url, Bundle: h.bundle,
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates,
-		Changed: func() { h.changed.Add(1) }, Now: h.now, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Changed: func() { h.changed.Add(1) }, Further: plans.Routes(), Now: h.now, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
 	})
 	check(h.t, err)
 	key, chain := h.issue(ca.Request{Profile: profile.Server, Content: profile.Content{IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Lifetime: 24 * time.Hour}})

@@ -20,7 +20,9 @@ type row struct {
 var rows = []row{
 	{"wire", "",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
-	{"wire/jobs wire/renewal wire/steps", "wire",
+	{"wire/jobs wire/steps", "wire",
+		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
+	{"wire/renewal", "wire wire/jobs",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/denylist", "wire",
 		"a signed document is read in places that never talk to a server, and by readers in other languages"},
@@ -83,6 +85,8 @@ var rows = []row{
 		"operators and relays are recognised by the same lines, pinned to different profiles"},
 	{"admin/party", "admin/gate admin/credential ca/profile record wire",
 		"relays speak on the machines' listener; what they may do is seen in one place, and it reaches no key"},
+	{"admin/renewal", "admin/gate admin/selection record wire wire/jobs wire/renewal",
+		"a plan is a job that devices carry out; what tells them is the pipeline"},
 	{"admin", "admin/credential admin/gate admin/selection admin/selector provisioner provisioner/factory ca/status ca/trust ca/profile record wire wire/renewal",
 		"operators see and change the record through its verbs; they never reach a key"},
 
@@ -115,7 +119,7 @@ var doors = []door{
 	{"github.com/prometheus/client_golang", "cmd/hallmarkd/...", "", "rooms say what happened in return values; the server counts"},
 	{"net", "wire config device device/... attest/*/collect ca ca/... provisioner provisioner/... relay relay/* admin admin/... cmd/... internal/*", "",
 		"the record and the verifiers have no network"},
-	{"net/http", "device device/client device/proxy ca/status ca/status/feed ca/trust provisioner/* relay relay/* admin admin/gate admin/selection admin/credential admin/party admin/client cmd/... internal/*", "",
+	{"net/http", "device device/client device/proxy ca/status ca/status/feed ca/trust provisioner/* relay relay/* admin admin/gate admin/selection admin/renewal admin/credential admin/party admin/client cmd/... internal/*", "",
 		"serving and asking are the business of a few rooms; the rest can be tested without a connection"},
 	{"os", "config record/... device device/... attest/*/collect ca/keys ca/trust relay relay/* admin/client cmd/... internal/*", "",
 		"what has no files cannot leak into them: verifiers and judges have none"},

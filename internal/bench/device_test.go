@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
 
@@ -45,7 +46,7 @@ func BenchmarkDeviceSize(b *testing.B) {
 	}
 }
 
-// BenchmarkDeviceEnrolment: what one enrolment and one renewal cost a real client on a
+// BenchmarkDeviceEnrolment: what one enrolment, one renewal and one poll cost a real client on a
 // real software TPM: memory, bytes on the wire, TPM commands.
 func BenchmarkDeviceEnrolment(b *testing.B) {
 	for range b.N {
@@ -76,6 +77,11 @@ func BenchmarkDeviceEnrolment(b *testing.B) {
 			b.ReportMetric(float64(meter.bytes.Load()), "bytes-"+step.name)
 			b.ReportMetric(float64(r.Commands), "tpm-commands-"+step.name)
 		}
+		meter.reset()
+		if _, err := device.Poll(b.Context(), device.Options{State: folder}); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(meter.bytes.Load()), "bytes-poll")
 		b.ReportMetric(0, "ns/op")
 	}
 }

@@ -11,9 +11,11 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin"
 	"github.com/hallmark-pki/hallmark/admin/party"
+	"github.com/hallmark-pki/hallmark/admin/renewal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/provisioner"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/provisioner/identity"
 	"github.com/hallmark-pki/hallmark/provisioner/native"
@@ -35,13 +37,14 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	if err != nil {
 		return err
 	}
+	plans := renewal.Service{Store: store, DefaultPoll: provisioner.DefaultPoll, Changed: h.devices.Replan}
 	administration, err := admin.New(admin.Config{
 		Name: in.Config.Name, Version: version,
 		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p,
 		Authorities: issuers{in, h.authority},
 		Issuers:     in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
-		Bundle: bundle, Since: in.Trust.Since, Further: parties.Routes(),
+		Bundle: bundle, Since: in.Trust.Since, Further: append(parties.Routes(), plans.Routes()...),
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates, Changed: h.makers.changed,
 		Now: time.Now, Log: log,
 	})
