@@ -22,9 +22,10 @@ const DefaultShardCapacity = 16384
 // lost in a restart, and so seldom does issuing wait for one more transaction.
 const shardBlock = 256
 
-// CAS signs exactly the template it is given, which it does not change; see ca/cas.
+// CAS makes the DER of a certificate that was prepared to the byte: what it signs is
+// prepared.RawTBSCertificate. It need not look at its own signature; see ca/cas.
 type CAS interface {
-	Sign(template *x509.Certificate) (*x509.Certificate, error)
+	Sign(prepared *x509.Certificate) ([]byte, error)
 }
 
 // Issuer is one issuing CA.

@@ -22,11 +22,11 @@ type job struct {
 	Request
 	id          identity
 	issuer      *issuer
-	wanted      profile.Leaf // by the half of the profile that did not build the template
-	template    *x509.Certificate
+	wanted      profile.Leaf       // by the half of the profile that did not build the template
 	rehearsed   []byte             // DER, signed by a throw-away key
+	prepared    *x509.Certificate  // as it was read from that
 	row         record.Certificate // the intent, then the result
-	signed      *x509.Certificate  // as the CAS returned it
+	signed      []byte             // DER, as the CAS returned it
 	certificate *x509.Certificate  // as it was looked at
 	again       bool
 }
@@ -210,18 +210,18 @@ func Due(notBefore, notAfter time.Time) time.Time {
 
 // sign asks the issuer's key.
 func (j *job) sign() (err error) {
-	j.signed, err = j.issuer.CAS.Sign(j.template)
+	j.signed, err = j.issuer.CAS.Sign(j.prepared)
 	return err
 }
 
 // lookAgain believes nothing of what came back: it must be the recorded intent to the
 // byte, read well by code that did not build it, and bear the issuer's signature.
 func (j *job) lookAgain() (err error) {
-	if !bytes.Equal(j.signed.RawTBSCertificate, j.row.TBS) {
-		return errors.New("the signer signed something else than was asked")
-	}
-	if j.certificate, err = j.wanted.Check(j.signed.Raw); err != nil {
+	if j.certificate, err = j.wanted.Check(j.signed); err != nil {
 		return err
+	}
+	if !bytes.Equal(j.certificate.RawTBSCertificate, j.row.TBS) {
+		return errors.New("the signer signed something else than was asked")
 	}
 	return profile.CheckSignature(j.certificate, j.issuer.Certificate)
 }

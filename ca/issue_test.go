@@ -193,10 +193,10 @@ type slow struct {
 	entered, leave chan struct{}
 }
 
-func (s slow) Sign(template *x509.Certificate) (*x509.Certificate, error) {
+func (s slow) Sign(prepared *x509.Certificate) ([]byte, error) {
 	s.entered <- struct{}{}
 	<-s.leave
-	return s.CAS.Sign(template)
+	return s.CAS.Sign(prepared)
 }
 
 func TestShards(t *testing.T) {
@@ -303,39 +303,46 @@ func TestHangUp(t *testing.T) {
 // TestStrangeSigner: a CAS that signs anything but the intent, or with another key, is
 // found out, and nothing is handed out.
 func TestStrangeSigner(t *testing.T) {
-	for name, strange := range map[string]func(t *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error){
-		"refuses": func(*testing.T, ca.CAS, *x509.Certificate) (*x509.Certificate, error) {
+	issuer := foundation(t)[1]
+	otherwise := func(change func(*x509.Certificate)) func(*testing.T, ca.CAS, *x509.Certificate) ([]byte, error) {
+		return func(t *testing.T, _ ca.CAS, prepared *x509.Certificate) ([]byte, error) {
+			c := *prepared
+			change(&c)
+			return signWith(t, &c, issuer.Certificate, issuer.Signer).Raw, nil
+		}
+	}
+	for name, strange := range map[string]func(t *testing.T, good ca.CAS, prepared *x509.Certificate) ([]byte, error){
+		"refuses": func(*testing.T, ca.CAS, *x509.Certificate) ([]byte, error) {
 			return nil, errors.New("no")
 		},
-		"chooses the serial number": func(_ *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
-			c := *template
-			c.SerialNumber = profile.NewSerial()
-			return good.Sign(&c)
-		},
-		"adds a name": func(_ *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
-			c := *template
-			c.DNSNames = []string{"evil.example"}
-			return good.Sign(&c)
-		},
-		"orders the extensions its way": func(_ *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
-			c := *template
+		"chooses the serial number": otherwise(func(c *x509.Certificate) { c.SerialNumber = profile.NewSerial() }),
+		"adds a name":               otherwise(func(c *x509.Certificate) { c.DNSNames = []string{"evil.example"} }),
+		"orders the extensions its way": otherwise(func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 15}, Critical: true, Value: []byte{3, 2, 7, 0x80}}}
-			return good.Sign(&c)
-		},
-		"signs with another key": func(t *testing.T, _ ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
-			f := foundation(t)[1]
+		}),
+		"signs with another key": func(t *testing.T, _ ca.CAS, prepared *x509.Certificate) ([]byte, error) {
 			key := newKey(t)
-			parent := *f.Certificate
+			parent := *issuer.Certificate
 			parent.PublicKey = key.Public()
-			return signWith(t, template, &parent, key), nil
+			return signWith(t, prepared, &parent, key).Raw, nil
 		},
-		"lies about what it signed": func(t *testing.T, good ca.CAS, template *x509.Certificate) (*x509.Certificate, error) {
-			honest, err := good.Sign(template)
-			c := *template
-			c.DNSNames = []string{"evil.example"}
-			other, err2 := good.Sign(&c)
-			other.RawTBSCertificate = honest.RawTBSCertificate
-			return other, errors.Join(err, err2)
+		"returns the rehearsal": func(_ *testing.T, _ ca.CAS, prepared *x509.Certificate) ([]byte, error) {
+			return prepared.Raw, nil
+		},
+		"signs badly": func(_ *testing.T, good ca.CAS, prepared *x509.Certificate) ([]byte, error) {
+			der, err := good.Sign(prepared)
+			der[len(der)-1] ^= 1
+			return der, err
+		},
+		"signs well and returns something else": func(t *testing.T, good ca.CAS, prepared *x509.Certificate) ([]byte, error) {
+			der, err := good.Sign(prepared)
+			if err != nil {
+				return nil, err
+			}
+			c := *prepared
+			c.SerialNumber = profile.NewSerial()
+			other := signWith(t, &c, issuer.Certificate, issuer.Signer)
+			return profile.Assemble(other.RawTBSCertificate, parse(t, der).Signature)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -343,7 +350,7 @@ func TestStrangeSigner(t *testing.T) {
 			a := authority(t, store, func(c *ca.Config) {
 				for i := range c.Issuers {
 					good := c.Issuers[i].CAS
-					c.Issuers[i].CAS = casFunc(func(template *x509.Certificate) (*x509.Certificate, error) { return strange(t, good, template) })
+					c.Issuers[i].CAS = casFunc(func(prepared *x509.Certificate) ([]byte, error) { return strange(t, good, prepared) })
 				}
 			})
 			_, err := a.Issue(t.Context(), event(), requests(t)[2])
@@ -398,6 +405,15 @@ func leaf(t *testing.T) *x509.Certificate {
 	return got[0].Certificate
 }
 
-type casFunc func(*x509.Certificate) (*x509.Certificate, error)
+type casFunc func(*x509.Certificate) ([]byte, error)
 
-func (f casFunc) Sign(template *x509.Certificate) (*x509.Certificate, error) { return f(template) }
+func (f casFunc) Sign(prepared *x509.Certificate) ([]byte, error) { return f(prepared) }
+
+func parse(t *testing.T, der []byte) *x509.Certificate {
+	t.Helper()
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}

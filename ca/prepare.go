@@ -12,9 +12,6 @@ import (
 	"io"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 )
@@ -31,7 +28,8 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	}
 	now := a.now().UTC()
 	placement := a.placement(j, shard, now)
-	if j.template, err = profile.Template(j.Profile, j.Content, placement); err != nil {
+	template, err := profile.Template(j.Profile, j.Content, placement)
+	if err != nil {
 		return err
 	}
 	if j.wanted, err = profile.Expect(j.Profile, j.Content, placement); err != nil {
@@ -40,25 +38,24 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	j.row = record.Certificate{
 		Issuer: j.issuer.Name, Serial: profile.SerialText(placement.Serial),
 		Profile: string(j.Profile), Device: j.Device, Operator: j.id.operator,
-		Subject: j.template.Subject.String(), Shard: shard, Key: j.id.key, KeyAlgorithm: profile.KeyAlgorithm(j.Content.Key),
-		NotBefore: j.template.NotBefore, NotAfter: j.template.NotAfter,
+		Subject: template.Subject.String(), Shard: shard, Key: j.id.key, KeyAlgorithm: profile.KeyAlgorithm(j.Content.Key),
+		NotBefore: template.NotBefore, NotAfter: template.NotAfter,
 		Intended: now, Predecessor: j.Predecessor,
 	}
-	j.rehearsed, err = j.issuer.rehearsal.sign(j.template)
+	j.rehearsed, err = j.issuer.rehearsal.sign(template)
 	return err
 }
 
 // lint inspects the exact certificate while a mistake is still free, with zlint and
 // with the profile's own check, and makes its signed part the intent.
-func (a *Authority) lint(j *job) error {
+func (a *Authority) lint(j *job) (err error) {
 	if err := a.lints.check(string(j.Profile), j.rehearsed); err != nil {
 		return err
 	}
-	prepared, err := j.wanted.Check(j.rehearsed)
-	if err != nil {
+	if j.prepared, err = j.wanted.Check(j.rehearsed); err != nil {
 		return err
 	}
-	j.row.TBS = prepared.RawTBSCertificate
+	j.row.TBS = j.prepared.RawTBSCertificate
 	return nil
 }
 
@@ -116,7 +113,7 @@ func (r rehearsal) sign(template *x509.Certificate) ([]byte, error) {
 	if _, err := x509.CreateCertificate(rand.Reader, template, r.parent, template.PublicKey, s); !errors.Is(err, errStop) {
 		return nil, fmt.Errorf("build what is to be signed: %w", err)
 	}
-	return assemble(s.tbs, s.signature)
+	return profile.Assemble(s.tbs, s.signature)
 }
 
 // stop signs what it is given, keeps both, and ends whatever its caller was about.
@@ -134,22 +131,4 @@ func (s *stop) SignMessage(random io.Reader, tbs []byte, o crypto.SignerOpts) (_
 		return nil, err
 	}
 	return nil, errStop
-}
-
-// assemble is a Certificate (RFC 5280 §4.1); the outer signatureAlgorithm must equal the
-// inner, and so is copied from there.
-func assemble(tbs, signature []byte) ([]byte, error) {
-	var in, algorithm cryptobyte.String = tbs, nil
-	if !in.ReadASN1(&in, asn1.SEQUENCE) ||
-		!in.SkipOptionalASN1(asn1.Tag(0).Constructed().ContextSpecific()) || // version
-		!in.SkipASN1(asn1.INTEGER) || !in.ReadASN1Element(&algorithm, asn1.SEQUENCE) {
-		return nil, errors.New("what is to be signed is no certificate")
-	}
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(signature)
-	})
-	return b.Bytes()
 }

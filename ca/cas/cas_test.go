@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"io"
 	"math/big"
 	"reflect"
 	"strings"
@@ -37,13 +38,32 @@ func newIssuer(t *testing.T) (*x509.Certificate, crypto.Signer) {
 	return cert, key
 }
 
-// TestSign: softcas signs what it is given, to the byte, and leaves the template alone.
+// counting counts how often a key is used.
+type counting struct {
+	crypto.Signer
+	used int
+}
+
+func (c *counting) Sign(random io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	c.used++
+	return c.Signer.Sign(random, digest, o)
+}
+
+// TestSign: softcas signs what was prepared, to the byte; if it would build anything else,
+// the issuer's key is not used.
 func TestSign(t *testing.T) {
 	issuer, key := newIssuer(t)
-	s, err := cas.New(t.Context(), cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{issuer}, Signer: key})
+	counted := &counting{Signer: key}
+	s, err := cas.New(t.Context(), cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{issuer}, Signer: counted})
 	if err != nil {
 		t.Fatal(err)
 	}
+	throwaway, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := *issuer
+	parent.PublicKey = throwaway.Public()
 	for name, end := range map[string]time.Time{
 		"a month": time.Now().Add(30 * 24 * time.Hour), "no end": time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
 	} {
@@ -51,27 +71,48 @@ func TestSign(t *testing.T) {
 			SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "leaf"}, SubjectKeyId: []byte{4, 5, 6},
 			NotBefore: time.Now().Add(-time.Minute).Truncate(time.Second), NotAfter: end.Truncate(time.Second).UTC(),
 			SignatureAlgorithm: x509.ECDSAWithSHA256, PublicKey: key.Public(), KeyUsage: x509.KeyUsageDigitalSignature,
+			CRLDistributionPoints: []string{"http://ca.example/1.crl"},
 		}
-		before := *template
-		got, err := s.Sign(template)
+		der, err := x509.CreateCertificate(rand.Reader, template, &parent, template.PublicKey, throwaway)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prepared := parse(t, der)
+		before := *prepared
+		signed, err := s.Sign(prepared)
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		if !reflect.DeepEqual(before, *template) {
-			t.Errorf("%s: the template was changed", name)
+		if !reflect.DeepEqual(before, *prepared) {
+			t.Errorf("%s: what was prepared was changed", name)
 		}
-		der, err := x509.CreateCertificate(rand.Reader, template, issuer, template.PublicKey, key)
-		if err != nil {
-			t.Fatal(err)
+		if got := parse(t, signed); string(got.RawTBSCertificate) != string(prepared.RawTBSCertificate) || got.CheckSignatureFrom(issuer) != nil {
+			t.Errorf("%s: signed %x", name, signed)
 		}
-		want, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if string(got.RawTBSCertificate) != string(want.RawTBSCertificate) || got.CheckSignatureFrom(issuer) != nil {
-			t.Errorf("%s: signed %x", name, got.Raw)
+		for what, change := range map[string]func(*x509.Certificate){
+			"serial number": func(c *x509.Certificate) { c.SerialNumber = big.NewInt(8) },
+			"end":           func(c *x509.Certificate) { c.NotAfter = c.NotAfter.Add(-time.Hour) },
+			"key":           func(c *x509.Certificate) { c.PublicKey = throwaway.Public() },
+			"extensions":    func(c *x509.Certificate) { c.Extensions = c.Extensions[1:] },
+			"intent":        func(c *x509.Certificate) { c.RawTBSCertificate = c.RawTBSCertificate[:40] },
+		} {
+			c := *prepared
+			change(&c)
+			used := counted.used
+			if der, err := s.Sign(&c); err == nil || der != nil || counted.used != used {
+				t.Errorf("%s: another %s than was prepared: %v, the key was used %d times", name, what, err, counted.used-used)
+			}
 		}
 	}
+}
+
+func parse(t *testing.T, der []byte) *x509.Certificate {
+	t.Helper()
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func TestNewRefuses(t *testing.T) {

@@ -260,10 +260,10 @@ type steppingCAS struct {
 	steps *steps
 }
 
-func (c *steppingCAS) Sign(template *x509.Certificate) (*x509.Certificate, error) {
-	signed, err := c.CAS.Sign(template)
+func (c *steppingCAS) Sign(prepared *x509.Certificate) ([]byte, error) {
+	signed, err := c.CAS.Sign(prepared)
 	if err == nil {
-		fmt.Fprintln(c.steps.signed, profile.SerialText(signed.SerialNumber))
+		fmt.Fprintln(c.steps.signed, profile.SerialText(prepared.SerialNumber))
 		err = c.steps.signed.Sync()
 	}
 	c.steps.step()
