@@ -115,10 +115,10 @@ func certify(lints *linter, a profile.Authority, p profile.Placement, signer cry
 	if err != nil {
 		return nil, err
 	}
-	if err := lints.check(name, rehearsed); err != nil {
+	if _, err := profile.CheckAuthority(a, p, rehearsed); err != nil {
 		return nil, err
 	}
-	if _, err := profile.CheckAuthority(a, p, rehearsed); err != nil {
+	if err := lints.check(name, rehearsed); err != nil {
 		return nil, err
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, a.Key, signer)

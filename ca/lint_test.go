@@ -4,13 +4,17 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"math/big"
+	"net"
 	"slices"
 	"testing"
 	"time"
 
+	zcrypto "github.com/zmap/zcrypto/x509"
 	"github.com/zmap/zlint/v3/lint"
 
 	"github.com/hallmark-pki/hallmark/ca/profile"
@@ -64,10 +68,50 @@ func TestLinter(t *testing.T) {
 		t.Error("garbage passes")
 	}
 	for name, rules := range accepted {
-		for rule := range rules {
-			if !slices.ContainsFunc(l.rules, func(r *lint.CertificateLint) bool { return r.Name == rule }) {
-				t.Errorf("%s is excused from rule %s, which does not exist", name, rule)
+		for excused := range rules {
+			if !slices.ContainsFunc(l.rules, func(r rule) bool { return r.Name == excused }) {
+				t.Errorf("%s is excused from rule %s, which does not exist", name, excused)
 			}
 		}
+	}
+}
+
+// TestAbsentRules: each rule that is left out finds nothing to look at in a certificate
+// with every extension that a profile has, be it a device's or a CA's.
+func TestAbsentRules(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for _, isCA := range []bool{false, true} {
+		template := &x509.Certificate{
+			SerialNumber: profile.NewSerial(), Subject: pkix.Name{CommonName: "all", SerialNumber: "A_B", Organization: []string{"Acme"}},
+			NotBefore: time.Now(), NotAfter: profile.NoEnd, KeyUsage: x509.KeyUsageDigitalSignature, IsCA: isCA, BasicConstraintsValid: true,
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageOCSPSigning}, SubjectKeyId: []byte{2}, AuthorityKeyId: []byte{3},
+			DNSNames: []string{"ca.example"}, IPAddresses: []net.IP{{127, 0, 0, 1}}, CRLDistributionPoints: []string{"http://ca.example/crl"},
+			OCSPServer: []string{"http://ca.example/ocsp"}, IssuingCertificateURL: []string{"http://ca.example/ca"},
+			PolicyIdentifiers: []asn1.ObjectIdentifier{{2, 5, 29, 32, 0}, {1, 2, 3}},
+			ExtraExtensions:   []pkix.Extension{{Id: []int{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}, Value: asn1.NullBytes}},
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := zcrypto.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range lint.GlobalRegistry().CertificateLints().Lints() {
+			if !absent.MatchString(r.Name) {
+				continue
+			}
+			if left++; r.Lint().CheckApplies(cert) {
+				t.Errorf("%s would have looked", r.Name)
+			}
+		}
+	}
+	if left < 2*30 {
+		t.Errorf("%d rules are left out", left/2)
 	}
 }

@@ -46,17 +46,14 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	return err
 }
 
-// lint inspects the exact certificate while a mistake is still free, with zlint and
-// with the profile's own check, and makes its signed part the intent.
+// lint inspects the exact certificate while a mistake is still free, with the profile's
+// own check and with zlint, and makes its signed part the intent.
 func (a *Authority) lint(j *job) (err error) {
-	if err := a.lints.check(string(j.Profile), j.rehearsed); err != nil {
-		return err
-	}
 	if j.prepared, err = j.wanted.Check(j.rehearsed); err != nil {
 		return err
 	}
 	j.row.TBS = j.prepared.RawTBSCertificate
-	return nil
+	return a.lints.check(string(j.Profile), j.rehearsed)
 }
 
 func (a *Authority) placement(j *job, shard int64, now time.Time) profile.Placement {
