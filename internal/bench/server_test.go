@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ type server struct {
 	maker       *simtpm.Maker
 	permissions *factory.Permissions
 	tickets     []wire.Permission
+	enrolled    atomic.Int64 // tickets used
 	simdevice.Server
 }
 
