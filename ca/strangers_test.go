@@ -181,3 +181,48 @@ func TestFoundRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestRevokeIssuer: a root's next list names the issuer, and OpenSSL refuses what it signed.
+func TestRevokeIssuer(t *testing.T) {
+	f, other := foundation(t)[1], foundation(t)[2]
+	list, err := ca.RevokeIssuer(f.RootCRL, f.Root, f.Certificate, f.RootSigner, 2, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	crl, err := x509.ParseRevocationList(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if crl.Number.Int64() != 2 || !crl.NextUpdate.Equal(f.Certificate.NotAfter) || len(crl.RevokedCertificateEntries) != 1 ||
+		crl.RevokedCertificateEntries[0].ReasonCode != 2 || crl.RevokedCertificateEntries[0].RevocationTime.After(crl.ThisUpdate) {
+		t.Errorf("the list is %+v", crl)
+	}
+	revoked := f
+	revoked.RootCRL = list
+	dir := files(t, revoked, f.Certificate)
+	err = run(dir, "openssl", "verify", "-x509_strict", "-crl_check_all", "-CAfile", "root.pem", "-CRLfile", "crls.pem", "issuer.pem")
+	if err == nil || !strings.Contains(err.Error(), "certificate revoked") {
+		t.Errorf("openssl says %v", err)
+	}
+	for name, do := range map[string]func() ([]byte, error){
+		"again": func() ([]byte, error) {
+			return ca.RevokeIssuer(list, f.Root, f.Certificate, f.RootSigner, 2, time.Now())
+		},
+		"another key": func() ([]byte, error) {
+			return ca.RevokeIssuer(f.RootCRL, f.Root, f.Certificate, other.RootSigner, 2, time.Now())
+		},
+		"another root's list": func() ([]byte, error) {
+			return ca.RevokeIssuer(other.RootCRL, f.Root, f.Certificate, f.RootSigner, 2, time.Now())
+		},
+		"an issuer of another": func() ([]byte, error) {
+			return ca.RevokeIssuer(f.RootCRL, f.Root, other.Certificate, f.RootSigner, 2, time.Now())
+		},
+		"something else than DER": func() ([]byte, error) {
+			return ca.RevokeIssuer([]byte("list"), f.Root, f.Certificate, f.RootSigner, 2, time.Now())
+		},
+	} {
+		if _, err := do(); err == nil {
+			t.Errorf("%s: signed", name)
+		}
+	}
+}
