@@ -14,6 +14,8 @@ type Change struct {
 	Shard  int64
 	// Device is the name of the device it was made for; empty if it is no device's.
 	Device string
+	// Subject is the certificate's, as in Certificate.
+	Subject string
 	// Fingerprint is the SHA-256 of the certificate (DER); zero while only the intent is recorded.
 	Fingerprint [32]byte
 	// Successor is the serial number of the newest certificate of the same profile that

@@ -47,9 +47,17 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Notify tells the service manager something, as sd_notify(3) does; without one it does
+// tellReady tells the service manager, once, that the program beside may be started.
+func (r *Relay) tellReady() {
+	if !r.ready {
+		r.ready = true
+		notify("READY=1")
+	}
+}
+
+// notify tells the service manager something, as sd_notify(3) does; without one it does
 // nothing.
-func Notify(state string) {
+func notify(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,11 +21,10 @@ import (
 // enforce writes what is known into the files, has it taken up and reports that. If
 // nothing changed nothing is run; always asks for signed lists even then.
 func (r *Relay) enforce(ctx context.Context, always bool) error {
-	target := r.seen
-	if !always && target == r.state.Number && len(r.pending) == 0 && !r.state.Behind {
+	if !always && r.seen == r.state.Number && len(r.pending) == 0 && !r.state.Behind {
 		return nil
 	}
-	until, half, err := r.collect(ctx, target, always || len(r.pending) > 0)
+	target, err := r.collect(ctx, always)
 	if err != nil {
 		return err
 	}
@@ -39,45 +39,77 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 		return err
 	}
 	r.pending = nil
-	if r.state.Number != target {
-		r.state.Number, r.state.Since = target, r.Now()
-	}
-	r.state.Until, r.state.Half, r.state.Contact, r.state.Closed = until, half, r.Now(), false
-	r.problem(ctx, nil)
+	r.enforced(target)
+	r.state.Contact, r.state.Closed = r.Now(), false
+	r.state.Until, r.state.Half = r.lives()
+	r.problem(r.expire(ctx))
+	r.tellReady()
 	return r.report(ctx)
+}
+
+func (r *Relay) enforced(number int64) {
+	if r.state.Number != number {
+		r.state.Number, r.state.Since = number, r.Now()
+	}
 }
 
 // settle is how long a signed list may lag behind the change that it must show.
 const settle = 10 * time.Second
 
-// collect fetches the signed lists that files are made of, until they show every change
-// up to target, and says until when they are good and when half of that has passed.
-func (r *Relay) collect(ctx context.Context, target int64, ask bool) (until, half time.Time, err error) {
-	deadline := time.Now().Add(settle)
-	for name, s := range r.sources {
-		until, half = sooner(until, half, s.made, s.until)
-		for _, format := range r.formats() {
-			get := map[string]func(context.Context, string, *source) (document, error){
-				wire.FormatCRL: r.crls, wire.FormatDenylist: r.denyList, wire.FormatFilter: r.filter}[format]
-			if get == nil || !ask {
+// collect fetches the signed lists that files are made of, until they show every pending
+// change, and gives the number that they all show. always asks for every list, else for
+// those of issuers that something happened to.
+func (r *Relay) collect(ctx context.Context, always bool) (target int64, err error) {
+	target = r.seen
+	for deadline := time.Now().Add(settle); ; {
+		missing := ""
+		for name, s := range r.sources {
+			if !always && !slices.ContainsFunc(r.pending, func(c wire.Change) bool { return c.Issuer == name }) {
 				continue
 			}
-			for {
+			for _, format := range r.formats() {
+				get := map[string]func(context.Context, string, *source) (document, error){
+					wire.FormatCRL: r.crls, wire.FormatDenylist: r.denyList, wire.FormatFilter: r.filter}[format]
+				if get == nil {
+					continue
+				}
 				d, err := get(ctx, name, s)
 				if err != nil {
-					return until, half, fmt.Errorf("%s of %s: %w", format, name, err)
+					return 0, fmt.Errorf("%s of %s: %w", format, name, err)
 				}
-				if missing := r.missing(d, name, s, target); missing == "" {
-					until, half = sooner(until, half, d.made, d.until)
-					break
-				} else if time.Now().After(deadline) {
-					return until, half, fmt.Errorf("the server's %s does not show the change of %s yet", format, missing)
+				if format == wire.FormatFilter {
+					target = min(target, d.number) // made once a minute: nothing waits for it
+				} else if m := r.missing(d, name, s); m != "" {
+					missing = "the server's " + format + " does not show the change of " + m + " yet"
 				}
-				time.Sleep(20 * time.Millisecond)
 			}
 		}
+		if missing == "" {
+			return target, nil
+		}
+		if time.Now().After(deadline) {
+			return 0, errors.New(missing)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case e := <-r.events:
+			r.later = append(r.later, e)
+			r.drain()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	return until, half, nil
+}
+
+// lives says until when what is written is good, and when half of that has passed.
+func (r *Relay) lives() (until, half time.Time) {
+	for _, s := range r.sources {
+		until, half = sooner(until, half, s.made, s.until)
+		for _, d := range s.documents {
+			until, half = sooner(until, half, d.made, d.until)
+		}
+	}
+	return until, half
 }
 
 // sooner takes the earlier end, and the earlier half of a life.
@@ -94,22 +126,30 @@ func sooner(until, half, made, end time.Time) (time.Time, time.Time) {
 	return until, half
 }
 
-// missing names a change that a document should show and does not.
-func (r *Relay) missing(d document, issuer string, s *source, target int64) string {
-	if d.number >= 0 {
-		if d.number < target && len(r.pending) > 0 {
-			return fmt.Sprintf("number %d", target)
-		}
-		return ""
-	}
-	for serial := range s.denied {
-		if !d.denies(serial) {
-			return "certificate " + serial.String()
+// missing names a certificate whose change a document should show and does not. A list
+// may be newer than what is being enforced: what it shows of a change that is still to be
+// looked at is right.
+func (r *Relay) missing(d document, issuer string, s *source) string {
+	later := map[denylist.Serial]bool{}
+	for _, e := range r.later {
+		if e.change != nil {
+			later[serialOf(*e.change)] = true
 		}
 	}
 	for _, c := range r.pending {
-		if serial, err := denylist.ParseSerial(c.Serial); err == nil && c.Issuer == issuer && !s.denied[serial] && d.denies(serial) {
+		x := serialOf(c)
+		switch {
+		case c.Issuer != issuer || later[x] || c.Expires.Before(r.Now()): // whoever has ended is on no list
+		case d.number >= 0 && d.number < c.Number, d.number < 0 && d.denied[x] != s.denied[x]:
 			return "certificate " + c.Serial
+		}
+	}
+	if d.number >= 0 {
+		return ""
+	}
+	for x := range s.denied {
+		if !later[x] && !d.denied[x] {
+			return "certificate " + x.String()
 		}
 	}
 	return ""
@@ -246,29 +286,28 @@ func environment(c wire.Change) []string {
 	serial := strings.ToUpper(c.Serial)
 	return []string{
 		fmt.Sprintf("HALLMARK_CHANGE=%d", c.Number), "HALLMARK_STATUS=" + c.Status, "HALLMARK_REASON=" + c.Reason,
-		"HALLMARK_DEVICE=" + c.Device, "HALLMARK_ISSUER=" + c.Issuer, "HALLMARK_SERIAL=" + serial,
+		"HALLMARK_DEVICE=" + c.Device, "HALLMARK_NAME=" + cmp.Or(c.Name, c.Device), "HALLMARK_ISSUER=" + c.Issuer, "HALLMARK_SERIAL=" + serial,
 		"HALLMARK_FINGERPRINT=" + c.Fingerprint, "HALLMARK_SUCCESSOR=" + strings.ToUpper(c.Successor),
 	}
 }
 
-// expire acts when what is held has ended without contact: with fail closed, lists that
-// have no end of their own come to deny everybody.
-func (r *Relay) expire(ctx context.Context) {
-	now := r.Now()
-	if r.state.Until.IsZero() || now.Before(r.state.Until) {
-		if !r.state.Half.IsZero() && now.After(r.state.Half) {
-			r.problem(ctx, fmt.Errorf("half the life of the lists has passed without a fresh one: they end on %s", r.state.Until.Format(time.RFC3339)))
-		}
-		return
+// expire says when half of the time has passed in which what is held is good, and acts
+// when it has ended: with fail closed, lists that have no end of their own come to deny
+// everybody.
+func (r *Relay) expire(ctx context.Context) error {
+	now, end := r.Now(), r.state.Until.Format(time.RFC3339)
+	switch {
+	case r.state.Until.IsZero() || now.Before(r.state.Half):
+		return nil
+	case now.Before(r.state.Until):
+		return fmt.Errorf("half the life of the lists has passed without a fresh one: they end on %s", end)
+	case r.Fail == wire.FailOpen:
+		return fmt.Errorf("the lists ended on %s; the relying party fails open: certificates revoked since are let in", end)
 	}
-	said := "open: certificates revoked since are let in"
-	if r.Fail == wire.FailClosed {
-		said = "closed: nobody is let in"
-		if err := r.close(ctx); err != nil {
-			said = "and they could not be closed: " + err.Error()
-		}
+	if err := r.close(ctx); err != nil {
+		return fmt.Errorf("the lists ended on %s, and they could not be closed: %w", end, err)
 	}
-	r.problem(ctx, fmt.Errorf("the lists ended on %s without contact; the relying party fails %s", r.state.Until.Format(time.RFC3339), said))
+	return fmt.Errorf("the lists ended on %s; the relying party fails closed: nobody is let in", end)
 }
 
 func (r *Relay) close(ctx context.Context) error {
@@ -289,7 +328,7 @@ func (r *Relay) close(ctx context.Context) error {
 }
 
 // problem says what is wrong, once, and keeps it for the status; nil means that all is well.
-func (r *Relay) problem(ctx context.Context, err error) {
+func (r *Relay) problem(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -300,16 +339,11 @@ func (r *Relay) problem(ctx context.Context, err error) {
 		} else {
 			r.Log.Error("not all is enforced", "change", r.state.Number, "problem", text)
 		}
+		notify("STATUS=" + strings.ReplaceAll(text, "\n", " "))
 	}
 	r.state.Problem = text
 	if failed := writeState(r.Dir, r.state); failed != nil {
 		r.Log.Error("the status could not be written", "err", failed)
-	}
-	if text != "" {
-		// The server is often what is wrong; then it will hear of it later.
-		if failed := r.report(ctx); failed != nil {
-			r.Log.Debug("the problem could not be reported", "err", failed)
-		}
 	}
 }
 

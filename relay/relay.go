@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"math/big"
 	"math/rand/v2"
 	"net/http"
 	"path/filepath"
@@ -99,14 +101,20 @@ func (c *Config) Check() error {
 type Relay struct {
 	Config
 	roots   *x509.CertPool
-	issuers []string           // in the server's order
-	sources map[string]*source // by issuer
-	pending []wire.Change      // seen, not yet enforced
-	seen    int64              // the position in the stream
-	based   time.Time          // when everything was last fetched
-	kept    map[string][]byte  // contents of files, by path, as the program has them
+	issuers []string            // in the server's order
+	sources map[string]*source  // by issuer
+	pending []wire.Change       // seen, not yet enforced
+	later   []event             // come, and not looked at before what is pending is enforced
+	events  chan event          // the stream
+	failed  chan error          // why it ended
+	lost    bool                // the stream no longer reaches back to state.Number
+	seen    int64               // the position in the stream
+	based   time.Time           // when everything was last fetched
+	kept    map[string][]byte   // contents of files, by path, as the program has them
+	numbers map[string]*big.Int // crlNumber by scope: a list older than one known is refused
 	state   state
 	said    string // the problem that was last said
+	ready   bool   // the service manager was told
 }
 
 // New prepares a relay. It fails if another one works in the folder.
@@ -123,7 +131,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 	if unlock, err = lock(c.Dir); err != nil {
 		return nil, nil, err
 	}
-	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, numbers: map[string]*big.Int{}}
 	if r.state, err = readState(c.Dir); err != nil {
 		unlock()
 		return nil, nil, err
@@ -135,6 +143,9 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 	for _, f := range c.Files {
 		if text, err := readFile(f.Path); err == nil {
 			r.kept[f.Path] = text
+			if f.Format == wire.FormatCRL {
+				maps.Copy(r.numbers, numbersIn(text))
+			}
 		}
 	}
 	return r, unlock, nil
@@ -142,18 +153,27 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 
 // Run works until ctx ends. Whatever fails is said and tried again.
 func (r *Relay) Run(ctx context.Context) error {
+	// Without Hallmark as well: what is there is good for days.
+	if missing := slices.ContainsFunc(r.Files, func(f File) bool { return r.kept[f.Path] == nil }); !missing {
+		r.tellReady()
+	}
 	backoff := time.Second
 	for {
 		began := r.Now()
 		err := r.session(ctx)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		}
-		if r.Now().Sub(began) > maxBackoff {
+		case err == nil: // everything is due anew
+			continue
+		case r.Now().Sub(began) > maxBackoff:
 			backoff = time.Second
 		}
-		r.problem(ctx, err)
-		r.expire(ctx)
+		r.problem(and(err, r.expire(ctx)))
+		// The server is often what is wrong; then it will hear of it later.
+		if err := r.report(ctx); err != nil {
+			r.Log.Debug("the problem could not be reported", "err", err)
+		}
 		// Half of it at random: relays that lost one server must not come back as one.
 		wait := backoff/2 + rand.N(backoff/2)
 		backoff = min(2*backoff, maxBackoff)
@@ -165,103 +185,167 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 }
 
-// session begins with everything and goes on with changes until something fails.
+func and(a, b error) error {
+	if a == nil || b == nil {
+		return errors.Join(a, b)
+	}
+	return fmt.Errorf("%w; %w", a, b)
+}
+
+// session begins with everything and goes on with changes until something fails, or until
+// everything is due anew.
 func (r *Relay) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := r.base(ctx); err != nil {
+	if err := r.begin(ctx); err != nil {
 		return err
 	}
-	events := make(chan event, 64)
-	failed := make(chan error, 1)
-	go func() { failed <- r.follow(ctx, r.seen, events) }()
+	r.events, r.failed, r.later = make(chan event, 64), make(chan error, 1), nil
+	go func(after int64, events chan<- event, failed chan<- error) { failed <- r.follow(ctx, after, events) }(r.seen, r.events, r.failed)
+	if err := r.enforce(ctx, true); err != nil {
+		return err
+	}
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	for {
-		var err error
+		for len(r.later) > 0 {
+			if err := r.take(ctx); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case err = <-failed:
-		case e := <-events:
-			err = r.take(ctx, e, events)
-		case <-poll.C:
-			err = r.poll(ctx)
-		}
-		if err != nil {
+		case err := <-r.failed:
+			var p *wire.Problem
+			r.lost = errors.As(err, &p) && p.Code == wire.CodeFeedGone
 			return err
+		case e := <-r.events:
+			r.later = append(r.later, e)
+		case <-poll.C:
+			if r.Now().Sub(r.based) >= baseEvery {
+				return nil
+			}
+			if err := r.enforce(ctx, true); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// take notes an event and all that wait behind it, and acts once it knows where the
-// stream stands: many changes are one reload.
-func (r *Relay) take(ctx context.Context, e event, more <-chan event) error {
-	current := false
-	for {
-		if e.change != nil {
-			r.note(*e.change)
-		} else {
-			current = true
+// maxTogether bounds how many changes are taken up together, and how many may come
+// before the stream says where it stands.
+const maxTogether = 32_768
+
+// take notes what waits and acts once it knows where the stream stands: many changes are
+// one reload.
+func (r *Relay) take(ctx context.Context) error {
+	for current := false; ; {
+		for len(r.later) > 0 {
+			e := r.later[0]
+			r.later = r.later[1:]
+			r.note(e)
+			current = e.change == nil
+			if len(r.pending) > maxTogether && current {
+				return r.enforce(ctx, false)
+			}
 		}
-		r.seen = max(r.seen, e.number)
-		select {
-		case e = <-more:
+		if r.drain() {
 			continue
-		default:
 		}
-		if !current {
-			return nil // the stream's position follows
+		if current {
+			return r.enforce(ctx, false)
 		}
-		return r.enforce(ctx, false)
+		if len(r.pending) > 2*maxTogether {
+			return errors.New("the feed sends changes without end")
+		}
+		// The stream's position follows.
+		select {
+		case e := <-r.events:
+			r.later = append(r.later, e)
+		case err := <-r.failed:
+			return err
+		case <-time.After(exchangeTimeout):
+			return errors.New("the feed stops in the middle of changes")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
-// note takes a change into what is known.
-func (r *Relay) note(c wire.Change) {
-	if s := r.sources[c.Issuer]; s != nil {
-		s.apply(c)
-		r.pending = append(r.pending, c)
+// drain takes what has come from the stream without looking at it.
+func (r *Relay) drain() (any bool) {
+	for len(r.later) < maxTogether {
+		select {
+		case e := <-r.events:
+			r.later, any = append(r.later, e), true
+		default:
+			return any
+		}
+	}
+	return any
+}
+
+// note takes an event into what is known.
+func (r *Relay) note(e event) {
+	r.seen = max(r.seen, e.number)
+	if e.change == nil {
+		return
+	}
+	if s := r.sources[e.change.Issuer]; s != nil {
+		s.apply(*e.change)
+		r.pending = append(r.pending, *e.change)
 		return
 	}
 	r.based = time.Time{} // a new issuer: begin anew at the next poll
 }
 
-// poll asks for lists that were signed anew, and for everything once in a while.
-func (r *Relay) poll(ctx context.Context) error {
-	if r.Now().Sub(r.based) >= baseEvery {
-		return r.base(ctx)
-	}
-	if err := r.enforce(ctx, true); err != nil {
-		return err
-	}
-	r.expire(ctx)
-	return nil
-}
-
-// base fetches what to trust and every list, and enforces it.
-func (r *Relay) base(ctx context.Context) error {
+// begin fetches what to trust and the deny-lists, from which the stream goes on.
+func (r *Relay) begin(ctx context.Context) error {
 	if err := r.fetchTrust(ctx); err != nil {
 		return err
 	}
-	number := int64(-1)
-	for name, s := range r.sources {
-		n, err := r.fetchList(ctx, name, s)
-		if err != nil {
-			return fmt.Errorf("deny-list of %s: %w", name, err)
-		}
-		if number < 0 || n < number {
-			number = n
-		}
+	number, err := r.fetchLists(ctx, max(r.seen, r.state.Number))
+	if err != nil {
+		return err
 	}
 	if number < r.seen {
 		r.Log.Warn("the feed went back: the server was restored", "from", r.seen, "to", number)
-		r.pending = nil
 	}
-	if r.Each != "" && r.state.Number >= 0 && r.state.Number < number {
-		// The commands want each change that happened meanwhile, which only the stream tells.
-		number = r.state.Number
+	if before := r.state.Number; r.Each != "" && before >= 0 && before < number {
+		if r.lost {
+			r.Log.Warn("the command is not run for changes that the feed no longer knows", "from", before, "to", number)
+		} else {
+			number = before // the stream tells the command what happened meanwhile
+		}
 	}
+	r.lost, r.pending = false, nil
 	r.seen, r.based = number, r.Now()
-	return r.enforce(ctx, true)
+	return nil
+}
+
+// fetchLists fetches the deny-list of every issuer and gives the number up to which they
+// know everything. A server keeps a list for a moment: one that lags behind what is known
+// here is asked for again.
+func (r *Relay) fetchLists(ctx context.Context, known int64) (number int64, err error) {
+	for deadline := time.Now().Add(settle); ; {
+		number = -1
+		for name, s := range r.sources {
+			n, err := r.fetchList(ctx, name, s)
+			if err != nil {
+				return 0, fmt.Errorf("deny-list of %s: %w", name, err)
+			}
+			if number < 0 || n < number {
+				number = n
+			}
+		}
+		if number >= known || time.Now().After(deadline) {
+			return number, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }

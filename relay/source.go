@@ -27,7 +27,7 @@ type source struct {
 	// made is when the deny-list that denied began with was made, until when it is good.
 	made, until time.Time
 	documents   map[string]document // by path: what was fetched, for If-None-Match
-	numbers     map[string]*big.Int // crlNumber by scope: a list older than one known is refused
+	signers     []*x509.Certificate // who may have signed its CRLs, once fetched
 }
 
 // document is an answer that was verified.
@@ -38,25 +38,29 @@ type document struct {
 	made  time.Time
 	// number is the feed's; -1 if the document does not say.
 	number int64
-	// denies reports whether it refuses a certificate; nil if it cannot be asked.
-	denies func(denylist.Serial) bool
+	// Of CRLs: what they deny, and crlNumber by scope; taken is when they came.
+	denied  map[denylist.Serial]bool
+	numbers map[string]*big.Int
+	taken   time.Time
 }
 
 func newSource() *source {
-	return &source{denied: map[denylist.Serial]bool{}, documents: map[string]document{}, numbers: map[string]*big.Int{}}
+	return &source{denied: map[denylist.Serial]bool{}, documents: map[string]document{}}
 }
 
-// apply takes over a change, which wire.DecodeChange has checked.
+// apply takes over a change.
 func (s *source) apply(c wire.Change) {
-	serial, err := denylist.ParseSerial(c.Serial)
-	if err != nil {
-		return
-	}
 	if c.Denied() {
-		s.denied[serial] = true
+		s.denied[serialOf(c)] = true
 	} else {
-		delete(s.denied, serial)
+		delete(s.denied, serialOf(c))
 	}
+}
+
+// serialOf reads what wire.DecodeChange has checked.
+func serialOf(c wire.Change) denylist.Serial {
+	x, _ := denylist.ParseSerial(c.Serial)
+	return x
 }
 
 const (
@@ -190,6 +194,7 @@ func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, e
 		s.denied[denial.Serial] = true
 	}
 	s.made, s.until = l.Time, l.NextUpdate
+	r.state.Made[name] = l.Time
 	return l.Number, nil
 }
 
@@ -206,11 +211,10 @@ func (r *Relay) denyList(ctx context.Context, name string, s *source) (document,
 	if err != nil {
 		return known, err
 	}
-	if err := r.recent(l.Document, name, s.made); err != nil {
+	if err := r.recent(l.Document, name, r.state.Made[name]); err != nil {
 		return known, err
 	}
-	denies := func(x denylist.Serial) bool { _, denied := l.Lookup(x); return denied }
-	s.documents[path] = document{etag, body, l.NextUpdate, l.Time, l.Number, denies}
+	s.documents[path] = document{etag: etag, body: body, until: l.NextUpdate, made: l.Time, number: l.Number}
 	return s.documents[path], nil
 }
 
@@ -229,7 +233,7 @@ func (r *Relay) filter(ctx context.Context, name string, s *source) (document, e
 	if err := r.recent(f.Document, name, known.made); err != nil {
 		return known, err
 	}
-	s.documents[path] = document{etag, body, f.NextUpdate, f.Time, f.Number, nil}
+	s.documents[path] = document{etag: etag, body: body, until: f.NextUpdate, made: f.Time, number: f.Number}
 	return s.documents[path], nil
 }
 
@@ -245,6 +249,10 @@ func (r *Relay) recent(d denylist.Document, name string, made time.Time) error {
 	return nil
 }
 
+// refreshEvery is how often the program takes up CRLs that were only signed anew: a reload
+// may end connections.
+const refreshEvery = time.Hour
+
 // crls fetches and verifies all lists of an issuer and its root.
 func (r *Relay) crls(ctx context.Context, name string, s *source) (document, error) {
 	path := pathCRL + name + ".pem"
@@ -253,17 +261,28 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 	if err != nil || etag != "" && etag == known.etag {
 		return known, err
 	}
-	signers, err := r.signers(ctx, name)
-	if err != nil {
-		return known, err
+	if s.signers == nil {
+		if s.signers, err = r.signers(ctx, name); err != nil {
+			return known, err
+		}
 	}
-	d, numbers, err := readCRLs(body, signers, s.numbers, r.Now())
+	d, err := readCRLs(body, s.signers, r.numbers, r.Now())
 	if err != nil {
+		s.signers = nil // they may have changed
 		return known, fmt.Errorf("CRLs of %s: %w", name, err)
 	}
-	d.etag, s.numbers = etag, numbers
+	maps.Copy(r.numbers, d.numbers)
+	d.taken = r.Now()
+	if d.taken.Sub(known.taken) < refreshEvery && maps.Equal(d.denied, known.denied) && sameKeys(d.numbers, known.numbers) {
+		d = known
+	}
+	d.etag = etag
 	s.documents[path] = d
 	return d, nil
+}
+
+func sameKeys[V any](a, b map[string]V) bool {
+	return maps.EqualFunc(a, b, func(V, V) bool { return true })
 }
 
 // signers are the roots and the issuer's certificate, which one of them must have signed.
@@ -285,31 +304,18 @@ func (r *Relay) signers(ctx context.Context, name string) ([]*x509.Certificate, 
 
 // readCRLs holds lists against who must have signed them and what is known. Each must
 // still count: relying parties refuse everybody for one that has ended.
-func readCRLs(text []byte, signers []*x509.Certificate, known map[string]*big.Int, now time.Time) (d document, numbers map[string]*big.Int, err error) {
-	d, numbers = document{body: text, number: -1}, map[string]*big.Int{}
-	denied := map[denylist.Serial]bool{}
+func readCRLs(text []byte, signers []*x509.Certificate, known map[string]*big.Int, now time.Time) (document, error) {
+	d := document{body: text, number: -1, numbers: map[string]*big.Int{}, denied: map[denylist.Serial]bool{}}
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		crl, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil {
-			return d, nil, err
+			return d, err
 		}
-		signed := slices.ContainsFunc(signers, func(c *x509.Certificate) bool {
-			return bytes.Equal(c.RawSubject, crl.RawIssuer) && crl.CheckSignatureFrom(c) == nil
-		})
 		scope := scopeOf(crl)
-		switch before := known[scope]; {
-		case !signed:
-			return d, nil, fmt.Errorf("one is not signed by its issuer, %s", crl.Issuer)
-		case now.After(crl.NextUpdate):
-			return d, nil, fmt.Errorf("one ended on %s: somebody in between repeats old answers, or the clock here is wrong", crl.NextUpdate.Format(time.RFC3339))
-		case crl.ThisUpdate.After(now.Add(skew)):
-			return d, nil, fmt.Errorf("one is of %s, and here it is %s: is the clock right?", crl.ThisUpdate.Format(time.RFC3339), now.Format(time.RFC3339))
-		case before != nil && crl.Number != nil && crl.Number.Cmp(before) < 0:
-			return d, nil, fmt.Errorf("number %v came after %v: somebody in between repeats old answers", crl.Number, before)
+		if err := checkCRL(crl, signers, known[scope], now); err != nil {
+			return d, err
 		}
-		if crl.Number != nil {
-			numbers[scope] = crl.Number
-		}
+		d.numbers[scope] = crl.Number
 		if d.until.IsZero() || crl.NextUpdate.Before(d.until) {
 			d.until, d.made = crl.NextUpdate, crl.ThisUpdate
 		}
@@ -317,15 +323,45 @@ func readCRLs(text []byte, signers []*x509.Certificate, known map[string]*big.In
 			var serial denylist.Serial
 			if e.SerialNumber.Sign() >= 0 && e.SerialNumber.BitLen() <= 8*len(serial) && e.ReasonCode != reasonRemove {
 				e.SerialNumber.FillBytes(serial[:])
-				denied[serial] = true
+				d.denied[serial] = true
 			}
 		}
 	}
-	if len(numbers) == 0 {
-		return d, nil, errors.New("there is none in the answer")
+	if len(d.numbers) == 0 {
+		return d, errors.New("there is none in the answer")
 	}
-	d.denies = func(s denylist.Serial) bool { return denied[s] }
-	return d, numbers, nil
+	return d, nil
+}
+
+// checkCRL judges one list; before is the number of the last one of its scope.
+func checkCRL(crl *x509.RevocationList, signers []*x509.Certificate, before *big.Int, now time.Time) error {
+	signed := slices.ContainsFunc(signers, func(c *x509.Certificate) bool {
+		return bytes.Equal(c.RawSubject, crl.RawIssuer) && crl.CheckSignatureFrom(c) == nil
+	})
+	switch {
+	case !signed:
+		return fmt.Errorf("one is not signed by its issuer, %s", crl.Issuer)
+	case crl.Number == nil: // RFC 5280 §5.2.3: every list has one
+		return errors.New("one has no number")
+	case now.After(crl.NextUpdate):
+		return fmt.Errorf("one ended on %s: somebody in between repeats old answers, or the clock here is wrong", crl.NextUpdate.Format(time.RFC3339))
+	case crl.ThisUpdate.After(now.Add(skew)):
+		return fmt.Errorf("one is of %s, and here it is %s: is the clock right?", crl.ThisUpdate.Format(time.RFC3339), now.Format(time.RFC3339))
+	case before != nil && crl.Number.Cmp(before) < 0:
+		return fmt.Errorf("number %v came after %v: somebody in between repeats old answers", crl.Number, before)
+	}
+	return nil
+}
+
+// numbersIn are the numbers of the lists in a file that was written earlier.
+func numbersIn(text []byte) map[string]*big.Int {
+	numbers := map[string]*big.Int{}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if crl, err := x509.ParseRevocationList(block.Bytes); err == nil && crl.Number != nil {
+			numbers[scopeOf(crl)] = crl.Number
+		}
+	}
+	return numbers
 }
 
 // reasonRemove is removeFromCRL (RFC 5280 §5.3.1).

@@ -25,9 +25,11 @@ type state struct {
 	Behind bool `json:"behind,omitempty"`
 	// Closed: the lists ended, and files deny everybody.
 	Closed bool `json:"closed,omitempty"`
-	// Bundle is the number of the trust bundle.
-	Bundle  int64  `json:"bundle"`
-	Problem string `json:"problem,omitempty"`
+	// Bundle is the number of the trust bundle, Made when the newest deny-list of each
+	// issuer was made: older ones are refused.
+	Bundle  int64                `json:"bundle"`
+	Made    map[string]time.Time `json:"made,omitempty"`
+	Problem string               `json:"problem,omitempty"`
 }
 
 // Status is what a relay says of itself.
@@ -42,6 +44,10 @@ const (
 	stateFile = "status.json"
 	lockFile  = "relay.lock"
 )
+
+// silent is the age of a status at which it is no longer to be believed: it is written at
+// every poll, and the longest command and exchanges are shorter.
+const silent = 5 * time.Minute
 
 // maxFile bounds what is read from disk, in bytes.
 const maxFile = 512 << 20
@@ -65,6 +71,8 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 	switch {
 	case !out.Running && out.Problem == "":
 		out.Problem = "the relay does not run"
+	case out.Problem == "" && now.Sub(st.Contact) > silent:
+		out.Problem = "nothing was heard of the relay since " + st.Contact.Format(time.RFC3339) + ": its log says why; is the disk full?"
 	case out.Problem == "" && !st.Until.IsZero() && now.After(st.Until):
 		out.Problem = "the lists have ended"
 	case out.Problem == "" && !st.Half.IsZero() && now.After(st.Half):
@@ -74,14 +82,16 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 }
 
 func readState(dir string) (st state, err error) {
-	st.Number, st.Behind = -1, true
+	st = state{Number: -1, Behind: true, Made: map[string]time.Time{}}
 	text, err := readFile(filepath.Join(dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return st, nil
 	}
 	if err == nil {
 		st.Behind = false
-		err = json.Unmarshal(text, &st)
+		if err = json.Unmarshal(text, &st); st.Made == nil {
+			st.Made = map[string]time.Time{}
+		}
 	}
 	if err != nil {
 		return st, fmt.Errorf("%s is damaged: remove it and start again: %w", filepath.Join(dir, stateFile), err)

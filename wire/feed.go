@@ -62,8 +62,10 @@ type Change struct {
 	// Issuer is the issuer's name in URLs, Serial the serial number, 32 hex digits.
 	Issuer string `json:"issuer"`
 	Serial string `json:"serial"`
-	// Device is MODEL:SERIAL, as in the certificate's commonName.
+	// Device is MODEL:SERIAL, Name the certificate's commonName, by which relying parties
+	// know it (a model may have a template).
 	Device string `json:"device,omitempty"`
+	Name   string `json:"name,omitempty"`
 	// Fingerprint is the hex SHA-256 of the certificate (DER); empty if it was revoked
 	// before it was seen to exist.
 	Fingerprint string `json:"fingerprint,omitempty"`

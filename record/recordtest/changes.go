@@ -56,7 +56,7 @@ func statusChanges(t *testing.T, b *bench) {
 	for _, c := range held {
 		switch c.Serial {
 		case f.good.Serial:
-			want := record.Change{Number: c.Number, Issuer: c.Issuer, Serial: f.good.Serial, Shard: f.good.Shard, Device: f.device.Name(),
+			want := record.Change{Number: c.Number, Issuer: c.Issuer, Serial: f.good.Serial, Shard: f.good.Shard, Device: f.device.Name(), Subject: f.good.Subject,
 				Fingerprint: sha256.Sum256(f.good.DER), Successor: renewed.Serial, NotAfter: f.good.NotAfter, Revoked: Now, Reason: record.ReasonHold}
 			b.equal("the change", c, want)
 		case f.open.Serial:

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -216,7 +217,7 @@ func event(w *bytes.Buffer, name string, id int64, data any) error {
 }
 
 func change(c record.Change) wire.Change {
-	w := wire.Change{Number: c.Number, Issuer: c.Issuer, Serial: c.Serial, Device: c.Device, Successor: c.Successor,
+	w := wire.Change{Number: c.Number, Issuer: c.Issuer, Serial: c.Serial, Device: c.Device, Name: commonName(c.Subject), Successor: c.Successor,
 		Status: wire.StatusGood, Expires: c.NotAfter}
 	if c.Fingerprint != [32]byte{} {
 		w.Fingerprint = hex.EncodeToString(c.Fingerprint[:])
@@ -229,6 +230,23 @@ func change(c record.Change) wire.Change {
 		w.Status = wire.StatusHold
 	}
 	return w
+}
+
+// commonName is the value that a subject begins with, as crypto/x509/pkix writes it
+// (RFC 2253 §2.4); empty if it begins with another.
+func commonName(subject string) string {
+	rest, ok := strings.CutPrefix(subject, "CN=")
+	if !ok {
+		return ""
+	}
+	var name strings.Builder
+	for i := 0; i < len(rest) && rest[i] != ',' && rest[i] != '+'; i++ {
+		if rest[i] == '\\' && i+1 < len(rest) {
+			i++
+		}
+		name.WriteByte(rest[i])
+	}
+	return name.String()
 }
 
 // follower is one open stream. news is closed when it is dropped.

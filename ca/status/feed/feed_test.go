@@ -263,7 +263,7 @@ func TestAChangeIsAnnouncedWhenItsListIsOut(t *testing.T) {
 		begin := time.Now()
 		s.must(step.do())
 		told := r.until(s.last())
-		if len(told) != 2 || told[0].Status != step.status || told[1].Status != step.status || told[0].Device != "default:"+id {
+		if len(told) != 2 || told[0].Status != step.status || told[1].Status != step.status || told[0].Device != "default:"+id || told[0].Name != id {
 			t.Fatalf("%s: %+v", step.status, told)
 		}
 		want := map[bool]int{true: 2, false: 0}[told[0].Denied()]

@@ -124,7 +124,6 @@ relay.yaml in the folder.`,
 		}
 		defer unlock()
 		log.Info("relay", "relying_party", cl.Operator(), "server", cl.Server(), "fail", config.Fail)
-		relay.Notify("READY=1")
 		go cl.Keep(c.Context())
 		return r.Run(c.Context())
 	})

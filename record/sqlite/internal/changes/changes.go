@@ -26,14 +26,14 @@ func (s Numbers) Changes(ctx context.Context, after int64, limit int) ([]record.
 		return nil, fmt.Errorf("a limit of %d changes: want 1 to %d", limit, maxChanges)
 	}
 	return engine.List(ctx, s.db, scan, `SELECT h.number, c.issuer, c.serial, c.shard, d.model || ':' || d.serial, c.not_after, c.revoked, c.reason, c.der,
-			(SELECT n.serial FROM certificates n WHERE n.device = c.device AND n.predecessor = c.serial AND n.issuer = c.issuer AND n.profile = c.profile ORDER BY n.seq DESC LIMIT 1)
+			(SELECT n.serial FROM certificates n WHERE n.device = c.device AND n.predecessor = c.serial AND n.issuer = c.issuer AND n.profile = c.profile ORDER BY n.seq DESC LIMIT 1), c.subject
 		FROM changes h JOIN certificates c ON c.seq = h.certificate LEFT JOIN devices d ON d.seq = c.device
 		WHERE h.number > ? ORDER BY h.number LIMIT ?`, after, limit)
 }
 
 func scan(r engine.Row) record.Change {
 	c := record.Change{Number: r.Int(0), Issuer: r.Text(1), Serial: r.Text(2), Shard: r.Int(3), Device: r.Text(4),
-		NotAfter: r.Time(5), Revoked: r.Time(6), Reason: int(r.Int(7)), Successor: r.Text(9)}
+		NotAfter: r.Time(5), Revoked: r.Time(6), Reason: int(r.Int(7)), Successor: r.Text(9), Subject: r.Text(10)}
 	if der := r.Blob(8); der != nil {
 		c.Fingerprint = sha256.Sum256(der)
 	}

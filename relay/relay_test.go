@@ -1,0 +1,439 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// Every format shows a suspension once it is reported as enforced, and no longer shows it
+// once the restoration is; the program was told in between, and each change to --each.
+func TestChangesAreEnforced(t *testing.T) {
+	s := newSite(t)
+	id, serial := s.device()
+	_, other := s.device()
+	p := s.post()
+	crl, serials, list, denied := p.file(wire.FormatCRL), p.file(wire.FormatSerials), p.file(wire.FormatMap), p.file(wire.FormatDenylist)
+	p.Reload = "echo reload >>" + p.etc + "/log"
+	p.Each = `echo "$HALLMARK_STATUS $HALLMARK_DEVICE $HALLMARK_NAME $HALLMARK_SERIAL $HALLMARK_REASON" >>` + p.etc + "/log"
+	p.run()
+	p.enforced()
+	if text := p.read(serials); strings.Contains(text, serial) {
+		t.Errorf("denied before anything happened: %s", text)
+	}
+	before := p.read(denied)
+	s.suspend(id)
+	p.enforced()
+	if text := p.read(serials); !strings.Contains(text, "\n"+serial+"\n") || strings.Contains(text, other) {
+		t.Errorf("serials: %s", text)
+	}
+	if text := p.read(list); !strings.Contains(text, "\n"+serial+" 1;\n") {
+		t.Errorf("map: %s", text)
+	}
+	if p.read(denied) == before {
+		t.Error("the deny-list is the old one")
+	}
+	if text := openssl(t, "crl", "-in", crl, "-noout", "-text"); strings.Contains(text, serial) {
+		t.Error("the first list is the root's, and denies a device")
+	}
+	if !deniedBy(t, p.read(crl), serial) {
+		t.Error("the CRLs do not show it")
+	}
+	want := fmt.Sprintf("reload\nreload\nhold default:%s acme-%s %s certificate-hold\n", id, id, serial)
+	if text := p.read(p.etc + "/log"); text != want {
+		t.Errorf("commands:\n%s\nnot\n%s", text, want)
+	}
+	r := p.last()
+	if r.Program != "test" || r.Fail != wire.FailClosed || r.Version != "1" || strings.Join(r.Formats, " ") != "crl denylist nginx-map serials each" ||
+		r.Until.Before(time.Now().Add(6*24*time.Hour)) {
+		t.Errorf("reported: %+v", r)
+	}
+	s.restore(id)
+	p.enforced()
+	if strings.Contains(p.read(serials), serial) || deniedBy(t, p.read(crl), serial) {
+		t.Error("still denied after it was restored")
+	}
+	if text := p.read(p.etc + "/log"); text != want+fmt.Sprintf("reload\ngood default:%s acme-%s %s \n", id, id, serial) {
+		t.Errorf("commands: %s", text)
+	}
+	st, err := ReadStatus(p.dir, time.Now())
+	if err != nil || !st.Running || st.Problem != "" || st.Number != s.newest() || st.Until.IsZero() {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	if st, err = ReadStatus(p.dir, time.Now().Add(time.Hour)); !strings.Contains(st.Problem, "nothing was heard of the relay") {
+		t.Errorf("an hour later: %+v, %v", st, err)
+	}
+	if _, _, err := New(p.Config); !errors.Is(err, errLocked) {
+		t.Errorf("a second relay in the folder: %v", err)
+	}
+}
+
+// deniedBy asks an independent reader of CRLs.
+func deniedBy(t *testing.T, text, serial string) bool {
+	t.Helper()
+	for block := range strings.SplitAfterSeq(text, "-----END X509 CRL-----\n") {
+		if strings.TrimSpace(block) == "" {
+			continue
+		}
+		file := filepath.Join(t.TempDir(), "one")
+		if err := os.WriteFile(file, []byte(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(openssl(t, "crl", "-in", file, "-noout", "-text"), "Serial Number: "+serial) {
+			return true
+		}
+	}
+	return false
+}
+
+// Changes in quick succession must not confuse: a list that is fetched for one of them
+// shows the next already.
+func TestChangesOvertakeEachOther(t *testing.T) {
+	s := newSite(t)
+	a, _ := s.device()
+	b, second := s.device()
+	p := s.post()
+	crl := p.file(wire.FormatCRL)
+	p.run()
+	p.enforced()
+	for range 5 {
+		s.suspend(a)
+		s.suspend(b)
+		s.restore(a)
+	}
+	p.enforced()
+	if text := p.log.String(); strings.Contains(text, "not all is enforced") {
+		t.Error(text)
+	}
+	if !deniedBy(t, p.read(crl), second) {
+		t.Error("the second device is not denied")
+	}
+}
+
+// A program that does not take up its files keeps those that it took up last, and is told
+// again; each change is told to --each in its order.
+func TestReloadFails(t *testing.T) {
+	s := newSite(t)
+	id, serial := s.device()
+	p := s.post()
+	serials := p.file(wire.FormatSerials)
+	p.Reload = "echo no good >&2; test ! -e " + p.etc + "/broken"
+	p.Each = `echo "$HALLMARK_STATUS" >>` + p.etc + "/each"
+	p.run()
+	p.enforced()
+	before, was := p.read(serials), p.last().Number
+	write(t, p.etc+"/broken", "")
+	s.suspend(id)
+	p.troubled("the reload failed")
+	if r := p.last(); r.Number != was || !strings.Contains(r.Problem, "no good") || !strings.Contains(r.Problem, "the last good files stay") {
+		t.Errorf("reported: %+v", r)
+	}
+	if p.read(serials) != before {
+		t.Error("the last good file did not come back")
+	}
+	st, err := ReadStatus(p.dir, time.Now())
+	if err != nil || !strings.Contains(st.Problem, "the reload failed") || !st.Behind {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	s.restore(id)
+	s.suspend(id)
+	if err := os.Remove(p.etc + "/broken"); err != nil {
+		t.Fatal(err)
+	}
+	p.enforced()
+	if !strings.Contains(p.read(serials), serial) {
+		t.Error("not denied after the repair")
+	}
+	if text := p.read(p.etc + "/each"); !strings.HasSuffix(text, "hold\n") {
+		t.Errorf("each: %q", text)
+	}
+}
+
+// A command that hangs is ended, with what it started, and said.
+func TestCommandHangs(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	p.file(wire.FormatSerials)
+	p.Reload, p.Timeout = "sleep 1000 & echo $! >"+p.etc+"/pid; wait", 200*time.Millisecond
+	p.run()
+	p.troubled("took more than 200ms")
+	pid := strings.TrimSpace(p.read(p.etc + "/pid"))
+	p.await("the command's child ended", func() bool {
+		text, err := os.ReadFile("/proc/" + pid + "/stat")
+		return err != nil || strings.Contains(string(text), ") Z ")
+	})
+}
+
+// A command for each change that fails is run again, with those after it and not those
+// before.
+func TestEachFails(t *testing.T) {
+	s := newSite(t)
+	var ids []string
+	for range 3 {
+		id, _ := s.device()
+		ids = append(ids, id)
+	}
+	p := s.post()
+	p.Each = `echo "$HALLMARK_DEVICE" >>` + p.etc + `/each; test "$HALLMARK_DEVICE" != default:` + ids[1] + ` -o -e ` + p.etc + `/repaired`
+	p.run()
+	p.enforced()
+	for _, id := range ids {
+		s.suspend(id)
+	}
+	p.troubled("default:" + ids[1] + ", hold) failed")
+	write(t, p.etc+"/repaired", "")
+	p.enforced()
+	lines := strings.Fields(p.read(p.etc + "/each"))
+	first, last := lines[0], lines[len(lines)-1]
+	if first != "default:"+ids[0] || last != "default:"+ids[2] || strings.Count(strings.Join(lines, " "), ids[0]) != 1 {
+		t.Errorf("each: %q", lines)
+	}
+}
+
+// A relay that comes back tells --each what happened meanwhile, and not what it was told
+// before.
+func TestResumes(t *testing.T) {
+	s := newSite(t)
+	a, _ := s.device()
+	b, _ := s.device()
+	p := s.post()
+	p.Each = `echo "$HALLMARK_DEVICE" >>` + p.etc + `/each`
+	stop := p.run()
+	p.enforced()
+	s.suspend(a)
+	p.enforced()
+	stop()
+	s.suspend(b)
+	p.run()
+	p.enforced()
+	if text, want := p.read(p.etc+"/each"), "default:"+a+"\ndefault:"+b+"\n"; text != want {
+		t.Errorf("each: %q, not %q", text, want)
+	}
+}
+
+// A stream that does not reach back that far is no reason to stand still.
+func TestFeedGone(t *testing.T) {
+	s := newSite(t)
+	a, first := s.device()
+	b, second := s.device()
+	p := s.post()
+	serials := p.file(wire.FormatSerials)
+	p.Each = `echo "$HALLMARK_DEVICE" >>` + p.etc + `/each`
+	stop := p.run()
+	p.enforced()
+	from := s.newest()
+	stop()
+	s.suspend(a)
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path == wire.PathChanges && r.URL.Query().Get("after") == fmt.Sprint(from) {
+			w.Header().Set("Content-Type", wire.ProblemType)
+			w.WriteHeader(http.StatusGone)
+			fmt.Fprintf(w, `{"code":%q,"detail":"the stream does not go on"}`, wire.CodeFeedGone)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	p.run()
+	p.await("the relay went on", func() bool { return p.last().Number == s.newest() })
+	s.suspend(b)
+	p.enforced()
+	if text := p.read(serials); !strings.Contains(text, first) || !strings.Contains(text, second) {
+		t.Errorf("serials: %s", text)
+	}
+	if text := p.read(p.etc + "/each"); text != "default:"+b+"\n" {
+		t.Errorf("each: %q", text)
+	}
+	if !strings.Contains(p.log.String(), "the command is not run for changes") {
+		t.Error("it was not said")
+	}
+}
+
+// What was not signed for, what is of long ago and what has ended reaches no file, and
+// the relay says so and goes on once it is right again.
+func TestForgeries(t *testing.T) {
+	flip := func(body string) string { b := []byte(body); b[len(b)-9] ^= 1; return string(b) }
+	for _, c := range []struct {
+		name, format, path string
+		change             func(old, new string) string
+		says               string
+	}{
+		{"deny-list not signed", wire.FormatSerials, wire.PathFeed + "/operational", func(_, new string) string { return flip(new) }, "signature is wrong"},
+		{"old deny-list", wire.FormatSerials, wire.PathFeed + "/operational", func(old, _ string) string { return old }, "before the one that is known"},
+		{"filter not signed", wire.FormatFilter, wire.PathFeed + "/operational/filter", func(_, new string) string { return flip(new) }, "signature is wrong"},
+		{"deny-list for filter", wire.FormatFilter, wire.PathFeed + "/operational/filter", func(_, _ string) string { return "hallmark-denylist-1\n" }, "not a document"},
+		{"old CRLs", wire.FormatCRL, "/crl/operational.pem", func(old, _ string) string { return old }, "somebody in between repeats old answers"},
+		{"no CRLs", wire.FormatCRL, "/crl/operational.pem", func(_, _ string) string { return "" }, "there is none in the answer"},
+		{"CRL that is none", wire.FormatCRL, "/crl/operational.pem", func(_, _ string) string { return "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n" }, "CRLs of operational"},
+		{"another issuer's", wire.FormatCRL, "/ca/operational.crt", func(_, _ string) string { return string(newSite(t).server.Certificate().Raw) }, "issuer operational"},
+		{"trust bundle", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `"bundle":"ey`, `"bundle":"ez`, 1) }, "trust bundle"},
+		{"no issuers", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `["operational"]`, `[]`, 1) }, "names no issuers"},
+		{"an issuer's name", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `["operational"]`, `["../x"]`, 1) }, "not an issuer's name"},
+		{"too long", wire.FormatCRL, "/ca/operational.crt", func(_, new string) string { return new + strings.Repeat("x", maxSmall) }, "more than"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			id, serial := s.device()
+			p := s.post()
+			file := p.file(c.format)
+			old := s.get(c.path)
+			if c.format != wire.FormatFilter { // which would be made anew in a minute
+				s.suspend(id)
+				p.await("the server's new list", func() bool { return c.format != wire.FormatSerials || s.get(c.path) != old })
+			}
+			stop := p.run()
+			p.await("the relay works", func() bool { return p.last().Number >= 0 })
+			stop()
+			good := p.read(file)
+			if c.format != wire.FormatFilter {
+				s.restore(id)
+			}
+			s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if r.URL.Path != c.path {
+					next.ServeHTTP(w, r)
+					return
+				}
+				r.Header.Del("If-None-Match")
+				answer := httptest.NewRecorder()
+				next.ServeHTTP(answer, r)
+				w.WriteHeader(answer.Code)
+				io.WriteString(w, c.change(old, answer.Body.String()))
+			})
+			p.run()
+			p.troubled(c.says)
+			if p.read(file) != good {
+				t.Error("the forgery reached the file, or the good one is gone")
+			}
+			s.standBetween(nil)
+			if c.format == wire.FormatFilter {
+				p.await("the forger's absence is felt", func() bool { return p.last().Problem == "" })
+				return
+			}
+			p.enforced()
+			if p.read(file) == good || strings.Contains(p.read(file), serial) {
+				t.Error("not restored after the forger has gone")
+			}
+		})
+	}
+}
+
+// What happens when Hallmark is away: an alarm at half of the life, and at the end what
+// was chosen.
+func TestHallmarkIsAway(t *testing.T) {
+	for _, fail := range []string{wire.FailOpen, wire.FailClosed} {
+		t.Run(fail, func(t *testing.T) {
+			s := newSite(t)
+			id, serial := s.device()
+			s.suspend(id)
+			p := s.post()
+			serials, list := p.file(wire.FormatSerials), p.file(wire.FormatMap)
+			p.Fail, p.Reload = fail, "echo >>"+p.etc+"/reloads"
+			stop := p.run()
+			p.enforced()
+			stop()
+			// The relay still reports, so that the test hears it; nothing else answers.
+			s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if r.URL.Path == wire.PathRelayReport {
+					next.ServeHTTP(w, r)
+					return
+				}
+				http.Error(w, "away", http.StatusBadGateway)
+			})
+			later := func(d time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(d) } }
+			p.Now = later(3 * 24 * time.Hour)
+			stop = p.run()
+			p.troubled("502")
+			if strings.Contains(p.last().Problem, "half") {
+				t.Errorf("an alarm too early: %s", p.last().Problem)
+			}
+			stop()
+			p.Now = later(4 * 24 * time.Hour)
+			stop = p.run()
+			p.troubled("half the life of the lists has passed")
+			stop()
+			if st, err := ReadStatus(p.dir, p.Now()); err != nil || !strings.Contains(st.Problem, "half the life") {
+				t.Errorf("status: %+v, %v", st, err)
+			}
+			if !strings.Contains(p.read(serials), "\n"+serial+"\n") {
+				t.Error("the list went before its end")
+			}
+			p.Now = later(8 * 24 * time.Hour)
+			stop = p.run()
+			p.troubled("the relying party fails " + fail)
+			open := strings.Contains(p.read(serials), "\n"+serial+"\n")
+			closed := strings.Contains(p.read(serials), "\n0\n1\n2\n3\n4\n5\n6\n7\n") && strings.Contains(p.read(list), "\ndefault 1;\n")
+			if open != (fail == wire.FailOpen) || closed != (fail == wire.FailClosed) {
+				t.Errorf("open %v, closed %v: %s", open, closed, p.read(serials))
+			}
+			if want := map[string]int{wire.FailOpen: 1, wire.FailClosed: 2}[fail]; strings.Count(p.read(p.etc+"/reloads"), "\n") != want {
+				t.Errorf("reloads: %q", p.read(p.etc+"/reloads"))
+			}
+			stop()
+			// It says it once, and not at every attempt.
+			if n := strings.Count(p.log.String(), "the relying party fails "+fail); n != 1 {
+				t.Errorf("said %d times", n)
+			}
+			s.standBetween(nil)
+			p.Now = time.Now
+			p.run()
+			p.enforced()
+			if !strings.Contains(p.read(serials), "\n"+serial+"\n") || strings.Contains(p.read(list), "default") {
+				t.Errorf("with contact again: %s", p.read(serials))
+			}
+		})
+	}
+}
+
+// A CRL that a cache repeats beyond its end is refused; the alarm says what is the matter.
+func TestListsOfLongAgo(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	crl := p.file(wire.FormatCRL)
+	stop := p.run()
+	p.enforced()
+	stop()
+	before := p.read(crl)
+	p.Now = func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }
+	p.run()
+	p.troubled("somebody in between repeats old answers, or the clock here is wrong")
+	if p.read(crl) != before {
+		t.Error("the file changed")
+	}
+}
+
+func TestCheckConfig(t *testing.T) {
+	good := Config{Files: []File{{wire.FormatSerials, "/a"}}, Fail: wire.FailOpen}
+	if err := good.Check(); err != nil {
+		t.Fatal(err)
+	}
+	for says, change := range map[string]func(*Config){
+		"there is no format":             func(c *Config) { c.Files[0].Format = "pem" },
+		"name is missing":                func(c *Config) { c.Files[0].Path = "" },
+		"written twice":                  func(c *Config) { c.Files = append(c.Files, File{wire.FormatMap, "/x/../a"}) },
+		"cannot fail open":               func(c *Config) { c.Files[0].Format = wire.FormatCRL },
+		"nothing to do":                  func(c *Config) { c.Files = nil },
+		"fail closed (nobody is let in)": func(c *Config) { c.Fail = "" },
+	} {
+		c := good
+		c.Files = append([]File(nil), good.Files...)
+		change(&c)
+		if err := c.Check(); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
