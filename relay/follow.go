@@ -105,8 +105,10 @@ func readEvent(lines *bufio.Reader, heard func()) (event, error) {
 			kind, data = "", ""
 		case field == "event":
 			kind = value
-		case field == "data" && len(data)+len(value) <= maxLine:
-			data += value
+		case field == "data":
+			if data += value; len(data) > maxLine {
+				return event{}, wire.ErrTooLarge
+			}
 		}
 	}
 }

@@ -40,6 +40,7 @@ type site struct {
 	store   *sqlite.Store
 	status  *status.Service
 	server  *httptest.Server
+	roots   *x509.CertPool // operational
 	pinned  [32]byte
 	devices int
 	expires time.Duration // of certificates to come
@@ -59,6 +60,8 @@ func newSite(t testing.TB) *site {
 	rootKey, key, ocspKey := s.key(), s.key(), s.key()
 	root := s.certify("Root", true, nil, rootKey, rootKey)
 	issuer := s.certify("Issuer", true, root, key, rootKey)
+	s.roots = x509.NewCertPool()
+	s.roots.AddCert(root)
 	responder := s.certify("OCSP", false, issuer, ocspKey, key)
 	sign := func(context.Context, string) (*x509.Certificate, crypto.Signer, error) {
 		return responder, ocspKey, nil

@@ -1,0 +1,239 @@
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+const change = `{"number":7,"issuer":"operational","serial":"40000000000000000000000000000001","status":"hold","reason":"certificate-hold","since":"2026-11-01T00:00:00Z","expires":"2026-12-01T00:00:00Z"}`
+
+func TestReadEvent(t *testing.T) {
+	for text, want := range map[string]string{
+		"event: change\nid: 7\ndata: " + change + "\n\n":                                                 "7 hold",
+		"event: current\r\ndata: {\"number\":9}\r\n\r\n":                                                 "9",
+		":\n\n:comment\n\nretry: 1000\n\nevent: news\ndata: x\n\nevent:current\ndata:{\"number\":3}\n\n": "3",
+		"event: current\ndata: {\"number\":\ndata: 12}\n\n":                                              "12",
+		"event: current\ndata: {\"number\":9}\n":                                                         "EOF",
+		"":                                                                                               "EOF",
+		"event: change\ndata: {}\n\n":                                                                    "change 0: no number",
+		"event: current\ndata: {\"number\":-1}\n\n":                                                      "below 0",
+		"event: current\ndata: " + strings.Repeat("x", maxLine) + "\n\n":                                 wire.ErrTooLarge.Error(),
+		"data: " + strings.Repeat("x\ndata: ", 2*maxLine) + "\nevent: current\n\n":                       wire.ErrTooLarge.Error(),
+	} {
+		e, err := readEvent(bufio.NewReaderSize(strings.NewReader(text), maxLine), func() {})
+		got := fmt.Sprint(e.number)
+		if e.change != nil {
+			got += " " + e.change.Status
+		}
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("%.60q: %s, not %s", text, got, want)
+		}
+	}
+}
+
+// hostile is a server whose stream is what say writes; nothing else answers.
+func hostile(say func(w io.Writer)) *Relay {
+	return &Relay{Config: Config{Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Send: func(ctx context.Context, _, _ string, _ http.Header, _ io.Reader) (*http.Response, error) {
+			r, w := io.Pipe()
+			context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
+			go func() { say(w); w.Close() }()
+			return &http.Response{StatusCode: http.StatusOK, Body: r}, nil
+		}}}
+}
+
+// Whoever sends a byte a second, or nothing, is left after three heartbeats; whoever sends
+// lines without end, at once.
+func TestHostileStreams(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		say  func(w io.Writer)
+		says string
+		in   time.Duration
+	}{
+		{"silent", func(w io.Writer) { io.WriteString(w, ":\n"); time.Sleep(time.Hour) }, "nothing was heard", 3 * wire.Heartbeat},
+		{"silent from the start", func(w io.Writer) { time.Sleep(time.Hour) }, "nothing was heard", exchangeTimeout},
+		{"a byte a second", func(w io.Writer) {
+			for range 3600 {
+				io.WriteString(w, "x")
+				time.Sleep(time.Second)
+			}
+		}, "nothing was heard", exchangeTimeout},
+		{"a line without end", func(w io.Writer) {
+			for {
+				if _, err := w.Write(bytes.Repeat([]byte("x"), 4096)); err != nil {
+					return
+				}
+			}
+		}, wire.ErrTooLarge.Error(), 0},
+		{"an event without end", func(w io.Writer) {
+			for {
+				if _, err := io.WriteString(w, "data: x\n"); err != nil {
+					return
+				}
+			}
+		}, wire.ErrTooLarge.Error(), 0},
+		{"ends at once", func(io.Writer) {}, "the feed ends as soon as it begins", 0},
+		{"a change of nobody's", func(w io.Writer) { io.WriteString(w, "event: change\ndata: {\"number\":1,\"issuer\":\"..\"}\n\n") }, "not an issuer's name", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				began := time.Now()
+				err := hostile(c.say).follow(ctx, 0, make(chan event, 64))
+				if err == nil || !strings.Contains(err.Error(), c.says) {
+					t.Errorf("%v", err)
+				}
+				if took := time.Since(began); took != c.in {
+					t.Errorf("after %v, not %v", took, c.in)
+				}
+				time.Sleep(2 * time.Hour) // the server ends as well
+			})
+		})
+	}
+}
+
+// Changes that never come to an end are not collected without end either.
+func TestChangesWithoutEnd(t *testing.T) {
+	r := &Relay{Config: Config{Log: slog.New(slog.DiscardHandler), Now: time.Now}, sources: map[string]*source{"operational": newSource()},
+		events: make(chan event, 64), failed: make(chan error, 1)}
+	c, err := wire.DecodeChange([]byte(change))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() {
+		for ctx.Err() == nil {
+			select {
+			case r.events <- event{7, &c}:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	r.later = append(r.later, event{7, &c})
+	if err := r.take(ctx); err == nil || !strings.Contains(err.Error(), "changes without end") {
+		t.Errorf("%v", err)
+	}
+	if len(r.pending) > 4*maxTogether {
+		t.Errorf("%d changes were kept", len(r.pending))
+	}
+}
+
+func FuzzReadEvent(f *testing.F) {
+	f.Add([]byte("event: change\nid: 7\ndata: " + change + "\n\n"))
+	f.Add([]byte(":\n\nevent: current\r\ndata: {\"number\":\r\ndata:9}\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		lines := bufio.NewReaderSize(bytes.NewReader(text), maxLine)
+		for n := 0; ; n++ {
+			e, err := readEvent(lines, func() {})
+			if err != nil {
+				return
+			}
+			if n > len(text) || e.number < 0 || e.change != nil && e.change.Number != e.number {
+				t.Fatalf("event %d of %d bytes: %+v", n, len(text), e)
+			}
+		}
+	})
+}
+
+// FuzzCRLs: whatever a server answers, only what its issuer signed is believed.
+func FuzzCRLs(f *testing.F) {
+	s := newSite(f)
+	good := []byte(s.get("/crl/operational.pem"))
+	r := &Relay{Config: Config{Now: time.Now, Send: s.post().send}}
+	r.roots = s.roots
+	signers, err := r.signers(f.Context(), "operational")
+	s.must(err)
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		d, err := readCRLs(text, signers, nil, time.Now())
+		if err == nil && (len(d.numbers) == 0 || d.until.IsZero() || len(d.denied) > 0) {
+			t.Fatalf("%+v", d)
+		}
+		numbersIn(text)
+	})
+}
+
+// The service manager hears that the files are there, and what is wrong (sd_notify(3)).
+func TestNotify(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	t.Setenv("NOTIFY_SOCKET", socket)
+	heard := func() string {
+		manager.SetReadDeadline(time.Now().Add(30 * time.Second))
+		var b [4096]byte
+		n, err := manager.Read(b[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	s := newSite(t)
+	p := s.post()
+	file := p.file(wire.FormatSerials)
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		http.Error(w, "away", http.StatusBadGateway)
+	})
+	stop := p.run()
+	if text := heard(); !strings.HasPrefix(text, "STATUS=the server answers 502") {
+		t.Errorf("ready, or something else, before there is a file: %q", text)
+	}
+	s.standBetween(nil)
+	if text := heard(); text != "STATUS=" {
+		t.Errorf("%q", text)
+	}
+	if text := heard(); text != "READY=1" {
+		t.Errorf("%q", text)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+	stop()
+	// What is there is good, also without Hallmark.
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		http.Error(w, "away", http.StatusBadGateway)
+	})
+	p.run()
+	if text := heard(); text != "READY=1" {
+		t.Errorf("%q", text)
+	}
+}
+
+func TestDamagedState(t *testing.T) {
+	p := newSite(t).post()
+	p.file(wire.FormatSerials)
+	write(t, filepath.Join(p.dir, stateFile), "{")
+	if _, _, err := New(p.Config); err == nil || !strings.Contains(err.Error(), "damaged: remove it") {
+		t.Errorf("%v", err)
+	}
+	write(t, filepath.Join(p.dir, stateFile), `{"number":0,"made":null}`)
+	p.run()
+	p.enforced()
+	if _, err := ReadStatus(filepath.Join(p.dir, "nowhere"), time.Now()); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("%v", err)
+	}
+}

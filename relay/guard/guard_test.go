@@ -1,0 +1,327 @@
+package guard_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/relay/guard"
+	"github.com/hallmark-pki/hallmark/wire/denylist"
+)
+
+// maker is an operational root with its issuer, whose responder signs documents.
+type maker struct {
+	*testing.T
+	roots     *x509.CertPool
+	issuer    *x509.Certificate
+	key       *ecdsa.PrivateKey
+	seal      denylist.Seal
+	last      int64
+	responder *ecdsa.PrivateKey
+}
+
+func newMaker(t *testing.T) *maker {
+	m := &maker{T: t, roots: x509.NewCertPool()}
+	rootKey := m.newKey()
+	root := m.certify("Root", true, nil, rootKey, rootKey)
+	m.roots.AddCert(root)
+	m.key, m.responder = m.newKey(), m.newKey()
+	m.issuer = m.certify("Issuer", true, root, m.key, rootKey)
+	m.seal = denylist.Seal{Responder: m.certify("OCSP", false, m.issuer, m.responder, m.key), Issuer: m.issuer, Key: m.responder}
+	return m
+}
+
+func (m *maker) must(err error) {
+	m.Helper()
+	if err != nil {
+		m.Fatal(err)
+	}
+}
+
+func (m *maker) newKey() *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	m.must(err)
+	return key
+}
+
+func (m *maker) certify(name string, ca bool, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
+	m.last++
+	x := &x509.Certificate{Subject: pkix.Name{CommonName: name}, SerialNumber: new(big.Int).SetBit(big.NewInt(m.last), 126, 1), IsCA: ca, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 1, 0), DNSNames: []string{"localhost"}}
+	if x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}; name == "OCSP" {
+		x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
+	}
+	if ca {
+		x.KeyUsage, x.ExtKeyUsage = x509.KeyUsageCertSign|x509.KeyUsageCRLSign, nil
+	}
+	if parent == nil {
+		parent = x
+	}
+	der, err := x509.CreateCertificate(rand.Reader, x, parent, key.Public(), by)
+	m.must(err)
+	c, err := x509.ParseCertificate(der)
+	m.must(err)
+	return c
+}
+
+// device is a certificate with its key and the issuer's.
+func (m *maker) device(name string) tls.Certificate {
+	key := m.newKey()
+	leaf := m.certify(name, false, m.issuer, key, m.key)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, m.issuer.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+func (m *maker) serial(c tls.Certificate) denylist.Serial {
+	s, ok := denylist.SerialOf(c.Leaf)
+	if !ok {
+		m.Fatal("no serial number")
+	}
+	return s
+}
+
+func (m *maker) document(number int64, issuer string, made time.Time) denylist.Document {
+	return denylist.Document{Number: number, Issuer: issuer, Time: made.Truncate(time.Second), NextUpdate: made.Add(7 * 24 * time.Hour).Truncate(time.Second)}
+}
+
+// list writes a deny-list as a relay does: whole.
+func (m *maker) list(path string, number int64, made time.Time, denied ...tls.Certificate) {
+	m.Helper()
+	var all []denylist.Denial
+	for _, c := range denied {
+		all = append(all, denylist.Denial{Serial: m.serial(c), Since: time.Now(), Reason: 6})
+	}
+	data, err := denylist.SealList(m.seal, m.document(number, "operational", made), slices.Values(all))
+	m.must(err)
+	m.replace(path, data)
+}
+
+func (m *maker) replace(path string, data []byte) {
+	m.Helper()
+	m.must(os.WriteFile(path+"~", data, 0o644))
+	m.must(os.Rename(path+"~", path))
+}
+
+// serve answers "hello" to each line, over a guarded listener.
+func (m *maker) serve(g *guard.Guard) (address string) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	m.must(err)
+	config := &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: m.roots, Certificates: []tls.Certificate{m.device("server")}}
+	listener := g.Listener(tcp, config)
+	m.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				b := make([]byte, 1)
+				for {
+					if _, err := io.ReadFull(c, b); err != nil {
+						return
+					}
+					if _, err := c.Write(b); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return tcp.Addr().String()
+}
+
+// session is a client's connection, with which it is heard or not.
+func (m *maker) dial(address string, cert tls.Certificate, cache tls.ClientSessionCache) (net.Conn, error) {
+	c, err := tls.Dial("tcp", address, &tls.Config{RootCAs: m.roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}, ClientSessionCache: cache})
+	if err != nil {
+		return nil, err
+	}
+	m.Cleanup(func() { c.Close() })
+	return c, echo(c)
+}
+
+func echo(c net.Conn) error {
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	b := []byte("x")
+	if _, err := c.Write(b); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, b)
+	return err
+}
+
+func TestDeniedAtTheHandshakeAndAfterwards(t *testing.T) {
+	m := newMaker(t)
+	path := filepath.Join(t.TempDir(), "denylist")
+	good, stolen := m.device("good"), m.device("stolen")
+	m.list(path, 1, time.Now().Add(-time.Hour))
+	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	m.must(err)
+	address := m.serve(g)
+	cache := tls.NewLRUClientSessionCache(4)
+	standing, err := m.dial(address, stolen, cache)
+	m.must(err)
+	other, err := m.dial(address, good, nil)
+	m.must(err)
+
+	ctx, stop := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- g.Watch(ctx, 10*time.Millisecond) }()
+	m.list(path, 2, time.Now(), stolen)
+	if _, err := standing.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection that stands: %v", err)
+	}
+	m.must(echo(other))
+	if _, err := m.dial(address, stolen, nil); err == nil {
+		t.Error("a new connection is let in")
+	}
+	if _, err := m.dial(address, stolen, cache); err == nil {
+		t.Error("a resumed connection is let in")
+	}
+	m.list(path, 3, time.Now().Add(time.Second))
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err = m.dial(address, stolen, nil); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not let in again: %v", err)
+		}
+	}
+	stop()
+	m.must(<-watched)
+}
+
+// What cannot be believed changes nothing, and is said.
+func TestLastGoodFileStays(t *testing.T) {
+	m, stranger := newMaker(t), newMaker(t)
+	path := filepath.Join(t.TempDir(), "denylist")
+	stolen := m.device("stolen")
+	if _, err := guard.New(path, guard.Options{Roots: m.roots}); err == nil {
+		t.Error("without a file")
+	}
+	if _, err := guard.New(path, guard.Options{}); err == nil {
+		t.Error("without roots")
+	}
+	now := time.Now()
+	m.list(path, 2, now, stolen)
+	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	m.must(err)
+	for name, change := range map[string]func(){
+		"a stranger's": func() { stranger.list(path, 3, now.Add(time.Minute)) },
+		"an older one": func() { m.list(path, 1, now.Add(-time.Hour)) },
+		"half a file": func() {
+			whole, err := os.ReadFile(path)
+			m.must(err)
+			m.replace(path, whole[:len(whole)/2])
+		},
+		"no file": func() { m.must(os.Remove(path)) },
+	} {
+		m.list(path, 2, now, stolen)
+		m.must(g.Reload())
+		change()
+		if err := g.Reload(); err == nil || !strings.HasPrefix(err.Error(), "guard: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := g.Check(stolen.Leaf); !errors.Is(err, guard.ErrDenied) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestEnded(t *testing.T) {
+	m := newMaker(t)
+	path := filepath.Join(t.TempDir(), "denylist")
+	good, stolen := m.device("good"), m.device("stolen")
+	m.list(path, 1, time.Now(), stolen)
+	for _, c := range []struct {
+		fail         guard.Fail
+		good, stolen error
+	}{{guard.Closed, guard.ErrEnded, guard.ErrEnded}, {guard.Open, nil, guard.ErrDenied}} {
+		var late atomic.Bool
+		g, err := guard.New(path, guard.Options{Roots: m.roots, Fail: c.fail, Now: func() time.Time {
+			if late.Load() {
+				return time.Now().Add(8 * 24 * time.Hour)
+			}
+			return time.Now()
+		}})
+		m.must(err)
+		standing, err := m.dial(m.serve(g), good, nil)
+		m.must(err)
+		late.Store(true)
+		if got := g.Check(good.Leaf); !errors.Is(got, c.good) || c.good == nil && got != nil {
+			t.Errorf("good: %v", got)
+		}
+		if got := g.Check(stolen.Leaf); !errors.Is(got, c.stolen) {
+			t.Errorf("stolen: %v", got)
+		}
+		ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		g.Watch(ctx, time.Millisecond)
+		stop()
+		if err := echo(standing); (err == nil) != (c.fail == guard.Open) {
+			t.Errorf("the connection that stands: %v", err)
+		}
+	}
+}
+
+// Lists of further issuers lie beside the first.
+func TestTwoIssuers(t *testing.T) {
+	m := newMaker(t)
+	path := filepath.Join(t.TempDir(), "denylist")
+	first, second := m.device("first"), m.device("second")
+	m.list(path, 1, time.Now(), first)
+	m.list(path+".operational-2", 1, time.Now(), second)
+	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	m.must(err)
+	for _, c := range []tls.Certificate{first, second} {
+		if err := g.Check(c.Leaf); !errors.Is(err, guard.ErrDenied) {
+			t.Errorf("%s: %v", c.Leaf.Subject, err)
+		}
+	}
+	if err := g.Check(m.device("third").Leaf); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFilter(t *testing.T) {
+	m := newMaker(t)
+	path := filepath.Join(t.TempDir(), "filter")
+	good, stolen, young := m.device("good"), m.device("stolen"), m.device("young")
+	covers := time.Now().Add(-time.Minute)
+	young.Leaf.NotBefore = time.Now()
+	data, err := denylist.SealFilter(m.seal, m.document(1, "operational", time.Now()), covers, []denylist.Serial{m.serial(stolen)}, []denylist.Serial{m.serial(good)})
+	m.must(err)
+	m.replace(path, data)
+	for _, fail := range []guard.Fail{guard.Closed, guard.Open} {
+		g, err := guard.New(path, guard.Options{Roots: m.roots, Fail: fail})
+		m.must(err)
+		if err := g.Check(good.Leaf); err != nil {
+			t.Errorf("good: %v", err)
+		}
+		if err := g.Check(stolen.Leaf); !errors.Is(err, guard.ErrDenied) {
+			t.Errorf("stolen: %v", err)
+		}
+		if err := g.Check(young.Leaf); (err == nil) != (fail == guard.Open) || err != nil && !errors.Is(err, guard.ErrNotCovered) {
+			t.Errorf("younger than the filter: %v", err)
+		}
+	}
+	m.list(path+".operational-2", 1, time.Now())
+	if _, err := guard.New(path, guard.Options{Roots: m.roots}); err == nil {
+		t.Error("a filter and a list together")
+	}
+}
