@@ -84,8 +84,8 @@ func run(version string) *cobra.Command {
 --write FORMAT=FILE,… names the files: crl (PEM, for nginx, mosquitto, OpenSSL), serials
 (one a line, for haproxy), nginx-map, denylist and filter (signed, for Go). --reload is run
 after a change of files, many changes together; --each for every change, which it finds in
-$HALLMARK_STATUS (good, hold, revoked), _DEVICE, _SERIAL, _REASON, _FINGERPRINT, _SUCCESSOR,
-_ISSUER and _CHANGE. What is enforced is reported when they have succeeded.
+$HALLMARK_STATUS (good, hold, revoked), _NAME, _DEVICE, _SERIAL, _REASON, _FINGERPRINT,
+_SUCCESSOR, _ISSUER and _CHANGE. What is enforced is reported when they have succeeded.
 
 --fail says what shall happen when the lists end without contact, after seven days: closed
 (nobody is let in) or open (whoever was not denied before is). The same can stand in
