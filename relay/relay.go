@@ -71,7 +71,7 @@ type File struct{ Format, Path string }
 
 // Check says what is wrong with a configuration, and what to write instead.
 func (c *Config) Check() error {
-	formats := []string{wire.FormatCRL, wire.FormatSerials, wire.FormatMap, wire.FormatDenylist, wire.FormatFilter}
+	formats := []string{wire.FormatRoots, wire.FormatCRL, wire.FormatSerials, wire.FormatMap, wire.FormatDenylist, wire.FormatFilter}
 	paths := map[string]bool{}
 	for _, f := range c.Files {
 		switch clean := filepath.Clean(f.Path); {
@@ -101,6 +101,7 @@ func (c *Config) Check() error {
 type Relay struct {
 	Config
 	roots   *x509.CertPool
+	trusted []byte              // the same, PEM
 	issuers []string            // in the server's order
 	sources map[string]*source  // by issuer
 	pending []wire.Change       // seen, not yet enforced

@@ -23,12 +23,16 @@ func TestChangesAreEnforced(t *testing.T) {
 	_, other := s.device()
 	p := s.post()
 	crl, serials, list, denied := p.file(wire.FormatCRL), p.file(wire.FormatSerials), p.file(wire.FormatMap), p.file(wire.FormatDenylist)
+	roots := p.file(wire.FormatRoots)
 	p.Reload = "echo reload >>" + p.etc + "/log"
 	p.Each = `echo "$HALLMARK_STATUS $HALLMARK_DEVICE $HALLMARK_NAME $HALLMARK_SERIAL $HALLMARK_REASON" >>` + p.etc + "/log"
 	p.run()
 	p.enforced()
 	if text := p.read(serials); strings.Contains(text, serial) {
 		t.Errorf("denied before anything happened: %s", text)
+	}
+	if text := openssl(t, "x509", "-in", roots, "-noout", "-subject"); text != "subject=CN = Root\n" {
+		t.Errorf("roots: %s", text)
 	}
 	before := p.read(denied)
 	s.suspend(id)
@@ -53,7 +57,7 @@ func TestChangesAreEnforced(t *testing.T) {
 		t.Errorf("commands:\n%s\nnot\n%s", text, want)
 	}
 	r := p.last()
-	if r.Program != "test" || r.Fail != wire.FailClosed || r.Version != "1" || strings.Join(r.Formats, " ") != "crl denylist nginx-map serials each" ||
+	if r.Program != "test" || r.Fail != wire.FailClosed || r.Version != "1" || strings.Join(r.Formats, " ") != "crl denylist nginx-map roots serials each" ||
 		r.Until.Before(time.Now().Add(6*24*time.Hour)) {
 		t.Errorf("reported: %+v", r)
 	}

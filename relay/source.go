@@ -139,7 +139,7 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 	for _, der := range bundle.Operational {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
-	path := filepath.Join(r.Dir, RootsFile)
+	path := filepath.Join(r.Dir, rootsFile)
 	if before, err := readFile(path); err != nil || !bytes.Equal(before, text) {
 		if err := replace(path, text); err != nil {
 			return err
@@ -167,14 +167,16 @@ func (r *Relay) follows(issuers []string) error {
 	return nil
 }
 
-// RootsFile is the file, in the relay's folder, of what relying parties trust.
-const RootsFile = "relying-parties.pem"
+// rootsFile is the file, in the relay's folder, of what relying parties trust.
+const rootsFile = "relying-parties.pem"
 
 // loadRoots reads what the last contact left; before the first there is nothing.
 func (r *Relay) loadRoots() error {
-	r.roots = x509.NewCertPool()
-	if text, err := readFile(filepath.Join(r.Dir, RootsFile)); err == nil && !r.roots.AppendCertsFromPEM(text) {
-		return fmt.Errorf("%s is damaged: remove it and try again", filepath.Join(r.Dir, RootsFile))
+	path := filepath.Join(r.Dir, rootsFile)
+	text, err := readFile(path)
+	r.roots, r.trusted = x509.NewCertPool(), text
+	if err == nil && !r.roots.AppendCertsFromPEM(text) {
+		return fmt.Errorf("%s is damaged: remove it and try again", path)
 	}
 	return nil
 }

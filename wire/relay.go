@@ -34,14 +34,15 @@ const (
 	FormatCRL      = "crl"       // CRLs, PEM, for nginx, mosquitto, OpenSSL
 	FormatSerials  = "serials"   // serial numbers of denied certificates, one a line
 	FormatMap      = "nginx-map" // the same as a map of nginx: "SERIAL 1;"
-	FormatDenylist = "denylist"  // the signed snapshot, for package relay/denylist
+	FormatDenylist = "denylist"  // the signed snapshot, for package relay/guard
 	FormatFilter   = "filter"    // the signed filter, for the same
+	FormatRoots    = "roots"     // the roots that relying parties trust, PEM
 	FormatEach     = "each"      // no file: a command for each change
 )
 
 // Bounds of what a relay reports.
 const (
-	MaxRelayFormats = 6
+	MaxRelayFormats = 7
 	MaxRelayText    = 500 // bytes of a text
 )
 

@@ -70,7 +70,7 @@ func (s *Service) report(ctx context.Context, c *gate.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := []string{wire.FormatCRL, wire.FormatSerials, wire.FormatMap, wire.FormatDenylist, wire.FormatFilter, wire.FormatEach}
+	known := []string{wire.FormatCRL, wire.FormatSerials, wire.FormatMap, wire.FormatDenylist, wire.FormatFilter, wire.FormatRoots, wire.FormatEach}
 	switch {
 	case in.Number < -1 || in.Number > newest:
 		return nil, gate.Refuse(http.StatusConflict, wire.CodeConflict, "take the snapshot again", "change %d is not in the feed, whose newest is %d", in.Number, newest)

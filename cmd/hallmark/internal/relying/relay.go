@@ -81,8 +81,9 @@ func run(version string) *cobra.Command {
 	c := &cobra.Command{Use: "run", Short: "Follow what is revoked and keep files fresh",
 		Long: `Follow what is revoked, keep files fresh and have the program beside take them up.
 
---write FORMAT=FILE,… names the files: crl (PEM, for nginx, mosquitto, OpenSSL), serials
-(one a line, for haproxy), nginx-map, denylist and filter (signed, for Go). --reload is run
+--write FORMAT=FILE,… names the files: roots (what to trust, PEM), crl (PEM, for nginx,
+mosquitto, OpenSSL), serials (one a line, for haproxy), nginx-map, denylist and filter
+(signed, for Go). --reload is run
 after a change of files, many changes together; --each for every change, which it finds in
 $HALLMARK_STATUS (good, hold, revoked), _NAME, _DEVICE, _SERIAL, _REASON, _FINGERPRINT,
 _SUCCESSOR, _ISSUER and _CHANGE. What is enforced is reported when they have succeeded.
@@ -90,7 +91,7 @@ _SUCCESSOR, _ISSUER and _CHANGE. What is enforced is reported when they have suc
 --fail says what shall happen when the lists end without contact, after seven days: closed
 (nobody is let in) or open (whoever was not denied before is). The same can stand in
 relay.yaml in the folder.`,
-		Example: `  hallmark relay run --dir /var/lib/hallmark-relay --write crl=/etc/mosquitto/crls.pem \
+		Example: `  hallmark relay run --dir /var/lib/hallmark-relay --write roots=/etc/mosquitto/devices.pem,crl=/etc/mosquitto/crls.pem \
     --reload 'pkill -HUP -x mosquitto' --fail closed`,
 		Args: cobra.NoArgs}
 	dir := dirFlag(c)
