@@ -39,6 +39,9 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 		return err
 	}
 	r.pending = nil
+	if r.seen < r.owed {
+		return nil
+	}
 	r.enforced(target)
 	r.state.Contact, r.state.Closed = r.Now(), false
 	r.state.Until, r.state.Half = r.lives()

@@ -109,6 +109,7 @@ type Relay struct {
 	events  chan event          // the stream
 	failed  chan error          // why it ended
 	lost    bool                // the stream no longer reaches back to state.Number
+	owed    int64               // the command has not been run for all changes up to it
 	seen    int64               // the position in the stream
 	based   time.Time           // when everything was last fetched
 	kept    map[string][]byte   // contents of files, by path, as the program has them
@@ -313,11 +314,12 @@ func (r *Relay) begin(ctx context.Context) error {
 	if number < r.seen {
 		r.Log.Warn("the feed went back: the server was restored", "from", r.seen, "to", number)
 	}
+	r.owed = 0
 	if before := r.state.Number; r.Each != "" && before >= 0 && before < number {
 		if r.lost {
 			r.Log.Warn("the command is not run for changes that the feed no longer knows", "from", before, "to", number)
 		} else {
-			number = before // the stream tells the command what happened meanwhile
+			r.owed, number = number, before // the stream tells the command what happened meanwhile
 		}
 	}
 	r.lost, r.pending = false, nil

@@ -15,8 +15,9 @@ import (
 
 // TestScripts runs the transcripts in testdata/script: they read like a manual and say
 // what is printed, errors and hints above all. Beside testscript's own commands,
-// "exits N PROGRAM ARGS..." wants an exit code, "await PORT" a listener, and
-// "keep NAME" puts the last standard output into a variable.
+// "exits N PROGRAM ARGS..." wants an exit code, "await PORT" a listener, "untilok
+// PROGRAM ARGS..." a success within a minute, and "keep NAME" puts the last standard
+// output into a variable.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -39,7 +40,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "await": awaitPort, "keep": keep},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "await": awaitPort, "untilok": untilOK, "keep": keep},
 	})
 }
 
@@ -67,6 +68,17 @@ func awaitPort(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("nothing listens on port %s", args[0])
+}
+
+func untilOK(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: untilok PROGRAM ARGS...")
+	}
+	for deadline := time.Now().Add(time.Minute); ts.Exec(args[0], args[1:]...) != nil; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within a minute: %s", strings.Join(args, " "))
+		}
+	}
 }
 
 func keep(ts *testscript.TestScript, neg bool, args []string) {

@@ -61,9 +61,8 @@ standard input, out of the list of processes.`,
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		invitation := args[0]
 		if invitation == "-" {
-			var err error
-			if invitation, err = bufio.NewReaderSize(c.InOrStdin(), 4096).ReadString('\n'); invitation == "" {
-				return fmt.Errorf("standard input holds no invitation: %w", err)
+			if invitation, _ = bufio.NewReaderSize(c.InOrStdin(), 4096).ReadString('\n'); invitation == "" {
+				return terminal.Usage(errors.New("standard input holds no invitation"))
 			}
 		}
 		name, _, err := client.AcceptRelay(c.Context(), invitation, *dir)
