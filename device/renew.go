@@ -23,8 +23,11 @@ import (
 func Renew(ctx context.Context, o Options) (Result, error) {
 	var shown string
 	r, err := o.withServer(func(a *agent) (err error) {
-		if err = a.settle(ctx); err == nil {
-			shown, err = a.renew(ctx)
+		if err = a.settle(ctx); err != nil {
+			return err
+		}
+		if shown, err = a.renew(ctx); err == nil {
+			a.rebirth(ctx)
 		}
 		return err
 	})
@@ -165,6 +168,20 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 		}
 	}
 	return shown, a.swap(ctx, key, got)
+}
+
+// rebirth asks for another IDevID if the root of the one on file is trusted no more: when
+// it is needed, it must be good. Whether there is another is the server's to say; what was
+// renewed just now works without.
+func (a *agent) rebirth(ctx context.Context) {
+	_, bundle := a.client.Trust()
+	if a.checkChain("IDevID", a.set.IDevID, a.birth.Public(), bundle.Manufacturing) == nil {
+		return
+	}
+	a.report("the IDevID certificate is of a CA that is trusted no more; asking for another")
+	if err := a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) }); err != nil {
+		a.report("%v", err)
+	}
 }
 
 // stage keeps a fresh certificate before it is shown for the first time. The server lets

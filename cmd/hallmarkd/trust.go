@@ -168,7 +168,8 @@ that would be refused and could not help themselves, and proposes nothing then u
 Devices follow to new infrastructure roots however long they slept, as long as
 trust/earlier is kept. A device whose working certificate the root is behind renews
 with its IDevID; one whose IDevID it is behind gets another if its TPM's maker or the
-lot's list vouches for it, and needs "hallmark device grant" otherwise.`,
+lot's list vouches for it, or while its working certificate is in force if it has any
+TPM, and needs "hallmark device grant" otherwise.`,
 		Example: "  hallmarkd trust retire-root operational --config /srv/hallmark",
 		RunE: func(c *cobra.Command, args []string) error {
 			in, err := installation.Open(path)
@@ -180,7 +181,7 @@ lot's list vouches for it, and needs "hallmark device grant" otherwise.`,
 				return err
 			}
 			defer store.Close()
-			r, err := rollover.Retire(c.Context(), in, store, args[0])
+			r, err := rollover.Retire(c.Context(), in, store, args[0], time.Now())
 			if err != nil {
 				return err
 			}

@@ -31,7 +31,7 @@ type Retiring struct {
 
 // Retire says whom it would strand to trust a root no more. The root is named by its
 // issuer or by the beginning of its fingerprint.
-func Retire(ctx context.Context, in *installation.Installation, store record.Inventory, name string) (Retiring, error) {
+func Retire(ctx context.Context, in *installation.Installation, store record.Inventory, name string, now time.Time) (Retiring, error) {
 	b := in.Trust.Bundle()
 	r, err := retiring(in, &b, name)
 	if err != nil {
@@ -44,9 +44,9 @@ func Retire(ctx context.Context, in *installation.Installation, store record.Inv
 	}
 	switch r.Line {
 	case profile.Operational:
-		err = r.refused(ctx, store, profile.LDevID, in)
+		err = r.refused(ctx, store, profile.LDevID, in, now)
 	case profile.Manufacturing:
-		err = r.refused(ctx, store, profile.IDevID, in)
+		err = r.refused(ctx, store, profile.IDevID, in, now)
 	default:
 		err = r.lockedOut(ctx, store)
 	}
@@ -121,8 +121,9 @@ func newest(ctx context.Context, store record.Inventory, kind profile.Kind) (map
 
 // refused counts the devices whose newest certificate the root is behind. A working
 // certificate is got again by the IDevID; an IDevID by whom a TPM's maker or a list
-// vouches for, and by others only if an administrator grants it.
-func (r *Retiring) refused(ctx context.Context, store record.Inventory, kind profile.Kind, in *installation.Installation) error {
+// vouches for, by any TPM while its working certificate is in force, and by others only if
+// an administrator grants it (provisioner/decide).
+func (r *Retiring) refused(ctx context.Context, store record.Inventory, kind profile.Kind, in *installation.Installation, now time.Time) error {
 	held, err := newest(ctx, store, kind)
 	if err != nil {
 		return err
@@ -141,7 +142,8 @@ func (r *Retiring) refused(ctx context.Context, store record.Inventory, kind pro
 		}
 		birth, born := births[id]
 		counts := born && !slices.Contains(r.Issuers, birth.Issuer) && in.Pins(profile.Manufacturing)[birth.Issuer] != nil
-		if d.Assurance.Certified || d.Assurance.Registered || counts {
+		inForce := kind == profile.IDevID && d.Assurance.Hardware && now.Before(d.Expires)
+		if d.Assurance.Certified || d.Assurance.Registered || counts || inForce {
 			r.Returning++
 		} else {
 			r.Stranded = append(r.Stranded, d.Name())
