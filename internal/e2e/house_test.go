@@ -128,6 +128,13 @@ func (h *house) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	next.ServeHTTP(w, r)
 }
 
+// stand puts somebody between devices and server; nil for nobody.
+func (h *house) stand(between func(w http.ResponseWriter, r *http.Request, serve http.Handler)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.between = between
+}
+
 func (h *house) now() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()

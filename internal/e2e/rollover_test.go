@@ -153,7 +153,7 @@ func TestBundlesThatDoNotFollow(t *testing.T) {
 	} {
 		before := u.load()
 		// The server claims that there is a newer bundle, and gives these.
-		h.between = func(w http.ResponseWriter, r *http.Request, serve http.Handler) {
+		h.stand(func(w http.ResponseWriter, r *http.Request, serve http.Handler) {
 			switch r.URL.Path {
 			case wire.PathPoll:
 				json.NewEncoder(w).Encode(wire.Steering{Start: h.now(), End: h.now(), Trust: 3})
@@ -162,7 +162,7 @@ func TestBundlesThatDoNotFollow(t *testing.T) {
 			default:
 				serve.ServeHTTP(w, r)
 			}
-		}
+		})
 		_, err := device.Poll(t.Context(), u.options())
 		if refused, ok := errors.AsType[*client.TrustError](err); !ok || refused.Code != c.code {
 			t.Errorf("%s: %v", name, err)
@@ -171,7 +171,7 @@ func TestBundlesThatDoNotFollow(t *testing.T) {
 			t.Errorf("%s: the state changed", name)
 		}
 	}
-	h.between = nil
+	h.stand(nil)
 	u.works()
 	h.publish(func(b *wire.Bundle) { b.Servers = next.Servers })
 	must[device.Result](t)(device.Poll(t.Context(), u.options()))
