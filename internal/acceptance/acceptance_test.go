@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
 
@@ -99,6 +100,10 @@ func (s *stage) close() {
 	s.tpm.Kill()
 	os.RemoveAll(s.tpm.Dir())
 }
+
+// freePorts gives the first of four for hallmarkd's listeners; of this and another run of
+// the tests at the same time each begins elsewhere.
+func freePorts() (int, error) { return ports.Free(36000+os.Getpid()%10*1000, 4) }
 
 // bash runs a script in the stage and gives its output.
 func (s *stage) bash(t *testing.T, script string) string {

@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/hallmark-pki/hallmark/internal/ports"
 )
 
 // pages are run from top to bottom, each in an empty folder: every line of a console
@@ -30,7 +28,7 @@ func TestDocumentedCommands(t *testing.T) {
 			if len(commands) < 5 {
 				t.Fatalf("only %d commands found", len(commands))
 			}
-			port, err := ports.Free(38443, 4)
+			port, err := freePorts()
 			if err != nil {
 				t.Fatal(err)
 			}

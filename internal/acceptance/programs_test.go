@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/hallmark-pki/hallmark/internal/ports"
 )
 
 // programs' page; every block with commands or configuration is run as it stands there.
@@ -43,7 +41,7 @@ type field struct {
 func newField(t *testing.T) *field {
 	t.Helper()
 	s := newStage(t)
-	port, err := ports.Free(38443, 4)
+	port, err := freePorts()
 	if err != nil {
 		t.Fatal(err)
 	}

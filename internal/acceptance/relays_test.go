@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
-	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -44,7 +43,7 @@ type yard struct {
 func newYard(t *testing.T) *yard {
 	t.Helper()
 	s := newStage(t)
-	port, err := ports.Free(38443, 4)
+	port, err := freePorts()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"github.com/hallmark-pki/hallmark/internal/ports"
 )
 
 // TestScripts runs the transcripts in testdata/script: they read like a manual and say
@@ -27,7 +25,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(s.close)
-			port, err := ports.Free(38443, 4)
+			port, err := freePorts()
 			if err != nil {
 				return err
 			}

@@ -47,7 +47,7 @@ type server struct {
 func programs(b *testing.B) string {
 	b.Helper()
 	dir := filepath.Join(os.TempDir(), "hallmark-bench-programs")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+string(os.PathSeparator), "../../cmd/hallmarkd", "../../cmd/hallmark-device")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+string(os.PathSeparator), "../../cmd/...")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, out)

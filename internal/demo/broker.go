@@ -98,18 +98,34 @@ func (d *demo) broker(port int) error {
 	}
 	config := fmt.Sprintf("listener %d 127.0.0.1\nuser root\ncertfile %s\nkeyfile %s\ncafile %s\nrequire_certificate true\nuse_identity_as_username true\n",
 		port, d.path("broker.pem"), d.path("broker.key"), d.path("ca", "trust", "relying-parties.pem"))
-	if err := os.WriteFile(d.path("mosquitto.conf"), []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(d.path("open.conf"), []byte(config), 0o600); err != nil {
 		return err
 	}
+	return d.mosquitto("open", port)
+}
+
+// mosquitto starts one by its configuration, NAME.conf.
+func (d *demo) mosquitto(name string, port int) error {
 	program, err := exec.LookPath("mosquitto")
 	if err != nil {
 		program = "/usr/sbin/mosquitto" // not in everybody's path on Debian
 	}
-	return d.background("mosquitto.log", fmt.Sprintf("127.0.0.1:%d", port), program, "-c", d.path("mosquitto.conf"))
+	return d.background(name+".log", fmt.Sprintf("127.0.0.1:%d", port), program, "-c", d.path(name+".conf"))
 }
 
 // background starts a program for the rest of the demonstration and returns when it listens.
 func (d *demo) background(log, address, name string, args ...string) error {
+	return d.launch(log, func() error {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}, name, args...)
+}
+
+// launch starts a program for the rest of the demonstration and returns when it is ready.
+func (d *demo) launch(log string, ready func() error, name string, args ...string) error {
 	file, err := os.Create(d.path(log))
 	if err != nil {
 		return err
@@ -128,8 +144,8 @@ func (d *demo) background(log, address, name string, args ...string) error {
 		<-ended
 	})
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("tcp", address); err == nil {
-			return c.Close()
+		if ready() == nil {
+			return nil
 		}
 		select {
 		case err := <-ended:
@@ -139,5 +155,5 @@ func (d *demo) background(log, address, name string, args ...string) error {
 		default:
 		}
 	}
-	return errors.New(filepath.Base(name) + " does not listen after 20 s; see " + log)
+	return errors.New(filepath.Base(name) + " is not ready after 20 s; see " + log)
 }

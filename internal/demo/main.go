@@ -51,7 +51,7 @@ func run(ctx context.Context, bin, dir string, keep bool) error {
 		}
 		fmt.Printf("  %-38s %7.0f ms   %s\n", s.name, float64(time.Since(started).Microseconds())/1000, said)
 	}
-	fmt.Printf("\n%s\nDone in %.1f s. Everything is in %s.\n", summary, time.Since(begin).Seconds(), d.dir)
+	fmt.Printf("\n%s\nDone in %.1f s. Everything is in %s.\n", summary, time.Since(begin).Seconds(), dir)
 	if keep {
 		return d.wait()
 	}
@@ -65,8 +65,10 @@ const summary = `What you saw:
   a working certificate and renewed it by itself, proving the chip again each time, and
   used it in a TLS 1.3 connection in which the TPM made the signature, and lent it to
   programs that speak plain MQTT.
-  Then an administrator revoked it: its renewal and its return are refused, and CRL and
-  OCSP tell everybody else.`
+  Then an administrator suspended it: beside a broker a relay saw to it that its session
+  ended and no other began, within two seconds, until the suspension was lifted. In the end
+  it was revoked: its renewal and its return are refused, and CRL and OCSP tell everybody
+  else.`
 
 // demo is the stage: where things are and what runs.
 type demo struct {
@@ -77,6 +79,7 @@ type demo struct {
 	config  string
 	ticket  string
 	tpm     tpm
+	party   party
 	closers []func()
 }
 

@@ -4,16 +4,12 @@ package ports
 import (
 	"errors"
 	"net"
-	"os"
 	"strconv"
 	"sync/atomic"
 )
 
-// given keeps what runs side by side in this process from getting the same ports; where
-// it begins, processes of one test's from each other's, mostly.
+// given keeps what runs side by side in this process from getting the same ports.
 var given atomic.Int64
-
-func init() { given.Store(int64(os.Getpid())) }
 
 // Free finds n (at most 10) neighbouring ports above from on which nobody listens.
 // Programs that run at the same time name different beginnings, a thousand apart or more.
