@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -34,7 +35,7 @@ const (
 
 func (s *Service) models(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Models(ctx)
-	return list(all, "", showModel), err
+	return view.List(all, "", showModel), err
 }
 
 func (s *Service) model(ctx context.Context, c *gate.Call) (any, error) {
@@ -138,7 +139,7 @@ func (s *Service) setModel(ctx context.Context, c *gate.Call) (any, error) {
 
 func (s *Service) lots(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Lots(ctx)
-	return list(all, "", showLot), err
+	return view.List(all, "", showLot), err
 }
 
 func (s *Service) lot(ctx context.Context, c *gate.Call) (any, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/selection"
 	"github.com/hallmark-pki/hallmark/admin/selector"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -24,7 +25,7 @@ func (s *Service) devices(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	rows, after, err := s.Store.Devices(ctx, where, page)
-	return list(rows, after, showDevice), err
+	return view.List(rows, after, view.Device), err
 }
 
 func (s *Service) device(ctx context.Context, c *gate.Call) (any, error) {
@@ -33,7 +34,7 @@ func (s *Service) device(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	certificates, err := s.certificatesOf(ctx, d)
-	out := showDevice(d)
+	out := view.Device(d)
 	for i, ek := range d.EKs {
 		out.TPM.EKs[i].Certificate = ek.Certificate
 	}
@@ -53,76 +54,110 @@ func (s *Service) certificatesOf(ctx context.Context, d record.Device) ([]record
 	return rows, err
 }
 
-// crlReasons are the words for CRLReason (RFC 5280 §5.3.1).
-var crlReasons = map[string]int{
-	"unspecified": record.ReasonUnspecified, "key-compromise": record.ReasonKeyCompromise,
-	"affiliation-changed": record.ReasonAffiliation, "superseded": record.ReasonSuperseded,
-	"cessation": record.ReasonCessation, "privilege-withdrawn": record.ReasonPrivilege,
-}
-
-const maxWhy = 1000 // bytes of free text
-
 func (s *Service) suspend(ctx context.Context, c *gate.Call) (any, error) {
-	return s.change(ctx, c, record.StateSuspended, "hold", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
+	return s.change(ctx, c, record.JobSuspend, func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
+		e.Alert = true // one person's act, of which the others hear (design decision 14)
 		return s.Status.Suspend(ctx, d.ID, e)
 	})
 }
 
 func (s *Service) restore(ctx context.Context, c *gate.Call) (any, error) {
-	return s.change(ctx, c, record.StateActive, "good", func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
+	return s.change(ctx, c, record.JobRestore, func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
 		return s.Status.Restore(ctx, d.ID, e)
 	})
 }
 
-func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
-	return s.change(ctx, c, record.StateRevoked, "revoked", func(d record.Device, reason int, e record.Event) ([]record.Shard, error) {
-		return s.Status.Revoke(ctx, d.ID, reason, e.Reason, e)
-	})
+func (s *Service) retire(ctx context.Context, c *gate.Call) (any, error) {
+	return s.change(ctx, c, record.JobRetire, s.end(ctx, c))
 }
 
-// change brings a device into a state, and its certificates to a status.
-func (s *Service) change(ctx context.Context, c *gate.Call, state, certificates string, do func(record.Device, int, record.Event) ([]record.Shard, error)) (any, error) {
+func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
+	return s.change(ctx, c, record.JobRevoke, s.end(ctx, c))
+}
+
+// end revokes a device, if the caller may.
+func (s *Service) end(ctx context.Context, c *gate.Call) func(record.Device, int, record.Event) ([]record.Shard, error) {
+	return func(d record.Device, reason int, e record.Event) ([]record.Shard, error) {
+		if d.State != record.StateRevoked {
+			done, err := s.Watch.RevokeOne(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+		}
+		return s.Status.Revoke(ctx, d.ID, reason, e.Reason, e)
+	}
+}
+
+// changes say what becomes of a device and of its certificates.
+var changes = map[string]struct{ state, certificates string }{
+	record.JobSuspend: {record.StateSuspended, "hold"}, record.JobRestore: {record.StateActive, "good"},
+	record.JobRetire: {record.StateRevoked, "revoked"}, record.JobRevoke: {record.StateRevoked, "revoked"},
+}
+
+// change does to a device what a job of that kind does to many.
+func (s *Service) change(ctx context.Context, c *gate.Call, kind string, do func(record.Device, int, record.Event) ([]record.Shard, error)) (any, error) {
 	var in wire.StatusRequest
 	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
-	reason, known := crlReasons[in.Reason]
-	switch {
-	case state == record.StateRevoked && !known:
-		return nil, gate.Invalid("", "reason %q: one of %s", in.Reason, strings.Join(wire.RevocationReasons, ", "))
-	case state != record.StateRevoked && in.Reason != "":
-		return nil, gate.Invalid("", "only a revocation has a reason; say why in words")
-	case len(in.Why) > maxWhy:
-		return nil, gate.Invalid("", "why: at most %d bytes", maxWhy)
+	reason, err := view.ReadReason(kind, in.Reason, in.Why)
+	if err != nil {
+		return nil, gate.Invalid("", "%v", err)
 	}
 	d, err := selection.One(ctx, s.Store, c.Request.PathValue("device"))
 	if err != nil {
 		return nil, err
 	}
-	verb := map[string]string{record.StateSuspended: "device.suspended", record.StateActive: "device.restored", record.StateRevoked: "device.revoked"}[state]
-	e := c.Event(verb, d.Name())
+	becomes := changes[kind]
+	e := c.Event(view.Verbs[kind], d.Name())
 	e.Reason = in.Why
-	if known {
-		e.Detail["reason"] = in.Reason
+	if becomes.state == record.StateRevoked {
+		e.Detail["reason"] = view.Reason(reason)
 	}
 	shards, err := do(d, reason, e)
 	if errors.Is(err, record.ErrConflict) {
-		return nil, gate.Refuse(http.StatusConflict, wire.CodeRevoked, "a revocation is final", "%s is revoked", d.Name())
+		return nil, gate.Refuse(http.StatusConflict, wire.CodeRevoked, "a revocation is final, unless two operators lift it: hallmark device lift", "%s is revoked", d.Name())
 	}
 	if err != nil {
 		return nil, err
 	}
-	if d.State == state {
+	if d.State == becomes.state {
 		shards = nil // published once more, and nothing changed
 	}
 	rows, err := s.certificatesOf(ctx, d)
-	out := wire.StatusChange{Device: d.Name(), State: state, Changed: d.State != state, Shards: len(shards)}
+	out := wire.StatusChange{Device: d.Name(), State: becomes.state, Changed: d.State != becomes.state, Shards: len(shards)}
 	for _, row := range rows {
-		if record.StatusOf(row, c.Now) == certificates && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
+		if record.StatusOf(row, c.Now) == becomes.certificates && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
 			out.Certificates++
 		}
 	}
 	return out, err
+}
+
+// lift lets a revoked device come back, as two operators want.
+func (s *Service) lift(ctx context.Context, c *gate.Call) (any, error) {
+	var in wire.StatusRequest
+	if err := c.Read(&in); err != nil {
+		return nil, err
+	}
+	d, err := selection.One(ctx, s.Store, c.Request.PathValue("device"))
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case in.Reason != "" || in.Why == "" || len(in.Why) > view.MaxWhy:
+		return nil, gate.Invalid("", "say why in words, in at most %d bytes", view.MaxWhy)
+	case d.State != record.StateRevoked:
+		return wire.StatusChange{Device: d.Name(), State: d.State}, nil
+	}
+	if err := s.Watch.Need(ctx, c, record.ApproveTombstone, d.ID, in.Why); err != nil {
+		return nil, err
+	}
+	e := c.Event("device.lifted", d.Name())
+	e.Reason, e.Alert = in.Why, true
+	err = s.Store.Lift(ctx, d.ID, e)
+	return wire.StatusChange{Device: d.Name(), State: record.StateActive, Changed: true}, err
 }
 
 func (s *Service) certificates(ctx context.Context, c *gate.Call) (any, error) {
@@ -138,7 +173,7 @@ func (s *Service) certificates(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	rows, after, err := s.Store.Certificates(ctx, where, page)
-	return list(rows, after, func(row record.Certificate) wire.Certificate { return showCertificate(row, c.Now) }), err
+	return view.List(rows, after, func(row record.Certificate) wire.Certificate { return showCertificate(row, c.Now) }), err
 }
 
 // nameDevices replaces the names of devices in a selector by the IDs that the record

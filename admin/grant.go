@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/selection"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -26,8 +27,8 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 	switch {
 	case in.For != 0 && !within(in.For, renewal.MinGrant, renewal.MaxGrant):
 		return nil, gate.Invalid("", "a device may be let in for 1 minute to 90 days")
-	case len(in.Why) > maxWhy:
-		return nil, gate.Invalid("", "why: at most %d bytes", maxWhy)
+	case len(in.Why) > view.MaxWhy:
+		return nil, gate.Invalid("", "why: at most %d bytes", view.MaxWhy)
 	}
 	d, err := selection.One(ctx, s.Store, c.Request.PathValue("device"))
 	if err != nil {

@@ -31,8 +31,10 @@ func (s *Service) routes() []gate.Route {
 		{Pattern: "GET " + wire.PathDevices + "/{device}", Handle: s.device},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/suspend", Handle: s.suspend},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/restore", Handle: s.restore},
+		{Pattern: "POST " + wire.PathDevices + "/{device}/retire", Handle: s.retire},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/revoke", Handle: s.revoke},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/grant", Handle: s.grant},
+		{Pattern: "POST " + wire.PathDevices + "/{device}/lift", Handle: s.lift},
 		{Pattern: "GET " + wire.PathCerts, Handle: s.certificates},
 		{Pattern: "GET " + wire.PathCerts + "/{serial}", Handle: s.certificate},
 
@@ -56,8 +58,14 @@ func (s *Service) routes() []gate.Route {
 // Handler serves the operators' listener, which requests client certificates over TLS
 // 1.3 without session tickets and leaves judging them to this package.
 func (s *Service) Handler() http.Handler {
-	g := gate.Gate{Kind: "operator", Authenticate: s.callers().Recognise, Note: s.Store.Note, Now: s.Now, Log: s.Log}
+	g := gate.Gate{Kind: "operator", Authenticate: s.callers().Recognise, Unseen: s.unseen, Note: s.Store.Note, Now: s.Now, Log: s.Log}
 	return g.Handler(append(s.routes(), s.Further...))
+}
+
+// unseen counts alerts, up to a hundred.
+func (s *Service) unseen(ctx context.Context, operator string) (int, error) {
+	alerts, err := s.Store.Alerts(ctx, operator, 100)
+	return len(alerts), err
 }
 
 // trust gives the newest bundle or, asked for what comes after one, the steps to it.

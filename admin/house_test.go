@@ -23,7 +23,10 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin"
+	"github.com/hallmark-pki/hallmark/admin/bulk"
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/admin/consent"
+	"github.com/hallmark-pki/hallmark/admin/job"
 	"github.com/hallmark-pki/hallmark/admin/renewal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca"
@@ -54,6 +57,7 @@ type house struct {
 	replanned   atomic.Int64 // calls of renewal.Service.Changed
 	lose        atomic.Bool  // the next answer to an acceptance gets lost
 	life        time.Duration
+	jobs        *job.Runner
 	// anna is the first operator.
 	anna *client.Client
 }
@@ -98,12 +102,16 @@ func (h *house) serve(ctx context.Context) {
 	url := "https://" + listener.Addr().String()
 	infrastructure := h.founded[profile.Infrastructure]
 	plans := renewal.Service{Store: h.store, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
+	watch, statusOf := consent.New(h.store), h.status()
+	h.jobs = job.New(h.store, statusOf.Publish, h.now, slog.New(slog.NewTextHandler(h.t.Output(), nil)))
+	many, err := bulk.New(bulk.Config{Store: h.store, Watch: watch, Wake: h.jobs.Wake, Name: "Acme", Seal: h.seal})
+	check(h.t, err)
 	service, err := admin.New(admin.Config{
-		Name: "Acme", Version: "test", Store: h.store, Status: h.status(), Issuer: h, Authorities: h, Permissions: h.permissions,
+		Name: "Acme", Version: "test", Store: h.store, Status: statusOf, Issuer: h, Authorities: h, Permissions: h.permissions, Watch: watch,
 		Issuers: profile.Pins{profile.Infrastructure: infrastructure.Certificate}, Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: "https://devices.test:8443", OperatorServer: url, Bundle: h.bundle,
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates,
-		Changed: func() { h.changed.Add(1) }, Further: plans.Routes(), Now: h.now, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Changed: func() { h.changed.Add(1) }, Further: append(plans.Routes(), many.Routes()...), Now: h.now, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
 	})
 	check(h.t, err)
 	key, chain := h.issue(ca.Request{Profile: profile.Server, Content: profile.Content{IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Lifetime: 24 * time.Hour}})
@@ -135,6 +143,18 @@ func (h *house) status() *status.Service {
 	s, err := status.New(c)
 	check(h.t, err)
 	return s
+}
+
+// seal is what hallmarkd's responder is.
+func (h *house) seal(context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(h.t, err)
+	issued, err := h.authority.Issue(h.t.Context(), record.Event{Time: h.now(), Actor: "server", Verb: "certificate.issued"},
+		ca.Request{Profile: profile.OCSP, Issuer: profile.Infrastructure, Content: profile.Content{Key: key.Public(), Lifetime: 24 * time.Hour}})
+	if err != nil {
+		return nil, nil, err
+	}
+	return []*x509.Certificate{issued[0].Certificate, h.founded[profile.Infrastructure].Certificate}, key, nil
 }
 
 func (h *house) bundle() wire.SignedBundle {
@@ -309,4 +329,8 @@ func keyRequest(t *testing.T, key *ecdsa.PrivateKey, public []byte, invitation s
 	body, err := json.Marshal(request)
 	check(t, err)
 	return string(body)
+}
+
+func tlsConfig(roots *x509.CertPool, pair *tls.Certificate) *tls.Config {
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{*pair}}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -28,7 +29,7 @@ type Issuing struct {
 }
 
 func (s *Service) issuers(_ context.Context, _ *gate.Call) (any, error) {
-	return list(s.Authorities.Issuing(), "", showIssuer), nil
+	return view.List(s.Authorities.Issuing(), "", showIssuer), nil
 }
 
 func (s *Service) issuer(_ context.Context, c *gate.Call) (any, error) {

@@ -10,13 +10,14 @@ import (
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
 func (s *Service) authorities(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Authorities(ctx)
-	return list(all, "", s.showAuthority), err
+	return view.List(all, "", s.showAuthority), err
 }
 
 func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, error) {
@@ -122,7 +123,7 @@ func (s *Service) audit(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	if page.After == "" {
 		events, err := s.Store.LastEvents(ctx, page.Limit)
-		return list(events, "", showEvent), err
+		return view.List(events, "", view.Event), err
 	}
 	after, err := strconv.ParseInt(page.After, 10, 64)
 	if err != nil || after < 0 {
@@ -133,5 +134,5 @@ func (s *Service) audit(ctx context.Context, c *gate.Call) (any, error) {
 	if len(events) == page.Limit {
 		next = strconv.FormatInt(events[len(events)-1].Sequence, 10)
 	}
-	return list(events, next, showEvent), err
+	return view.List(events, next, view.Event), err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -18,7 +19,7 @@ import (
 
 func (s *Service) operators(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.Operators(ctx)
-	return list(all, "", showOperator), err
+	return view.List(all, "", showOperator), err
 }
 
 func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
@@ -34,6 +35,9 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
 	o := record.Operator{Name: in.Name, Created: c.Now, Invitation: s.Permissions.NewID(), InvitedUntil: c.Now.Add(ttl)}
+	if err := s.Watch.Need(ctx, c, record.ApproveOperator, o.Name, ""); err != nil {
+		return nil, err
+	}
 	e := c.Event("operator.invited", o.Name)
 	e.Detail["until"] = o.InvitedUntil.UTC().Format(time.RFC3339)
 	err := s.Store.Invite(ctx, o, e)

@@ -61,12 +61,21 @@ func TestInvitation(t *testing.T) {
 	_, _, err = client.Accept(ctx, second.Invitation, filepath.Join(t.TempDir(), "again"))
 	wantProblem(t, err, wire.CodeInvitation) // used
 
+	// Two are there: from now on it takes both to make a third.
+	_, err = h.anna.Invite(ctx, wire.NewOperator{Name: "cy", TTL: 60})
+	request := requested(t, err)
+	_, err = h.anna.Approve(ctx, request)
+	wantProblem(t, err, wire.CodeConflict)
+	_, err = bo.Approve(ctx, request)
+	check(t, err)
 	late, err := h.anna.Invite(ctx, wire.NewOperator{Name: "cy", TTL: 60})
 	check(t, err)
+	_, err = h.anna.Invite(ctx, wire.NewOperator{Name: "cy", TTL: 60})
+	requested(t, err) // the consent was for once
 	h.offset.Store(int64(2 * time.Minute))
 	_, _, err = client.Accept(ctx, late.Invitation, filepath.Join(t.TempDir(), "late"))
 	wantProblem(t, err, wire.CodeInvitation)
-	if verbs := h.events("operator:bo"); !slices.Equal(verbs, []string{"certificate.issued"}) {
+	if verbs := h.events("operator:bo"); !slices.Equal(verbs, []string{"approval.given", "certificate.issued"}) {
 		t.Errorf("bo's events: %v", verbs)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/consent"
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
@@ -29,6 +30,8 @@ type Store interface {
 	record.EKTypes
 	record.Audit
 	record.Grants
+	record.Tombstones
+	Alerts(ctx context.Context, operator string, limit int) ([]record.Event, error)
 	// Status is record.Revocations.Status.
 	Status(ctx context.Context, issuer, serial string) (record.Certificate, error)
 }
@@ -66,6 +69,8 @@ type Config struct {
 	Issuer        Issuer
 	Authorities   Authorities
 	Permissions   Permissions
+	// Watch says what takes two operators.
+	Watch *consent.Watch
 	// Issuers are those whose operator certificates may speak here.
 	Issuers profile.Pins
 	// Root is the SHA-256 of the infrastructure root, DeviceServer and OperatorServer
@@ -100,7 +105,7 @@ type Service struct {
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
-	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Authorities == nil || c.Permissions == nil ||
+	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Authorities == nil || c.Permissions == nil || c.Watch == nil ||
 		len(c.Issuers) == 0 || c.Root == [32]byte{} || c.Bundle == nil || c.CheckSerial == nil ||
 		c.ReadAuthorities == nil || c.Changed == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("admin: a part is missing")

@@ -7,6 +7,7 @@ import (
 	"regexp"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -20,7 +21,7 @@ var (
 
 func (s *Service) ekTypes(ctx context.Context, _ *gate.Call) (any, error) {
 	all, err := s.Store.EKTypes(ctx)
-	return list(all, "", showEKType), err
+	return view.List(all, "", showEKType), err
 }
 
 func (s *Service) allowEKType(ctx context.Context, c *gate.Call) (any, error) {

@@ -52,6 +52,8 @@ type Approvals interface {
 	// not spent, or if its approver is disabled now.
 	SpendApproval(ctx context.Context, kind, subject, requester string, at time.Time, e Event) error
 	Approval(ctx context.Context, id string) (Approval, error)
+	// ApprovalsOf lists the requests and reviews about one subject, oldest first.
+	ApprovalsOf(ctx context.Context, kind, subject string) ([]Approval, error)
 	// OpenApprovals lists requests and reviews that wait for an approver, oldest first.
 	OpenApprovals(ctx context.Context, at time.Time) ([]Approval, error)
 }

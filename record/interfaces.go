@@ -169,6 +169,13 @@ type Revocations interface {
 	NewestCRL(ctx context.Context, s Shard) (CRL, error)
 }
 
+// Tombstones is how a revocation that was a mistake ends.
+type Tombstones interface {
+	// Lift takes away the tombstones of a revoked device, which is active then and may come
+	// back: its certificates stay revoked. ErrConflict if it is not revoked.
+	Lift(ctx context.Context, device string, e Event) error
+}
+
 // Page bounds a listing: at most Limit rows (1 to 1000) after the cursor.
 type Page struct {
 	Limit int
@@ -289,6 +296,7 @@ type Store interface {
 	Admissions
 	Issuance
 	Revocations
+	Tombstones
 	Changes
 	Factory
 	Inventory

@@ -73,6 +73,10 @@ type Job struct {
 	// Total counts the devices, Outcomes those that have each outcome. The store counts.
 	Total    int64
 	Outcomes map[string]int64
+	// Change is the number of the last change (Changes) when it last came to a device, and
+	// Changed is when: whoever knows that change knows all of the job's. The store keeps them.
+	Change  int64
+	Changed time.Time
 }
 
 // Target is the state of a device that a status job has done with; empty for a job of
@@ -94,6 +98,8 @@ type JobDevice struct {
 type JobView struct {
 	// Total counts the devices that the job would be about, Fleet all that there are.
 	Total, Fleet int64
+	// Everything: no device that is not revoked was left out.
+	Everything bool
 	// WholeLots are the lots of which at least two, and all that are not revoked yet, are
 	// among them.
 	WholeLots []string
@@ -164,6 +170,9 @@ type Jobs interface {
 	// again gets the same answer; who first asks after the window's end, at. No event is
 	// written.
 	Moment(ctx context.Context, device string, at time.Time) (time.Time, error)
+	// RevokedAlone counts the devices that an operator has revoked or retired since a time,
+	// one by one or by a job, but for jobs that another operator approves or reviews.
+	RevokedAlone(ctx context.Context, operator string, since time.Time) (int64, error)
 	// Conclude gives a device its outcome in every running job of a kind that is not a
 	// status job, and ends the jobs in which nothing is pending then. Nothing happens if
 	// there is none; no event is written.

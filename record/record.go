@@ -216,7 +216,7 @@ type EKType struct {
 	Device, AllowedBy string
 }
 
-// Tombstone bars an identity from ever enrolling again.
+// Tombstone bars an identity from enrolling again until it is lifted.
 type Tombstone struct {
 	// Kind is "ek" (hex fingerprint), "ak" (hex Name) or "serial" (MODEL:SERIAL, folded).
 	Kind   string

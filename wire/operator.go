@@ -154,17 +154,22 @@ type Tickets struct {
 
 // Device is one device. Certificates and EK certificates come when one is shown.
 type Device struct {
-	ID           string        `json:"id"`
-	Name         string        `json:"name"`
-	Model        string        `json:"model"`
-	Lot          string        `json:"lot"`
-	Serial       string        `json:"serial"`
-	State        string        `json:"state"`
-	Assurance    string        `json:"assurance"`
-	TPM          TPM           `json:"tpm"`
-	Enrolled     time.Time     `json:"enrolled"`
-	Renewed      time.Time     `json:"renewed,omitzero"`
-	Seen         time.Time     `json:"seen"`
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Model     string            `json:"model"`
+	Lot       string            `json:"lot"`
+	Serial    string            `json:"serial"`
+	State     string            `json:"state"`
+	Assurance string            `json:"assurance"`
+	TPM       TPM               `json:"tpm"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Enrolled  time.Time         `json:"enrolled"`
+	Renewed   time.Time         `json:"renewed,omitzero"`
+	Seen      time.Time         `json:"seen"`
+	// Expires is the end and KeyAlgorithm the key's algorithm of the newest working
+	// certificate.
+	Expires      time.Time     `json:"expires,omitzero"`
+	KeyAlgorithm string        `json:"key_algorithm,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
 	// Granted is until when it may come back by an operator's grant; it too comes when a
 	// device is shown.

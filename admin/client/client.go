@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
 // maxAnswer bounds an answer, in bytes: a thousand rows of the widest listing.
@@ -81,10 +82,25 @@ func load(r role, path string, warn func(string)) (*Client, error) {
 	}
 	c.http = &http.Client{
 		Timeout:       timeout,
-		Transport:     &http.Transport{DialTLSContext: c.dialTLS},
+		Transport:     &alerting{RoundTripper: &http.Transport{DialTLSContext: c.dialTLS}, warn: warn},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
+}
+
+// alerting tells the operator once that there are alerts, unless that is what is asked.
+type alerting struct {
+	http.RoundTripper
+	warn func(string)
+	once sync.Once
+}
+
+func (a *alerting) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := a.RoundTripper.RoundTrip(r)
+	if err == nil && resp.Header.Get(wire.HeaderAlerts) != "" && r.URL.Path != jobs.PathAlerts {
+		a.once.Do(func() { a.warn("there are alerts that you have not seen: hallmark alert list") })
+	}
+	return resp, err
 }
 
 // Server is the host and port that the settings name.

@@ -33,7 +33,7 @@ type Caller struct {
 	Certificate *x509.Certificate
 }
 
-// Gate recognises callers; every field is needed.
+// Gate recognises callers; every field but Unseen is needed.
 type Gate struct {
 	// Kind is what callers are, as in the actor of their events: "operator" for
 	// "operator:anna".
@@ -41,6 +41,8 @@ type Gate struct {
 	// Authenticate recognises who is behind a TLS 1.3 connection whose client certificate
 	// was requested but not verified. An error that says no is a *wire.Problem.
 	Authenticate func(ctx context.Context, state *tls.ConnectionState) (Caller, error)
+	// Unseen counts the alerts that a caller has not seen (wire.HeaderAlerts).
+	Unseen func(ctx context.Context, name string) (int, error)
 	// Note writes down refusals (record.Audit).
 	Note func(ctx context.Context, es ...record.Event) error
 	Now  func() time.Time
@@ -91,6 +93,7 @@ func (d *door) serve(w http.ResponseWriter, r *http.Request, rt Route) {
 		c.limit = maxBody
 	}
 	answer, err := d.judged(c, rt)
+	d.alert(w, c)
 	if err != nil {
 		d.noteRefusal(c, err)
 		d.fail(w, r, err)
@@ -101,6 +104,19 @@ func (d *door) serve(w http.ResponseWriter, r *http.Request, rt Route) {
 		return
 	}
 	d.reply(w, http.StatusOK, "application/json", answer)
+}
+
+// alert tells the caller of alerts. That they cannot be counted stops nothing.
+func (d *door) alert(w http.ResponseWriter, c *Call) {
+	if d.Unseen == nil || c.Caller.Name == "" {
+		return
+	}
+	n, err := d.Unseen(c.Request.Context(), c.Caller.Name)
+	if err != nil {
+		d.Log.Error("the alerts could not be counted", "err", err)
+	} else if n > 0 {
+		w.Header().Set(wire.HeaderAlerts, strconv.Itoa(n))
+	}
 }
 
 func (d *door) judged(c *Call, rt Route) (any, error) {

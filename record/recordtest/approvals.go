@@ -47,6 +47,9 @@ func approvals(t *testing.T, b *bench) {
 	same, err := b.Approval(b.ctx, a.ID)
 	b.must(err)
 	b.equal("approval", same, a)
+	about, err := b.ApprovalsOf(b.ctx, record.ApproveJob, j.ID)
+	b.must(err)
+	b.equal("approvals of the job", about, []record.Approval{a})
 	b.refused("approve again", record.ErrConflict, func() error { return b.approve(a.ID, "bert", Now) })
 
 	ask := record.Approval{Kind: record.ApproveOperator, Subject: "cleo", Requester: "anna", Requested: Now, Expires: Now.Add(time.Hour)}

@@ -183,7 +183,7 @@ func jobs(t *testing.T, b *bench) {
 		return plan(record.Job{Kind: record.JobSuspend, Why: "firmware", Expression: "all"})(v)
 	})
 	b.must(err)
-	b.equal("view", saw, record.JobView{Total: 5, Fleet: 5, WholeLots: []string{"default"}, Able: []string{"anna"}})
+	b.equal("view", saw, record.JobView{Total: 5, Fleet: 5, Everything: true, WholeLots: []string{"default"}, Able: []string{"anna"}})
 	b.recorded("job.created")
 	b.equal("event's object", b.last().Object, j.ID)
 	b.equal("job", j, record.Job{ID: j.ID, Kind: record.JobSuspend, Operator: "anna", Expression: "all", Why: "firmware",
@@ -192,6 +192,11 @@ func jobs(t *testing.T, b *bench) {
 
 	got := b.step(j.ID, 2)
 	b.equal("state after a step", got.Job.State, record.JobRunning)
+	newest, err := b.LastChange(b.ctx)
+	b.must(err)
+	if kept, err := b.Job(b.ctx, j.ID); err != nil || newest == 0 || kept.Change != newest || !kept.Changed.Equal(Now) {
+		t.Errorf("the last change is %d; the job says %+v, %v", newest, kept, err)
+	}
 	b.equal("shards", got.Shards, []record.Shard{{Issuer: "operational", Number: 1}})
 	unfinished, err := b.UnfinishedJobs(b.ctx)
 	b.must(err)
@@ -241,9 +246,9 @@ func jobs(t *testing.T, b *bench) {
 	d, err := b.Device(b.ctx, ids[0])
 	b.must(err)
 	b.equal("tombstones", b.tombstones(d), barred(d))
-	newest, _, err := b.Jobs(b.ctx, record.Page{Limit: 1})
+	last, _, err := b.Jobs(b.ctx, record.Page{Limit: 1})
 	b.must(err)
-	b.equal("newest job", newest[0].ID, j.ID)
+	b.equal("newest job", last[0].ID, j.ID)
 }
 
 func jobInStages(t *testing.T, b *bench) {
@@ -316,7 +321,7 @@ func jobRefused(t *testing.T, b *bench) {
 	for n, of := range map[int]record.Selection{2: {Devices: ids}, 1: {Devices: ids[:1]}} {
 		b.enrolled()
 		_, err := b.CreateJob(b.ctx, of, Now, func(v record.JobView) (record.JobPlan, error) {
-			if len(v.WholeLots) != 0 || v.Total != int64(n) {
+			if len(v.WholeLots) != 0 || v.Everything || v.Total != int64(n) {
 				t.Errorf("a part of a lot: %+v", v)
 			}
 			return record.JobPlan{}, no
@@ -342,6 +347,42 @@ func jobOfAnotherKind(t *testing.T, b *bench) {
 	if got.State != record.JobDone || !got.Ended.Equal(Now.Add(time.Hour)) {
 		t.Errorf("the job is %+v", got)
 	}
+}
+
+// revokedAlone: what one operator has ended without another, in one way or the other.
+func revokedAlone(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	ids := b.many(7)
+	alone := func(since time.Time, want int64) {
+		t.Helper()
+		got, err := b.RevokedAlone(b.ctx, "anna", since)
+		b.must(err)
+		b.equal("revoked alone", got, want)
+	}
+	end := func(i int, actor, verb string, detail map[string]string) {
+		t.Helper()
+		e := event(verb)
+		e.Actor, e.Detail = actor, detail
+		_, err := b.Revoke(b.ctx, ids[i], Now, 0, "", e)
+		b.must(err)
+	}
+	end(0, "operator:anna", "device.revoked", nil)
+	end(1, "operator:anna", "device.retired", map[string]string{"reason": "cessation"})
+	end(2, "operator:bert", "device.revoked", nil)
+	alone(Now.Add(-time.Hour), 2)
+	alone(Now, 0)
+	j := b.create(record.Job{Kind: record.JobRevoke}, record.Selection{Devices: ids[3:5]})
+	b.create(record.Job{Kind: record.JobSuspend}, record.Selection{Devices: ids[5:]})
+	alone(Now.Add(-time.Hour), 4)
+	_, err := b.StepJob(b.ctx, j.ID, 1, Now, func(d record.Device) record.Event {
+		e := event("device.revoked")
+		e.Actor, e.Detail = "operator:anna", map[string]string{"job": j.ID}
+		return e
+	})
+	b.must(err)
+	alone(Now.Add(-time.Hour), 4)
+	b.wait()
+	alone(Now.Add(-time.Hour), 4)
 }
 
 // jobAndItsOperator: the job of an operator who was disabled goes no further.

@@ -74,6 +74,26 @@ func revocation(t *testing.T, b *bench) {
 	}
 }
 
+// lifting: the device may come back, its certificates do not.
+func lifting(t *testing.T, b *bench) {
+	f := b.fleet()
+	b.refused("lift what is not revoked", record.ErrConflict, func() error { return b.Lift(b.ctx, f.device.ID, event("x")) })
+	_, err := b.Revoke(b.ctx, f.device.ID, Now, record.ReasonKeyCompromise, "stolen", event("device.revoked"))
+	b.must(err)
+	ended := b.status(f.good)
+	b.must(b.Lift(b.ctx, f.device.ID, event("device.lifted")))
+	b.recorded("device.lifted")
+	b.equalDevice(f.device)
+	b.equal("tombstones", b.tombstones(f.device), []string(nil))
+	b.equal("a certificate of before", b.status(f.good), ended)
+	b.must(b.admit(f.device))
+	b.issue(newIntent(f.device.ID))
+	_, err = b.Revoke(b.ctx, f.device.ID, Now, 0, "stolen", event("device.revoked"))
+	b.must(err)
+	b.equal("tombstones", b.tombstones(f.device), barred(f.device))
+	b.refused("lift a stranger's", record.ErrConflict, func() error { return b.Lift(b.ctx, "nil", event("x")) })
+}
+
 func suspension(t *testing.T, b *bench) {
 	f := b.fleet()
 	before := map[string]record.Certificate{}

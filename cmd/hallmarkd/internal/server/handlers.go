@@ -1,7 +1,10 @@
 package server
 
 import (
+	"context"
+	"crypto"
 	"crypto/sha256"
+	"crypto/x509"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -10,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin"
+	"github.com/hallmark-pki/hallmark/admin/bulk"
+	"github.com/hallmark-pki/hallmark/admin/consent"
 	"github.com/hallmark-pki/hallmark/admin/party"
 	"github.com/hallmark-pki/hallmark/admin/renewal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
@@ -38,13 +43,18 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 		return err
 	}
 	plans := renewal.Service{Store: store, DefaultPoll: provisioner.DefaultPoll, Changed: h.devices.Replan}
+	watch := consent.New(store)
+	many, err := bulk.New(bulk.Config{Store: store, Watch: watch, Wake: h.jobs.Wake, Name: in.Config.Name, Seal: h.seal(infrastructure.Certificate)})
+	if err != nil {
+		return err
+	}
 	administration, err := admin.New(admin.Config{
 		Name: in.Config.Name, Version: version,
-		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p,
+		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p, Watch: watch,
 		Authorities: issuers{in, h.authority},
 		Issuers:     in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
-		Bundle: bundle, Since: in.Trust.Since, Further: append(parties.Routes(), plans.Routes()...),
+		Bundle: bundle, Since: in.Trust.Since, Further: slices.Concat(parties.Routes(), plans.Routes(), many.Routes()),
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates, Changed: h.makers.changed,
 		Now: time.Now, Log: log,
 	})
@@ -58,6 +68,14 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 		metrics:   h.metrics.handler(),
 	}
 	return nil
+}
+
+// seal gives what signs reports: the responder of the infrastructure issuer.
+func (h *house) seal(issuer *x509.Certificate) func(context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+	return func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+		leaf, key, err := h.responders.get(ctx, profile.Infrastructure)
+		return []*x509.Certificate{leaf, issuer}, key, err
+	}
 }
 
 // public is what anyone may fetch over plain HTTP.

@@ -137,6 +137,7 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 	defer stop()
 	var background sync.WaitGroup
 	background.Go(func() { h.status.Run(ctx) })
+	background.Go(func() { h.jobs.Run(ctx) })
 	// Streams have no end of their own: they end before the listeners wait for requests to.
 	streaming, hangUp := context.WithCancel(ctx)
 	defer hangUp()

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/job"
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/softkey"
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
@@ -64,15 +65,17 @@ func collectSeldom() {
 
 // house is the wired rooms that listeners serve.
 type house struct {
-	authority *publisher
-	status    *status.Service
-	feed      *feed.Feed
-	devices   *provisioner.Service
-	own       *own
-	makers    *makers
-	metrics   *metrics
-	handlers  handlers
-	fresh     fresh
+	authority  *publisher
+	status     *status.Service
+	feed       *feed.Feed
+	devices    *provisioner.Service
+	jobs       *job.Runner
+	own        *own
+	responders responders
+	makers     *makers
+	metrics    *metrics
+	handlers   handlers
+	fresh      fresh
 }
 
 func assemble(ctx context.Context, in *installation.Installation, store record.Store, version string, log *slog.Logger) (*house, error) {
@@ -86,10 +89,10 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 		return nil, err
 	}
 	h := &house{authority: &publisher{Authority: authority}, makers: &makers{store: store, log: log}}
-	responders := newResponders(in, h.authority, log)
+	h.responders = newResponders(in, h.authority, log)
 	h.status, err = status.New(status.Config{
 		Store: store, Issuers: statusIssuers(in), Roots: in.Roots, BaseURL: in.Config.Public.Status,
-		Responder: responders.get, Now: time.Now, Log: log,
+		Responder: h.responders.get, Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -99,10 +102,11 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 		return nil, err
 	}
 	if h.feed, err = feed.New(ctx, feed.Config{
-		Store: store, Lists: h.status, Issuers: operational(in), Responder: responders.get, Now: time.Now, Log: log,
+		Store: store, Lists: h.status, Issuers: operational(in), Responder: h.responders.get, Now: time.Now, Log: log,
 	}); err != nil {
 		return nil, err
 	}
+	h.jobs = job.New(store, h.status.Publish, time.Now, log)
 	h.own = &own{request: serverRequest(in), authority: h.authority, log: log}
 	if err := h.makers.reload(ctx); err != nil {
 		return nil, err

@@ -145,6 +145,11 @@ func (s Approvals) Approval(ctx context.Context, id string) (record.Approval, er
 	return engine.Get(ctx, s.db, "request "+id, func(c *engine.Conn) (*record.Approval, error) { return find(c, id) })
 }
 
+// ApprovalsOf lists oldest first.
+func (s Approvals) ApprovalsOf(ctx context.Context, kind, subject string) ([]record.Approval, error) {
+	return engine.List(ctx, s.db, scan, selectApproval+" WHERE subject = ? AND kind = ? ORDER BY seq", subject, kind)
+}
+
 // OpenApprovals passes over requests for jobs that wait no more.
 func (s Approvals) OpenApprovals(ctx context.Context, at time.Time) ([]record.Approval, error) {
 	return engine.List(ctx, s.db, scan, selectApproval+` a WHERE approver IS NULL AND (expires IS NULL OR expires > ?)

@@ -70,13 +70,18 @@ func view(c *engine.Conn, seq, total int64, at time.Time) (v record.JobView, err
 		return v, err
 	}
 	v.Fleet = *fleet
+	const leftOut = "d.state <> 'revoked' AND d.seq NOT IN (SELECT device FROM job_devices WHERE job = ?1)"
+	left, err := engine.First(c, engine.Number, "SELECT 1 FROM devices d WHERE "+leftOut+" LIMIT 1"+filter.Chosen, seq)
+	if err != nil {
+		return v, err
+	}
+	v.Everything = left == nil
 	name := func(r engine.Row) string { return r.Text(0) }
 	// A lot is whole if no device of it that is not revoked was left out. The search for one
 	// ends with the first.
 	v.WholeLots, err = engine.Query(context.Background(), c, name, `SELECT g.lot FROM (
 			SELECT d.lot FROM job_devices j CROSS JOIN devices d ON d.seq = j.device WHERE j.job = ?1 GROUP BY d.lot HAVING count(*) > 1
-		) g WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.lot = g.lot AND d.state <> 'revoked'
-			AND d.seq NOT IN (SELECT device FROM job_devices WHERE job = ?1))`, seq)
+		) g WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.lot = g.lot AND `+leftOut+")", seq)
 	if err != nil {
 		return v, err
 	}
@@ -111,7 +116,7 @@ func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
 	return audit.Add(c, plan.Event)
 }
 
-const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total, due, told FROM jobs"
+const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total, due, told, change, changed FROM jobs"
 
 type numbered struct {
 	seq int64
@@ -120,7 +125,8 @@ type numbered struct {
 
 func scan(r engine.Row) numbered {
 	j := record.Job{ID: rows.ID("j", r.Int(0)), Kind: r.Text(1), Operator: r.Text(2), Expression: r.Text(3), Reason: int(r.Int(4)), Why: r.Text(5),
-		State: r.Text(6), Created: r.Time(7), Ended: r.Time(8), Until: r.Time(10), Total: r.Int(11), Due: r.Time(12), Told: r.Int(13)}
+		State: r.Text(6), Created: r.Time(7), Ended: r.Time(8), Until: r.Time(10), Total: r.Int(11), Due: r.Time(12), Told: r.Int(13),
+		Change: r.Int(14), Changed: r.Time(15)}
 	json.Unmarshal([]byte(r.Text(9)), &j.Stages) // add wrote it, or ''
 	return numbered{r.Int(0), j}
 }
@@ -304,6 +310,24 @@ func (s Store) CancelJob(ctx context.Context, id string, at time.Time, e record.
 		return count(ctx, c, &j)
 	})
 	return j, err
+}
+
+// RevokedAlone adds up events and jobs; the events of a job name it.
+func (s Store) RevokedAlone(ctx context.Context, operator string, since time.Time) (total int64, err error) {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		one, err := engine.First(c, engine.Number, `SELECT count(*) FROM events WHERE verb IN ('device.revoked', 'device.retired')
+			AND actor = ? AND time > ? AND detail NOT LIKE '%"job":%'`, "operator:"+operator, since)
+		if err != nil {
+			return err
+		}
+		many, err := engine.First(c, engine.Number, `SELECT coalesce(sum(total), 0) FROM jobs j WHERE operator = ? AND created > ? AND kind IN ('retire', 'revoke')
+			AND NOT EXISTS (SELECT 1 FROM approvals WHERE subject = 'j' || j.seq AND kind IN ('job', 'review'))`, operator, since)
+		if err == nil {
+			total = *one + *many
+		}
+		return err
+	})
+	return total, err
 }
 
 // Conclude looks before it writes: few devices are in a job.

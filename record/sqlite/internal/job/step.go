@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/changes"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
@@ -42,6 +43,9 @@ func (s Store) StepJob(ctx context.Context, id string, limit int, at time.Time, 
 			if out.Shards, err = stepDevices(c, j, last, at, event); err != nil {
 				return err
 			}
+			if err := noteChange(c, j, at); err != nil {
+				return err
+			}
 			if last < end {
 				out.Job = j.Job
 				return nil
@@ -55,6 +59,17 @@ func (s Store) StepJob(ctx context.Context, id string, limit int, at time.Time, 
 		return setState(c, j.Job)
 	})
 	return out, err
+}
+
+// noteChange keeps what the job changed last, if this step changed anything.
+func noteChange(c *engine.Conn, j *numbered, at time.Time) error {
+	number, err := changes.Last(c)
+	if err != nil || number == j.Change {
+		return err
+	}
+	j.Change, j.Changed = number, at
+	_, err = c.Exec("UPDATE jobs SET change = ?, changed = ? WHERE seq = ?", number, at, j.seq)
+	return err
 }
 
 // stageEnd is the position at which the stage of another one ends.

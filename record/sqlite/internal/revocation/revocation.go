@@ -16,7 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
-// Revocations is a [record.Revocations].
+// Revocations is a [record.Revocations] and a [record.Tombstones].
 type Revocations struct{ db *engine.DB }
 
 // New keeps it in db.
@@ -131,6 +131,17 @@ func bury(c *engine.Conn, d *rows.Recorded, at time.Time, why string) error {
 		}
 	}
 	return nil
+}
+
+// Lift digs up what bury has buried.
+func (s Revocations) Lift(ctx context.Context, id string, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		if _, err := c.Exec("DELETE FROM tombstones WHERE device = (SELECT seq FROM devices WHERE id = ? AND state = 'revoked')", id); err != nil {
+			return err
+		}
+		n, err := c.Exec("UPDATE devices SET state = 'active' WHERE id = ? AND state = 'revoked'", id)
+		return engine.Changed(n, err, "device "+id+" is not revoked")
+	})
 }
 
 // Supersede revokes a device's certificates, those on hold too, and leaves the device as it is.

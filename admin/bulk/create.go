@@ -1,0 +1,143 @@
+package bulk
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin/consent"
+	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/selection"
+	"github.com/hallmark-pki/hallmark/admin/view"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/jobs"
+)
+
+const (
+	// glassLife is for how long a job runs on a break-glass that nobody has reviewed.
+	glassLife = time.Hour
+	maxStages = 20
+)
+
+// create makes a job of a selection. What it needs is judged on the devices that it is
+// about, in the transaction that fixes them.
+func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
+	var in jobs.New
+	if err := c.Read(&in); err != nil {
+		return nil, err
+	}
+	if _, known := view.Verbs[in.Kind]; !known {
+		return nil, gate.Invalid("", "kind %q: one of %s, %s, %s, %s", in.Kind, jobs.Suspend, jobs.Restore, jobs.Retire, jobs.Revoke)
+	}
+	reason, err := view.ReadReason(in.Kind, in.Reason, in.Why)
+	switch {
+	case err != nil:
+		return nil, gate.Invalid("", "%v", err)
+	case in.Why == "" && in.Reason == "":
+		return nil, gate.Invalid("", "an act on many devices needs a reason; say why in words")
+	case len(in.BreakGlass) > view.MaxWhy:
+		return nil, gate.Invalid("", "the reason of a break-glass: at most %d bytes", view.MaxWhy)
+	}
+	of, err := selection.Of(ctx, s.Store, in.Selection)
+	if err != nil {
+		return nil, err
+	}
+	var made record.Job
+	judge := func(left int64) error {
+		made, err = s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (record.JobPlan, error) {
+			j := record.Job{Kind: in.Kind, Operator: c.Caller.Name, Expression: in.Where, Reason: reason, Why: in.Why, State: record.JobRunning, Created: c.Now}
+			if j.Stages, err = stages(in.Stages, v.Total); err != nil {
+				return record.JobPlan{}, err
+			}
+			if err := counted(in, v); err != nil {
+				return record.JobPlan{}, err
+			}
+			return plan(c, j, in, v, left), nil
+		})
+		return err
+	}
+	if j := (record.Job{Kind: in.Kind}); j.Target() == record.StateRevoked {
+		err = s.Watch.Revoking(ctx, c.Caller.Name, c.Now, judge)
+	} else {
+		err = judge(math.MaxInt64)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Wake()
+	return s.shown(ctx, made)
+}
+
+// counted refuses what selects nothing, and everything unless the number was typed back.
+func counted(in jobs.New, v record.JobView) error {
+	switch {
+	case v.Total == 0:
+		return gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark device list EXPR shows what an expression selects", "no device is selected")
+	case in.Count != 0 && in.Count != v.Total:
+		return gate.Refuse(http.StatusConflict, wire.CodeCount, "look again with --dry-run", "%d devices are selected, not %d", v.Total, in.Count)
+	case v.Everything && len(in.Devices) == 0 && in.Count == 0:
+		return gate.Refuse(http.StatusConflict, wire.CodeCount, "if that is what you want, type the number back: --count "+strconv.FormatInt(v.Total, 10),
+			"this selects every device there is: %d", v.Total)
+	}
+	return nil
+}
+
+// plan lets a job run or wait. A revocation needs a second operator if it is of more than
+// left devices, or of a whole lot; everybody else hears of any job.
+func plan(c *gate.Call, j record.Job, in jobs.New, v record.JobView, left int64) record.JobPlan {
+	e := c.Event("job.created", "")
+	e.Reason, e.Alert = j.Why, true
+	e.Detail["kind"], e.Detail["devices"] = j.Kind, strconv.FormatInt(v.Total, 10)
+	if j.Expression != "" {
+		e.Detail["where"] = j.Expression
+	}
+	if in.Reason != "" {
+		e.Detail["reason"] = in.Reason
+	}
+	p := record.JobPlan{Job: j, Event: e}
+	destroys := j.Target() == record.StateRevoked
+	if !destroys || v.Total <= left && len(v.WholeLots) == 0 || consent.Alone(v.Able, j.Operator) {
+		return p
+	}
+	why := j.Why
+	if why == "" {
+		why = in.Reason
+	}
+	p.Approval = &record.Approval{Kind: record.ApproveJob, Why: why, Requester: j.Operator, Requested: c.Now, Expires: c.Now.Add(consent.Life)}
+	p.Job.State = record.JobWaiting
+	if in.BreakGlass != "" {
+		p.Approval.Kind, p.Approval.Why, p.Approval.Expires = record.ReviewJob, in.BreakGlass, time.Time{}
+		p.Job.State, p.Job.Until = record.JobRunning, c.Now.Add(glassLife)
+		e.Detail["break_glass"], e.Detail["until"] = in.BreakGlass, showTime(p.Job.Until)
+	}
+	return p
+}
+
+// stages turns "1%" and numbers into numbers of devices. Stages that a small job does not
+// tell apart are one, and the last stage, of all devices, is no pause.
+func stages(texts []string, total int64) (out []int64, err error) {
+	if len(texts) > maxStages {
+		return nil, gate.Invalid("", "at most %d stages", maxStages)
+	}
+	before := 0.0
+	for _, text := range texts {
+		number, percent := strings.CutSuffix(text, "%")
+		n, err := strconv.ParseFloat(number, 64)
+		if err == nil && percent {
+			n = n / 100 * float64(total)
+		}
+		if err != nil || !(n > before) || percent && n > float64(total) || n > 1e9 || !percent && n != math.Trunc(n) {
+			return nil, gate.Invalid("write 1%,10% or 10,1000", "stage %q: a percentage or a number of devices, each greater than the one before", text)
+		}
+		before = n
+		end := int64(math.Ceil(n))
+		if end < total && (len(out) == 0 || end > out[len(out)-1]) {
+			out = append(out, end)
+		}
+	}
+	return out, nil
+}
