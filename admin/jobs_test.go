@@ -488,7 +488,7 @@ func TestAlerts(t *testing.T) {
 		resp, err := c.Get(h.server.URL + wire.PathWhoami)
 		check(t, err)
 		resp.Body.Close()
-		return resp.Header.Get(wire.HeaderAlerts)
+		return resp.Header.Get(jobs.HeaderAlerts)
 	}
 	if n := head(); n != "1" {
 		t.Errorf("%q alerts", n)

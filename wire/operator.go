@@ -24,10 +24,6 @@ const (
 	PathAudit     = "/v1/audit"            // GET ?limit=: List[Event], newest first; ?after=SEQUENCE&limit=: oldest first
 )
 
-// HeaderAlerts counts, in every answer to an operator, the alerts that he has not seen;
-// absent if there are none.
-const HeaderAlerts = "Hallmark-Alerts"
-
 // Labels of the bindings over which an operator's new key signs; see Binding.
 const (
 	LabelAccept   = "operator-accept"

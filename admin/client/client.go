@@ -97,7 +97,7 @@ type alerting struct {
 
 func (a *alerting) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := a.RoundTripper.RoundTrip(r)
-	if err == nil && resp.Header.Get(wire.HeaderAlerts) != "" && r.URL.Path != jobs.PathAlerts {
+	if err == nil && resp.Header.Get(jobs.HeaderAlerts) != "" && r.URL.Path != jobs.PathAlerts {
 		a.once.Do(func() { a.warn("there are alerts that you have not seen: hallmark alert list") })
 	}
 	return resp, err

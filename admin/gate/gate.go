@@ -21,6 +21,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
 // maxBody bounds a request, in bytes, but for those that carry lists.
@@ -41,7 +42,7 @@ type Gate struct {
 	// Authenticate recognises who is behind a TLS 1.3 connection whose client certificate
 	// was requested but not verified. An error that says no is a *wire.Problem.
 	Authenticate func(ctx context.Context, state *tls.ConnectionState) (Caller, error)
-	// Unseen counts the alerts that a caller has not seen (wire.HeaderAlerts).
+	// Unseen counts the alerts that a caller has not seen (jobs.HeaderAlerts).
 	Unseen func(ctx context.Context, name string) (int, error)
 	// Note writes down refusals (record.Audit).
 	Note func(ctx context.Context, es ...record.Event) error
@@ -115,7 +116,7 @@ func (d *door) alert(w http.ResponseWriter, c *Call) {
 	if err != nil {
 		d.Log.Error("the alerts could not be counted", "err", err)
 	} else if n > 0 {
-		w.Header().Set(wire.HeaderAlerts, strconv.Itoa(n))
+		w.Header().Set(jobs.HeaderAlerts, strconv.Itoa(n))
 	}
 }
 

@@ -1,17 +1,19 @@
 package main
 
 import (
-	"cmp"
-	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/job"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
 // filterHelp explains EXPR; the fields are named by the server's error as well.
@@ -20,17 +22,24 @@ const filterHelp = `EXPR compares fields (AIP-160): = != and, with * as a wildca
 more tightly than AND, NOT negates, brackets group.`
 
 func (a *app) deviceCommand() *cobra.Command {
-	return terminal.Group("device", "Devices: find, suspend, restore, revoke, let come back", "  hallmark device show SN-0001",
+	return terminal.Group("device", "Devices: find, label, suspend, restore, retire, revoke, let come back", "  hallmark device show SN-0001",
 		a.deviceList(), a.deviceShow(), a.deviceGrant(),
-		a.deviceChange("suspend", "Put a device and its certificates on hold", "suspended",
-			"Put a device and its certificates on hold, at once: CRLs and OCSP say so when the\ncommand returns. \"hallmark device restore\" lifts it.",
-			"  hallmark device suspend SN-0001 --why \"reported stolen\"", (*client.Client).Suspend),
-		a.deviceChange("restore", "Lift a suspension", "restored",
-			"Lift a suspension. A revoked device cannot come back.",
-			"  hallmark device restore SN-0001 --why \"found again\"", (*client.Client).Restore),
-		a.deviceChange("revoke", "End a device for good", "revoked",
-			"End a device for good: all its certificates, the ones it would renew included, and its\nTPM and serial number never enrol again. CRLs and OCSP say so when the command returns.",
-			"  hallmark device revoke SN-0001 --reason key-compromise --why \"key extracted in the lab\"", (*client.Client).Revoke))
+		job.Act{Kind: jobs.Suspend, Done: "suspended", One: (*client.Client).Suspend, Short: "Put devices and their certificates on hold",
+			Long: "Put devices and their certificates on hold, at once and without asking anybody: CRLs and\nOCSP say so when the command returns. \"hallmark device restore\" lifts it.",
+			Example: `  hallmark device suspend SN-0001 --why "reported stolen"
+  hallmark device suspend --where 'tpm.firmware = 7.2.1.0' --dry-run
+  hallmark device suspend --where 'tpm.firmware = 7.2.1.0' --why "firmware 7.2.1.0 leaks keys"`}.Command(&a.App, a.Arguments(serials)),
+		job.Act{Kind: jobs.Restore, Done: "restored", One: (*client.Client).Restore, Short: "Lift a suspension",
+			Long:    "Lift a suspension. A revoked device cannot come back by it.",
+			Example: "  hallmark device restore SN-0001 --why \"found again\"\n  hallmark device restore --where 'state = suspended AND lot = w47' --why \"mended\""}.Command(&a.App, a.Arguments(serials)),
+		job.Act{Kind: jobs.Retire, Done: "retired", One: (*client.Client).Retire, Short: "End devices that have served their time",
+			Long:    "End devices that have served their time: what revoke does, with the reason \"cessation\".",
+			Example: "  hallmark device retire SN-0001 --why \"replaced\"\n  hallmark device retire --where 'seen < 2024-01-01' --dry-run"}.Command(&a.App, a.Arguments(serials)),
+		job.Act{Kind: jobs.Revoke, Done: "revoked", One: (*client.Client).Revoke, Short: "End devices for good",
+			Long: "End devices for good: all their certificates, the ones they would renew included, and their\nTPMs and serial numbers never enrol again. CRLs and OCSP say so when the command returns.",
+			Example: `  hallmark device revoke SN-0001 --reason key-compromise --why "key extracted in the lab"
+  hallmark device revoke --where 'lot = w47' --reason key-compromise --stage 1%,10%`}.Command(&a.App, a.Arguments(serials)),
+		job.Lift(&a.App, a.Arguments(serials)), job.Label(&a.App, a.Arguments(serials)))
 }
 
 func (a *app) deviceList() *cobra.Command {
@@ -38,8 +47,9 @@ func (a *app) deviceList() *cobra.Command {
 		Use: "list [EXPR]", Short: "List devices",
 		Long: "List devices in the order of their enrolment.\n\n" + filterHelp + `
 
-Fields: model, lot, serial, state (active, suspended, revoked), assurance, tpm.maker,
-tpm.model, tpm.firmware, ek.issuer; times: enrolled, renewed, seen.`,
+Fields: model, lot, serial, state (active, suspended, revoked), assurance, labels.KEY,
+tpm.maker, tpm.model, tpm.firmware, ek.issuer, key.alg (ecdsa-p256, rsa-2048, ...); times:
+enrolled, renewed, expires (of the working certificate), seen.`,
 		Example: "  hallmark device list\n  hallmark device list 'lot = W47 AND seen < 2026-11-01'\n  hallmark device list 'serial:SN-10* NOT state = active' --json",
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: terminal.Nothing,
 	}
@@ -83,6 +93,14 @@ func (a *app) deviceShow() *cobra.Command {
 	return c
 }
 
+func labels(all map[string]string) string {
+	var texts []string
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		texts = append(texts, key+"="+all[key])
+	}
+	return strings.Join(texts, ", ")
+}
+
 func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 	lines := [][2]string{{"Device", d.Name}, {"State", d.State}, {"Assurance", d.Assurance}, {"Lot", d.Lot},
 		{"TPM", tpmName(d.TPM)}, {"AK Name", d.TPM.AKName}}
@@ -98,45 +116,6 @@ func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 	return terminal.List(c, false, 0, certificateHeader, certificateRow, func(int, string) (wire.List[wire.Certificate], error) {
 		return wire.List[wire.Certificate]{Items: d.Certificates}, nil
 	})
-}
-
-// standardReasons are spelled as in RFC 5280 §5.3.1 and in what OpenSSL shows.
-var standardReasons = map[string]string{
-	"keyCompromise": "key-compromise", "affiliationChanged": "affiliation-changed",
-	"cessationOfOperation": "cessation", "privilegeWithdrawn": "privilege-withdrawn",
-}
-
-// deviceChange is suspend, restore or revoke.
-func (a *app) deviceChange(verb, short, done, long, example string, do func(*client.Client, context.Context, string, wire.StatusRequest) (wire.StatusChange, error)) *cobra.Command {
-	var in wire.StatusRequest
-	c := &cobra.Command{Use: verb + " SERIAL", Short: short, Long: long, Example: example,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(serials)}
-	asJSON := terminal.JSONFlag(c)
-	c.Flags().StringVar(&in.Why, "why", "", "why, in words, for the audit")
-	if verb == "revoke" {
-		c.Flags().StringVar(&in.Reason, "reason", "", strings.Join(wire.RevocationReasons, ", "))
-		c.MarkFlagRequired("reason")
-		c.RegisterFlagCompletionFunc("reason", terminal.Words(wire.RevocationReasons...))
-	}
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
-		in.Reason = cmp.Or(standardReasons[in.Reason], in.Reason)
-		got, err := do(cl, c.Context(), args[0], in)
-		if err != nil || *asJSON {
-			return terminal.Shown(c, got, err)
-		}
-		if !got.Changed {
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s was %s already; nothing changed\n", got.Device, got.State)
-			return err
-		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "%s %s: %s on %s; published\n", done, got.Device,
-			terminal.Count(got.Certificates, "certificate"), terminal.Count(got.Shards, "CRL shard"))
-		return err
-	})
-	return c
 }
 
 func (a *app) certCommand() *cobra.Command {

@@ -15,7 +15,7 @@ import (
 
 // pages are run from top to bottom, each in an empty folder: every line of a console
 // block that begins with "$ " is typed, and must succeed unless it says "# exits N".
-var pages = []string{"README.md", "docs/factory.md", "docs/administrator.md", "docs/device.md", programsPage, "docs/external-signer.md", "docs/relay.md"}
+var pages = []string{"README.md", "docs/factory.md", "docs/administrator.md", "docs/device.md", programsPage, "docs/external-signer.md", "docs/relay.md", "docs/revocation.md"}
 
 func TestDocumentedCommands(t *testing.T) {
 	for _, page := range pages {

@@ -77,7 +77,7 @@ var rows = []row{
 	{"relay relay/*", "wire wire/denylist wire/steps relay/*", "it runs beside relying parties and needs the feed only"},
 	{"admin/client", "wire wire/jobs wire/renewal wire/steps", "the operator's half is a client like any other"},
 	{"admin/selector", "record", "it turns what a person typed into the record's condition"},
-	{"admin/gate", "admin/selector ca/status record wire",
+	{"admin/gate", "admin/selector ca/status record wire wire/jobs",
 		"who calls is recognised and what went wrong is worded in one place, for every API with callers of its own"},
 	{"admin/selection", "admin/gate admin/selector record wire wire/jobs",
 		"which devices a person means is found by the same lines for every act"},
@@ -100,7 +100,7 @@ var rows = []row{
 	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/jobs wire/renewal cmd/hallmark/internal/*",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
-	{"internal/demo internal/bench internal/e2e internal/simdevice", "...", "demonstrations and measurements drive the whole house"},
+	{"internal/demo internal/bench internal/e2e internal/simdevice internal/populate", "...", "demonstrations and measurements drive the whole house"},
 }
 
 // A door says which packages may import a third party, or a standard package that

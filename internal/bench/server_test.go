@@ -57,7 +57,8 @@ func programs(b *testing.B) string {
 
 // start founds an installation, puts tickets and a TPM maker into its record, and
 // serves it. Devices are told to use the port public, or the server's own if it is 0.
-func start(b *testing.B, tickets, public int) *server {
+// Further writes to the record what else is needed.
+func start(b *testing.B, tickets, public int, further ...func(*sqlite.Store)) *server {
 	b.Helper()
 	bin := programs(b)
 	dir, err := os.MkdirTemp("", "bench")
@@ -77,7 +78,7 @@ func start(b *testing.B, tickets, public int) *server {
 	run(b, filepath.Join(bin, "hallmarkd"), "init", "--dir", s.dir, "--name", "Acme Devices", "--listen", s.Address,
 		"--public-url", fmt.Sprintf("https://localhost:%d", public), "--public-url", fmt.Sprintf("http://localhost:%d", port+2))
 	s.configure(b)
-	s.stock(b, tickets)
+	s.stock(b, tickets, further)
 	s.cmd = exec.Command(filepath.Join(bin, "hallmarkd"), "serve", "--config", filepath.Join(s.dir, "hallmark.yaml"))
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -125,7 +126,7 @@ func (s *server) configure(b *testing.B) {
 }
 
 // stock writes to the record what an operator would through the API.
-func (s *server) stock(b *testing.B, tickets int) {
+func (s *server) stock(b *testing.B, tickets int, further []func(*sqlite.Store)) {
 	b.Helper()
 	ctx := context.Background()
 	secret, err := os.ReadFile(filepath.Join(s.dir, "keys", "server.secret"))
@@ -158,6 +159,9 @@ func (s *server) stock(b *testing.B, tickets int) {
 	}
 	if err := store.CreateTickets(ctx, rows, e); err != nil {
 		b.Fatal(err)
+	}
+	for _, write := range further {
+		write(store)
 	}
 }
 

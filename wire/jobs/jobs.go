@@ -18,6 +18,10 @@ const (
 	PathSettings  = "/v1/settings"  // GET: List[Setting]; POST /NAME of NewSetting: Setting
 )
 
+// HeaderAlerts counts, in every answer to an operator, the alerts that he has not seen;
+// absent if there are none.
+const HeaderAlerts = "Hallmark-Alerts"
+
 // MaxNamed is how many devices one selection may name.
 const MaxNamed = 1000
 

@@ -90,7 +90,8 @@ _SUCCESSOR, _ISSUER and _CHANGE. What is enforced is reported when they have suc
 --fail says what shall happen when the lists end without contact, after seven days: closed
 (nobody is let in) or open (whoever was not denied before is). The same can stand in
 relay.yaml in the folder.`,
-		Example: `  hallmark relay run --dir /var/lib/hallmark-relay --write roots=/etc/mosquitto/devices.pem,crl=/etc/mosquitto/crls.pem \
+		Example: `  hallmark relay run --dir /var/lib/hallmark-relay \
+    --write roots=/etc/mosquitto/devices.pem,crl=/etc/mosquitto/crls.pem \
     --reload 'pkill -HUP -x mosquitto' --fail closed`,
 		Args: cobra.NoArgs}
 	dir := dirFlag(c)

@@ -19,12 +19,14 @@ const (
 	ExitUsage    = 2
 	ExitRefused  = 3
 	ExitNotFound = 4
+	ExitWaits    = 5
 	ExitNetwork  = 6
 )
 
 // ExitCodes is the table for --help.
 const ExitCodes = `Exit codes: 0 done; 1 an error; 2 the command line is wrong; 3 the server refused;
-4 there is no such thing; 6 the server cannot be reached, or is another one.`
+4 there is no such thing; 5 it waits for another operator's approval; 6 the server
+cannot be reached, or is another one.`
 
 // failure is an error of a command's own doing, in contrast to a wrong command line.
 type failure struct{ error }
@@ -49,6 +51,14 @@ type hinted struct {
 }
 
 func (h hinted) Unwrap() error { return h.error }
+
+// waits is something that was asked for and waits for another operator.
+type waits struct{ error }
+
+func (w waits) Unwrap() error { return w.error }
+
+// Waiting is the end of a command whose act another operator must approve first.
+func Waiting(err error, hint string) error { return waits{hinted{err, hint}} }
 
 // Hinted adds to an error what to do next.
 func Hinted(err error, hint string) error { return hinted{err, hint} }
@@ -106,11 +116,17 @@ func Diagnose(err error) (code int, hint string) {
 	var next hinted
 	var unreachable *client.Unreachable
 	var refused *wire.Problem
+	var waiting waits
 	switch {
 	case !errors.As(err, &own) || errors.As(err, &wrong):
 		return ExitUsage, "add --help to see an example"
 	case errors.As(err, &unreachable):
 		return ExitNetwork, unreachable.Hint
+	case errors.As(err, &waiting):
+		errors.As(err, &next)
+		return ExitWaits, next.hint
+	case errors.As(err, &refused) && refused.Code == wire.CodeApproval:
+		return ExitWaits, refused.Hint
 	case errors.As(err, &refused):
 		switch refused.Status {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusConflict:

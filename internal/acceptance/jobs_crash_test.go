@@ -1,0 +1,179 @@
+package acceptance
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/internal/populate"
+	"github.com/hallmark-pki/hallmark/internal/ports"
+	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/wire/jobs"
+)
+
+// TestJobSurvivesKills kills the server again and again in the middle of a job. In the
+// end each device has one outcome and one event, and the CRLs, as openssl reads them, list
+// exactly its certificates.
+func TestJobSurvivesKills(t *testing.T) {
+	const fleet, kills = 6000, 3
+	s := newStage(t)
+	port, err := ports.Free(38443, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.bash(t, fmt.Sprintf("hallmarkd init --dir acme --name 'Acme Devices' --listen 127.0.0.1:%d --public-url https://localhost:%d", port, port))
+	want := s.populate(t, fleet)
+	operator, err := client.Load(filepath.Join(s.dir, "acme", "operator"), func(warning string) { t.Log(warning) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	server := s.serve(t, port)
+	made, err := operator.CreateJob(ctx, jobs.New{Kind: jobs.Suspend, Why: "a drill", Selection: jobs.Selection{Where: "tpm.firmware = 1.2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// look waits until the job has done more than so much, or is over.
+	look := func(more int64) jobs.Progress {
+		t.Helper()
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
+			p, err := operator.Job(ctx, made.ID)
+			if err == nil && (p.State == "done" || more >= 0 && p.Outcomes["done"] > more) {
+				return p
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("job: %+v, %v", p, err)
+			}
+		}
+	}
+	var done int64
+	interrupted := 0
+	for range kills {
+		p := look(done)
+		done = p.Outcomes["done"]
+		if p.State != "done" {
+			interrupted++
+		}
+		server.Process.Kill()
+		server.Wait()
+		server = s.serve(t, port)
+	}
+	if interrupted == 0 {
+		t.Error("the job was over before the first kill: make the fleet larger")
+	}
+	p := look(-1)
+	if p.Outcomes["done"] != int64(len(want)) || p.Total != int64(len(want)) {
+		t.Errorf("after %d kills in the middle: %+v", interrupted, p.Job)
+	}
+	server.Process.Signal(syscall.SIGTERM)
+	if err := server.Wait(); err != nil {
+		t.Errorf("the server ended with %v", err)
+	}
+	events := map[string]int{}
+	store := s.store(t)
+	for after := int64(0); ; {
+		page, err := store.Events(ctx, after, 10_000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page {
+			if after = e.Sequence; e.Verb == "device.suspended" {
+				events[e.Object]++
+			}
+		}
+		if len(page) == 0 {
+			break
+		}
+	}
+	if len(events) != len(want) {
+		t.Errorf("%d devices have an event, want %d", len(events), len(want))
+	}
+	for device, n := range events {
+		if n != 1 {
+			t.Errorf("%s has %d events", device, n)
+		}
+	}
+	store.Close()
+	server = s.serve(t, port)
+	listed := s.listed(t, port)
+	slices.Sort(want)
+	if !slices.Equal(listed, want) {
+		t.Errorf("the CRLs list %d certificates, want %d", len(listed), len(want))
+	}
+	server.Process.Signal(syscall.SIGTERM)
+	server.Wait()
+}
+
+// populate fills the record of acme, half of it with firmware 1.2, whose certificates'
+// serial numbers it returns.
+func (s *stage) populate(t *testing.T, n int) (affected []string) {
+	t.Helper()
+	store := s.store(t)
+	defer store.Close()
+	all := make([]populate.Device, n)
+	for i := range all {
+		all[i] = populate.Device{Lot: "default", Serial: fmt.Sprintf("SN-%05d", i), Firmware: []string{"1.1", "1.2"}[i%2], Certificates: 1}
+	}
+	serials, err := populate.Fleet(context.WithoutCancel(t.Context()), store, time.Now(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, serial := range serials {
+		if i%2 == 1 {
+			affected = append(affected, serial)
+		}
+	}
+	return affected
+}
+
+func (s *stage) store(t *testing.T) *sqlite.Store {
+	t.Helper()
+	dir := filepath.Join(s.dir, "acme")
+	store, err := sqlite.Open(t.Context(), filepath.Join(dir, "hallmark.db"), sqlite.Options{Journal: filepath.Join(dir, "journal")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// serve starts hallmarkd and waits until it listens.
+func (s *stage) serve(t *testing.T, port int) *exec.Cmd {
+	t.Helper()
+	bin, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(bin, "hallmarkd"), "serve", "--config", "acme/hallmark.yaml")
+	cmd.Dir, cmd.Env, cmd.Stderr = s.dir, s.env, t.Output()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	await(t, fmt.Sprintf("127.0.0.1:%d", port+1))
+	return cmd
+}
+
+// listed are the serial numbers on all CRLs of the operational issuer, as openssl reads
+// them, sorted.
+func (s *stage) listed(t *testing.T, port int) (serials []string) {
+	t.Helper()
+	text := s.bash(t, fmt.Sprintf(`set -e
+		curl -fsS -o crls.pem http://127.0.0.1:%d/crl/operational.pem
+		csplit -sz -f crl- crls.pem '/BEGIN X509 CRL/' '{*}'
+		for f in crl-*; do openssl crl -in $f -noout -text; done`, port+2))
+	for line := range strings.Lines(text) {
+		if serial, ok := strings.CutPrefix(strings.TrimSpace(line), "Serial Number: "); ok {
+			serials = append(serials, strings.ToLower(serial))
+		}
+	}
+	slices.Sort(serials)
+	return serials
+}
