@@ -44,6 +44,16 @@ type Options struct {
 	// Report is told, a line each, what the agent does and what it had to work around;
 	// nil means nobody.
 	Report func(line string)
+	// files makes the changes to the state folder; nil means the disk.
+	files state.Files
+}
+
+// dir is the state folder.
+func (o Options) dir() *state.Dir {
+	if o.files != nil {
+		return state.On(o.State, o.files)
+	}
+	return state.At(o.State)
 }
 
 func (o Options) report(format string, args ...any) {

@@ -35,7 +35,7 @@ type Enrolment struct {
 // enrolled device it changes nothing and says so; on one that lost its state it gets
 // the same identity again.
 func Enrol(ctx context.Context, e Enrolment) (Result, error) {
-	a := &agent{Options: e.Options, dir: state.At(e.State)}
+	a := &agent{Options: e.Options, dir: e.dir()}
 	release, err := a.dir.Lock()
 	if err != nil {
 		return Result{}, err

@@ -13,7 +13,6 @@ import (
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device/keys"
-	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -53,7 +52,7 @@ func Poll(ctx context.Context, o Options) (Result, error) {
 // withServer runs a step of an enrolled device with its keys and its server, and keeps what
 // the step has changed.
 func (o Options) withServer(step func(*agent) error) (Result, error) {
-	a := &agent{Options: o, dir: state.At(o.State)}
+	a := &agent{Options: o, dir: o.dir()}
 	release, err := a.dir.Lock()
 	if err != nil {
 		return Result{}, err

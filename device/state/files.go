@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,34 +13,55 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
-// files are the operations that change a state folder, in the order that a power cut
-// may interrupt. Tests put their own here to cut between any two.
-type files interface {
-	// mkdir makes a folder, emptying one that a crash left half-written.
-	mkdir(path string) error
-	// write makes a file with contents and syncs it.
-	write(path string, data []byte, mode os.FileMode) error
-	// replace puts a file with contents, synced, where another may be, at once.
-	replace(path string, data []byte, mode os.FileMode) error
-	// link makes path a symbolic link to target, replacing what was there at once.
-	link(target, path string) error
-	// syncDir makes the folder's entries durable.
-	syncDir(path string) error
-	// remove removes a folder.
-	remove(path string) error
+// Files are the single operations that change a state folder. A power cut may come between
+// any two, and what was not synced by then may be lost.
+type Files interface {
+	// Mkdir makes a folder.
+	Mkdir(path string) error
+	// Create makes a file that must not exist.
+	Create(path string, mode os.FileMode) (interface {
+		io.WriteCloser
+		Sync() error
+	}, error)
+	// Symlink makes path a symbolic link to target.
+	Symlink(target, path string) error
+	// Rename puts what is at one path in the place of what is at another, in one step.
+	Rename(from, to string) error
+	// RemoveAll removes what is at path, if there is anything.
+	RemoveAll(path string) error
+	// SyncDir makes the names in a folder durable.
+	SyncDir(path string) error
 }
 
+// disk is Files.
 type disk struct{}
 
-func (disk) mkdir(path string) error {
-	if err := os.RemoveAll(path); err != nil {
+func (disk) Mkdir(path string) error { return os.Mkdir(path, 0o755) }
+func (disk) Create(path string, mode os.FileMode) (interface {
+	io.WriteCloser
+	Sync() error
+}, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+}
+func (disk) Symlink(target, path string) error { return os.Symlink(target, path) }
+func (disk) Rename(from, to string) error      { return os.Rename(from, to) }
+func (disk) RemoveAll(path string) error       { return os.RemoveAll(path) }
+func (disk) SyncDir(path string) error         { return durable.SyncDir(path) }
+
+// steps are what is made of Files.
+type steps struct{ Files }
+
+// mkdir makes a folder, emptying one that a crash left half-written.
+func (s steps) mkdir(path string) error {
+	if err := s.RemoveAll(path); err != nil {
 		return err
 	}
-	return os.Mkdir(path, 0o755)
+	return s.Mkdir(path)
 }
 
-func (disk) write(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+// write makes a file with contents and syncs it.
+func (s steps) write(path string, data []byte, mode os.FileMode) error {
+	f, err := s.Create(path, mode)
 	if err != nil {
 		return err
 	}
@@ -47,31 +69,29 @@ func (disk) write(path string, data []byte, mode os.FileMode) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func (d disk) replace(path string, data []byte, mode os.FileMode) error {
+// replace puts a file with contents, synced, where another may be, at once.
+func (s steps) replace(path string, data []byte, mode os.FileMode) error {
 	staged := path + ".new"
-	if err := os.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.RemoveAll(staged); err != nil {
 		return err
 	}
-	if err := d.write(staged, data, mode); err != nil {
-		return errors.Join(err, os.Remove(staged)) // a full disk needs the room
+	if err := s.write(staged, data, mode); err != nil {
+		return errors.Join(err, s.RemoveAll(staged)) // a full disk needs the room
 	}
-	return os.Rename(staged, path)
+	return s.Rename(staged, path)
 }
 
-func (disk) link(target, path string) error {
+// link makes path a symbolic link to target, replacing what was there at once.
+func (s steps) link(target, path string) error {
 	staged := path + ".new"
-	if err := os.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.RemoveAll(staged); err != nil {
 		return err
 	}
-	if err := os.Symlink(target, staged); err != nil {
+	if err := s.Symlink(target, staged); err != nil {
 		return err
 	}
-	return os.Rename(staged, path)
+	return s.Rename(staged, path)
 }
-
-func (disk) syncDir(path string) error { return durable.SyncDir(path) }
-
-func (disk) remove(path string) error { return os.RemoveAll(path) }
 
 // HeldError: another agent is at work in the folder.
 type HeldError struct {
@@ -131,7 +151,7 @@ func (d *Dir) lock(name string) (release func(), err error) {
 		if err := os.MkdirAll(d.path, 0o755); err != nil {
 			return nil, err
 		}
-		if err := d.fs.syncDir(filepath.Dir(filepath.Clean(d.path))); err != nil {
+		if err := d.fs.SyncDir(filepath.Dir(filepath.Clean(d.path))); err != nil {
 			return nil, err
 		}
 	}

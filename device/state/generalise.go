@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,15 +26,22 @@ func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
 			return nil, nil, err
 		}
 	}
-	entries, err := os.ReadDir(d.path) // sorted: "current" goes first, and with it the identity
+	// The link goes first, for good: a set that is half removed must not be found again.
+	if _, err := d.Current(); !errors.Is(err, ErrEmpty) {
+		if err := errors.Join(d.fs.RemoveAll(filepath.Join(d.path, currentLink)), d.fs.SyncDir(d.path)); err != nil {
+			return nil, nil, err
+		}
+		removed = append(removed, currentLink)
+	}
+	entries, err := os.ReadDir(d.path)
 	if err != nil {
-		return nil, nil, err
+		return removed, nil, err
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
 		case name == AnchorsFile || name == lockFile || name == agentFile:
 		case ofBoard(name):
-			if err := d.fs.remove(filepath.Join(d.path, name)); err != nil {
+			if err := d.fs.RemoveAll(filepath.Join(d.path, name)); err != nil {
 				return removed, left, err
 			}
 			removed = append(removed, name)
@@ -41,7 +49,7 @@ func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
 			left = append(left, name)
 		}
 	}
-	return removed, left, d.fs.syncDir(d.path)
+	return removed, left, d.fs.SyncDir(d.path)
 }
 
 // ofBoard reports whether a name in the folder is one that this package makes for one board.

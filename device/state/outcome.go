@@ -60,7 +60,7 @@ func (d *Dir) SaveOutcome(o Outcome) error {
 		return err
 	}
 	err = d.fs.replace(filepath.Join(d.path, outcomeFile), append(text, '\n'), 0o644)
-	if err = errors.Join(err, d.fs.syncDir(d.path)); err != nil {
+	if err = errors.Join(err, d.fs.SyncDir(d.path)); err != nil {
 		return fmt.Errorf("writing the state folder %s: %w", d.path, err)
 	}
 	return nil

@@ -93,7 +93,7 @@ const maxFile = 256 << 10
 // Dir is a state folder.
 type Dir struct {
 	path string
-	fs   files
+	fs   steps
 }
 
 // At names a state folder; nothing is read or made yet. Empty means DefaultDir.
@@ -101,8 +101,11 @@ func At(path string) *Dir {
 	if path == "" {
 		path = DefaultDir
 	}
-	return &Dir{path, disk{}}
+	return On(path, disk{})
 }
+
+// On is At for a folder whose changes are made by f.
+func On(path string, f Files) *Dir { return &Dir{path, steps{f}} }
 
 // Path is the folder.
 func (d *Dir) Path() string { return d.path }
@@ -171,18 +174,18 @@ func (d *Dir) save(s Set) error {
 	name, current := setName(next), filepath.Join(d.path, currentLink)
 	previous, _ := os.Readlink(current)
 	if err := d.stage(filepath.Join(d.path, name), contents); err != nil {
-		d.fs.remove(filepath.Join(d.path, name)) // a full disk needs the room
+		d.fs.RemoveAll(filepath.Join(d.path, name)) // a full disk needs the room
 		return err
 	}
 	if err := d.fs.link(name, current); err != nil {
 		return err
 	}
-	if err := d.fs.syncDir(d.path); err != nil {
+	if err := d.fs.SyncDir(d.path); err != nil {
 		return err
 	}
 	for _, n := range present {
 		if old := setName(n); old != previous {
-			d.fs.remove(filepath.Join(d.path, old)) // what cannot be removed is removed next time
+			d.fs.RemoveAll(filepath.Join(d.path, old)) // what cannot be removed is removed next time
 		}
 	}
 	return nil
@@ -198,7 +201,7 @@ func (d *Dir) stage(folder string, contents []file) error {
 			return err
 		}
 	}
-	if err := d.fs.syncDir(folder); err != nil {
+	if err := d.fs.SyncDir(folder); err != nil {
 		return err
 	}
 	return d.fixedNames()
