@@ -410,7 +410,7 @@ func TestFoldersAndTicketsOfOthers(t *testing.T) {
 	}
 }
 
-// Enrolment and renewal work whatever the clock says.
+// Enrolment, renewal and the question when to renew work whatever the clock says.
 func TestClocks(t *testing.T) {
 	t.Parallel()
 	i := install(t, false)
@@ -419,6 +419,27 @@ func TestClocks(t *testing.T) {
 		u.now = func() time.Time { return time.Now().Add(wrong) }
 		u.enrolled(t, "SN-"+string(rune('A'+n)))
 		u.renew(t, "idevid")
+		// To ask is to show the certificate, whatever its end is by this clock: it is kept.
+		before := u.load(t)
+		must[device.Result](t)(device.Poll(t.Context(), u.options()))
+		if after := u.load(t); !bytes.Equal(after.LDevID[0], before.LDevID[0]) || !bytes.Equal(after.LDevIDKey, before.LDevIDKey) {
+			t.Fatalf("a clock that is %v ahead cost the working certificate", wrong)
+		}
+		// And so it is if the server is away.
+		u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+			http.Error(w, "away", http.StatusBadRequest)
+			return true
+		}
+		if _, err := device.Poll(t.Context(), u.options()); err == nil {
+			t.Fatal("asked a server that is away")
+		}
+		if _, err := device.Renew(t.Context(), u.options()); err == nil {
+			t.Fatal("renewed by a server that is away")
+		}
+		u.refuse = nil
+		if after := u.load(t); !bytes.Equal(after.LDevID[0], before.LDevID[0]) || !bytes.Equal(after.LDevIDKey, before.LDevIDKey) {
+			t.Fatalf("a clock that is %v ahead and a server that is away cost the working certificate", wrong)
+		}
 		// A clock far ahead makes the working certificate look ended: then the IDevID serves.
 		u.renew(t, map[bool]string{true: "idevid", false: "ldevid"}[wrong > 0])
 	}

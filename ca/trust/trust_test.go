@@ -18,7 +18,7 @@ import (
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -27,7 +27,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-func newRoot(t *testing.T) Root {
+func newRoot(t testing.TB) Root {
 	t.Helper()
 	key := newKey(t)
 	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Infrastructure"}, IsCA: true, BasicConstraintsValid: true}
@@ -41,7 +41,7 @@ func newRoot(t *testing.T) Root {
 	return Root{c, key}
 }
 
-func spki(t *testing.T, key *ecdsa.PrivateKey) []byte {
+func spki(t testing.TB, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
@@ -50,7 +50,7 @@ func spki(t *testing.T, key *ecdsa.PrivateKey) []byte {
 	return der
 }
 
-func newBundle(t *testing.T, timeKey *ecdsa.PrivateKey, roots ...Root) wire.Bundle {
+func newBundle(t testing.TB, timeKey *ecdsa.PrivateKey, roots ...Root) wire.Bundle {
 	b := wire.Bundle{Number: 1, Name: "Acme", Created: now, Servers: []string{"https://a:8443"}, TimeKeys: [][]byte{spki(t, timeKey)}}
 	for _, r := range roots {
 		b.Infrastructure = append(b.Infrastructure, r.Certificate.Raw)

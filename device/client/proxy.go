@@ -122,7 +122,7 @@ func (p proxies) connect(ctx context.Context, dialer *net.Dialer, address string
 	return tunnel, conn.SetDeadline(time.Time{})
 }
 
-// errProxyAuth: 407 (RFC 9110 §15.5.8).
+// errProxyAuth: 407 (RFC 9110 §15.5.8), or 401, which tinyproxy says to a wrong password.
 var errProxyAuth = errors.New("it wants a name and password, or others")
 
 func (p proxies) tunnel(conn net.Conn, address string) (net.Conn, error) {
@@ -143,7 +143,7 @@ func (p proxies) tunnel(conn net.Conn, address string) (net.Conn, error) {
 		return nil, err
 	}
 	switch {
-	case answer.StatusCode == http.StatusProxyAuthRequired:
+	case answer.StatusCode == http.StatusProxyAuthRequired, answer.StatusCode == http.StatusUnauthorized:
 		return nil, errProxyAuth
 	case answer.StatusCode/100 != 2:
 		return nil, fmt.Errorf("it answered %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))

@@ -27,6 +27,8 @@ type Files interface {
 	Symlink(target, path string) error
 	// Rename puts what is at one path in the place of what is at another, in one step.
 	Rename(from, to string) error
+	// Remove removes a file or a link.
+	Remove(path string) error
 	// RemoveAll removes what is at path, if there is anything.
 	RemoveAll(path string) error
 	// SyncDir makes the names in a folder durable.
@@ -45,6 +47,7 @@ func (disk) Create(path string, mode os.FileMode) (interface {
 }
 func (disk) Symlink(target, path string) error { return os.Symlink(target, path) }
 func (disk) Rename(from, to string) error      { return os.Rename(from, to) }
+func (disk) Remove(path string) error          { return os.Remove(path) }
 func (disk) RemoveAll(path string) error       { return os.RemoveAll(path) }
 func (disk) SyncDir(path string) error         { return durable.SyncDir(path) }
 
@@ -72,11 +75,11 @@ func (s steps) write(path string, data []byte, mode os.FileMode) error {
 // replace puts a file with contents, synced, where another may be, at once.
 func (s steps) replace(path string, data []byte, mode os.FileMode) error {
 	staged := path + ".new"
-	if err := s.RemoveAll(staged); err != nil {
+	if err := s.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := s.write(staged, data, mode); err != nil {
-		return errors.Join(err, s.RemoveAll(staged)) // a full disk needs the room
+		return errors.Join(err, s.Remove(staged)) // a full disk needs the room
 	}
 	return s.Rename(staged, path)
 }
@@ -84,7 +87,7 @@ func (s steps) replace(path string, data []byte, mode os.FileMode) error {
 // link makes path a symbolic link to target, replacing what was there at once.
 func (s steps) link(target, path string) error {
 	staged := path + ".new"
-	if err := s.RemoveAll(staged); err != nil {
+	if err := s.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := s.Symlink(target, staged); err != nil {

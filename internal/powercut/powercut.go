@@ -152,6 +152,18 @@ func (r *Recorder) Rename(from, to string) error {
 	return os.Rename(from, to)
 }
 
+// Remove removes a file or a link.
+func (r *Recorder) Remove(path string) error {
+	if r.tree[path] == nil {
+		return &fs.PathError{Op: "remove", Path: path, Err: fs.ErrNotExist}
+	}
+	if err := r.note(change{kind: "unlink", path: path}); err != nil {
+		return err
+	}
+	delete(r.tree, path)
+	return os.Remove(path)
+}
+
 // RemoveAll removes what is there, one name after the other.
 func (r *Recorder) RemoveAll(path string) error {
 	var all []string
