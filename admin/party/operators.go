@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -28,12 +29,16 @@ func (s *Service) list(ctx context.Context, _ *gate.Call) (any, error) {
 	newest, err := s.Newest(ctx)
 	out := wire.List[wire.RelyingParty]{Items: make([]wire.RelyingParty, len(all))}
 	for i, p := range all {
-		out.Items[i] = show(p, newest)
+		out.Items[i] = show(p, newest, s.Now())
 	}
 	return out, err
 }
 
-func show(p record.RelyingParty, newest int64) wire.RelyingParty {
+// silent is how old a relay's last report is when something is wrong: it reports every
+// twenty seconds, and its commands take thirty at most.
+const silent = 5 * time.Minute
+
+func show(p record.RelyingParty, newest int64, now time.Time) wire.RelyingParty {
 	out := wire.RelyingParty{Name: p.Name, State: stateActive, Created: p.Created, Disabled: p.Disabled}
 	switch {
 	case !p.Disabled.IsZero():
@@ -47,6 +52,9 @@ func show(p record.RelyingParty, newest int64) wire.RelyingParty {
 	out.Reported, out.Number, out.Since, out.Until = p.Reported, p.Number, p.Since, p.Until
 	out.Behind = max(0, newest-max(0, p.Number))
 	out.Program, out.Fail, out.Problem, out.Version = p.Program, p.Fail, p.Problem, p.Version
+	if age := now.Sub(p.Reported); age > silent && out.State == stateActive {
+		out.Problem = strings.TrimSuffix(fmt.Sprintf("nothing was heard of it for %v; %s", age.Truncate(time.Minute), p.Problem), "; ")
+	}
 	if p.Formats != "" {
 		out.Formats = strings.Split(p.Formats, ",")
 	}
@@ -92,5 +100,5 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	p, err := s.Store.RelyingParty(ctx, name)
-	return show(p, 0), err
+	return show(p, 0, s.Now()), err
 }

@@ -201,7 +201,7 @@ func (f *field) relay(b *testing.B, name, recipe string) {
 	f.write(b, "reload-"+name, "#!/bin/sh\ntrue\n")
 	recipe = strings.Replace(recipe, "systemctl try-reload-or-restart "+name, filepath.Join(f.etc, "reload-"+name), 1)
 	must(b, os.WriteFile(filepath.Join(dir, "relay.yaml"), []byte(recipe), 0o600))
-	f.start(b, filepath.Join(f.bin, "hallmark"), "relay", "run", "--dir", dir)
+	f.start(b, "relay-"+name, filepath.Join(f.bin, "hallmark"), "relay", "run", "--dir", dir)
 	for deadline := time.Now().Add(30 * time.Second); exec.Command(filepath.Join(f.bin, "hallmark"), "relay", "status", "--dir", dir).Run() != nil; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.Fatalf("the relay of %s does not work", name)
@@ -209,15 +209,15 @@ func (f *field) relay(b *testing.B, name, recipe string) {
 	}
 }
 
-// start runs a program until the benchmark ends.
-func (f *field) start(b *testing.B, name string, args ...string) *exec.Cmd {
+// start runs a program until the benchmark ends, with a log of its own.
+func (f *field) start(b *testing.B, log, name string, args ...string) *exec.Cmd {
 	b.Helper()
-	log, err := os.OpenFile(filepath.Join(f.etc, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := os.Create(filepath.Join(f.etc, log+".log"))
 	must(b, err)
-	defer log.Close()
+	defer file.Close()
 	cmd := exec.Command("/usr/bin/env", append([]string{name}, args...)...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin")
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = file, file
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(b, cmd.Start())
 	b.Cleanup(func() {
@@ -235,8 +235,7 @@ func (f *field) await(b *testing.B, address string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			text, _ := os.ReadFile(filepath.Join(f.etc, "log"))
-			b.Fatalf("nothing listens on %s: %s", address, text)
+			b.Fatalf("nothing listens on %s", address)
 		}
 	}
 }
@@ -249,7 +248,7 @@ func (f *field) mosquitto(b *testing.B) {
 	f.broker = fmt.Sprintf("127.0.0.1:%d", port)
 	f.write(b, "nothing.acl", "")
 	f.write(b, "mosquitto.conf", "user root\n"+strings.Replace(f.recipe(b, "mosquitto"), "listener 8883\n", fmt.Sprintf("listener %d 127.0.0.1\n", port), 1))
-	cmd := f.start(b, "mosquitto", "-c", filepath.Join(f.etc, "mosquitto.conf"))
+	cmd := f.start(b, "mosquitto", "mosquitto", "-c", filepath.Join(f.etc, "mosquitto.conf"))
 	f.await(b, f.broker)
 	f.write(b, "reload-mosquitto", fmt.Sprintf("#!/bin/sh\nkill -HUP %d\n", cmd.Process.Pid))
 	f.doors["mosquitto"] = func() error {
@@ -302,7 +301,7 @@ http {
   server { listen %[2]s ssl; ssl_certificate %[1]s/site.pem; ssl_certificate_key %[1]s/site.key; %[4]s
     location / { return 200 "$ssl_client_s_dn"; } }
 }`, f.etc, address, f.recipe(b, "nginx main"), f.recipe(b, "nginx")))
-	f.start(b, "nginx", "-c", filepath.Join(f.etc, "nginx.conf"), "-p", f.etc)
+	f.start(b, "nginx", "nginx", "-c", filepath.Join(f.etc, "nginx.conf"), "-p", f.etc)
 	f.await(b, address)
 	f.write(b, "reload-nginx", fmt.Sprintf("#!/bin/sh\nPATH=$PATH:/usr/sbin exec nginx -c %[1]s/nginx.conf -p %[1]s -s reload\n", f.etc))
 	f.doors["nginx"] = func() error { return f.ask(address) }
@@ -319,7 +318,7 @@ func (f *field) haproxy(b *testing.B) {
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	f.write(b, "haproxy.cfg", strings.Replace(f.recipe(b, "haproxy"), "bind :8443 ", "bind "+address+" ", 1)+
 		"\nbackend devices\n    mode http\n    timeout connect 5s\n    timeout server 60s\n    server one "+behind.Listener.Addr().String()+"\n")
-	f.start(b, "haproxy", "-db", "-f", filepath.Join(f.etc, "haproxy.cfg"))
+	f.start(b, "haproxy", "haproxy", "-db", "-f", filepath.Join(f.etc, "haproxy.cfg"))
 	f.await(b, address)
 	f.doors["haproxy"] = func() error { return f.ask(address) }
 }
@@ -385,6 +384,7 @@ func (f *field) until(b *testing.B, done func(error) bool, began time.Time, name
 	type result struct {
 		name string
 		took time.Duration
+		last error
 	}
 	results := make(chan result)
 	if len(names) == 0 {
@@ -395,21 +395,23 @@ func (f *field) until(b *testing.B, done func(error) bool, began time.Time, name
 	for _, name := range names {
 		try := f.doors[name]
 		go func() {
+			var err error
 			for deadline := began.Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-				if done(try()) {
-					results <- result{name, time.Since(began)}
+				if err = try(); done(err) {
+					results <- result{name, time.Since(began), err}
 					return
 				}
 			}
-			results <- result{name, 0}
+			results <- result{name, 0, err}
 		}()
 	}
 	all := map[string]time.Duration{}
 	for range names {
 		r := <-results
 		if all[r.name] = r.took; r.took == 0 {
-			text, _ := os.ReadFile(filepath.Join(f.etc, "log"))
-			b.Fatalf("%s: not after half a minute: %s", r.name, text)
+			relay, _ := os.ReadFile(filepath.Join(f.etc, "relay-"+r.name+".log"))
+			program, _ := os.ReadFile(filepath.Join(f.etc, r.name+".log"))
+			b.Fatalf("%s: not after half a minute: %v\n%s\n%s", r.name, r.last, relay, program[max(0, len(program)-2000):])
 		}
 	}
 	return all
