@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -374,12 +375,11 @@ func (r *Relay) report(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text := make([]byte, maxSmall)
-		n, _ := resp.Body.Read(text)
-		return fmt.Errorf("report: %w", refusal(resp, text[:n]))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxSmall)) // to the end: the connection stays warm
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("report: %w", refusal(resp, text))
 	}
-	return nil
+	return err
 }
 
 func shorten(text string) string {
