@@ -10,6 +10,9 @@ import (
 type Selection struct {
 	Where   *Selector
 	Devices []string
+	// Holding, unless empty, means those instead that are not revoked and hold a certificate
+	// of this issuer that is good or on hold; it may have expired.
+	Holding string
 }
 
 // Kinds of jobs. What a device of a status job becomes is Job.Target.
@@ -20,6 +23,9 @@ const (
 	JobRevoke  = "revoke"
 	// JobRenew is a renewal plan: its devices renew between Created and Due.
 	JobRenew = "renew"
+	// JobRevokeIssuer ends the certificates of an issuing CA (Job.Issuer); its devices are
+	// those that hold one, and stay what they are.
+	JobRevokeIssuer = "revoke-issuer"
 )
 
 // States of a job.
@@ -54,6 +60,8 @@ type Job struct {
 	Operator string
 	// Expression is what was typed to select the devices; empty if they were named.
 	Expression string
+	// Issuer is that of a JobRevokeIssuer.
+	Issuer string
 	// Reason is the CRLReason of a revocation, Why is in words.
 	Reason  int
 	Why     string
@@ -155,8 +163,13 @@ type Jobs interface {
 	// target, as Revoke, Suspend and Restore do, with one outcome and, where something
 	// changed, one event each, all in one transaction. At the end of a stage, when the
 	// operator is disabled, or when a break-glass has ended, the job is paused; when nothing
-	// is pending, it is publishing. ErrConflict if the job is not running.
+	// is pending, it is publishing. A running JobRevokeIssuer revokes what its devices hold of
+	// the issuer instead, and with the last device all other certificates of it, but for OCSP
+	// responders', which are what tells others of it. ErrConflict if the job is neither.
 	StepJob(ctx context.Context, id string, limit int, at time.Time, event func(Device) Event) (JobStep, error)
+	// IssuerRevocations lists the jobs of the kind JobRevokeIssuer, but for those that were
+	// cancelled before they ran, oldest first.
+	IssuerRevocations(ctx context.Context) ([]Job, error)
 	// JobShards lists the shards of a job's devices that must be published before it is done.
 	JobShards(ctx context.Context, id string, at time.Time) ([]Shard, error)
 	// FinishJob ends a publishing job; ErrConflict in any other state.

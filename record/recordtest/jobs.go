@@ -459,3 +459,94 @@ func moments(t *testing.T, b *bench) {
 	b.equal("moment of a cancelled plan", moment(ids[8], Now), time.Time{})
 	planned(false)
 }
+
+// issuerRevoked: a job ends what devices hold of an issuer, then all else of it, and
+// leaves the devices and the responders that tell of it.
+func issuerRevoked(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(3)
+	_, err := b.Suspend(b.ctx, ids[1], Now.Add(-time.Hour), event("device.suspended"))
+	b.must(err)
+	_, err = b.Revoke(b.ctx, ids[2], Now.Add(-time.Hour), record.ReasonCessation, "gone", event("device.revoked"))
+	b.must(err)
+	other := b.enrolled()
+	kept := newIntent(other.ID)
+	kept.Issuer = "operational-2"
+	b.issue(kept)
+	responder, server, old := newIntent(""), newIntent(""), newIntent("")
+	responder.Profile, server.Profile, old.Profile = "ocsp", "proof", "proof"
+	old.NotAfter = Now.Add(-time.Minute)
+	for _, c := range []record.Certificate{responder, server, old} {
+		b.issue(c)
+	}
+	newest := func(id string) record.Certificate {
+		t.Helper()
+		list, _, err := b.Certificates(b.ctx, &record.Selector{Op: record.OpEqual, Field: "device", Value: id}, record.Page{Limit: 1})
+		b.must(err)
+		return list[0]
+	}
+	j := b.create(record.Job{Kind: record.JobRevokeIssuer, Issuer: "operational", Reason: record.ReasonKeyCompromise, Why: "stolen"}, record.Selection{Holding: "operational"})
+	b.equal("devices that hold one", j.Total, int64(2))
+	b.equal("issuer", j.Issuer, "operational")
+	begun, err := b.IssuerRevocations(b.ctx)
+	b.must(err)
+	if len(begun) != 1 || begun[0].ID != j.ID {
+		t.Errorf("revocations of issuers: %+v", begun)
+	}
+	step := b.step(j.ID, 1)
+	b.equal("after one device", step.Job.State, record.JobRunning)
+	b.equal("its shards", step.Shards, []record.Shard{{Issuer: "operational", Number: 1}})
+	b.equal("newest event is of the device", b.last().Verb, "device.moved")
+	if c := b.status(server); !c.Revoked.IsZero() {
+		t.Errorf("the rest is revoked before the devices' are: %+v", c)
+	}
+	step = b.step(j.ID, 10)
+	b.equal("after the last", step.Job.State, record.JobPublishing)
+	b.equal("outcomes", b.outcomes(j.ID), []string{ids[0] + " done", ids[1] + " done"})
+	shards, err := b.JobShards(b.ctx, j.ID, Now)
+	b.must(err)
+	b.equal("shards of the job", shards, []record.Shard{{Issuer: "operational", Number: 1}})
+	for id, since := range map[string]time.Time{ids[0]: Now, ids[1]: Now.Add(-time.Hour), ids[2]: Now.Add(-time.Hour)} {
+		reason := record.ReasonKeyCompromise
+		if id == ids[2] {
+			reason = record.ReasonCessation // it was final
+		}
+		if c := newest(id); !c.Revoked.Equal(since) || c.Reason != reason {
+			t.Errorf("a device's certificate is revoked since %v for %d, want %v for %d", c.Revoked, c.Reason, since, reason)
+		}
+	}
+	if c := b.status(server); !c.Revoked.Equal(Now) {
+		t.Errorf("what is no device's: %+v", c)
+	}
+	for name, c := range map[string]record.Certificate{"a responder's": responder, "an expired one": old, "another issuer's": kept} {
+		if c := b.status(c); !c.Revoked.IsZero() {
+			t.Errorf("%s was revoked", name)
+		}
+	}
+	for id, want := range map[string]string{ids[0]: record.StateActive, ids[1]: record.StateSuspended, ids[2]: record.StateRevoked} {
+		if d, err := b.Device(b.ctx, id); err != nil || d.State != want {
+			t.Errorf("a device is %s, want %s (%v)", d.State, want, err)
+		}
+	}
+	_, err = b.Restore(b.ctx, ids[1], Now, event("device.restored"))
+	b.must(err)
+	if c := newest(ids[1]); c.Revoked.IsZero() {
+		t.Error("restoring the device has brought back a certificate of the revoked issuer")
+	}
+
+	// One that was cancelled before it ran is none.
+	waits, err := b.CreateJob(b.ctx, record.Selection{Holding: "operational-2"}, Now, func(v record.JobView) (record.JobPlan, error) {
+		p, err := plan(record.Job{Kind: record.JobRevokeIssuer, Issuer: "operational-2", State: record.JobWaiting})(v)
+		p.Approval = &record.Approval{Kind: record.ApproveJob, Requester: "anna", Requested: Now, Expires: Now.Add(time.Hour)}
+		return p, err
+	})
+	b.must(err)
+	if begun, err = b.IssuerRevocations(b.ctx); err != nil || len(begun) != 2 || begun[1].State != record.JobWaiting {
+		t.Errorf("with one that waits: %+v, %v", begun, err)
+	}
+	_, err = b.CancelJob(b.ctx, waits.ID, Now, event("job.cancelled"))
+	b.must(err)
+	if begun, err = b.IssuerRevocations(b.ctx); err != nil || len(begun) != 1 {
+		t.Errorf("after it was cancelled: %+v, %v", begun, err)
+	}
+}

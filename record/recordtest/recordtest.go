@@ -85,6 +85,7 @@ func Run(t *testing.T, p Place) {
 		"survey":               survey,
 		"jobs":                 jobs,
 		"moments":              moments,
+		"issuer revoked":       issuerRevoked,
 		"job in stages":        jobInStages,
 		"job refused":          jobRefused,
 		"job of another kind":  jobOfAnotherKind,

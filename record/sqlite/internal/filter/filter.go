@@ -236,6 +236,10 @@ const Chosen = " /* chosen */"
 
 // Selection gives a condition over the table devices as d, and its parameters.
 func Selection(of record.Selection) (string, []any, error) {
+	if of.Holding != "" {
+		return `d.state <> 'revoked' AND EXISTS (SELECT 1 FROM certificates held WHERE held.device = d.seq AND held.issuer = ?
+			AND (held.revoked IS NULL OR held.reason = 6))` + Chosen, []any{of.Holding}, nil
+	}
 	if of.Devices == nil {
 		sql, args, err := Devices(of.Where)
 		return sql + Chosen, args, err

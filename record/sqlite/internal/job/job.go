@@ -102,8 +102,8 @@ func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
 		}
 		stages = string(text)
 	}
-	if _, err := c.Exec(`INSERT INTO jobs (seq, kind, operator, expression, reason, why, state, created, stages, until, total, due)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, seq, j.Kind, j.Operator, j.Expression, j.Reason, j.Why, j.State, j.Created, stages, j.Until, j.Total, j.Due); err != nil {
+	if _, err := c.Exec(`INSERT INTO jobs (seq, kind, operator, expression, reason, why, state, created, stages, until, total, due, issuer)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, seq, j.Kind, j.Operator, j.Expression, j.Reason, j.Why, j.State, j.Created, stages, j.Until, j.Total, j.Due, j.Issuer); err != nil {
 		return err
 	}
 	if a := plan.Approval; a != nil {
@@ -116,7 +116,7 @@ func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
 	return audit.Add(c, plan.Event)
 }
 
-const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total, due, told, change, changed FROM jobs"
+const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total, due, told, change, changed, issuer FROM jobs"
 
 type numbered struct {
 	seq int64
@@ -126,7 +126,7 @@ type numbered struct {
 func scan(r engine.Row) numbered {
 	j := record.Job{ID: rows.ID("j", r.Int(0)), Kind: r.Text(1), Operator: r.Text(2), Expression: r.Text(3), Reason: int(r.Int(4)), Why: r.Text(5),
 		State: r.Text(6), Created: r.Time(7), Ended: r.Time(8), Until: r.Time(10), Total: r.Int(11), Due: r.Time(12), Told: r.Int(13),
-		Change: r.Int(14), Changed: r.Time(15)}
+		Change: r.Int(14), Changed: r.Time(15), Issuer: r.Text(16)}
 	json.Unmarshal([]byte(r.Text(9)), &j.Stages) // add wrote it, or ''
 	return numbered{r.Int(0), j}
 }
@@ -232,6 +232,22 @@ func (s Store) UnfinishedJobs(ctx context.Context) (list []record.Job, err error
 // PauseJob keeps what has happened.
 func (s Store) PauseJob(ctx context.Context, id string, e record.Event) (record.Job, error) {
 	return s.move(ctx, id, record.JobPaused, time.Time{}, e, record.JobRunning)
+}
+
+// IssuerRevocations reads an index of them.
+func (s Store) IssuerRevocations(ctx context.Context) (list []record.Job, err error) {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, scan, selectJob+` WHERE issuer <> '' AND (state <> 'cancelled' OR EXISTS (
+			SELECT 1 FROM job_devices WHERE job = jobs.seq AND outcome IN ('done', 'unchanged'))) ORDER BY seq`)
+		for _, f := range found {
+			if err == nil {
+				err = count(ctx, c, &f.Job)
+			}
+			list = append(list, f.Job)
+		}
+		return err
+	})
+	return list, err
 }
 
 // FinishJob ends what has been published.

@@ -27,7 +27,7 @@ func (s Store) StepJob(ctx context.Context, id string, limit int, at time.Time, 
 			return err
 		case j == nil:
 			return fmt.Errorf("job %s: %w", id, record.ErrNotFound)
-		case j.State != record.JobRunning || j.Target() == "":
+		case j.State != record.JobRunning || j.Target() == "" && j.Kind != record.JobRevokeIssuer:
 			return fmt.Errorf("%w: job %s, %s, is %s", record.ErrConflict, id, j.Kind, j.State)
 		}
 		if why, err := held(c, j.Job, at); err != nil || why != "" {
@@ -52,6 +52,16 @@ func (s Store) StepJob(ctx context.Context, id string, limit int, at time.Time, 
 			}
 			if end < j.Total {
 				return pause(c, &j.Job, at, fmt.Sprintf("the stage of %d devices is done", end), &out)
+			}
+		}
+		if j.Kind == record.JobRevokeIssuer {
+			rest, err := revocation.EndIssued(c, j.Issuer, at, j.Reason)
+			if err != nil {
+				return err
+			}
+			out.Shards = append(out.Shards, rest...)
+			if err := noteChange(c, j, at); err != nil {
+				return err
 			}
 		}
 		j.State = record.JobPublishing
@@ -107,7 +117,12 @@ func stepDevices(c *engine.Conn, j *numbered, last int64, at time.Time, event fu
 	act := revocation.Act{State: j.Target(), At: at, Reason: j.Reason, Why: j.Why}
 	for _, p := range found {
 		outcome := record.OutcomeDone
-		shards, err := revocation.End(c, &p.device, act)
+		var shards []record.Shard
+		if j.Kind == record.JobRevokeIssuer {
+			shards, err = revocation.EndHeld(c, p.device.Seq, j.Issuer, at, j.Reason)
+		} else {
+			shards, err = revocation.End(c, &p.device, act)
+		}
 		switch {
 		case errors.Is(err, audit.ErrUnchanged):
 			outcome = record.OutcomeUnchanged
@@ -135,6 +150,14 @@ func stepDevices(c *engine.Conn, j *numbered, last int64, at time.Time, event fu
 // JobShards reads the certificates of the devices that have an outcome.
 func (s Store) JobShards(ctx context.Context, id string, at time.Time) (shards []record.Shard, err error) {
 	err = s.db.Read(ctx, func(c *engine.Conn) error {
+		j, err := engine.First(c, scan, selectJob+" WHERE seq = ?", rows.Number("j", id))
+		if err == nil && j != nil && j.Issuer != "" {
+			shards, err = revocation.Shards(c, at, "issuer = ? AND revoked IS NOT NULL", j.Issuer)
+			return err
+		}
+		if err != nil {
+			return err
+		}
 		shards, err = revocation.Shards(c, at, "device IN (SELECT device FROM job_devices WHERE job = ? AND outcome IN ('done', 'unchanged'))", rows.Number("j", id))
 		return err
 	})

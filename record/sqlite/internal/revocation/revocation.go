@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -146,12 +147,39 @@ func (s Revocations) Lift(ctx context.Context, id string, e record.Event) error 
 
 // Supersede revokes a device's certificates, those on hold too, and leaves the device as it is.
 func Supersede(c *engine.Conn, device int64, at time.Time) ([]record.Shard, error) {
-	const mine = "device = ? AND (revoked IS NULL OR reason = 6)"
-	changed, err := Shards(c, at, mine, device)
+	changed, err := endWhere(c, at, record.ReasonSuperseded, "device = ? AND (revoked IS NULL OR reason = 6)", device)
+	if errors.Is(err, audit.ErrUnchanged) {
+		err = nil
+	}
+	return changed, err
+}
+
+// EndHeld revokes what a device holds of an issuer, and leaves the device as it is;
+// ErrUnchanged if that is nothing.
+func EndHeld(c *engine.Conn, device int64, issuer string, at time.Time, reason int) ([]record.Shard, error) {
+	return endWhere(c, at, reason, "device = ? AND issuer = ? AND (revoked IS NULL OR reason = 6)", device, issuer)
+}
+
+// EndIssued revokes all that an issuer has issued and that has not expired, but for OCSP
+// responders' certificates; ErrUnchanged never.
+func EndIssued(c *engine.Conn, issuer string, at time.Time, reason int) ([]record.Shard, error) {
+	changed, err := endWhere(c, at, reason, "issuer = ? AND profile <> 'ocsp' AND (revoked IS NULL OR reason = 6) AND not_after >= ?", issuer, at)
+	if errors.Is(err, audit.ErrUnchanged) {
+		err = nil
+	}
+	return changed, err
+}
+
+// endWhere revokes certificates; those on hold keep their date.
+func endWhere(c *engine.Conn, at time.Time, reason int, where string, args ...any) ([]record.Shard, error) {
+	changed, err := Shards(c, at, where, args...)
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+mine, at, record.ReasonSuperseded, device)
+	n, err := c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+where, append([]any{at, reason}, args...)...)
+	if err == nil && n == 0 {
+		err = audit.ErrUnchanged
+	}
 	return changed, err
 }
 
