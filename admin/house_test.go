@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,6 +27,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/bulk"
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/admin/consent"
+	"github.com/hallmark-pki/hallmark/admin/issuing"
 	"github.com/hallmark-pki/hallmark/admin/job"
 	"github.com/hallmark-pki/hallmark/admin/renewal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
@@ -51,6 +53,7 @@ type house struct {
 	authority   *ca.Authority
 	permissions *factory.Permissions
 	founded     map[string]ca.Founded
+	successors  []ca.Founded // of theirs, that issue
 	server      *httptest.Server
 	offset      atomic.Int64 // of the house's clock, in nanoseconds
 	changed     atomic.Int64 // calls of Config.Changed
@@ -101,17 +104,18 @@ func (h *house) serve(ctx context.Context) {
 	check(h.t, err)
 	url := "https://" + listener.Addr().String()
 	infrastructure := h.founded[profile.Infrastructure]
-	plans := renewal.Service{Store: h.store, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
+	plans := &renewal.Service{Store: h.store, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
 	watch, statusOf := consent.New(h.store), h.status()
 	h.jobs = job.New(h.store, statusOf.Publish, h.now, slog.New(slog.NewTextHandler(h.t.Output(), nil)))
 	many, err := bulk.New(bulk.Config{Store: h.store, Watch: watch, Wake: h.jobs.Wake, Name: "Acme", Seal: h.seal})
 	check(h.t, err)
+	authorities := issuing.Service{Store: h.store, Authorities: h, Plans: plans, Wake: h.jobs.Wake}
 	service, err := admin.New(admin.Config{
-		Name: "Acme", Version: "test", Store: h.store, Status: statusOf, Issuer: h, Authorities: h, Permissions: h.permissions, Watch: watch,
+		Name: "Acme", Version: "test", Store: h.store, Status: statusOf, Issuer: h, Permissions: h.permissions, Watch: watch,
 		Issuers: profile.Pins{profile.Infrastructure: infrastructure.Certificate}, Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: "https://devices.test:8443", OperatorServer: url, Bundle: h.bundle,
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates,
-		Changed: func() { h.changed.Add(1) }, Further: append(plans.Routes(), many.Routes()...), Now: h.now, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Changed: func() { h.changed.Add(1) }, Further: slices.Concat(plans.Routes(), many.Routes(), authorities.Routes()), Now: h.now, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
 	})
 	check(h.t, err)
 	key, chain := h.issue(ca.Request{Profile: profile.Server, Content: profile.Content{IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Lifetime: 24 * time.Hour}})
@@ -181,9 +185,15 @@ func (h *house) IssueOperator(ctx context.Context, operator string, key crypto.P
 }
 
 // Issuing and Prove are what hallmarkd's adapter does.
-func (h *house) Issuing() (all []admin.Issuing) {
+func (h *house) Issuing() (all []issuing.Issuer) {
+	add := func(f ca.Founded) {
+		all = append(all, issuing.Issuer{Name: f.Name, Certificate: f.Certificate, Root: f.Root})
+	}
+	for _, f := range h.successors {
+		add(f)
+	}
 	for _, f := range h.founded {
-		all = append(all, admin.Issuing{Name: f.Name, Certificate: f.Certificate, Root: f.Root})
+		add(f)
 	}
 	return all
 }

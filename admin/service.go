@@ -67,7 +67,6 @@ type Config struct {
 	Store         Store
 	Status        Status
 	Issuer        Issuer
-	Authorities   Authorities
 	Permissions   Permissions
 	// Watch says what takes two operators.
 	Watch *consent.Watch
@@ -105,7 +104,7 @@ type Service struct {
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
-	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Authorities == nil || c.Permissions == nil || c.Watch == nil ||
+	if c.Name == "" || c.Store == nil || c.Status == nil || c.Issuer == nil || c.Permissions == nil || c.Watch == nil ||
 		len(c.Issuers) == 0 || c.Root == [32]byte{} || c.Bundle == nil || c.CheckSerial == nil ||
 		c.ReadAuthorities == nil || c.Changed == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("admin: a part is missing")

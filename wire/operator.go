@@ -19,7 +19,6 @@ const (
 	PathAccept    = "/v1/operators/accept" // POST KeyRequest: OperatorChain
 	PathRenewal   = "/v1/operators/renew"  // POST KeyRequest: OperatorChain
 	PathVendorCA  = "/v1/vendorca"         // GET: List[Authority]; POST NewAuthorities: List[Authority]; DELETE /FINGERPRINT: Authority
-	PathIssuers   = "/v1/issuers"          // GET: List[Issuer]; GET /NAME: Issuer; POST /NAME/prove of NewProof: Proof
 	PathTPMs      = "/v1/tpms"             // GET: List[EKType]; POST NewEKType: EKType
 	PathAudit     = "/v1/audit"            // GET ?limit=: List[Event], newest first; ?after=SEQUENCE&limit=: oldest first
 )
@@ -332,29 +331,4 @@ type Event struct {
 	Object   string            `json:"object,omitempty"`
 	Reason   string            `json:"reason,omitempty"`
 	Detail   map[string]string `json:"detail,omitempty"`
-}
-
-// Issuer is one issuing CA.
-type Issuer struct {
-	Name      string    `json:"name"`
-	Subject   string    `json:"subject"`
-	NotBefore time.Time `json:"not_before"`
-	NotAfter  time.Time `json:"not_after"`
-	// Fingerprint is the hex SHA-256 of the certificate.
-	Fingerprint string `json:"fingerprint"`
-	// PEM is the certificate, Root its root's.
-	PEM  string `json:"pem"`
-	Root string `json:"root"`
-}
-
-// NewProof asks an issuer to certify a cloud's verification code.
-type NewProof struct {
-	Code string `json:"code"`
-}
-
-// Proof is the certificate that shows a cloud who holds an issuer's key.
-type Proof struct {
-	Issuer  string    `json:"issuer"`
-	Expires time.Time `json:"expires"`
-	PEM     string    `json:"pem"`
 }

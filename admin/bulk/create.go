@@ -1,12 +1,12 @@
 package bulk
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/consent"
 	"github.com/hallmark-pki/hallmark/admin/gate"
@@ -17,11 +17,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
-const (
-	// glassLife is for how long a job runs on a break-glass that nobody has reviewed.
-	glassLife = time.Hour
-	maxStages = 20
-)
+const maxStages = 20
 
 // create makes a job of a selection. What it needs is judged on the devices that it is
 // about, in the transaction that fixes them.
@@ -103,17 +99,7 @@ func plan(c *gate.Call, j record.Job, in jobs.New, v record.JobView, left int64)
 	if !destroys || v.Total <= left && len(v.WholeLots) == 0 || consent.Alone(v.Able, j.Operator) {
 		return p
 	}
-	why := j.Why
-	if why == "" {
-		why = in.Reason
-	}
-	p.Approval = &record.Approval{Kind: record.ApproveJob, Why: why, Requester: j.Operator, Requested: c.Now, Expires: c.Now.Add(consent.Life)}
-	p.Job.State = record.JobWaiting
-	if in.BreakGlass != "" {
-		p.Approval.Kind, p.Approval.Why, p.Approval.Expires = record.ReviewJob, in.BreakGlass, time.Time{}
-		p.Job.State, p.Job.Until = record.JobRunning, c.Now.Add(glassLife)
-		e.Detail["break_glass"], e.Detail["until"] = in.BreakGlass, showTime(p.Job.Until)
-	}
+	consent.Ask(&p, cmp.Or(j.Why, in.Reason), in.BreakGlass, c.Now)
 	return p
 }
 

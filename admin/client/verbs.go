@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/issuers"
 	"github.com/hallmark-pki/hallmark/wire/renewal"
 )
 
@@ -211,16 +212,21 @@ func (c *Client) EventsAfter(ctx context.Context, sequence int64, limit int) (wi
 }
 
 // Issuers lists the issuing CAs.
-func (c *Client) Issuers(ctx context.Context) (wire.List[wire.Issuer], error) {
-	return get[wire.List[wire.Issuer]](ctx, c, wire.PathIssuers)
+func (c *Client) Issuers(ctx context.Context) (wire.List[issuers.Issuer], error) {
+	return get[wire.List[issuers.Issuer]](ctx, c, issuers.Path)
 }
 
 // Issuer shows one by its name.
-func (c *Client) Issuer(ctx context.Context, name string) (wire.Issuer, error) {
-	return get[wire.Issuer](ctx, c, under(wire.PathIssuers, name))
+func (c *Client) Issuer(ctx context.Context, name string) (issuers.Issuer, error) {
+	return get[issuers.Issuer](ctx, c, under(issuers.Path, name))
 }
 
 // Prove has an issuer certify the code by which a cloud wants to be shown that it is ours.
-func (c *Client) Prove(ctx context.Context, issuer, code string) (wire.Proof, error) {
-	return post[wire.Proof](ctx, c, under(wire.PathIssuers, issuer, "prove"), wire.NewProof{Code: code})
+func (c *Client) Prove(ctx context.Context, issuer, code string) (issuers.Proof, error) {
+	return post[issuers.Proof](ctx, c, under(issuers.Path, issuer, "prove"), issuers.NewProof{Code: code})
+}
+
+// RevokeIssuer ends every certificate that an issuing CA has issued.
+func (c *Client) RevokeIssuer(ctx context.Context, issuer string, r issuers.NewRevocation) (issuers.Revocation, error) {
+	return post[issuers.Revocation](ctx, c, under(issuers.Path, issuer, "revoke"), r)
 }

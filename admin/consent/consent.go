@@ -74,6 +74,21 @@ func (w *Watch) Need(ctx context.Context, c *gate.Call, kind, subject, why strin
 		"this takes two operators: request %s waits for the other until %s", a.ID, a.Expires.UTC().Format(time.RFC3339))
 }
 
+// glassLife is for how long a job runs on a break-glass that nobody has reviewed.
+const glassLife = time.Hour
+
+// Ask lets a job wait for another operator's consent or, if breakGlass says why it
+// cannot, run until he reviews it.
+func Ask(p *record.JobPlan, why, breakGlass string, now time.Time) {
+	p.Approval = &record.Approval{Kind: record.ApproveJob, Why: why, Requester: p.Job.Operator, Requested: now, Expires: now.Add(Life)}
+	p.Job.State = record.JobWaiting
+	if breakGlass != "" {
+		p.Approval.Kind, p.Approval.Why, p.Approval.Expires = record.ReviewJob, breakGlass, time.Time{}
+		p.Job.State, p.Job.Until = record.JobRunning, now.Add(glassLife)
+		p.Event.Detail["break_glass"], p.Event.Detail["until"] = breakGlass, p.Job.Until.UTC().Format(time.RFC3339)
+	}
+}
+
 // Threshold is how many devices one operator may revoke within a day without another's
 // consent.
 func (w *Watch) Threshold(ctx context.Context) (int64, error) {

@@ -7,6 +7,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -100,7 +101,7 @@ func (r *Runner) round(ctx context.Context) (more bool, err error) {
 	running := false
 	for _, j := range all {
 		switch {
-		case j.Target() == "": // not ours
+		case j.Target() == "" && j.Kind != record.JobRevokeIssuer: // not ours
 		case j.State == record.JobPublishing:
 			failed = errors.Join(failed, r.finish(ctx, j))
 		default:
@@ -160,8 +161,8 @@ func (r *Runner) finish(ctx context.Context, j record.Job) error {
 
 // event is the line of audit for one device of a job.
 func event(j record.Job, d record.Device, now time.Time) record.Event {
-	e := record.Event{Time: now, Actor: "operator:" + j.Operator, Verb: view.Verbs[j.Kind], Object: d.Name(), Reason: j.Why, Detail: map[string]string{"job": j.ID}}
-	if slices.Contains([]string{record.JobRetire, record.JobRevoke}, j.Kind) {
+	e := record.Event{Time: now, Actor: "operator:" + j.Operator, Verb: cmp.Or(view.Verbs[j.Kind], "certificate.revoked"), Object: d.Name(), Reason: j.Why, Detail: map[string]string{"job": j.ID}}
+	if slices.Contains([]string{record.JobRetire, record.JobRevoke, record.JobRevokeIssuer}, j.Kind) {
 		e.Detail["reason"] = view.Reason(j.Reason)
 	}
 	return e

@@ -92,24 +92,42 @@ func (s *Service) plan(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	if in.DryRun {
-		j.Total = found.Devices
-		out := showPlan(j)
-		out.State, out.Late = "", late
-		return out, nil
-	}
-	e := c.Event("renewal.planned", "")
-	e.Reason, e.Detail["within"], e.Detail["where"] = in.Why, j.Due.Sub(j.Created).String(), in.Where
-	j, err = s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (record.JobPlan, error) {
-		e.Detail["devices"] = fmt.Sprint(v.Total)
-		return record.JobPlan{Job: j, Event: e}, nil
-	})
-	if err != nil {
+		j.Total, j.State = found.Devices, ""
+	} else if j, err = s.create(ctx, c, of, j); err != nil {
 		return nil, err
 	}
-	s.Changed()
 	out := showPlan(j)
 	out.Late = late
 	return out, nil
+}
+
+// For makes a plan for devices that another act has chosen; nil if there are none.
+func (s *Service) For(ctx context.Context, c *gate.Call, of record.Selection, within time.Duration, why string) (*renewal.Plan, error) {
+	found, err := s.Store.Survey(ctx, of, c.Now)
+	if err != nil || found.Devices == 0 {
+		return nil, err
+	}
+	j, err := s.create(ctx, c, of, record.Job{Kind: record.JobRenew, Operator: c.Caller.Name, Why: why, State: record.JobRunning,
+		Created: c.Now, Due: c.Now.Add(within)})
+	if err != nil {
+		return nil, err
+	}
+	out := showPlan(j)
+	out.Late, err = s.late(ctx, found.Models, within)
+	return &out, err
+}
+
+func (s *Service) create(ctx context.Context, c *gate.Call, of record.Selection, j record.Job) (record.Job, error) {
+	e := c.Event("renewal.planned", "")
+	e.Reason, e.Detail["within"], e.Detail["where"] = j.Why, j.Due.Sub(j.Created).String(), j.Expression
+	j, err := s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (record.JobPlan, error) {
+		e.Detail["devices"] = fmt.Sprint(v.Total)
+		return record.JobPlan{Job: j, Event: e}, nil
+	})
+	if err == nil {
+		s.Changed()
+	}
+	return j, err
 }
 
 // unrevoked leaves out the devices that will never renew.

@@ -52,7 +52,7 @@ something to look at.`,
 		Version: version,
 	}
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
-	cmd.AddCommand(initCommand(), serveCommand(), checkCommand(), backupCommand(), restoreCommand(), operatorCommand(), trustCommand(), versionCommand())
+	cmd.AddCommand(initCommand(), serveCommand(), checkCommand(), backupCommand(), restoreCommand(), operatorCommand(), issuerCommand(), trustCommand(), versionCommand())
 	return cmd
 }
 

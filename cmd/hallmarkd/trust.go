@@ -308,11 +308,7 @@ infrastructure root's, or one made by new-key.`,
 			if err != nil {
 				return err
 			}
-			uri := key
-			if _, err := os.Stat(key); err == nil {
-				uri = "file:" + key
-			}
-			signer, err := keys.Open(uri, ".")
+			signer, err := keys.Open(keyURI(key), ".")
 			if err != nil {
 				return err
 			}

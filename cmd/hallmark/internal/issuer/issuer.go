@@ -11,11 +11,12 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/issuers"
 )
 
 // Command is `hallmark issuer`.
 func Command(a *terminal.App) *cobra.Command {
-	return terminal.Group("issuer", "The issuing CAs", "  hallmark issuer show operational", list(a), show(a), prove(a))
+	return terminal.Group("issuer", "The issuing CAs", "  hallmark issuer show operational", list(a), show(a), prove(a), revoke(a))
 }
 
 func names(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
@@ -35,9 +36,9 @@ func list(a *terminal.App) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return terminal.List(c, *asJSON, 0, "ISSUER\tSUBJECT\tEXPIRES", func(i wire.Issuer) []string {
-			return []string{i.Name, i.Subject, terminal.When(i.NotAfter)}
-		}, func(int, string) (wire.List[wire.Issuer], error) { return cl.Issuers(c.Context()) })
+		return terminal.List(c, *asJSON, 0, "ISSUER\tSTATE\tSUBJECT\tEXPIRES", func(i issuers.Issuer) []string {
+			return []string{i.Name, i.State, i.Subject, terminal.When(i.NotAfter)}
+		}, func(int, string) (wire.List[issuers.Issuer], error) { return cl.Issuers(c.Context()) })
 	})
 	return c
 }
@@ -56,7 +57,8 @@ func show(a *terminal.App) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		err = terminal.Show(c, *asJSON, i, [2]string{"Issuer", i.Name}, [2]string{"Subject", i.Subject}, [2]string{"SHA-256", i.Fingerprint},
+		err = terminal.Show(c, *asJSON, i, [2]string{"Issuer", i.Name}, [2]string{"State", i.State}, [2]string{"Revoked by job", i.Job},
+			[2]string{"On its root's CRL since", terminal.Exactly(i.Listed)}, [2]string{"Subject", i.Subject}, [2]string{"SHA-256", i.Fingerprint},
 			[2]string{"Not before", terminal.Exactly(i.NotBefore)}, [2]string{"Not after", terminal.Exactly(i.NotAfter)})
 		if err != nil || *asJSON {
 			return err

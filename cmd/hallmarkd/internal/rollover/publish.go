@@ -101,6 +101,12 @@ type Noter interface {
 	Note(ctx context.Context, es ...record.Event) error
 }
 
+// Revoked also says which issuers were revoked.
+type Revoked interface {
+	Noter
+	IssuerRevocations(ctx context.Context) ([]record.Job, error)
+}
+
 // wouldServe makes sure that the server would start with the bundle.
 func wouldServe(in *installation.Installation, before, after []byte) error {
 	timeKey, err := keys.Open(in.Config.TimeKey, in.Config.Dir)
@@ -158,13 +164,20 @@ func Anchors(in *installation.Installation, b wire.Bundle) error {
 
 // Activate puts an issuer to use: its line's certificates are its own from the next start
 // on. The root behind it must be in the bundle that devices and relying parties were given.
-func Activate(ctx context.Context, in *installation.Installation, note Noter, name string, now time.Time) error {
+func Activate(ctx context.Context, in *installation.Installation, note Revoked, name string, now time.Time) error {
 	at := slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == name })
 	if at < 0 {
 		return installation.Hint(fmt.Errorf("there is no issuer %q", name), "hallmarkd trust show lists them")
 	}
 	if !in.Lists(in.Issuers[at]) {
 		return installation.Hint(fmt.Errorf("the trust bundle does not list the root of %s: nobody would trust what it issues", name), "publish it first: hallmarkd trust publish")
+	}
+	begun, err := note.IssuerRevocations(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(begun, func(j record.Job) bool { return j.Issuer == name }) {
+		return fmt.Errorf("%s is revoked, or is about to be: hallmark issuer list", name)
 	}
 	line := profile.LineOf(name)
 	s, err := installation.ReadSuccession(in.Config)

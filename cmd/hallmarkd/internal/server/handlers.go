@@ -15,6 +15,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin"
 	"github.com/hallmark-pki/hallmark/admin/bulk"
 	"github.com/hallmark-pki/hallmark/admin/consent"
+	"github.com/hallmark-pki/hallmark/admin/issuing"
 	"github.com/hallmark-pki/hallmark/admin/party"
 	"github.com/hallmark-pki/hallmark/admin/renewal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
@@ -42,19 +43,19 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	if err != nil {
 		return err
 	}
-	plans := renewal.Service{Store: store, DefaultPoll: provisioner.DefaultPoll, Changed: h.devices.Replan}
+	plans := &renewal.Service{Store: store, DefaultPoll: provisioner.DefaultPoll, Changed: h.devices.Replan}
 	watch := consent.New(store)
 	many, err := bulk.New(bulk.Config{Store: store, Watch: watch, Wake: h.jobs.Wake, Name: in.Config.Name, Seal: h.seal(infrastructure.Certificate)})
 	if err != nil {
 		return err
 	}
+	authorities := issuing.Service{Store: store, Authorities: issuers{in, h.authority}, Plans: plans, Wake: h.jobs.Wake}
 	administration, err := admin.New(admin.Config{
 		Name: in.Config.Name, Version: version,
 		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p, Watch: watch,
-		Authorities: issuers{in, h.authority},
-		Issuers:     in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw),
+		Issuers: in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw),
 		DeviceServer: in.Config.Public.Devices[0], OperatorServer: in.Config.Public.Operators,
-		Bundle: bundle, Since: in.Trust.Since, Further: slices.Concat(parties.Routes(), plans.Routes(), many.Routes()),
+		Bundle: bundle, Since: in.Trust.Since, Further: slices.Concat(parties.Routes(), plans.Routes(), many.Routes(), authorities.Routes()),
 		CheckSerial: identity.CheckSerial, ReadAuthorities: vendorca.ReadCertificates, Changed: h.makers.changed,
 		Now: time.Now, Log: log,
 	})

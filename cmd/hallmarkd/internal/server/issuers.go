@@ -8,7 +8,7 @@ import (
 	"crypto/x509"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/admin"
+	"github.com/hallmark-pki/hallmark/admin/issuing"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -18,18 +18,32 @@ import (
 // proofLife is how long a cloud has to look at a proof.
 const proofLife = 24 * time.Hour
 
-// issuers is admin.Authorities.
+// issuers is issuing.Authorities.
 type issuers struct {
 	in        *installation.Installation
 	authority *publisher
 }
 
-func (i issuers) Issuing() []admin.Issuing {
-	var all []admin.Issuing
-	for _, one := range i.in.Issuers {
-		all = append(all, admin.Issuing{Name: one.Name, Certificate: one.Certificate, Root: one.Root})
+func (i issuers) Issuing() []issuing.Issuer {
+	all := make([]issuing.Issuer, len(i.in.Issuers))
+	for n, one := range i.in.Issuers {
+		all[n] = issuing.Issuer{Name: one.Name, Certificate: one.Certificate, Root: one.Root, Listed: listed(i.in.Roots[n].CRL, one.Certificate)}
 	}
 	return all
+}
+
+// listed is since when a root's CRL names an issuer; zero if it does not.
+func listed(list []byte, issuer *x509.Certificate) time.Time {
+	crl, err := x509.ParseRevocationList(list)
+	if err != nil {
+		return time.Time{} // the status service has read it
+	}
+	for _, e := range crl.RevokedCertificateEntries {
+		if e.SerialNumber.Cmp(issuer.SerialNumber) == 0 {
+			return e.RevocationTime
+		}
+	}
+	return time.Time{}
 }
 
 // Prove forgets the key before anybody has the certificate.

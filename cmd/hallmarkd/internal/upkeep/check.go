@@ -99,6 +99,7 @@ func Check(ctx context.Context, path string, now time.Time) Findings {
 	}
 	defer store.Close()
 	in.checkRecord(ctx, store, &r)
+	in.checkRevoked(ctx, store, &r)
 	in.checkLists(ctx, store, &r, now)
 	return r
 }
@@ -284,6 +285,29 @@ func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findin
 		return
 	}
 	r.add(OK, "operators", "", "%d of %d may administer", active, len(operators))
+}
+
+// checkRevoked looks for issuers whose certificates were revoked and which their root's
+// CRL does not name: what their keys may still sign is on no list then.
+func (in checked) checkRevoked(ctx context.Context, store record.Store, r *Findings) {
+	begun, err := store.IssuerRevocations(ctx)
+	if err != nil {
+		r.add(Error, "issuers", "", "%v", err)
+		return
+	}
+	for _, j := range begun {
+		at := slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == j.Issuer })
+		if at < 0 || j.State == record.JobWaiting {
+			continue
+		}
+		list, err := x509.ParseRevocationList(in.Roots[at].CRL)
+		if err == nil && !slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool {
+			return e.SerialNumber.Cmp(in.Issuers[at].Certificate.SerialNumber) == 0
+		}) {
+			r.add(Warning, j.Issuer, "bring the root's key: hallmarkd issuer revoke "+j.Issuer+" --root-key KEY --reason REASON --config "+in.Config.File,
+				"job %s has revoked its certificates, and its root's CRL does not name it", j.ID)
+		}
+	}
 }
 
 // checkLists looks at the newest CRL of every shard. While the server runs none is
