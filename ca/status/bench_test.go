@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -69,12 +70,14 @@ func BenchmarkOCSPKept(b *testing.B) {
 	for b.Loop() {
 		ours()
 	}
-	var best, bestPlain float64
-	for range 7 { // by turns, for others use the machine too
-		best, bestPlain = max(best, ours()), max(bestPlain, plain())
+	var rates, shares []float64
+	for range 15 { // by turns, for others use the machine too
+		rates = append(rates, ours())
+		shares = append(shares, 100*rates[len(rates)-1]/plain())
 	}
-	b.ReportMetric(best, "answers/s")
-	b.ReportMetric(100*best/bestPlain, "%-of-plain")
+	slices.Sort(shares)
+	b.ReportMetric(slices.Max(rates), "answers/s")
+	b.ReportMetric(shares[len(shares)/2], "%-of-plain")
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -165,55 +168,60 @@ func BenchmarkOCSPSigned(b *testing.B) {
 	b.ReportMetric(float64(ours)/float64(bare), "x-signature")
 }
 
-// million are a million certificates of an issuer, in 62 shards, of ten thousand devices.
-// It takes a minute, so all that is measured on it is one benchmark. HALLMARK_BENCH_MILLION
-// names another number.
-func million(b *testing.B, p *pki, store *sqlite.Store) (devices []string, shards []record.Shard) {
+// million puts a million certificates of an issuer on record, in 62 shards, and twenty
+// devices of one certificate each after them. Intents count as certificates where lists are
+// made, and are quicker to write. HALLMARK_BENCH_MILLION names another number.
+func million(b *testing.B, p *pki, store *sqlite.Store) (large, small []string, shards []record.Shard) {
 	b.Helper()
 	total := 1_000_000
 	if text := os.Getenv("HALLMARK_BENCH_MILLION"); text != "" {
 		fmt.Sscan(text, &total)
 	}
-	const each, capacity = 100, 16_384
+	const each, capacity = 1000, 16_384
 	now := time.Now()
-	e := record.Event{Time: now, Actor: "host", Verb: "x"}
-	var batch []record.Certificate
-	write := func() {
-		p.must(store.Intend(background, batch))
-		for i := range batch {
-			batch[i].DER, batch[i].Issued = []byte{0x30, 0}, now
-		}
-		p.must(store.Complete(background, batch, e))
-		batch = batch[:0]
-	}
-	for len(devices)*each < total {
-		id := fmt.Sprint("device-", len(devices))
+	add := func(id string, n int) {
 		sum := sha256.Sum256([]byte(id))
 		_, err := store.Admit(background, record.Query{}, func(record.View) (record.Admission, error) {
 			return record.Admission{Device: record.Device{ID: id, Model: record.DefaultModel, Lot: record.DefaultLot, Serial: id,
-				State: record.StateActive, EKs: []record.EK{{Fingerprint: sum, Name: sum[:], Public: sum[:]}},
-				AKName: sum[:], AKPublic: sum[:], Key: sum, Enrolled: now, Seen: now}, Event: e}, nil
+				State: record.StateActive, EKs: []record.EK{{Fingerprint: sum, Name: sum[:], Public: sum[:]}}, AKName: sum[:], AKPublic: sum[:], Key: sum,
+				Enrolled: now, Seen: now}, Event: record.Event{Time: now, Actor: "host", Verb: "x"}}, nil
 		})
 		p.must(err)
-		devices = append(devices, id)
-		for i := range each {
-			n := int64((len(devices)-1)*each + i)
-			if n%capacity == 0 {
-				shard, _, err := store.ReserveShard(background, "operational", capacity, capacity)
-				p.must(err)
-				shards = append(shards, record.Shard{Issuer: "operational", Number: shard})
+		for n > 0 {
+			// Small transactions: SQLite's undo log of a savepoint is slow when it is long.
+			shard, given, err := store.ReserveShard(background, "operational", int64(min(n, 200)), capacity)
+			p.must(err)
+			batch := make([]record.Certificate, given)
+			for i := range batch {
+				batch[i] = record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%032x", newSerial()), Profile: record.ProfileLDevID, Device: id,
+					Shard: shard, NotBefore: now, NotAfter: now.AddDate(0, 1, 0), TBS: []byte{0x30, 0}, Intended: now}
 			}
-			batch = append(batch, record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%032x", newSerial()), Profile: record.ProfileLDevID, Device: id,
-				Shard: shards[len(shards)-1].Number, NotBefore: now, NotAfter: now.AddDate(0, 1, 0), TBS: []byte{0x30, 0}, Intended: now})
-		}
-		if len(batch) >= 2000 {
-			write()
+			p.must(store.Intend(background, batch))
+			n -= int(given)
 		}
 	}
-	if len(batch) > 0 {
-		write()
+	for n := range total / each {
+		large = append(large, fmt.Sprint("large-", n))
 	}
-	return devices, shards
+	for n := range 20 {
+		small = append(small, fmt.Sprint("small-", n))
+	}
+	inParallel(large, func(id string) { add(id, each) })
+	inParallel(small, func(id string) { add(id, 1) })
+	shards, err := store.Shards(background, "operational", now)
+	p.must(err)
+	return large, small, shards
+}
+
+// inParallel does f for each device, many at a time, which share waiting for the disk.
+func inParallel(devices []string, f func(id string)) {
+	var all sync.WaitGroup
+	places := make(chan struct{}, 48)
+	for _, id := range devices {
+		places <- struct{}{}
+		all.Go(func() { f(id); <-places })
+	}
+	all.Wait()
 }
 
 // BenchmarkMillion: with a million certificates on record, what one change costs, and all
@@ -222,36 +230,33 @@ func million(b *testing.B, p *pki, store *sqlite.Store) (devices []string, shard
 func BenchmarkMillion(b *testing.B) {
 	for range b.N {
 		p, store := onSQLite(b)
-		devices, shards := million(b, p, store)
+		large, small, shards := million(b, p, store)
 		p.must(p.service.Publish(background, shards...))
 		e := record.Event{Time: time.Now(), Actor: "host", Verb: "x"}
-		next := 0
-		revoke := func() {
-			p.must(err2(p.service.Revoke(background, devices[next], record.ReasonKeyCompromise, "", e)))
-			next++
+		end := func(devices []string) {
+			inParallel(devices, func(id string) {
+				p.must(err2(store.Revoke(background, id, time.Now(), record.ReasonKeyCompromise, "", e)))
+			})
 		}
-		b.ReportMetric(perCall(10, revoke).Seconds()*1000, "ms/revocation-of-a-hundred")
-
 		whole := func() { p.must(err2(p.service.over(background, p.service.issuers["operational"], complete))) }
-		for len(devices)-next > len(devices)*99/100 {
-			p.must(err2(store.Revoke(background, devices[next], time.Now(), record.ReasonKeyCompromise, "", e)))
-			next++
+		timed := func(f func()) time.Duration { begin := time.Now(); f(); return time.Since(begin) }
+
+		var changes []time.Duration
+		for _, id := range small {
+			changes = append(changes, timed(func() {
+				p.must(err2(p.service.Suspend(background, id, e)))
+			}))
 		}
-		begin := time.Now()
-		whole()
-		b.ReportMetric(time.Since(begin).Seconds()*1000, "ms/complete-list-at-1%")
-		for ; next < len(devices); next++ {
-			p.must(err2(store.Revoke(background, devices[next], time.Now(), record.ReasonKeyCompromise, "", e)))
-		}
-		begin = time.Now()
-		p.must(p.service.Publish(background, shards...))
-		ours := time.Since(begin)
-		bare := p.bareLists(shards)
-		b.ReportMetric(ours.Seconds(), "s/all-shards")
-		b.ReportMetric(ours.Seconds()/bare.Seconds(), "x-crypto/x509")
-		begin = time.Now()
-		whole()
-		b.ReportMetric(time.Since(begin).Seconds(), "s/complete-list-at-100%")
+		slices.Sort(changes)
+		b.ReportMetric(changes[len(changes)/2].Seconds()*1000, "ms/change")
+		end(large[:len(large)/100])
+		b.ReportMetric(timed(whole).Seconds()*1000, "ms/complete-list-at-1%")
+		b.ReportMetric(timed(func() { p.must(p.service.Publish(background, shards...)) }).Seconds()*1000, "ms/all-shards-at-1%")
+		end(large[len(large)/100:])
+		ours := timed(func() { p.must(p.service.Publish(background, shards...)) })
+		b.ReportMetric(ours.Seconds(), "s/all-shards-at-100%")
+		b.ReportMetric(ours.Seconds()/p.bareLists(shards).Seconds(), "x-crypto/x509")
+		b.ReportMetric(timed(whole).Seconds(), "s/complete-list-at-100%")
 		b.ReportMetric(0, "ns/op")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -28,7 +29,7 @@ type verdict struct {
 type answer struct {
 	verdict
 	der                    []byte
-	etag                   string
+	etag, modified         string // as in HTTP
 	thisUpdate, nextUpdate time.Time
 	request                ocsp.Request
 	issuer                 *issuer
@@ -144,6 +145,7 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, v v
 		return answer{}, err
 	}
 	a := answer{verdict: v, thisUpdate: now.UTC().Truncate(time.Second), request: r, issuer: i}
+	a.modified = a.thisUpdate.Format(http.TimeFormat)
 	life := ocspLife
 	if v.status == ocsp.Unknown {
 		life = cacheFor // it may be issued at any moment

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -13,10 +14,22 @@ import (
 )
 
 // Numbers is a [record.Changes].
-type Numbers struct{ db *engine.DB }
+type Numbers struct {
+	db   *engine.DB
+	last *atomic.Pointer[last]
+}
+
+// last is a LastChange, good until this process commits anything, and for lastAge: then
+// another process on this host may have. It is asked for with every OCSP answer.
+type last struct {
+	number, commits int64
+	at              time.Time
+}
+
+const lastAge = 100 * time.Millisecond
 
 // New reads from db.
-func New(db *engine.DB) Numbers { return Numbers{db} }
+func New(db *engine.DB) Numbers { return Numbers{db, new(atomic.Pointer[last])} }
 
 const maxChanges = 10_000
 
@@ -41,12 +54,19 @@ func scan(r engine.Row) record.Change {
 }
 
 // LastChange asks SQLite's own count, which a deleted change does not take back.
-func (s Numbers) LastChange(ctx context.Context) (n int64, err error) {
-	err = s.db.Read(ctx, func(c *engine.Conn) error {
-		n, err = Last(c)
+func (s Numbers) LastChange(ctx context.Context) (int64, error) {
+	now := last{commits: s.db.Commits(), at: time.Now()} // before it is read
+	if known := s.last.Load(); known != nil && known.commits == now.commits && now.at.Sub(known.at) < lastAge && !s.db.Closed() {
+		return known.number, ctx.Err()
+	}
+	err := s.db.Read(ctx, func(c *engine.Conn) (err error) {
+		now.number, err = Last(c)
 		return err
 	})
-	return n, err
+	if err == nil {
+		s.last.Store(&now)
+	}
+	return now.number, err
 }
 
 // Last is LastChange within a transaction.

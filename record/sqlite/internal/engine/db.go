@@ -94,6 +94,16 @@ func (db *DB) openJournal(c *Conn, dir string) error {
 // Commits counts the groups that were committed: one wait for the disk each.
 func (db *DB) Commits() int64 { return db.commits.Load() }
 
+// Closed reports whether Close was called.
+func (db *DB) Closed() bool {
+	select {
+	case <-db.closing:
+		return true
+	default:
+		return false
+	}
+}
+
 // Close waits for work under way, refuses later work and releases the file.
 func (db *DB) Close() {
 	db.once.Do(func() {
