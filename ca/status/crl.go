@@ -188,7 +188,7 @@ func (i *issuer) signList(l crl.List, c record.CRL, before int64, now time.Time)
 	c.Sequence = max(now.UnixMilli(), before+1)
 	c.ThisUpdate = now.UTC().Truncate(time.Second)
 	c.NextUpdate = c.ThisUpdate.Add(crlLife)
-	l.Number, l.ThisUpdate, l.NextUpdate = c.Sequence, c.ThisUpdate, c.NextUpdate
+	l.Number, l.ThisUpdate, l.NextUpdate = c.Sequence, c.ThisUpdate.Add(-backdate), c.NextUpdate
 	var err error
 	if c.DER, err = l.Sign(i.Certificate, i.Signer); err != nil {
 		return record.CRL{}, err

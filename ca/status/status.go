@@ -37,6 +37,10 @@ const (
 	// that is asked for is, by as much as ahead, before anybody has to wait for it.
 	resignAfter = time.Hour
 	ahead       = 5 * time.Minute
+	// backdate is by how much a CRL begins before it is signed: to OpenSSL on a clock that is
+	// a second slow, a list of now is not yet valid, and nobody gets in. OCSP clients have
+	// such a tolerance of their own.
+	backdate = 5 * time.Minute
 	// ocspLife is nextUpdate − thisUpdate of an OCSP answer, for the same reason.
 	ocspLife = crlLife
 	// cacheFor is how long an HTTP cache may repeat us without asking: what it may add

@@ -3,11 +3,13 @@ package status
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
 )
@@ -85,6 +87,16 @@ func TestOpenSSLChecksTheRightShard(t *testing.T) {
 			t.Errorf("%s: %v\n%s", c.name, err, out)
 		}
 	}
+}
+
+// A relying party whose clock is some minutes slow takes the newest list.
+func TestSlowClocksTakeTheList(t *testing.T) {
+	p := newPKI(t)
+	f := files{p, t.TempDir()}
+	good := f.pem("good.pem", "CERTIFICATE", p.leaf("good", 1).Raw)
+	list := f.pem("list.pem", "X509 CRL", p.get("/crl/operational/1.crl", 200))
+	f.want([]string{"OK"}, "openssl", "verify", "-attime", fmt.Sprint(p.clock.Now().Add(-4*time.Minute).Unix()), "-crl_check", "-CRLfile", list,
+		"-CAfile", f.pem("root.pem", "CERTIFICATE", p.root.Raw), "-untrusted", f.pem("issuer.pem", "CERTIFICATE", p.issuer.Raw), good)
 }
 
 func TestOpenSSLAndGnuTLSReadTheList(t *testing.T) {
