@@ -347,6 +347,9 @@ whose signatures are missing (exit code 1) and keeps those that it has.`,
 				if errors.As(err, new(*rollover.UnsignedError)) {
 					return "", installation.Hint(err, "hallmarkd trust sign --key KEY %s", rollover.ProposalFile(in))
 				}
+				if errors.Is(err, rollover.ErrNoProposal) {
+					return "", installation.Hint(err, "hallmarkd trust propose --help, or add-root, or retire-root")
+				}
 				if err != nil {
 					return "", err
 				}

@@ -169,12 +169,15 @@ const soon = 365 * 24 * time.Hour
 
 func (in checked) checkIssuers(r *Findings, now time.Time) {
 	for _, i := range in.Issuers {
+		if !in.Lists(i) {
+			continue // retired, or not trusted yet
+		}
 		for _, c := range []*x509.Certificate{i.Root, i.Certificate} {
 			switch end := c.NotAfter; {
 			case now.After(end) || now.Before(c.NotBefore):
 				r.add(Error, i.Name, "check this machine's clock; if it is right, the CA has ended", "%s is valid from %s to %s", c.Subject, c.NotBefore.Format(time.DateOnly), end.Format(time.DateOnly))
 			case now.Add(soon).After(end):
-				r.add(Warning, i.Name, "prepare its successor", "%s ends on %s", c.Subject, end.Format(time.DateOnly))
+				r.add(Warning, i.Name, "prepare its successor: hallmarkd trust add-root --help", "%s ends on %s", c.Subject, end.Format(time.DateOnly))
 			}
 		}
 	}
