@@ -60,7 +60,10 @@ func TestModelsAndLots(t *testing.T) {
 	}
 	_, err = h.anna.CreateModel(ctx, wire.NewModel{Name: "sensor", Assurance: "software"})
 	wantProblem(t, err, wire.CodeConflict)
-	for _, bad := range []wire.NewModel{{Name: "Sensor"}, {Name: ""}, {Name: "x", Assurance: "best"}, {Name: "x", LDevIDLifetime: 59}, {Name: "x", LDevIDLifetime: 1 << 62}, {Name: "x", LDevIDLifetime: -1}} {
+	living := func(seconds int64) wire.NewModel {
+		return wire.NewModel{Name: "x", ModelRules: wire.ModelRules{LDevIDLifetime: &seconds}}
+	}
+	for _, bad := range []wire.NewModel{{Name: "Sensor"}, {Name: ""}, {Name: "x", Assurance: "best"}, living(59), living(1 << 62), living(-1)} {
 		_, err := h.anna.CreateModel(ctx, bad)
 		wantProblem(t, err, wire.CodeMalformed)
 	}

@@ -60,7 +60,7 @@ func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	case !(record.Assurance{Certified: true, Registered: true, Hardware: true}).Meets(m.Assurance):
 		return nil, gate.Invalid("", "assurance %q: one of certified, registered, first-use, software", m.Assurance)
 	}
-	if err := setRules(&m, wire.ModelRules{LDevIDLifetime: &in.LDevIDLifetime, Poll: &in.Poll, Grace: &in.Grace, Subject: in.Subject}); err != nil {
+	if err := setRules(&m, in.ModelRules); err != nil {
 		return nil, err
 	}
 	e := c.Event("model.created", m.Name)
@@ -68,7 +68,7 @@ func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	err := s.Store.CreateModel(ctx, m, e)
 	if errors.Is(err, record.ErrExists) {
 		have, err := s.Store.Model(ctx, m.Name)
-		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime || have.Poll != m.Poll || have.Grace != m.Grace || have.Subject != m.Subject) {
+		if err == nil && (have.Assurance != m.Assurance || have.LDevIDLifetime != m.LDevIDLifetime || have.Poll != m.Poll || have.Grace != m.Grace || have.Subject != m.Subject || have.ServeNames != m.ServeNames) {
 			err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name: devices were made by the rules it has",
 				"there is a model %q with other rules", m.Name)
 		}
@@ -77,12 +77,12 @@ func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
 	return showModel(m), taken(err)
 }
 
-// taken words the one conflict that a model's rules can have with another's.
+// taken words the conflicts that a model's rules can have with another's.
 func taken(err error) error {
 	if !errors.Is(err, record.ErrConflict) {
 		return err
 	}
-	return gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose a subject that begins or ends differently: hallmark model list --json shows the others", "%v", err)
+	return gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose names that begin or end differently: hallmark model list --json shows the others", "%v", err)
 }
 
 // setRules changes the rules of a model that may change while it has devices.
@@ -104,6 +104,12 @@ func setRules(m *record.Model, in wire.ModelRules) error {
 			return gate.Invalid("write 30d, or forever", "devices come back for 1 minute to 100 years after their last working certificate ended, or for ever")
 		}
 		m.Grace = time.Duration(*in.Grace) * time.Second
+	}
+	if in.ServeNames != nil {
+		if err := record.CheckServeNames(*in.ServeNames); *in.ServeNames != "" && err != nil {
+			return gate.Invalid("write it like {serial}.local or {serial}.lamps.example.com", "%v", err)
+		}
+		m.ServeNames = *in.ServeNames
 	}
 	switch {
 	case in.Subject == "" || in.Subject == m.Subject:
@@ -134,6 +140,7 @@ func (s *Service) setModel(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	e := c.Event("model.changed", m.Name)
 	e.Detail["ldevid_lifetime"], e.Detail["poll"], e.Detail["grace"] = m.LDevIDLifetime.String(), m.Poll.String(), m.Grace.String()
+	e.Detail["serve_names"] = m.ServeNames
 	return showModel(m), taken(s.Store.SetModel(ctx, m, e))
 }
 

@@ -14,7 +14,7 @@ import (
 
 func showModel(m record.Model) wire.Model {
 	return wire.Model{Name: m.Name, Assurance: m.Assurance, LDevIDLifetime: int64(m.LDevIDLifetime / time.Second),
-		Poll: int64(m.Poll / time.Second), Grace: int64(m.Grace / time.Second), Subject: m.Subject, Created: m.Created}
+		Poll: int64(m.Poll / time.Second), Grace: int64(m.Grace / time.Second), Subject: m.Subject, ServeNames: m.ServeNames, Created: m.Created}
 }
 
 func showLot(l record.Lot) wire.Lot {

@@ -29,7 +29,7 @@ func TestStrangers(t *testing.T) {
 		not     string
 	}{
 		profile.IDevID: {"any", "crlsign"}, profile.AK: {"any", "sslclient"}, profile.LDevID: {"sslclient", "sslserver"},
-		profile.Server: {"sslserver", "sslclient"}, profile.Operator: {"sslclient", "sslserver"}, profile.Relay: {"sslclient", "sslserver"}, profile.OCSP: {"ocsphelper", "sslclient"}, profile.Proof: {"any", "sslclient"},
+		profile.DeviceServer: {"sslserver", "sslclient"}, profile.Server: {"sslserver", "sslclient"}, profile.Operator: {"sslclient", "sslserver"}, profile.Relay: {"sslclient", "sslserver"}, profile.OCSP: {"ocsphelper", "sslclient"}, profile.Proof: {"any", "sslclient"},
 	}
 	for _, r := range requests(t) {
 		t.Run(string(r.Profile), func(t *testing.T) {

@@ -82,7 +82,7 @@ func (i *Identity) TLSConfig(roots *x509.CertPool) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		RootCAs:    roots,
-		Time:       i.now,
+		Time:       i.Now,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			c, err := i.Credential()
 			if err != nil {
@@ -93,8 +93,8 @@ func (i *Identity) TLSConfig(roots *x509.CertPool) *tls.Config {
 	}
 }
 
-// now is the system clock, or what has passed for certain if that is later.
-func (i *Identity) now() time.Time {
+// Now is the system clock, or what has passed for certain if that is later.
+func (i *Identity) Now() time.Time {
 	now := time.Now
 	if i.o.Now != nil {
 		now = i.o.Now

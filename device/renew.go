@@ -84,7 +84,7 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 	if err := step(a); err != nil {
 		// A refused device follows its installation all the same: its way back may take years.
 		if now, _ := a.client.Trust(); !bytes.Equal(now.Bundle, before.Trust.Bundle) {
-			before.Fresh, before.FreshKey = a.set.Fresh, a.set.FreshKey
+			before.Fresh, before.FreshPage, before.FreshKey = a.set.Fresh, a.set.FreshPage, a.set.FreshKey
 			a.set = before
 			err = errors.Join(err, a.save())
 		}
@@ -190,7 +190,7 @@ func (a *agent) stage(key keys.Key, got *wire.Identity) error {
 	if a.keys.Kind() == "" {
 		return nil // the chip tells us from a copy; flash wears out
 	}
-	a.set.Fresh, a.set.FreshKey = got.LDevID, key.Stored()
+	a.set.Fresh, a.set.FreshPage, a.set.FreshKey = got.LDevID, got.Server, key.Stored()
 	return a.save()
 }
 
@@ -222,11 +222,11 @@ func (a *agent) adopt(ctx context.Context) error {
 		}
 	}
 	if err == nil {
-		a.set.LDevID, a.set.LDevIDKey = a.set.Fresh, a.set.FreshKey
+		a.set.LDevID, a.set.Page, a.set.LDevIDKey = a.set.Fresh, a.set.FreshPage, a.set.FreshKey
 	} else {
 		a.report("a certificate that was never used is given up: %v", err)
 	}
-	a.set.Fresh, a.set.FreshKey = nil, nil
+	a.set.Fresh, a.set.FreshPage, a.set.FreshKey = nil, nil, nil
 	return nil
 }
 
@@ -242,6 +242,13 @@ func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) erro
 			return err
 		}
 	}
+	if len(got.Server) > 0 {
+		_, bundle := a.client.Trust()
+		if err := a.checkChain("web page's", got.Server, key.Public(), bundle.Operational); err != nil {
+			a.report("%v; going on without it", err)
+			got.Server = nil
+		}
+	}
 	if err := a.stage(key, got); err != nil {
 		return err
 	}
@@ -249,8 +256,8 @@ func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) erro
 	if err := a.again(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {
 		return err
 	}
-	a.set.LDevID, a.set.LDevIDKey, a.set.Next = got.LDevID, key.Stored(), got.Next
-	a.set.Fresh, a.set.FreshKey = nil, nil
+	a.set.LDevID, a.set.Page, a.set.LDevIDKey, a.set.Next = got.LDevID, got.Server, key.Stored(), got.Next
+	a.set.Fresh, a.set.FreshPage, a.set.FreshKey = nil, nil, nil
 	return nil
 }
 

@@ -41,6 +41,8 @@ type Status struct {
 	// IDevID and LDevID are nil if there is none.
 	IDevID *Certificate `json:"idevid,omitempty"`
 	LDevID *Certificate `json:"ldevid,omitempty"`
+	// Page is for the device's own web page; nil if its model gives none.
+	Page *Certificate `json:"page,omitempty"`
 	// RenewAfter is when the next renewal is due; zero before the first.
 	RenewAfter time.Time `json:"renew_after,omitzero"`
 	// Window is when the server wants this device to renew; RenewAfter lies in it.
@@ -63,6 +65,7 @@ type Window struct {
 type Certificate struct {
 	SerialNumber string    `json:"serial_number"`
 	Subject      string    `json:"subject"`
+	Names        []string  `json:"names,omitempty"` // DNS names
 	NotBefore    time.Time `json:"not_before"`
 	NotAfter     time.Time `json:"not_after"`
 	File         string    `json:"file"`
@@ -92,6 +95,9 @@ func ReadStatus(folder string, now time.Time) (Status, error) {
 	if s.IDevID, err = describe(set.IDevID, dir.Path()+"/idevid.pem"); err != nil {
 		return s, err
 	}
+	if s.Page, err = describe(set.Page, dir.Path()+"/current/server.pem"); err != nil {
+		return s, err
+	}
 	if s.LDevID, err = describe(set.LDevID, dir.Path()+"/ldevid.pem"); err != nil || s.LDevID == nil {
 		return s, err
 	}
@@ -114,7 +120,7 @@ func describe(chain [][]byte, file string) (*Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	return &Certificate{fmt.Sprintf("%032x", c.SerialNumber), c.Subject.String(), c.NotBefore, c.NotAfter, file}, nil
+	return &Certificate{fmt.Sprintf("%032x", c.SerialNumber), c.Subject.String(), c.DNSNames, c.NotBefore, c.NotAfter, file}, nil
 }
 
 // ErrNoLDevID: the device is enrolled but has no working certificate yet.
@@ -126,6 +132,8 @@ var ErrNoLDevID = errors.New("the device has no working certificate yet")
 type Credential struct {
 	// Certificate is ready for tls.Config.Certificates; its PrivateKey is a crypto.Signer.
 	Certificate tls.Certificate
+	// Page is the chain of the device's own web page, for the same key; nil if there is none.
+	Page [][]byte
 	// Trust is the device's trust bundle.
 	Trust wire.Bundle
 	keys  keys.Holder
@@ -142,7 +150,7 @@ func OpenCredential(folder, tpm string) (*Credential, error) {
 	if len(set.LDevID) == 0 {
 		return nil, ErrNoLDevID
 	}
-	c := new(Credential)
+	c := &Credential{Page: set.Page}
 	if err := json.Unmarshal(set.Trust.Bundle, &c.Trust); err != nil {
 		return nil, fmt.Errorf("the trust bundle on file: %w", err)
 	}
@@ -221,7 +229,7 @@ func DialTLS(ctx context.Context, address string, config *tls.Config) (*tls.Conn
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn := tls.Client(whole{raw}, config)
+	conn := tls.Client(Whole(raw), config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, &client.NetworkError{Server: address, Err: err}
@@ -235,6 +243,9 @@ var errCutOff = errors.New("the connection was cut off")
 // whole makes TLS notice each connection that was cut off: crypto/tls takes an end between
 // two records for a good one, and whoever can cut a wire would decide where a file ends.
 type whole struct{ net.Conn }
+
+// Whole makes a connection below TLS tell whether it was cut off or ended.
+func Whole(c net.Conn) net.Conn { return whole{c} }
 
 func (w whole) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)

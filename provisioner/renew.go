@@ -2,6 +2,7 @@ package provisioner
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"time"
 
@@ -119,18 +120,36 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
-	content := profile.Content{Key: key, Model: device.Model, Serial: device.Serial, Lifetime: life}
-	if model != nil && model.CommonName(device.Serial) != device.Name() {
-		content.CommonName = model.CommonName(device.Serial)
-	}
-	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), ca.Request{Profile: profile.LDevID, Device: device.ID, Predecessor: begun.Certificate,
-		Content: content}) // decision → certificate
+	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), working(device, model, key, life, begun.Certificate)...) // decision → certificates
 	if err != nil {
 		return Answer{}, err
 	}
 	s.renewed(ctx, device)
 	steering := s.steer(Contact{Certificate: issued[0].Certificate, Profile: profile.LDevID}, model)
-	return s.answer(device, begun.Pending, &Identity{LDevID: issued[0].Chain, Steering: &steering})
+	renewed := &Identity{LDevID: issued[0].Chain, Steering: &steering}
+	if len(issued) > 1 {
+		renewed.Server = issued[1].Chain
+	}
+	return s.answer(device, begun.Pending, renewed)
+}
+
+// working asks for the working certificate and, where the model names one, for that of the
+// device's own web page. The names are the model's: a device that chose them could serve
+// under another's.
+func working(d record.Device, m *record.Model, key crypto.PublicKey, life time.Duration, predecessor string) []ca.Request {
+	content := profile.Content{Key: key, Model: d.Model, Serial: d.Serial, Lifetime: life}
+	client, server := content, content
+	reqs := []ca.Request{{Profile: profile.LDevID, Device: d.ID, Predecessor: predecessor}}
+	if m != nil {
+		if name := m.CommonName(d.Serial); name != d.Name() {
+			client.CommonName = name
+		}
+		if server.DNSNames = m.ServerNames(d.Serial); server.DNSNames != nil {
+			reqs = append(reqs, ca.Request{Profile: profile.DeviceServer, Device: d.ID, Content: server})
+		}
+	}
+	reqs[0].Content = client
+	return reqs
 }
 
 // challenge answers with a credential that only the chip of the evidence can open.

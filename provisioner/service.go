@@ -99,6 +99,8 @@ type Challenge struct {
 type Identity struct {
 	Device             record.Device
 	IDevID, AK, LDevID [][]byte
+	// Server is for the device's own web page, of the LDevID's key; nil if its model gives none.
+	Server [][]byte
 	// Steering comes with an LDevID: when to renew it.
 	Steering *Steering
 	// Next is the challenge whose secret the next renewal carries.

@@ -109,8 +109,12 @@ type Model struct {
 	Subject string
 	// Grace is for how long after the end of its last working certificate a device may
 	// still come back by itself; zero means for ever.
-	Grace   time.Duration
-	Created time.Time
+	Grace time.Duration
+	// ServeNames are templates of the DNS names under which a device serves a web page of
+	// its own, separated by commas (CheckServeNames); empty means that it gets no
+	// certificate for that.
+	ServeNames string
+	Created    time.Time
 }
 
 // Lot is a production batch of one model with a quota.

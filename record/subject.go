@@ -46,3 +46,71 @@ func (m Model) CommonName(serial string) string {
 	}
 	return strings.Replace(m.Subject, serialPart, serial, 1)
 }
+
+// Bounds of Model.ServeNames: with the longest serial number (40) a label fits its 63
+// characters (RFC 1035 §2.3.4).
+const (
+	maxServeNames = 4
+	maxServeName  = 120
+	maxServeLabel = 20
+)
+
+var (
+	// serveLabel is what stands around the serial number, serveDomain what follows.
+	serveLabel  = regexp.MustCompile(`^[a-z0-9-]*$`)
+	serveDomain = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+	// hostSerial is a serial number that can stand in a label.
+	hostSerial = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+)
+
+// CheckServeNames says why a text cannot be Model.ServeNames: one to four DNS names, lower
+// case, separated by commas, the first label of each with one {serial} in it.
+func CheckServeNames(templates string) error {
+	list := strings.Split(templates, ",")
+	if len(list) > maxServeNames {
+		return fmt.Errorf("%d names: at most %d", len(list), maxServeNames)
+	}
+	for _, template := range list {
+		label, domain, _ := strings.Cut(template, ".")
+		before, after, ok := strings.Cut(label, serialPart)
+		switch {
+		case !ok:
+			return fmt.Errorf("name %q: its first label needs %s, or all devices would have one name", template, serialPart)
+		case !serveLabel.MatchString(before) || !serveLabel.MatchString(after) || strings.HasPrefix(before, "-") || strings.HasSuffix(after, "-") ||
+			!serveDomain.MatchString(domain):
+			return fmt.Errorf("name %q: a DNS name of lower-case letters, digits and hyphens, with one %s and a domain", template, serialPart)
+		case len(before)+len(after) > maxServeLabel || len(template) > maxServeName:
+			return fmt.Errorf("name %q is too long", template)
+		}
+	}
+	return nil
+}
+
+// ServeNamesCollide reports whether two models' templates can give the same name to two
+// devices.
+func ServeNamesCollide(a, b string) bool {
+	if a == "" || b == "" {
+		return false
+	}
+	for one := range strings.SplitSeq(a, ",") {
+		for two := range strings.SplitSeq(b, ",") {
+			label1, domain1, _ := strings.Cut(one, ".")
+			label2, domain2, _ := strings.Cut(two, ".")
+			if domain1 == domain2 && SubjectsCollide(label1, label2) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ServerNames are the DNS names of a device's own web page; none if its model gives none,
+// or if its serial number cannot stand in a DNS name. It is never changed to fit: two
+// devices could come to bear one name.
+func (m Model) ServerNames(serial string) []string {
+	serial = Fold(serial)
+	if m.ServeNames == "" || !hostSerial.MatchString(serial) {
+		return nil
+	}
+	return strings.Split(strings.ReplaceAll(m.ServeNames, serialPart, serial), ",")
+}

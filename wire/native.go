@@ -129,6 +129,7 @@ type Identity struct {
 	IDevID [][]byte `json:"idevid,omitempty"`
 	AK     [][]byte `json:"ak,omitempty"`
 	LDevID [][]byte `json:"ldevid,omitempty"`
+	Server [][]byte `json:"server,omitempty"` // with LDevID, for its key, if the model names a web page
 	// RenewAfter is the start of Steering's window, for devices that know no other.
 	RenewAfter time.Time `json:"renew_after,omitzero"`
 	// Steering comes with an LDevID.

@@ -82,26 +82,26 @@ type Model struct {
 	Grace int64 `json:"grace,omitempty"`
 	// Subject is the template of the commonName in its working certificates, with {serial}
 	// in it; empty means MODEL:SERIAL. It can be set once.
-	Subject string    `json:"subject,omitempty"`
-	Created time.Time `json:"created"`
+	Subject string `json:"subject,omitempty"`
+	// ServeNames are templates, with {serial}, of the DNS names of devices' web pages; with commas.
+	ServeNames string    `json:"serve_names,omitempty"`
+	Created    time.Time `json:"created"`
 }
 
 // NewModel asks for a model. Asking again for the same gives the existing one.
 type NewModel struct {
-	Name           string `json:"name"`
-	Assurance      string `json:"assurance,omitempty"` // empty means "certified"
-	LDevIDLifetime int64  `json:"ldevid_lifetime,omitempty"`
-	Poll           int64  `json:"poll,omitempty"`
-	Grace          int64  `json:"grace,omitempty"`
-	Subject        string `json:"subject,omitempty"`
+	Name      string `json:"name"`
+	Assurance string `json:"assurance,omitempty"` // empty means "certified"
+	ModelRules
 }
 
-// ModelRules changes rules of a model; what is nil stays as it is.
+// ModelRules changes rules of a model; what is nil stays as it is, or is as in Model if 0 or empty.
 type ModelRules struct {
-	LDevIDLifetime *int64 `json:"ldevid_lifetime,omitempty"`
-	Poll           *int64 `json:"poll,omitempty"`
-	Grace          *int64 `json:"grace,omitempty"`
-	Subject        string `json:"subject,omitempty"` // empty: stays as it is
+	LDevIDLifetime *int64  `json:"ldevid_lifetime,omitempty"`
+	Poll           *int64  `json:"poll,omitempty"`
+	Grace          *int64  `json:"grace,omitempty"`
+	Subject        string  `json:"subject,omitempty"` // empty: stays as it is
+	ServeNames     *string `json:"serve_names,omitempty"`
 }
 
 // Lot is a production batch.

@@ -163,6 +163,9 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 			name = device
 		}
 		policy, usage = ours+"03", kpClient
+	case DeviceServer:
+		name, policy, usage = device, ours+"0a", kpServer
+		w.add(ceAltName, false, serverNames(c))
 	case Server:
 		name, policy, usage = "Hallmark server", ours+"04", kpServer
 		w.add(ceAltName, false, serverNames(c))

@@ -14,14 +14,16 @@ type Kind string
 
 // Kinds of leaf certificates.
 const (
-	IDevID   Kind = "idevid"   // birth certificate, manufacturing issuer, no end
-	AK       Kind = "ak"       // attestation key certificate, manufacturing issuer, no end
-	LDevID   Kind = "ldevid"   // working certificate, operational issuer
-	Server   Kind = "server"   // our own TLS servers, infrastructure issuer
-	Operator Kind = "operator" // a person's client certificate, infrastructure issuer
-	Relay    Kind = "relay"    // what runs beside a relying party, infrastructure issuer
-	OCSP     Kind = "ocsp"     // an OCSP responder, certified by the issuer it answers for
-	Proof    Kind = "proof"    // shows a cloud that an issuer's key is ours; good for nothing else
+	IDevID Kind = "idevid" // birth certificate, manufacturing issuer, no end
+	AK     Kind = "ak"     // attestation key certificate, manufacturing issuer, no end
+	LDevID Kind = "ldevid" // working certificate, operational issuer
+	// DeviceServer is for the web page of a device, operational issuer.
+	DeviceServer Kind = "device-server"
+	Server       Kind = "server"   // our own TLS servers, infrastructure issuer
+	Operator     Kind = "operator" // a person's client certificate, infrastructure issuer
+	Relay        Kind = "relay"    // what runs beside a relying party, infrastructure issuer
+	OCSP         Kind = "ocsp"     // an OCSP responder, certified by the issuer it answers for
+	Proof        Kind = "proof"    // shows a cloud that an issuer's key is ours; good for nothing else
 )
 
 // Issuer names, as they stand in URLs and in the record. Each has a root of its own.
@@ -36,7 +38,7 @@ const (
 type Content struct {
 	// Key is the key to certify.
 	Key crypto.PublicKey
-	// Model and Serial: device certificates (IDevID, AK, LDevID).
+	// Model and Serial: device certificates (IDevID, AK, LDevID, DeviceServer).
 	Model, Serial string
 	// TPM: IDevID and AK certificates of a device with a TPM.
 	TPM *TPM
@@ -46,7 +48,7 @@ type Content struct {
 	CommonName string
 	// Code is what a cloud asked to be certified: Proof certificates.
 	Code string
-	// DNSNames and IPs: Server certificates.
+	// DNSNames and IPs: Server certificates; DNSNames alone: DeviceServer certificates.
 	DNSNames []string
 	IPs      []net.IP
 	// Lifetime is the certificate's life; not taken by IDevID and AK, which have no end

@@ -52,6 +52,10 @@ var specs = map[Kind]spec{
 		issuer: Operational, policy: oid(arc + ".1.3"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		longest: 825 * day, takes: fields{device: true, alias: true}, acceptsRSA: true,
 	},
+	DeviceServer: {
+		issuer: Operational, policy: oid(arc + ".1.10"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		longest: 825 * day, takes: fields{device: true, names: true}, acceptsRSA: true,
+	},
 	Server: {
 		issuer: Infrastructure, policy: oid(arc + ".1.4"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		longest: 398 * day, takes: fields{names: true},
@@ -77,7 +81,9 @@ var specs = map[Kind]spec{
 }
 
 // Kinds lists every leaf shape.
-func Kinds() []Kind { return []Kind{IDevID, AK, LDevID, Server, Operator, Relay, OCSP, Proof} }
+func Kinds() []Kind {
+	return []Kind{IDevID, AK, LDevID, DeviceServer, Server, Operator, Relay, OCSP, Proof}
+}
 
 // IssuerOf names the issuer that signs a kind; empty for OCSP and Proof, which are signed by
 // the issuer they speak for, and for an unknown kind.

@@ -89,6 +89,8 @@ func content(t testing.TB, k profile.Kind) profile.Content {
 		c.TPM = &profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t, []byte{0xab, 0xcd}), EKFingerprint: sha256.Sum256([]byte("EK")), Certified: true}
 	case profile.LDevID:
 		c.Model, c.Serial, c.Lifetime = "gateway", "SN-0001", 30*24*time.Hour
+	case profile.DeviceServer:
+		c.Model, c.Serial, c.DNSNames, c.Lifetime = "gateway", "SN-0001", []string{"sn-0001.local"}, 30*24*time.Hour
 	case profile.Server:
 		c.DNSNames, c.IPs, c.Lifetime = []string{"ca.example", "localhost"}, []net.IP{net.IPv4(192, 0, 2, 1), net.ParseIP("2001:db8::1")}, 90*24*time.Hour
 	case profile.Operator, profile.Relay:
@@ -153,6 +155,8 @@ func TestFields(t *testing.T) {
 			[]string{ski, ku, san, bc, crl, pol, aki, eku, aia}, nil, "2.23.133.8.3", []string{arc + "2", "2.23.133.11.1.1", "2.23.133.11.1.3"}},
 		{profile.LDevID, "CN=gateway:SN-0001,O=Acme Devices", "2026-12-22T08:59:59Z",
 			[]string{ski, ku, bc, crl, pol, aki, eku, aia}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, "", []string{arc + "3"}},
+		{profile.DeviceServer, "CN=gateway:SN-0001,O=Acme Devices", "2026-12-22T08:59:59Z",
+			[]string{ski, ku, san, bc, crl, pol, aki, eku, aia}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, "", []string{arc + "10"}},
 		{profile.Server, "CN=Hallmark server,O=Acme Devices", "2027-02-20T08:59:59Z",
 			[]string{ski, ku, san, bc, crl, pol, aki, eku, aia}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, "", []string{arc + "4"}},
 		{profile.Operator, "CN=anna,O=Acme Devices", "2027-02-20T08:59:59Z",
@@ -479,6 +483,10 @@ func TestValidateRefuses(t *testing.T) {
 		{profile.LDevID, "negative lifetime", func(c *profile.Content) { c.Lifetime = -time.Hour }},
 		{profile.LDevID, "long lifetime", func(c *profile.Content) { c.Lifetime = 826 * 24 * time.Hour }},
 		{profile.LDevID, "DNS name", func(c *profile.Content) { c.DNSNames = []string{"x.example"} }},
+		{profile.DeviceServer, "no names", func(c *profile.Content) { c.DNSNames = nil }},
+		{profile.DeviceServer, "an address", func(c *profile.Content) { c.IPs = []net.IP{net.IPv4(192, 0, 2, 1)} }},
+		{profile.DeviceServer, "no device", func(c *profile.Content) { c.Model, c.Serial = "", "" }},
+		{profile.DeviceServer, "a name of its own", func(c *profile.Content) { c.CommonName = "acme" }},
 		{profile.Server, "no names", func(c *profile.Content) { c.DNSNames, c.IPs = nil, nil }},
 		{profile.Server, "wildcard", func(c *profile.Content) { c.DNSNames = []string{"*.example"} }},
 		{profile.Server, "address as a name", func(c *profile.Content) { c.DNSNames = []string{"192.0.2.1"} }},

@@ -117,7 +117,7 @@ func subject(k Kind, c Content, organisation string) pkix.Name {
 	switch k {
 	case IDevID, AK:
 		n.CommonName, n.SerialNumber = c.Model, c.Model+":"+c.Serial
-	case LDevID:
+	case LDevID, DeviceServer:
 		n.CommonName = cmp.Or(c.CommonName, c.Model+":"+c.Serial)
 	case Operator, Relay:
 		n.CommonName = c.Operator

@@ -60,6 +60,8 @@ func (c Content) validate(s spec) error {
 	case !s.takes.device && (c.Model != "" || c.Serial != ""), !s.takes.tpm && c.TPM != nil,
 		!s.takes.operator && c.Operator != "", !s.takes.code && c.Code != "", !s.takes.names && len(c.DNSNames)+len(c.IPs) > 0:
 		return errors.New("it has content that the profile does not take")
+	case s.takes.device && len(c.IPs) > 0:
+		return errors.New("an address is no device's for good; it takes DNS names alone")
 	case s.longest == 0 && c.Lifetime != 0:
 		return errors.New("it has no end; a lifetime cannot be set")
 	case s.longest != 0 && (c.Lifetime <= 0 || c.Lifetime > s.longest):

@@ -16,6 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/agent"
+	"github.com/hallmark-pki/hallmark/device/page"
 	"github.com/hallmark-pki/hallmark/device/proxy"
 )
 
@@ -105,8 +106,8 @@ HALLMARK_TICKET) say where, and waits otherwise.
 		a.Options.Report = func(line string) { a.Log(agent.Warning, line) }
 		a.Systemd = agent.NewNotifier()
 		a.Wake = hangups(c.Context())
-		if len(o.found.Tunnels) > 0 {
-			defer serve(c.Context(), o.found.Tunnels, a)()
+		if len(o.found.Tunnels)+len(o.found.Sites) > 0 {
+			defer serve(c.Context(), o.found, a)()
 		}
 		return a.Run(c.Context())
 	})
@@ -136,9 +137,10 @@ func hangups(ctx context.Context) <-chan struct{} {
 
 // serve lends the identity beside the agent until ctx ends, for which wait waits. A socket
 // that cannot be opened keeps no certificate from being renewed.
-func serve(ctx context.Context, tunnels []proxy.Tunnel, a *agent.Agent) (wait func()) {
+func serve(ctx context.Context, found settings.Found, a *agent.Agent) (wait func()) {
 	var serving sync.WaitGroup
-	p := &proxy.Proxy{Dialer: &lent{o: a.Options}, Tunnels: tunnels, Report: func(line string) { a.Log(agent.Warning, line) }}
+	identity := &lent{o: a.Options}
+	p := &proxy.Proxy{Dialer: identity, Tunnels: found.Tunnels, Server: identity, Sites: found.Sites, Report: func(line string) { a.Log(agent.Warning, line) }}
 	serving.Go(func() {
 		for {
 			err := p.Run(ctx)
@@ -162,18 +164,37 @@ type lent struct {
 	i  *device.Identity
 }
 
-// Dial makes a connection with the newest working certificate.
-func (l *lent) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error) {
+func (l *lent) identity() (_ *device.Identity, err error) {
 	l.mu.Lock()
-	var err error
+	defer l.mu.Unlock()
 	if l.i == nil {
 		l.i, err = device.OpenIdentity(l.o)
 	}
-	l.mu.Unlock()
+	return l.i, err
+}
+
+// Dial makes a connection with the newest working certificate.
+func (l *lent) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error) {
+	i, err := l.identity()
 	if err != nil {
 		return nil, err
 	}
-	return l.i.Dial(ctx, c)
+	return i.Dial(ctx, c)
+}
+
+// ServerTLSConfig looks for the certificate when a client comes.
+func (l *lent) ServerTLSConfig(clients string) (*tls.Config, error) {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		i, err := l.identity()
+		if err != nil {
+			return nil, err
+		}
+		config, err := page.Server{Identity: i}.ServerTLSConfig(clients)
+		if err != nil {
+			return nil, err
+		}
+		return config.GetConfigForClient(hello)
+	}}, nil
 }
 
 func renewCommand() *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/device/page"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -144,6 +145,8 @@ func hintFor(err error) string {
 		return "run: hallmark-device enrol TICKET"
 	case errors.Is(err, device.ErrNoLDevID):
 		return "run: hallmark-device renew"
+	case errors.Is(err, page.ErrNone):
+		return "an administrator names it: hallmark model set MODEL --serve-names '{serial}.local'; then run: hallmark-device renew"
 	case errors.Is(err, os.ErrPermission):
 		return "run as root, or name another folder with --state"
 	}

@@ -8,7 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/page"
 	"github.com/hallmark-pki/hallmark/device/proxy"
 )
 
@@ -45,27 +47,35 @@ input and output.
 
 func proxyCommand() *cobra.Command {
 	var o common
-	var list tunnels
+	var list sockets
 	var verbose bool
 	c := &cobra.Command{
-		Use:   "proxy --listen SOCKET --to HOST:PORT",
+		Use:   "proxy --listen SOCKET --to HOST:PORT | --serve ADDRESS --to PROGRAM",
 		Short: "Lend this device's identity to other programs",
-		Long: `Listen for programs that speak plain TCP, and speak mutual TLS for them, in which this
-device's key signs. New connections show the newest working certificate; those that
-stand are not touched by a renewal. Runs until it is stopped.
+		Long: `Lend this device's identity to programs that speak plain TCP. New connections show the
+newest certificate; those that stand are not touched by a renewal. Runs until it is
+stopped.
 
---listen and --to come in pairs and may be repeated; what follows a --listen belongs to
-it, what comes before the first holds for all. Without them the [proxy] sections of the
-file of settings are served, as "hallmark-device run" does. SOCKET is unix:PATH, or 127.0.0.1:PORT
-for every program on this machine. A unix socket is open to root, to the user that
-hallmark-device runs as, and to each --user and --group; a number names one that only a
-container knows.
+--listen SOCKET waits for programs on this machine, and speaks mutual TLS for them to
+the server --to HOST:PORT. SOCKET is unix:PATH, or 127.0.0.1:PORT for every program on
+this machine. A unix socket is open to root, to the user that hallmark-device runs as,
+and to each --user and --group; a number names one that only a container knows.
+
+--serve ADDRESS is the other way round: it puts the web page, or whatever the program
+--to 127.0.0.1:PORT serves, on the network behind TLS, with the device's server
+certificate ("hallmark model set MODEL --serve-names '{serial}.local'"). Clients need a
+certificate: an operator's, or with --clients FILE one that chains to those in FILE.
+
+--listen and --serve may be repeated; what follows one belongs to it, what comes before
+the first holds for all. Without them the [proxy] sections of the file of settings are
+served, as "hallmark-device run" does.
 
 ` + exitCodes,
 		Example: "  hallmark-device proxy --listen 127.0.0.1:1883 --to broker.example.com:8883\n" +
 			"  hallmark-device proxy --roots broker-ca.pem \\\n" +
 			"      --listen unix:/run/hallmark/mqtt --to broker.example.com:8883 --user telegraf \\\n" +
-			"      --listen unix:/run/hallmark/api --to api.example.com:443 --group apps",
+			"      --listen unix:/run/hallmark/api --to api.example.com:443 --group apps\n" +
+			"  hallmark-device proxy --serve :443 --to 127.0.0.1:80 --clients owner-ca.pem",
 		Args: arguments(cobra.NoArgs),
 	}
 	o.stateFlag(c)
@@ -73,7 +83,7 @@ container knows.
 	list.flags(c)
 	c.Flags().BoolVar(&verbose, "verbose", false, "report each connection that begins or ends, not only problems")
 	c.RunE = run(func(c *cobra.Command, _ []string) error {
-		tunnels, err := list.all(o.found.Tunnels)
+		tunnels, sites, err := list.all(o.found)
 		if err != nil {
 			return usageError{err, c.CommandPath()}
 		}
@@ -87,7 +97,7 @@ container knows.
 				return advised{err, "--roots takes a PEM file of the certificates that the server's chain ends in"}
 			}
 		}
-		p := &proxy.Proxy{Dialer: identity, Tunnels: tunnels, Report: options.Report}
+		p := &proxy.Proxy{Dialer: identity, Tunnels: tunnels, Server: page.Server{Identity: identity}, Sites: sites, Report: options.Report}
 		if verbose {
 			p.Trace = options.Report
 		}
@@ -98,19 +108,36 @@ container knows.
 	return c
 }
 
-// tunnels reads flags that belong to the --listen before them.
-type tunnels struct {
-	every proxy.Tunnel // what comes before the first
-	list  []proxy.Tunnel
+// sockets reads flags that belong to the --listen or --serve before them.
+type sockets struct {
+	every    proxy.Tunnel // what comes before the first
+	everyone string       // --clients before the first
+	tunnels  []proxy.Tunnel
+	sites    []proxy.Site
+	serving  bool // the newest is a site
 }
 
-// at is the tunnel that the next flag belongs to.
-func (t *tunnels) at() *proxy.Tunnel {
-	if len(t.list) == 0 {
-		return &t.every
+// tunnel is what the next flag that speaks of a far side belongs to.
+func (s *sockets) tunnel() (*proxy.Tunnel, error) {
+	switch {
+	case s.serving:
+		return nil, errors.New("belongs to --listen, not to --serve")
+	case len(s.tunnels) == 0:
+		return &s.every, nil
 	}
-	return &t.list[len(t.list)-1]
+	return &s.tunnels[len(s.tunnels)-1], nil
 }
+
+// change sets something of the tunnel that a flag belongs to.
+func (s *sockets) change(set func(*proxy.Tunnel)) error {
+	t, err := s.tunnel()
+	if err == nil {
+		set(t)
+	}
+	return err
+}
+
+func (s *sockets) site() *proxy.Site { return &s.sites[len(s.sites)-1] }
 
 // setter is a flag that is told each value in the order of the command line.
 type setter struct {
@@ -122,43 +149,78 @@ func (s setter) Set(value string) error { return s.set(value) }
 func (s setter) Type() string           { return s.kind }
 func (s setter) String() string         { return "" }
 
-func (t *tunnels) flags(c *cobra.Command) {
+func (s *sockets) flags(c *cobra.Command) {
 	add := func(name, kind, usage string, set func(value string) error) {
 		c.Flags().Var(setter{kind, set}, name, usage)
 	}
 	add("listen", "SOCKET", "where programs find it: unix:PATH or 127.0.0.1:PORT", func(v string) error {
-		next := t.every
+		next := s.every
 		next.Listen = v
 		// What is added to one list must not show in another.
 		next.ALPN, next.Users, next.Groups = slices.Clone(next.ALPN), slices.Clone(next.Users), slices.Clone(next.Groups)
-		t.list = append(t.list, next)
+		s.tunnels, s.serving = append(s.tunnels, next), false
 		return nil
 	})
-	add("to", "HOST:PORT", "the server it leads to", func(v string) error { t.at().To = v; return nil })
-	add("roots", "FILE", rootsFlag, func(v string) error { t.at().Roots = v; return nil })
-	add("name", "NAME", "name in the server's certificate, if it is not HOST", func(v string) error { t.at().Name = v; return nil })
-	add("alpn", "PROTOCOL", "application protocol to ask for, such as mqtt", func(v string) error { t.at().ALPN = append(t.at().ALPN, v); return nil })
-	add("user", "USER", "who may use the unix socket", func(v string) error { t.at().Users = append(t.at().Users, v); return nil })
-	add("group", "GROUP", "whose members may use it", func(v string) error { t.at().Groups = append(t.at().Groups, v); return nil })
+	add("serve", "ADDRESS", "where the network finds it: :443, or HOST:PORT", func(v string) error {
+		s.sites, s.serving = append(s.sites, proxy.Site{Listen: v, Clients: s.everyone, Limit: s.every.Limit}), true
+		return nil
+	})
+	add("to", "HOST:PORT", "the server it leads to; after --serve the program, 127.0.0.1:PORT or unix:PATH", func(v string) error {
+		if s.serving {
+			s.site().To = v
+			return nil
+		}
+		return s.change(func(t *proxy.Tunnel) { t.To = v })
+	})
+	add("clients", "FILE", "who may use what is served: a PEM file of CA certificates (default \""+page.Operators+"\", the installation's)", func(v string) error {
+		switch {
+		case s.serving:
+			s.site().Clients = v
+		case len(s.tunnels) == 0:
+			s.everyone = v
+		default:
+			return errors.New("belongs to --serve, not to --listen")
+		}
+		return nil
+	})
+	add("roots", "FILE", rootsFlag, func(v string) error { return s.change(func(t *proxy.Tunnel) { t.Roots = v }) })
+	add("name", "NAME", "name in the server's certificate, if it is not HOST", func(v string) error { return s.change(func(t *proxy.Tunnel) { t.Name = v }) })
+	add("alpn", "PROTOCOL", "application protocol to ask for, such as mqtt", func(v string) error {
+		return s.change(func(t *proxy.Tunnel) { t.ALPN = append(t.ALPN, v) })
+	})
+	add("user", "USER", "who may use the unix socket", func(v string) error {
+		return s.change(func(t *proxy.Tunnel) { t.Users = append(t.Users, v) })
+	})
+	add("group", "GROUP", "whose members may use it", func(v string) error {
+		return s.change(func(t *proxy.Tunnel) { t.Groups = append(t.Groups, v) })
+	})
 	add("limit", "N", fmt.Sprintf("connections that stand at once, more have to wait (default %d)", proxy.DefaultLimit), func(v string) error {
 		n, err := strconv.Atoi(v)
-		t.at().Limit = n
-		return err
+		if s.serving {
+			s.site().Limit = n
+			return err
+		}
+		return errors.Join(err, s.change(func(t *proxy.Tunnel) { t.Limit = n }))
 	})
 }
 
-// all are the tunnels, checked; those of the file of settings if there is no flag.
-func (t *tunnels) all(file []proxy.Tunnel) ([]proxy.Tunnel, error) {
-	if len(t.list) == 0 && len(file) > 0 {
-		return file, nil
+// all are the tunnels and sites, checked; those of the file of settings if there is no flag.
+func (s *sockets) all(file settings.Found) ([]proxy.Tunnel, []proxy.Site, error) {
+	if len(s.tunnels)+len(s.sites) == 0 {
+		if len(file.Tunnels)+len(file.Sites) > 0 {
+			return file.Tunnels, file.Sites, nil
+		}
+		return nil, nil, errors.New("--listen or --serve is needed, with --to")
 	}
-	if len(t.list) == 0 {
-		return nil, errors.New("--listen and --to are needed")
-	}
-	for _, tunnel := range t.list {
-		if err := tunnel.Check(); err != nil {
-			return nil, fmt.Errorf("--listen %s: %w", tunnel.Listen, err)
+	for _, t := range s.tunnels {
+		if err := t.Check(); err != nil {
+			return nil, nil, fmt.Errorf("--listen %s: %w", t.Listen, err)
 		}
 	}
-	return t.list, nil
+	for _, site := range s.sites {
+		if err := site.Check(); err != nil {
+			return nil, nil, fmt.Errorf("--serve %s: %w", site.Listen, err)
+		}
+	}
+	return s.tunnels, s.sites, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -94,6 +95,9 @@ func statusLines(s agent.Status) []string {
 	if s.LDevID != nil {
 		lines = append(lines, "LDevID       "+s.LDevID.SerialNumber+", "+s.LDevID.File,
 			"valid until  "+when(s.LDevID.NotAfter), "renew after  "+when(s.RenewAfter))
+	}
+	if s.Page != nil {
+		lines = append(lines, "web page     "+strings.Join(s.Page.Names, ", ")+", "+s.Page.File)
 	}
 	lines = append(lines, fmt.Sprintf("trust        bundle %d", s.Trust), "condition    "+s.Condition)
 	if s.Damaged != "" {
@@ -204,6 +208,9 @@ is one socket for other programs.
 		for i, v := range found.Values {
 			found.Values[i].Value = v.Shown()
 			lines = append(lines, fmt.Sprintf("%-13s %-34s %s", v.Name, v.Shown(), v.Source))
+		}
+		for _, s := range found.Sites {
+			lines = append(lines, fmt.Sprintf("%-13s %-34s %s", "[proxy]", s.Listen+" serves "+s.To, found.File))
 		}
 		for _, t := range found.Tunnels {
 			lines = append(lines, fmt.Sprintf("%-13s %-34s %s", "[proxy]", t.Listen+" to "+t.To, found.File))

@@ -52,7 +52,7 @@ Making the same model again changes nothing.`,
 		if err != nil {
 			return err
 		}
-		in.Name, in.LDevIDLifetime, in.Poll, in.Grace, in.Subject = args[0], rules.life.Seconds(), rules.poll.seconds, rules.grace.seconds, rules.subject
+		in.Name, in.ModelRules = args[0], rules.changed(c)
 		m, err := cl.CreateModel(c.Context(), in)
 		if err != nil {
 			return err
@@ -69,12 +69,39 @@ type modelRules struct {
 	grace grace
 	// subject is empty where it stays as it is
 	subject string
+	names   []string
+}
+
+// changed are the rules whose flags were given.
+func (r *modelRules) changed(c *cobra.Command) wire.ModelRules {
+	rules := wire.ModelRules{Subject: r.subject}
+	given := c.Flags().Changed
+	if given("ldevid-lifetime") {
+		seconds := r.life.Seconds()
+		rules.LDevIDLifetime = &seconds
+	}
+	if given("poll") {
+		rules.Poll = &r.poll.seconds
+	}
+	if given("grace") {
+		rules.Grace = &r.grace.seconds
+	}
+	if given("serve-names") {
+		names := strings.Join(r.names, ",")
+		if names == "none" {
+			names = ""
+		}
+		rules.ServeNames = &names
+	}
+	return rules
 }
 
 func (r *modelRules) flags(c *cobra.Command) {
 	c.Flags().Var(&r.life, "ldevid-lifetime", "life of working certificates (default the installation's)")
 	c.Flags().Var(&r.poll, "poll", "how often devices ask when to renew: 6h, 1d, never (default 6h)")
 	c.Flags().StringVar(&r.subject, "subject", "", "commonName in working certificates, like acme-{serial}; set once (default MODEL:SERIAL)")
+	c.Flags().StringSliceVar(&r.names, "serve-names", nil, "DNS names of a device's own web page, like {serial}.local, for which it then gets a certificate; none takes them away (default none)")
+	c.RegisterFlagCompletionFunc("serve-names", terminal.Words("{serial}.local", "none"))
 	c.RegisterFlagCompletionFunc("subject", terminal.Words("{serial}"))
 	c.Flags().Var(&r.grace, "grace", "how long after its last working certificate ended a device still comes back by itself: 90d, forever (default forever)")
 	c.RegisterFlagCompletionFunc("grace", terminal.Words("30d", "90d", "365d", "forever"))
@@ -142,30 +169,19 @@ func (a *app) modelSet() *cobra.Command {
 	c := &cobra.Command{
 		Use: "set MODEL", Short: "Change rules of a model",
 		Long: `Change rules of a model; those whose flag is left out stay. Its devices follow when they
-next renew (--ldevid-lifetime, --subject), ask (--poll) or come back (--grace).`,
-		Example: "  hallmark model set sensor --poll 1d\n  hallmark model set sensor --grace 90d",
+next renew (--ldevid-lifetime, --subject, --serve-names), ask (--poll) or come back (--grace).`,
+		Example: "  hallmark model set sensor --poll 1d\n  hallmark model set sensor --grace 90d\n  hallmark model set lamp --serve-names '{serial}.local'",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(modelNames),
 	}
 	asJSON := terminal.JSONFlag(c)
 	rules.flags(c)
-	c.MarkFlagsOneRequired("ldevid-lifetime", "poll", "grace", "subject")
+	c.MarkFlagsOneRequired("ldevid-lifetime", "poll", "grace", "subject", "serve-names")
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		cl, err := a.Change(c)
 		if err != nil {
 			return err
 		}
-		in := wire.ModelRules{Subject: rules.subject}
-		if c.Flags().Changed("ldevid-lifetime") {
-			seconds := rules.life.Seconds()
-			in.LDevIDLifetime = &seconds
-		}
-		if c.Flags().Changed("poll") {
-			in.Poll = &rules.poll.seconds
-		}
-		if c.Flags().Changed("grace") {
-			in.Grace = &rules.grace.seconds
-		}
-		m, err := cl.SetModel(c.Context(), args[0], in)
+		m, err := cl.SetModel(c.Context(), args[0], rules.changed(c))
 		if err != nil {
 			return err
 		}
@@ -210,7 +226,7 @@ func (a *app) modelShow() *cobra.Command {
 func showModel(c *cobra.Command, asJSON bool, m wire.Model) error {
 	return terminal.Show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
 		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Devices ask every", cmp.Or((&poll{m.Poll}).String(), "default")},
-		[2]string{"Come back", cmp.Or((&grace{m.Grace}).String(), "forever")}, [2]string{"Subject", cmp.Or(m.Subject, "MODEL:SERIAL")}, [2]string{"Created", terminal.Exactly(m.Created)})
+		[2]string{"Come back", cmp.Or((&grace{m.Grace}).String(), "forever")}, [2]string{"Subject", cmp.Or(m.Subject, "MODEL:SERIAL")}, [2]string{"Serve names", cmp.Or(m.ServeNames, "none")}, [2]string{"Created", terminal.Exactly(m.Created)})
 }
 
 func lifetime(m wire.Model) string {

@@ -46,10 +46,13 @@ const (
 	MaxLimit     = 4096
 )
 
-// Proxy is a set of tunnels and who makes their connections.
+// Proxy is a set of tunnels and sites and who makes their connections.
 type Proxy struct {
 	Dialer  Dialer
 	Tunnels []Tunnel
+	// Server serves the Sites.
+	Server Server
+	Sites  []Site
 	// Report is told what goes wrong, Trace each connection that begins or ends; nil
 	// means nobody. They may be called from several goroutines.
 	Report, Trace func(line string)
@@ -70,15 +73,16 @@ func (t Tunnel) Check() error {
 // Run opens the sockets and serves them until ctx ends; then connections are cut. An
 // error means that nothing was served: a socket cannot be opened.
 func (p *Proxy) Run(ctx context.Context) error {
-	var open []*socket
+	var open []net.Listener
 	defer func() {
-		for _, s := range open {
-			s.Close()
+		for _, l := range open {
+			l.Close()
 		}
 	}()
-	if len(p.Tunnels) == 0 {
+	if len(p.Tunnels)+len(p.Sites) == 0 {
 		return errors.New("there is nothing to listen on")
 	}
+	var starts []func()
 	for _, t := range p.Tunnels {
 		if err := t.Check(); err != nil {
 			return fmt.Errorf("%s: %w", t.Listen, err)
@@ -88,14 +92,25 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", t.Listen, err)
 		}
 		open = append(open, s)
+		log := &journal{name: t.Listen, report: p.Report}
+		starts = append(starts, func() {
+			serve(ctx, s, limit(t.Limit), log, func(local net.Conn) { p.carry(ctx, t, s.gate, local.(stream), log) })
+		})
+	}
+	for _, s := range p.Sites {
+		l, config, err := p.openSite(s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Listen, err)
+		}
+		open = append(open, l)
+		log := &journal{name: s.Listen, report: p.Report}
+		starts = append(starts, func() {
+			serve(ctx, l, limit(s.Limit), log, func(c net.Conn) { p.admit(ctx, s, config, c, log) })
+		})
 	}
 	var serving sync.WaitGroup
-	for i, s := range open {
-		serving.Go(func() {
-			tunnel := p.Tunnels[i]
-			log := &journal{name: tunnel.Listen, report: p.Report}
-			serve(ctx, s, limit(tunnel.Limit), log, func(local net.Conn) { p.carry(ctx, tunnel, s.gate, local.(stream), log) })
-		})
+	for _, start := range starts {
+		serving.Go(start)
 	}
 	serving.Wait()
 	return nil
@@ -182,19 +197,27 @@ func (p *Proxy) trace(format string, args ...any) {
 	}
 }
 
-// repeatAfter is how long a problem that repeats itself is counted before it is told again.
-const repeatAfter = time.Minute
+const (
+	// repeatAfter is how long a problem that repeats itself is counted before it is told again.
+	repeatAfter = time.Minute
+	// maxTold is how many problems of one socket are told in that time.
+	maxTold = 10
+)
 
-// journal reports the problems of one socket. A program that tries again ten times a
-// second does not fill a device's log.
+// journal reports the problems of one socket. Neither a program that tries again ten
+// times a second nor a stranger at an open port fills a device's log.
 type journal struct {
 	name   string
 	report func(string)
 
-	mu   sync.Mutex
-	last string
-	at   time.Time
-	more int
+	mu    sync.Mutex
+	last  string
+	at    time.Time
+	more  int       // how often last came again
+	since time.Time // when told and untold began to count
+	told  int
+	// untold are those beyond maxTold.
+	untold int
 }
 
 func (j *journal) problem(format string, args ...any) {
@@ -211,6 +234,18 @@ func (j *journal) problem(format string, args ...any) {
 	if j.more > 0 {
 		j.report(fmt.Sprintf("%s: %s (%d times more)", j.name, j.last, j.more))
 	}
-	j.last, j.at, j.more = text, time.Now(), 0
+	if time.Since(j.since) >= repeatAfter {
+		if j.untold > 0 {
+			j.report(fmt.Sprintf("%s: %d problems more", j.name, j.untold))
+		}
+		j.since, j.told, j.untold = time.Now(), 0, 0
+	}
+	j.more = 0
+	if j.told++; j.told > maxTold {
+		j.last = ""
+		j.untold++
+		return
+	}
+	j.last, j.at = text, time.Now()
 	j.report(j.name + ": " + text)
 }

@@ -37,10 +37,11 @@ type Set struct {
 	IDevID, AK, LDevID [][]byte
 	// LDevIDKey is the working key's file (TSS2 PEM, or PKCS#8 PEM without a TPM), which belongs to LDevID.
 	LDevIDKey []byte
-	// Fresh and FreshKey are a working certificate and its key that are to follow, once
-	// they have worked.
-	Fresh    [][]byte
-	FreshKey []byte
+	// Page is the chain of the device's own web page, for the same key.
+	Page [][]byte
+	// Fresh, FreshPage and FreshKey are what is to follow, once it has worked.
+	Fresh, FreshPage [][]byte
+	FreshKey         []byte
 }
 
 // Settings is the part of a Set that is not certificates and keys (settings.json).
@@ -77,7 +78,9 @@ const (
 	akFile       = "ak.pem"
 	ldevidFile   = "ldevid.pem"
 	keyFile      = "ldevid.key"
+	pageFile     = "server.pem"
 	freshFile    = "ldevid-fresh.pem"
+	freshPage    = "server-fresh.pem"
 	freshKeyFile = "ldevid-fresh.key"
 	currentLink  = "current"
 	setPrefix    = "set-"
@@ -255,7 +258,7 @@ type chainFile struct {
 }
 
 func (s *Set) chains() []chainFile {
-	return []chainFile{{idevidFile, &s.IDevID}, {akFile, &s.AK}, {ldevidFile, &s.LDevID}, {freshFile, &s.Fresh}}
+	return []chainFile{{idevidFile, &s.IDevID}, {akFile, &s.AK}, {ldevidFile, &s.LDevID}, {pageFile, &s.Page}, {freshFile, &s.Fresh}, {freshPage, &s.FreshPage}}
 }
 
 // read reads one set.

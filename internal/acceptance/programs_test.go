@@ -193,7 +193,7 @@ func (f *field) manage(t *testing.T, script string) string {
 func TestOpenSSLPrograms(t *testing.T) {
 	f := newField(t)
 	write(t, filepath.Join(f.dir, "etc"), "openssl.cnf", f.recipe(t, "ini", 1)+"\n")
-	lines := strings.Split(f.recipe(t, "sh", 3), "\n")
+	lines := strings.Split(f.recipe(t, "sh", 7), "\n")
 	if len(lines) != 5 {
 		t.Fatalf("the page's block has %d lines", len(lines))
 	}
@@ -220,9 +220,9 @@ func TestOpenSSLPrograms(t *testing.T) {
 // not get that far with Debian 12's versions, as the page says.
 func TestPKCS11(t *testing.T) {
 	f := newField(t)
-	token, environment, curl := f.recipe(t, "sh", 4), "", ""
+	token, environment, curl := f.recipe(t, "sh", 8), "", ""
 	write(t, f.dir, "token", token+"\n")
-	for line := range strings.Lines(f.recipe(t, "sh", 5)) {
+	for line := range strings.Lines(f.recipe(t, "sh", 9)) {
 		if strings.HasPrefix(line, "export ") {
 			environment += line
 		} else {

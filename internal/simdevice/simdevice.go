@@ -101,10 +101,10 @@ func (c *Conn) Do(method, path string, body []byte) ([]byte, error) {
 type Device struct {
 	Server
 	TPM *simtpm.Device
-	// IDevID and LDevID are its certificates with their keys, Next the challenge that
-	// came with the last answer.
-	IDevID, LDevID tls.Certificate
-	Next           *wire.Challenge
+	// IDevID, LDevID and Page, of the device's own web page, are its certificates with
+	// their keys, Next the challenge that came with the last answer.
+	IDevID, LDevID, Page tls.Certificate
+	Next                 *wire.Challenge
 	// Tamper, if set, changes each body before it is sent.
 	Tamper func(path string, body []byte) []byte
 }
@@ -240,6 +240,7 @@ func (d *Device) Renew(with tls.Certificate) (*wire.Identity, error) {
 		return nil, errors.New("the renewal was not answered with a working certificate")
 	}
 	d.LDevID, d.Next = tls.Certificate{Certificate: a.Identity.LDevID, PrivateKey: key}, a.Identity.Next
+	d.Page = tls.Certificate{Certificate: a.Identity.Server, PrivateKey: key}
 	return a.Identity, nil
 }
 

@@ -288,7 +288,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a provisioner.A
 	if id := a.Identity; id != nil {
 		_, number := h.Bundle()
 		out.Identity = &wire.Identity{Device: id.Device.Name(), Model: id.Device.Model, Serial: id.Device.Serial,
-			IDevID: id.IDevID, AK: id.AK, LDevID: id.LDevID, Next: challenge(id.Next), Trust: number}
+			IDevID: id.IDevID, AK: id.AK, LDevID: id.LDevID, Server: id.Server, Next: challenge(id.Next), Trust: number}
 		if id.Steering != nil {
 			out.Identity.Steering = h.steering(*id.Steering)
 			out.Identity.RenewAfter = out.Identity.Steering.Start

@@ -46,7 +46,7 @@ func deliberate(t *testing.T, p Place) {
 }
 
 func modelsAndLots(t *testing.T, b *bench) {
-	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Poll: -time.Second, Grace: 48 * time.Hour, Subject: "lamp-{serial}", Created: Now}
+	m := record.Model{Name: "lamp", Assurance: record.LevelCertified, LDevIDLifetime: 90 * time.Hour, Poll: -time.Second, Grace: 48 * time.Hour, Subject: "lamp-{serial}", ServeNames: "{serial}.local,lamp-{serial}.example.com", Created: Now}
 	b.must(b.CreateModel(b.ctx, m, event("model.created")))
 	b.recorded("model.created")
 	got, err := b.Model(b.ctx, "lamp")
@@ -60,6 +60,12 @@ func modelsAndLots(t *testing.T, b *bench) {
 	b.refused("a name that could be a lamp's", record.ErrConflict, func() error {
 		return b.CreateModel(b.ctx, record.Model{Name: "torch", Assurance: record.LevelCertified, Subject: "LAMP-2-{serial}", Created: Now}, event("x"))
 	})
+	b.refused("a page's name that could be a lamp's", record.ErrConflict, func() error {
+		return b.CreateModel(b.ctx, record.Model{Name: "torch", Assurance: record.LevelCertified, ServeNames: "t-{serial}.local", Created: Now}, event("x"))
+	})
+	b.refused("a page's name that is all devices'", nil, func() error {
+		return b.CreateModel(b.ctx, record.Model{Name: "torch", Assurance: record.LevelCertified, ServeNames: "torch.local", Created: Now}, event("x"))
+	})
 	renamed := m
 	renamed.Subject = "bulb-{serial}"
 	b.refused("another subject than its devices have", record.ErrConflict, func() error { return b.SetModel(b.ctx, renamed, event("x")) })
@@ -69,7 +75,7 @@ func modelsAndLots(t *testing.T, b *bench) {
 	})
 	_, err = b.Model(b.ctx, "nil")
 	b.isErr("unknown model", err, record.ErrNotFound)
-	m.LDevIDLifetime, m.Poll, m.Grace = time.Hour, 6*time.Hour, 0
+	m.LDevIDLifetime, m.Poll, m.Grace, m.ServeNames = time.Hour, 6*time.Hour, 0, ""
 	b.must(b.SetModel(b.ctx, m, event("model.changed")))
 	b.recorded("model.changed")
 	got, err = b.Model(b.ctx, "lamp")

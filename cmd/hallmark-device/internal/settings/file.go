@@ -19,6 +19,7 @@ type file struct {
 	path    string
 	values  map[string]line
 	tunnels []proxy.Tunnel
+	sites   []proxy.Site
 }
 
 type line struct {
@@ -48,15 +49,14 @@ func parse(text []byte) (file, error) {
 	if !utf8.Valid(text) {
 		return f, errors.New("1: not a text file")
 	}
-	var section *tunnel
+	var section *socket
 	end := func() error {
 		if section == nil {
 			return nil
 		}
-		if err := section.Check(); err != nil {
+		if err := section.end(&f); err != nil {
 			return fmt.Errorf("%d: [proxy]: %w", section.number, err)
 		}
-		f.tunnels = append(f.tunnels, section.Tunnel)
 		return nil
 	}
 	for i, text := range strings.Split(string(text), "\n") {
@@ -68,7 +68,7 @@ func parse(text []byte) (file, error) {
 			if err := end(); err != nil {
 				return f, err
 			}
-			section = &tunnel{number: number, seen: make(map[string]bool)}
+			section = &socket{number: number, seen: make(map[string]bool)}
 			continue
 		}
 		name, value, ok := strings.Cut(text, "=")
@@ -104,14 +104,33 @@ func (f *file) set(name, value string, number int) error {
 	return nil
 }
 
-// tunnel is a section [proxy], whose lines are named like the flags of the command.
-type tunnel struct {
+// socket is a section [proxy], whose lines are named like the flags of the command: a
+// tunnel or, with "serve" in place of "listen", a site.
+type socket struct {
 	proxy.Tunnel
-	number int
-	seen   map[string]bool
+	serve, clients string
+	number         int
+	seen           map[string]bool
 }
 
-func (t *tunnel) set(name, value string) (err error) {
+// end puts a whole section where it belongs.
+func (t *socket) end(f *file) error {
+	if t.serve == "" {
+		if t.clients != "" {
+			return errors.New("clients belongs to serve, not to listen")
+		}
+		f.tunnels = append(f.tunnels, t.Tunnel)
+		return t.Check()
+	}
+	if t.Listen+t.Name+t.Roots != "" || len(t.ALPN)+len(t.Users)+len(t.Groups) > 0 {
+		return errors.New("beside serve there are to, clients and limit, nothing else")
+	}
+	site := proxy.Site{Listen: t.serve, To: t.To, Clients: t.clients, Limit: t.Limit}
+	f.sites = append(f.sites, site)
+	return site.Check()
+}
+
+func (t *socket) set(name, value string) (err error) {
 	switch name {
 	case "alpn":
 		t.ALPN = append(t.ALPN, value)
@@ -130,6 +149,10 @@ func (t *tunnel) set(name, value string) (err error) {
 	switch name {
 	case "listen":
 		t.Listen = value
+	case "serve":
+		t.serve = value
+	case "clients":
+		t.clients = value
 	case "to":
 		t.To = value
 	case "name":

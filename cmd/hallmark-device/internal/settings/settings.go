@@ -136,8 +136,9 @@ type Found struct {
 	// File is the file that was read; empty if none.
 	File   string
 	Values []Value
-	// Tunnels are the file's [proxy] sections.
+	// Tunnels and Sites are the file's [proxy] sections.
 	Tunnels []proxy.Tunnel
+	Sites   []proxy.Site
 }
 
 // Find finds the settings of a command whose flags were read, and puts their values where
@@ -147,7 +148,7 @@ func Find(c *cobra.Command, getenv func(string) string) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	found := Found{File: file.path, Tunnels: file.tunnels}
+	found := Found{File: file.path, Tunnels: file.tunnels, Sites: file.sites}
 	for _, s := range All {
 		flag := c.Flags().Lookup(s.Name)
 		if flag != nil && flag.Annotations[mark] == nil {

@@ -7,28 +7,31 @@ import (
 
 func TestParse(t *testing.T) {
 	t.Parallel()
-	f, err := parse([]byte("# one\n\n state=/a b \nserver = https://x\r\n[proxy]\nlisten = unix:/run/a\nto = b:1\nuser = u\nuser = v\nlimit = 7\n[proxy]\nlisten = 127.0.0.1:1\nto = c:2\nalpn = mqtt\n"))
+	f, err := parse([]byte("# one\n\n state=/a b \nserver = https://x\r\n[proxy]\nlisten = unix:/run/a\nto = b:1\nuser = u\nuser = v\nlimit = 7\n[proxy]\nlisten = 127.0.0.1:1\nto = c:2\nalpn = mqtt\n[proxy]\nserve = :443\nto = 127.0.0.1:80\nclients = /etc/ca.pem\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.values["state"] != (line{"/a b", 3}) || f.values["server"] != (line{"https://x", 4}) || len(f.tunnels) != 2 ||
+	if f.values["state"] != (line{"/a b", 3}) || f.values["server"] != (line{"https://x", 4}) || len(f.tunnels) != 2 || len(f.sites) != 1 || f.sites[0].Clients != "/etc/ca.pem" ||
 		len(f.tunnels[0].Users) != 2 || f.tunnels[0].Limit != 7 || f.tunnels[1].Listen != "127.0.0.1:1" || f.tunnels[1].Users != nil {
 		t.Fatalf("%+v", f)
 	}
 	for text, want := range map[string]string{
-		"state":                            "1: neither",
-		"= a":                              "1: neither",
-		"state =":                          "1: state has no value",
-		"\nstate = a\nstate = b":           "3: state is set in line 2",
-		"[proxies]":                        "1: neither",
-		"nonsense = 1":                     "1: there is no setting",
-		"state = a\x00b":                   "1: a control character",
-		"state = \xff":                     "1: not a text file",
-		"[proxy]":                          "1: [proxy]: \"\" is not HOST:PORT",
-		"[proxy]\nto = a:1\nto = b:1":      "3: to is set already",
-		"[proxy]\nstate = a":               "2: there is no setting \"state\" in [proxy]",
-		"[proxy]\nlimit = many":            "2: \"many\" is no number",
-		"[proxy]\nlisten = 0.0.0.0:1\nto=": "3: to has no value",
+		"state":                           "1: neither",
+		"= a":                             "1: neither",
+		"state =":                         "1: state has no value",
+		"\nstate = a\nstate = b":          "3: state is set in line 2",
+		"[proxies]":                       "1: neither",
+		"nonsense = 1":                    "1: there is no setting",
+		"state = a\x00b":                  "1: a control character",
+		"state = \xff":                    "1: not a text file",
+		"[proxy]":                         "1: [proxy]: \"\" is not HOST:PORT",
+		"[proxy]\nto = a:1\nto = b:1":     "3: to is set already",
+		"[proxy]\nstate = a":              "2: there is no setting \"state\" in [proxy]",
+		"[proxy]\nserve = :443\nto = b:1": "1: [proxy]: \"b:1\" is not the address of a program",
+		"[proxy]\nserve = :443\nlisten = 127.0.0.1:1\nto = 127.0.0.1:80": "1: [proxy]: beside serve there are",
+		"[proxy]\nlisten = 127.0.0.1:1\nto = b:1\nclients = x":           "1: [proxy]: clients belongs to serve",
+		"[proxy]\nlimit = many":                            "2: \"many\" is no number",
+		"[proxy]\nlisten = 0.0.0.0:1\nto=":                 "3: to has no value",
 		"\n[proxy]\nlisten = 0.0.0.0:1\nto = a:1\n[proxy]": "2: [proxy]: a socket that others",
 	} {
 		if _, err := parse([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {

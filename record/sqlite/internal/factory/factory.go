@@ -24,11 +24,11 @@ func (s Factory) CreateModel(ctx context.Context, m record.Model, e record.Event
 
 // AddModel refuses a taken name with ErrExists.
 func AddModel(c *engine.Conn, m record.Model) error {
-	if err := checkSubject(c, m); err != nil {
+	if err := checkTemplates(c, m); err != nil {
 		return err
 	}
-	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll, subject, grace) VALUES (?, ?, ?, ?, ?, ?, ?)",
-		m.Name, m.Assurance, m.LDevIDLifetime, m.Created, m.Poll, m.Subject, m.Grace)
+	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll, subject, grace, serve_names) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+		m.Name, m.Assurance, m.LDevIDLifetime, m.Created, m.Poll, m.Subject, m.Grace, m.ServeNames)
 	return engine.Exists(err, "model "+m.Name)
 }
 
@@ -43,43 +43,53 @@ func (s Factory) SetModel(ctx context.Context, m record.Model, e record.Event) e
 			return fmt.Errorf("model %s: %w", m.Name, record.ErrNotFound)
 		case have.Assurance != m.Assurance || have.Created.UnixMicro() != m.Created.UnixMicro() || have.Subject != "" && have.Subject != m.Subject:
 			return fmt.Errorf("%w: devices of model %s were made by its rules", record.ErrConflict, m.Name)
-		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll && have.Subject == m.Subject && have.Grace == m.Grace:
+		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll && have.Subject == m.Subject && have.Grace == m.Grace && have.ServeNames == m.ServeNames:
 			return audit.ErrUnchanged
 		}
-		if err := checkSubject(c, m); err != nil {
+		if err := checkTemplates(c, m); err != nil {
 			return err
 		}
-		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ?, grace = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Grace, m.Name)
+		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ?, grace = ?, serve_names = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Grace, m.ServeNames, m.Name)
 		return err
 	})
 }
 
-// checkSubject refuses a template that could give a device another device's name.
-func checkSubject(c *engine.Conn, m record.Model) error {
-	if m.Subject == "" {
+// checkTemplates refuses templates that could give a device another device's name.
+func checkTemplates(c *engine.Conn, m record.Model) error {
+	if m.Subject == "" && m.ServeNames == "" {
 		return nil
 	}
-	if err := record.CheckSubject(m.Subject); err != nil {
-		return err
+	if m.Subject != "" {
+		if err := record.CheckSubject(m.Subject); err != nil {
+			return err
+		}
 	}
-	others, err := engine.Query(context.Background(), c, ScanModel, selectModel+" WHERE subject <> '' AND name <> ?", m.Name)
+	if m.ServeNames != "" {
+		if err := record.CheckServeNames(m.ServeNames); err != nil {
+			return err
+		}
+	}
+	others, err := engine.Query(context.Background(), c, ScanModel, selectModel+" WHERE (subject <> '' OR serve_names <> '') AND name <> ?", m.Name)
 	for _, o := range others {
-		if record.SubjectsCollide(o.Subject, m.Subject) {
+		if o.Subject != "" && m.Subject != "" && record.SubjectsCollide(o.Subject, m.Subject) {
 			return fmt.Errorf("%w: with subject %s a device could bear the name of one of model %s (%s)", record.ErrConflict, m.Subject, o.Name, o.Subject)
+		}
+		if record.ServeNamesCollide(o.ServeNames, m.ServeNames) {
+			return fmt.Errorf("%w: with the names %s a device could serve under the name of one of model %s (%s)", record.ErrConflict, m.ServeNames, o.Name, o.ServeNames)
 		}
 	}
 	return err
 }
 
 // ModelColumns are what ScanModel reads, of the table models.
-const ModelColumns = "models.name, models.assurance, models.ldevid_lifetime, models.created, models.poll, models.subject, models.grace"
+const ModelColumns = "models.name, models.assurance, models.ldevid_lifetime, models.created, models.poll, models.subject, models.grace, models.serve_names"
 
 const selectModel = "SELECT " + ModelColumns + " FROM models"
 
 // ScanModel reads ModelColumns.
 func ScanModel(r engine.Row) record.Model {
 	micro := func(i int) time.Duration { return time.Duration(r.Int(i)) * time.Microsecond }
-	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: micro(2), Created: r.Time(3), Poll: micro(4), Subject: r.Text(5), Grace: micro(6)}
+	return record.Model{Name: r.Text(0), Assurance: r.Text(1), LDevIDLifetime: micro(2), Created: r.Time(3), Poll: micro(4), Subject: r.Text(5), Grace: micro(6), ServeNames: r.Text(7)}
 }
 
 func model(c *engine.Conn, name string) (*record.Model, error) {

@@ -1,0 +1,128 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/page"
+)
+
+// Server makes the server's side of TLS (page.Server).
+type Server interface {
+	ServerTLSConfig(clients string) (*tls.Config, error)
+}
+
+// Site is a local program's page, served to the network: the other way round. Clients
+// speak TLS and show a certificate; the program sees plain TCP from those alone who are
+// admitted.
+type Site struct {
+	// Listen is HOST:PORT; an empty host is every address.
+	Listen string `json:"listen"`
+	// To is the program: HOST:PORT with a loopback address, or unix:PATH.
+	To string `json:"to"`
+	// Clients says who is admitted, as page.Server takes it; empty means
+	// page.Operators.
+	Clients string `json:"clients,omitempty"`
+	// Limit is how many connections stand at once, more wait; 0 means DefaultLimit.
+	Limit int `json:"limit,omitempty"`
+}
+
+const (
+	// admitTimeout bounds a handshake: who is not admitted yet takes up a place.
+	admitTimeout = 15 * time.Second
+	// programTimeout bounds the wait for the local program.
+	programTimeout = 10 * time.Second
+)
+
+// Check says what is wrong with a site, as far as can be told without opening it.
+func (s Site) Check() error {
+	if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
+		return fmt.Errorf("%q is not HOST:PORT or :PORT", s.Listen)
+	}
+	if s.Limit < 0 || s.Limit > MaxLimit {
+		return fmt.Errorf("%d connections at once: 1 to %d", s.Limit, MaxLimit)
+	}
+	_, _, err := s.program()
+	return err
+}
+
+// program reads where the local program is. What is decrypted here stays on the device.
+func (s Site) program() (network, address string, err error) {
+	if path, ok := strings.CutPrefix(s.To, "unix:"); ok {
+		if !strings.HasPrefix(path, "/") || len(path) > maxPath {
+			return "", "", fmt.Errorf("the path of a socket is absolute and has at most %d bytes", maxPath)
+		}
+		return "unix", path, nil
+	}
+	host, port, err := net.SplitHostPort(s.To)
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	if ip := net.ParseIP(host); err != nil || port == "" || ip == nil || !ip.IsLoopback() {
+		return "", "", fmt.Errorf("%q is not the address of a program on this device: 127.0.0.1:PORT or unix:PATH", s.To)
+	}
+	return "tcp", net.JoinHostPort(host, port), nil
+}
+
+// openSite opens a site's port, if there is a certificate to serve it with.
+func (p *Proxy) openSite(s Site) (net.Listener, *tls.Config, error) {
+	if err := s.Check(); err != nil {
+		return nil, nil, err
+	}
+	if p.Server == nil {
+		return nil, nil, errors.New("there is nothing to serve with")
+	}
+	config, err := p.Server.ServerTLSConfig(cmp.Or(s.Clients, page.Operators))
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := net.Listen("tcp", s.Listen)
+	return l, config, err
+}
+
+// admit serves one client from the network.
+func (p *Proxy) admit(ctx context.Context, s Site, config *tls.Config, raw net.Conn, log *journal) {
+	far := tls.Server(device.Whole(raw), config)
+	limited, cancel := context.WithTimeout(ctx, admitTimeout)
+	err := far.HandshakeContext(limited)
+	cancel()
+	if err != nil {
+		if ctx.Err() == nil {
+			log.problem("%s: %v", host(raw), err)
+		}
+		return
+	}
+	network, address, err := s.program()
+	var local net.Conn
+	if err == nil {
+		local, err = net.DialTimeout(network, address, programTimeout)
+	}
+	if err != nil {
+		log.problem("%v", err)
+		cut(far)
+		return
+	}
+	defer local.Close()
+	who := far.ConnectionState().PeerCertificates[0].Subject.String()
+	begun := time.Now()
+	p.trace("%s: %s from %s", s.Listen, who, raw.RemoteAddr())
+	stop := context.AfterFunc(ctx, func() { cut(local); cut(far) })
+	sent, received, err := join(local.(stream), far)
+	if stop() && err != nil {
+		log.problem("%s: %v", host(raw), err)
+	}
+	p.trace("%s: %s ended after %v, %d bytes sent, %d received", s.Listen, who, time.Since(begun).Round(time.Millisecond), sent, received)
+}
+
+// host is who has connected, without the port, which differs each time.
+func host(c net.Conn) string {
+	name, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+	return name
+}
