@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"context"
 	"net"
 	"os/exec"
 	"strconv"
@@ -9,13 +10,16 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hallmark-pki/hallmark/device"
 )
 
 // TestScripts runs the transcripts in testdata/script: they read like a manual and say
 // what is printed, errors and hints above all. Beside testscript's own commands,
 // "exits N PROGRAM ARGS..." wants an exit code, "await PORT" a listener, "untilok
-// PROGRAM ARGS..." a success within a minute, and "keep NAME" puts the last standard
-// output into a variable.
+// PROGRAM ARGS..." a success within a minute, "keep NAME" puts the last standard
+// output into a variable, and "poll STATE" asks the server when to renew, as the agent
+// does every few hours.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -38,7 +42,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "await": awaitPort, "untilok": untilOK, "keep": keep},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "await": awaitPort, "untilok": untilOK, "keep": keep, "poll": poll},
 	})
 }
 
@@ -81,4 +85,12 @@ func untilOK(ts *testscript.TestScript, neg bool, args []string) {
 
 func keep(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+func poll(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: poll STATE")
+	}
+	_, err := device.Poll(context.Background(), device.Options{State: ts.MkAbs(args[0])})
+	ts.Check(err)
 }
