@@ -1,7 +1,6 @@
 package acceptance
 
 import (
-	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -12,9 +11,9 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
-	"github.com/hallmark-pki/hallmark/internal/populate"
 	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/record/sqlite/populate"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
@@ -29,14 +28,17 @@ func TestJobSurvivesKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.bash(t, fmt.Sprintf("hallmarkd init --dir acme --name 'Acme Devices' --listen 127.0.0.1:%d --public-url https://localhost:%d", port, port))
-	want := s.populate(t, fleet)
+	want, err := populate.Fill(t.Context(), filepath.Join(s.dir, "acme", "hallmark.db"), populate.Fleet{Devices: fleet, Every: 2, Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	operator, err := client.Load(filepath.Join(s.dir, "acme", "operator"), func(warning string) { t.Log(warning) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
 	server := s.serve(t, port)
-	made, err := operator.CreateJob(ctx, jobs.New{Kind: jobs.Suspend, Why: "a drill", Selection: jobs.Selection{Where: "tpm.firmware = 1.2"}})
+	made, err := operator.CreateJob(ctx, jobs.New{Kind: jobs.Suspend, Why: "a drill", Selection: jobs.Selection{Where: "tpm.firmware = 7.2.1.0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,28 +111,6 @@ func TestJobSurvivesKills(t *testing.T) {
 	}
 	server.Process.Signal(syscall.SIGTERM)
 	server.Wait()
-}
-
-// populate fills the record of acme, half of it with firmware 1.2, whose certificates'
-// serial numbers it returns.
-func (s *stage) populate(t *testing.T, n int) (affected []string) {
-	t.Helper()
-	store := s.store(t)
-	defer store.Close()
-	all := make([]populate.Device, n)
-	for i := range all {
-		all[i] = populate.Device{Lot: "default", Serial: fmt.Sprintf("SN-%05d", i), Firmware: []string{"1.1", "1.2"}[i%2], Certificates: 1}
-	}
-	serials, err := populate.Fleet(context.WithoutCancel(t.Context()), store, time.Now(), all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, serial := range serials {
-		if i%2 == 1 {
-			affected = append(affected, serial)
-		}
-	}
-	return affected
 }
 
 func (s *stage) store(t *testing.T) *sqlite.Store {

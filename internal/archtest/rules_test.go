@@ -42,6 +42,8 @@ var rows = []row{
 		"an engine runs a database file; it does not know what the tables mean"},
 	{"record/KIND/internal/*", "record record/KIND/internal/*",
 		"a store is cut into one package for each capability, so that it can grow"},
+	{"record/KIND/populate", "",
+		"a measurement knows the tables, and nothing else may"},
 	{"record/KIND/journal", "record/KIND/internal/*",
 		"a restore works on files that no store has open"},
 	{"record/KIND", "record record/KIND/internal/*",
@@ -102,7 +104,7 @@ var rows = []row{
 	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/issuers wire/jobs wire/renewal cmd/hallmark/internal/*",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
-	{"internal/demo internal/bench internal/e2e internal/simdevice internal/populate", "...", "demonstrations and measurements drive the whole house"},
+	{"internal/demo internal/bench internal/e2e internal/simdevice", "...", "demonstrations and measurements drive the whole house"},
 }
 
 // A door says which packages may import a third party, or a standard package that

@@ -16,17 +16,14 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
-	"github.com/hallmark-pki/hallmark/internal/populate"
-	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/record/sqlite/populate"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
-// A fleet in which a tenth of the devices has the bad firmware, evenly spread over all
-// shards.
+// A fleet in which every hundredth device, so in each shard, has the bad firmware.
 const (
-	million   = 1_000_000
-	affected  = 10_000
-	elsewhere = 11 // certificates of each of the nine devices beside an affected one
+	million  = 1_000_000
+	affected = 10_000
 )
 
 // BenchmarkRevocation: a million certificates, 10,000 devices with one each revoked in one
@@ -35,7 +32,11 @@ const (
 func BenchmarkRevocation(b *testing.B) {
 	for range b.N {
 		var want []string
-		s := start(b, 0, 0, func(store *sqlite.Store) { want = revocable(b, store) })
+		s := start(b, 0, 0, func(file string) {
+			var err error
+			want, err = populate.Fill(context.Background(), file, populate.Fleet{Devices: million, Every: million / affected, Now: time.Now()})
+			must(b, err)
+		})
 		operator, err := client.Load(filepath.Join(s.dir, "operator"), func(warning string) { b.Log(warning) })
 		must(b, err)
 		ctx := context.Background()
@@ -73,28 +74,6 @@ func BenchmarkRevocation(b *testing.B) {
 		b.ReportMetric(float64(shards), "shards")
 		b.ReportMetric(0, "ns/op")
 	}
-}
-
-// revocable fills the record, and returns the serial numbers that the job must revoke.
-func revocable(b *testing.B, store *sqlite.Store) (want []string) {
-	b.Helper()
-	var fleet []populate.Device
-	for i := range affected * 10 {
-		d := populate.Device{Lot: "default", Serial: fmt.Sprintf("SN-%06d", i), Firmware: "7.2.1.1", Certificates: elsewhere}
-		if i%10 == 0 {
-			d.Firmware, d.Certificates = "7.2.1.0", 1
-		}
-		fleet = append(fleet, d)
-	}
-	serials, err := populate.Fleet(context.Background(), store, time.Now(), fleet)
-	must(b, err)
-	if len(serials) != million {
-		b.Fatalf("%d certificates", len(serials))
-	}
-	for i := 0; i < len(serials); i += 1 + 9*elsewhere {
-		want = append(want, serials[i])
-	}
-	return want
 }
 
 // listed reads every shard of the operational issuer with openssl.

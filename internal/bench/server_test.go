@@ -57,8 +57,8 @@ func programs(b *testing.B) string {
 
 // start founds an installation, puts tickets and a TPM maker into its record, and
 // serves it. Devices are told to use the port public, or the server's own if it is 0.
-// Further writes to the record what else is needed.
-func start(b *testing.B, tickets, public int, further ...func(*sqlite.Store)) *server {
+// Fill puts into the record's file what else is needed.
+func start(b *testing.B, tickets, public int, fill ...func(file string)) *server {
 	b.Helper()
 	bin := programs(b)
 	dir, err := os.MkdirTemp("", "bench")
@@ -78,7 +78,10 @@ func start(b *testing.B, tickets, public int, further ...func(*sqlite.Store)) *s
 	run(b, filepath.Join(bin, "hallmarkd"), "init", "--dir", s.dir, "--name", "Acme Devices", "--listen", s.Address,
 		"--public-url", fmt.Sprintf("https://localhost:%d", public), "--public-url", fmt.Sprintf("http://localhost:%d", port+2))
 	s.configure(b)
-	s.stock(b, tickets, further)
+	s.stock(b, tickets)
+	for _, write := range fill {
+		write(filepath.Join(s.dir, "hallmark.db"))
+	}
 	s.cmd = exec.Command(filepath.Join(bin, "hallmarkd"), "serve", "--config", filepath.Join(s.dir, "hallmark.yaml"))
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -126,7 +129,7 @@ func (s *server) configure(b *testing.B) {
 }
 
 // stock writes to the record what an operator would through the API.
-func (s *server) stock(b *testing.B, tickets int, further []func(*sqlite.Store)) {
+func (s *server) stock(b *testing.B, tickets int) {
 	b.Helper()
 	ctx := context.Background()
 	secret, err := os.ReadFile(filepath.Join(s.dir, "keys", "server.secret"))
@@ -159,9 +162,6 @@ func (s *server) stock(b *testing.B, tickets int, further []func(*sqlite.Store))
 	}
 	if err := store.CreateTickets(ctx, rows, e); err != nil {
 		b.Fatal(err)
-	}
-	for _, write := range further {
-		write(store)
 	}
 }
 
