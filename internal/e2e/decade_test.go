@@ -21,7 +21,7 @@ import (
 // decade is ten years of one device and what they brought.
 type decade struct {
 	*unit
-	t                                                     *testing.T
+	t                                                     testing.TB
 	start                                                 time.Time
 	renewals, rollOvers, resets, rollBacks, factory, cuts int
 	random                                                *rand.Rand
@@ -237,10 +237,9 @@ func (d *decade) issued() (n int) {
 	}
 }
 
-// Ten years of one device: it is never without an identity that works, but in the drawer,
-// and its folder holds nothing stale.
-func TestTenYears(t *testing.T) {
-	t.Parallel()
+// tenYears lives through them. The device is never without an identity that works, but in
+// the drawer, and its folder holds nothing stale.
+func tenYears(t testing.TB) *decade {
 	h := open(t)
 	model := must[record.Model](t)(h.store.Model(t.Context(), record.DefaultModel))
 	model.Poll = wire.MaxPoll * time.Second
@@ -253,7 +252,6 @@ func TestTenYears(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.works()
-	begun := time.Now()
 	for year := 1; year <= 10; year++ {
 		end := d.start.Add(time.Duration(year) * 8766 * time.Hour)
 		for range 4 {
@@ -283,20 +281,36 @@ func TestTenYears(t *testing.T) {
 	}
 	d.works()
 	d.tidy()
+	return d
+}
+
+func TestTenYears(t *testing.T) {
+	t.Parallel()
+	d := tenYears(t)
 	if n := must[int64](t)(d.counted()); n != 1 {
 		t.Errorf("%d devices are counted", n)
 	}
-	if err := h.store.Verify(t.Context()); err != nil {
+	if err := d.store.Verify(t.Context()); err != nil {
 		t.Error(err)
 	}
-	issued := d.issued()
-	record := must[[]record.Device](t)(h.store.DevicesNamed(t.Context(), "", "SN-1"))
-	if len(record) != 1 || record[0].State != "active" {
-		t.Errorf("on record: %+v", record)
+	known := must[[]record.Device](t)(d.store.DevicesNamed(t.Context(), "", "SN-1"))
+	if len(known) != 1 || known[0].State != record.StateActive {
+		t.Errorf("on record: %+v", known)
 	}
-	t.Logf("%.1f years in %v: %d working certificates, %d roll-overs, %d clock resets, %d slot roll-backs, %d factory resets, %d power cuts; trust bundle %d",
-		d.age(), time.Since(begun).Round(time.Second), issued, d.rollOvers, d.resets, d.rollBacks, d.factory, d.cuts, d.trust())
+	issued := d.issued()
+	t.Logf("%.1f years: %d working certificates, %d roll-overs, %d clock resets, %d slot roll-backs, %d factory resets, %d power cuts; trust bundle %d",
+		d.age(), issued, d.rollOvers, d.resets, d.rollBacks, d.factory, d.cuts, d.trust())
 	if issued < 180 || d.rollOvers != 3 || d.resets != 2 || d.rollBacks != 2 || d.factory != 1 || d.cuts != 40 {
 		t.Error("the ten years were quieter than promised")
+	}
+}
+
+// BenchmarkTenYears says what a device's ten years hold.
+func BenchmarkTenYears(b *testing.B) {
+	for b.Loop() {
+		d := tenYears(b)
+		b.ReportMetric(float64(d.issued()), "certificates")
+		b.ReportMetric(float64(d.rollOvers), "roll-overs")
+		b.ReportMetric(float64(d.cuts), "power-cuts")
 	}
 }

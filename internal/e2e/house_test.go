@@ -233,6 +233,15 @@ func (h *house) handOver() {
 	h.signers = keys
 }
 
+// newTimeKey lets another key sign the time, after both were listed together.
+func (h *house) newTimeKey() {
+	h.t.Helper()
+	h.timeKey = newKey(h.t)
+	spki := must[[]byte](h.t)(x509.MarshalPKIXPublicKey(h.timeKey.Public()))
+	h.publish(func(b *wire.Bundle) { b.TimeKeys = append(slices.Clone(b.TimeKeys), spki) })
+	h.publish(func(b *wire.Bundle) { b.TimeKeys = [][]byte{spki} })
+}
+
 // The three acts of a roll-over: a root beside the old one, issuing under it, and the old
 // root gone.
 func (h *house) addRoot(line string) {
