@@ -12,7 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
@@ -24,6 +27,8 @@ type Server struct {
 	// Address is HOST:PORT, Name the name in its certificate.
 	Address, Name string
 	Roots         *x509.CertPool
+	// From is the address that connections come from; nil leaves it to the system.
+	From *net.TCPAddr
 }
 
 // Conn is one connection: bindings are made for it.
@@ -41,7 +46,11 @@ func (s Server) Dial(cert *tls.Certificate) (*Conn, error) {
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
 	}
-	c, err := tls.Dial("tcp", s.Address, config)
+	dialer := new(net.Dialer)
+	if s.From != nil {
+		dialer.LocalAddr = s.From
+	}
+	c, err := tls.DialWithDialer(dialer, "tcp", s.Address, config)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +102,9 @@ func (c *Conn) Do(method, path string, body []byte) ([]byte, error) {
 	p := &wire.Problem{}
 	if err := json.Unmarshal(text, p); err != nil || p.Status != response.StatusCode || p.Code == "" || p.Detail == "" {
 		return nil, fmt.Errorf("%s, and not a proper problem: %s", response.Status, text)
+	}
+	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil {
+		p.RetryAfter = time.Duration(seconds) * time.Second
 	}
 	return nil, p
 }

@@ -35,26 +35,29 @@ type Config struct {
 	// of the connection and forwarded-certificate headers are ignored, and the device
 	// proves its certificate inside the message.
 	NonceMode bool
-	Now       func() time.Time
-	Log       *slog.Logger
+	// Places is how many requests are worked on at once, others are given turns; 0 means 64.
+	Places int
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 type handler struct {
 	Config
-	service *provisioner.Service
+	service   *provisioner.Service
+	turnstile *turnstile
 }
 
 // Handler serves the native protocol for a device listener that requests, but does
 // not verify, client certificates over TLS 1.3 without session tickets.
 func Handler(service *provisioner.Service, c Config) http.Handler {
-	h := &handler{c, service}
+	h := &handler{c, service, newTurnstile(c.Places)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+wire.PathTrust, h.trust)
 	mux.HandleFunc("POST "+wire.PathTime, h.time)
-	mux.HandleFunc("POST "+wire.PathEnrol, h.enrol)
-	mux.HandleFunc("POST "+wire.PathActivate, h.activate)
-	mux.HandleFunc("POST "+wire.PathRenew, h.renew)
-	mux.HandleFunc("POST "+wire.PathPoll, h.poll)
+	mux.HandleFunc("POST "+wire.PathEnrol, h.through(h.enrol))
+	mux.HandleFunc("POST "+wire.PathActivate, h.through(h.activate))
+	mux.HandleFunc("POST "+wire.PathRenew, h.through(h.renew))
+	mux.HandleFunc("POST "+wire.PathPoll, h.through(h.poll))
 	if c.NonceMode {
 		mux.HandleFunc("POST "+wire.PathNonce, h.nonce)
 	}

@@ -1,9 +1,12 @@
 package native
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/provisioner/decide"
@@ -72,13 +75,13 @@ func malformed(err error) error {
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := problem(err)
 	gone := r.Context().Err() != nil // then most errors are only that
-	if p.Status >= 500 && !gone {
+	if p.Status >= 500 && p.RetryAfter == 0 && !gone {
 		h.Log.Error("request failed", "path", r.URL.Path, "err", err)
 	}
 	w.Header().Set("Content-Type", wire.ProblemType)
 	w.Header().Set("Cache-Control", "no-store")
 	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", "60")
+		w.Header().Set("Retry-After", strconv.Itoa(int(cmp.Or(p.RetryAfter, time.Minute)/time.Second)))
 	}
 	w.WriteHeader(p.Status)
 	if err := json.NewEncoder(w).Encode(p); err != nil {
