@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -115,5 +117,39 @@ test -s broker-1/identity.pem`)
 	}
 	if err := slow.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// The container's side of its recipe: another user, in a root of its own that holds the
+// socket and neither TPM nor state folder, has the device's identity.
+func TestIdentityInAContainer(t *testing.T) {
+	f := newField(t)
+	root := filepath.Join(f.dir, "container")
+	f.bash(t, "mkdir -p "+root+"/run/hallmark")
+	proxy, _, _ := strings.Cut(block(t, programsPage, "text", 1), "\n")
+	user := os.Geteuid()
+	if user == 0 {
+		user = 10001
+	}
+	f.background(t, strings.NewReplacer("/run/hallmark/sensor", root+"/run/hallmark", "broker.example.com:8883", localhost(f.web), "10001", fmt.Sprint(user)).Replace(proxy)+" --roots etc/broker-ca.pem")
+	socket := root + "/run/hallmark/mqtt"
+	f.bash(t, "for i in $(seq 400); do [ ! -S "+socket+" ] || break; sleep 0.05; done")
+	const curl = "/usr/bin/curl --silent --show-error http://localhost/ --unix-socket "
+	if os.Geteuid() != 0 {
+		t.Log("only root makes containers: the container is tested by CI, which is root")
+		if out := f.bash(t, curl+socket); !strings.Contains(out, "CN=default:SN-1") {
+			t.Error(out)
+		}
+		return
+	}
+	f.bash(t, "cd "+root+" && cp --parents $(ldd /usr/bin/curl | grep -o '/[^ ]*') /usr/bin/curl .")
+	inside := func(user string) (string, error) {
+		return f.try("chroot --userspec=" + user + ":" + user + " " + root + " " + curl + "/run/hallmark/mqtt")
+	}
+	if out, err := inside("10001"); err != nil || !strings.Contains(out, "CN=default:SN-1") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out, err := inside("10002"); err == nil {
+		t.Errorf("another container's user: %s", out)
 	}
 }
