@@ -7,7 +7,7 @@ import (
 
 // LintNothingPasses gives the authority a rule that every certificate breaks.
 func (a *Authority) LintNothingPasses() {
-	a.lints = &linter{rules: []rule{{&lint.CertificateLint{LintMetadata: lint.LintMetadata{Name: "e_never"}}, never{}}}}
+	a.lints = &linter{rules: []rule{{CertificateLint: &lint.CertificateLint{LintMetadata: lint.LintMetadata{Name: "e_never"}}, body: never{}}}}
 }
 
 type never struct{}

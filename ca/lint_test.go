@@ -11,11 +11,12 @@ import (
 	"math/big"
 	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	zcrypto "github.com/zmap/zcrypto/x509"
-	"github.com/zmap/zlint/v3/lint"
 
 	"github.com/hallmark-pki/hallmark/ca/profile"
 )
@@ -76,42 +77,70 @@ func TestLinter(t *testing.T) {
 	}
 }
 
-// TestAbsentRules: each rule that is left out finds nothing to look at in a certificate
-// with every extension that a profile has, be it a device's or a CA's.
-func TestAbsentRules(t *testing.T) {
+// TestRulesAbout: a rule that is passed over where an extension is absent would have
+// found nothing to look at, in a device's certificate or a CA's, with every other
+// extension or with none.
+func TestRulesAbout(t *testing.T) {
+	l, err := newLinter()
+	if err != nil {
+		t.Fatal(err)
+	}
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := 0
-	for _, isCA := range []bool{false, true} {
-		template := &x509.Certificate{
+	found := map[string]int{}
+	for extension := range about {
+		full := &x509.Certificate{
 			SerialNumber: profile.NewSerial(), Subject: pkix.Name{CommonName: "all", SerialNumber: "A_B", Organization: []string{"Acme"}},
-			NotBefore: time.Now(), NotAfter: profile.NoEnd, KeyUsage: x509.KeyUsageDigitalSignature, IsCA: isCA, BasicConstraintsValid: true,
+			NotBefore: time.Now(), NotAfter: profile.NoEnd, KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageOCSPSigning}, SubjectKeyId: []byte{2}, AuthorityKeyId: []byte{3},
-			DNSNames: []string{"ca.example"}, IPAddresses: []net.IP{{127, 0, 0, 1}}, CRLDistributionPoints: []string{"http://ca.example/crl"},
+			DNSNames: []string{"*.ca.example"}, IPAddresses: []net.IP{{127, 0, 0, 1}}, CRLDistributionPoints: []string{"http://ca.example/crl"},
 			OCSPServer: []string{"http://ca.example/ocsp"}, IssuingCertificateURL: []string{"http://ca.example/ca"},
 			PolicyIdentifiers: []asn1.ObjectIdentifier{{2, 5, 29, 32, 0}, {1, 2, 3}},
-			ExtraExtensions:   []pkix.Extension{{Id: []int{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}, Value: asn1.NullBytes}},
 		}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cert, err := zcrypto.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range lint.GlobalRegistry().CertificateLints().Lints() {
-			if !absent.MatchString(r.Name) {
+		for other := range about {
+			if other == extension || other == "2.5.29.17" {
 				continue
 			}
-			if left++; r.Lint().CheckApplies(cert) {
-				t.Errorf("%s would have looked", r.Name)
+			var id asn1.ObjectIdentifier
+			for part := range strings.SplitSeq(other, ".") {
+				n, _ := strconv.Atoi(part)
+				id = append(id, n)
+			}
+			full.ExtraExtensions = append(full.ExtraExtensions, pkix.Extension{Id: id, Value: []byte{0x30, 0}})
+		}
+		if extension == "2.5.29.17" {
+			full.DNSNames, full.IPAddresses = nil, nil
+		}
+		authority := *full
+		authority.IsCA, authority.KeyUsage = true, x509.KeyUsageCertSign
+		bare := &x509.Certificate{SerialNumber: profile.NewSerial(), NotAfter: profile.NoEnd}
+		for _, template := range []*x509.Certificate{full, &authority, bare} {
+			der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert, err := zcrypto.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := cert.ExtensionsMap[extension]; ok {
+				t.Fatalf("the certificate without %s has it", extension)
+			}
+			for _, r := range l.rules {
+				if r.about != extension {
+					continue
+				}
+				if found[extension]++; r.body.CheckApplies(cert) {
+					t.Errorf("%s would have looked where %s is absent", r.Name, extension)
+				}
 			}
 		}
 	}
-	if left < 2*30 {
-		t.Errorf("%d rules are left out", left/2)
+	for extension := range about {
+		if found[extension] == 0 {
+			t.Errorf("no rule is about %s", extension)
+		}
 	}
 }
