@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
@@ -37,26 +38,26 @@ type RenewRequest struct {
 // attests again, in one round trip; in two, with a Challenge for an answer, if it
 // brings no secret that its chip has activated (design decision 8).
 func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
-	view, err := s.Store.Look(ctx, record.Query{Issuer: r.Contact.Issuer, CertificateSerial: r.Contact.Serial})
+	who := subject{certificate: r.Contact.Serial}
+	device, err := s.Store.Holder(ctx, r.Contact.Issuer, r.Contact.Serial)
+	if errors.Is(err, record.ErrNotFound) {
+		return Answer{}, s.refused(ctx, "renewal.refused", who, unknownCertificate)
+	}
 	if err != nil {
 		return Answer{}, err
 	}
-	who := subject{certificate: r.Contact.Serial}
-	if view.ByID == nil {
-		return Answer{}, s.refused(ctx, "renewal.refused", who, unknownCertificate)
-	}
-	who.device = view.ByID
+	who.device = &device
 	// The pipeline judges standing in the admission; here it keeps a revoked device from
 	// costing a verification.
-	if err := decide.Standing(*view.ByID); err != nil {
+	if err := decide.Standing(device); err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", who, err)
 	}
-	pending, err := s.Verifier.Reverify(known(*view.ByID), r.Evidence, r.Binding)
+	pending, err := s.Verifier.Reverify(known(device), r.Evidence, r.Binding)
 	if err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", who, err)
 	}
-	bound := session.Context{Purpose: session.Renew, Device: view.ByID.ID, Issuer: r.Contact.Issuer, Certificate: r.Contact.Serial}
-	claims, ok := s.promised(pending, r, view.ByID.ID)
+	bound := session.Context{Purpose: session.Renew, Device: device.ID, Issuer: r.Contact.Issuer, Certificate: r.Contact.Serial}
+	claims, ok := s.promised(pending, r, device.ID)
 	if !ok {
 		return s.challenge(pending, bound)
 	}

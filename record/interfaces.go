@@ -87,6 +87,9 @@ type Judge func(View) (Admission, error)
 type Admissions interface {
 	// Look gives the View without changing anything.
 	Look(ctx context.Context, q Query) (View, error)
+	// Holder gives the device that a certificate is of, as of the last commit; ErrNotFound
+	// if there is no such certificate of a device. It is a small part of Look.
+	Holder(ctx context.Context, issuer, serial string) (Device, error)
 	// Admit lets judge decide on the View and writes its decision, all in one
 	// serialisable transaction: two admissions never both see the last place of a
 	// quota, an unused ticket, an unredeemed session or a free serial. An error of
@@ -113,8 +116,8 @@ type Issuance interface {
 	// one is for does not exist, ErrConflict if it is not active or is disabled: a device
 	// once revoked is never signed for.
 	Intend(ctx context.Context, intents []Certificate) error
-	// Complete records the signed certificates of recorded intents (Issuer, Serial, DER
-	// and Issued are read). All or none; ErrConflict if one is no intent or has its
+	// Complete records the signed certificates of recorded intents (Issuer, Serial, Profile,
+	// DER and Issued are read). All or none; ErrConflict if one is no intent or has its
 	// certificate already.
 	//
 	// An intent that was revoked, held or voided meanwhile gets its certificate recorded

@@ -204,6 +204,15 @@ func viewOfRenewal(t *testing.T, b *bench) {
 		t.Fatalf("view by IDevID: %+v", v)
 	}
 	b.equal("presented", *v.Presented, idevid)
+	holder, err := b.Holder(b.ctx, idevid.Issuer, idevid.Serial)
+	b.must(err)
+	b.equal("holder", holder, *v.ByID)
+	own := newIntent("")
+	own.Profile = "server"
+	for what, c := range map[string]record.Certificate{"another issuer": {Issuer: "operational", Serial: idevid.Serial}, "a server's": b.issue(own)} {
+		_, err := b.Holder(b.ctx, c.Issuer, c.Serial)
+		b.isErr("holder of "+what, err, record.ErrNotFound)
+	}
 	old, newest := b.issue(newIntent(d.ID)), b.issue(newIntent(d.ID))
 	b.intend(newIntent(d.ID)) // not issued, so not the newest
 

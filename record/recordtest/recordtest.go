@@ -267,7 +267,7 @@ func Certificate(c record.Certificate) []byte {
 
 // signed is what Complete takes for an intent.
 func signed(c record.Certificate) record.Certificate {
-	return record.Certificate{Issuer: c.Issuer, Serial: c.Serial, DER: Certificate(c), Issued: Now.Add(time.Second)}
+	return record.Certificate{Issuer: c.Issuer, Serial: c.Serial, Profile: c.Profile, DER: Certificate(c), Issued: Now.Add(time.Second)}
 }
 
 func (b *bench) intend(c record.Certificate) record.Certificate {

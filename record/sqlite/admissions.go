@@ -28,6 +28,13 @@ func (s *Store) Look(ctx context.Context, q record.Query) (v record.View, err er
 	return v, err
 }
 
+// Holder goes from the certificate to the device in one statement.
+func (s *Store) Holder(ctx context.Context, issuer, serial string) (record.Device, error) {
+	return engine.Get(ctx, s.db, "device with certificate "+serial, func(c *engine.Conn) (*record.Device, error) {
+		return rows.Device(c, "seq = (SELECT device FROM certificates WHERE serial = ? AND issuer = ?)", serial, issuer)
+	})
+}
+
 // Admit runs judge in the writer, so nothing changes between the View and the decision.
 func (s *Store) Admit(ctx context.Context, q record.Query, judge record.Judge) (record.Device, error) {
 	var admitted record.Device
@@ -204,6 +211,9 @@ func lookTombstones(c *engine.Conn, q record.Query, v *record.View) (err error) 
 	}
 	if v.Model != nil && q.Serial != "" {
 		serial = v.Model.Name + ":" + record.Fold(q.Serial)
+	}
+	if ek == nil && ak == nil && serial == nil {
+		return nil
 	}
 	v.Tombstones, err = engine.Query(context.Background(), c, func(r engine.Row) record.Tombstone {
 		return record.Tombstone{Kind: r.Text(0), Value: r.Text(1), Device: r.Text(2), Since: r.Time(3), Reason: r.Text(4)}

@@ -133,8 +133,11 @@ func (s *Store) Complete(ctx context.Context, signed []record.Certificate, e rec
 			if err := engine.Changed(n, err, "there is no such intent"); err != nil {
 				return fmt.Errorf("complete certificate %s of %s: %w", w.Serial, w.Issuer, err)
 			}
+			if w.Profile != record.ProfileLDevID {
+				continue
+			}
 			if _, err := c.Exec(`UPDATE devices SET expires = c.not_after, key_algorithm = c.key_algorithm FROM certificates c
-				WHERE c.serial = ? AND c.issuer = ? AND c.profile = ? AND devices.seq = c.device`, w.Serial, w.Issuer, record.ProfileLDevID); err != nil {
+				WHERE c.serial = ? AND c.issuer = ? AND c.profile = ? AND devices.seq = c.device`, w.Serial, w.Issuer, w.Profile); err != nil {
 				return err
 			}
 		}
