@@ -175,3 +175,12 @@ func (i *issuer) place(ctx context.Context, store record.Issuance, capacity int6
 	i.left--
 	return i.shard, nil
 }
+
+// giveBack returns a place that was not used.
+func (i *issuer) giveBack(shard int64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.shard == shard {
+		i.left++
+	}
+}

@@ -20,11 +20,10 @@ type forgetful struct{ record.Issuance }
 func (forgetful) ReserveShard(_ context.Context, _ string, want, _ int64) (int64, int64, error) {
 	return 0, want, nil
 }
-func (forgetful) Intend(context.Context, []record.Certificate) error                 { return nil }
-func (forgetful) Complete(context.Context, []record.Certificate, record.Event) error { return nil }
-func (forgetful) IssuedFor(context.Context, string, string, string, [32]byte) (record.Certificate, error) {
-	return record.Certificate{}, record.ErrNotFound
+func (forgetful) Intend(context.Context, []record.Certificate, func(int, record.Certificate) bool) error {
+	return nil
 }
+func (forgetful) Complete(context.Context, []record.Certificate, record.Event) error { return nil }
 
 // BenchmarkIssue is an IDevID and an AK certificate, in CPU time, beside the
 // cryptography that decision 16 cannot do without: per certificate a signature by a

@@ -94,16 +94,8 @@ func (f fault) ReserveShard(ctx context.Context, issuer string, want, capacity i
 	return shard, given, err
 }
 
-func (f fault) IssuedFor(ctx context.Context, device, operator, profile string, key [32]byte) (c record.Certificate, err error) {
-	err = f.around("IssuedFor", func() error {
-		c, err = f.Issuance.IssuedFor(ctx, device, operator, profile, key)
-		return err
-	})
-	return c, err
-}
-
-func (f fault) Intend(ctx context.Context, intents []record.Certificate) error {
-	return f.around("Intend", func() error { return f.Issuance.Intend(ctx, intents) })
+func (f fault) Intend(ctx context.Context, intents []record.Certificate, stands func(int, record.Certificate) bool) error {
+	return f.around("Intend", func() error { return f.Issuance.Intend(ctx, intents, stands) })
 }
 
 func (f fault) Complete(ctx context.Context, signed []record.Certificate, e record.Event) error {
@@ -130,7 +122,6 @@ func TestCrashes(t *testing.T) {
 		again               bool // the retry finds what was issued
 		void                int  // intents that the restart revokes
 	}{
-		"before IssuedFor":    {before: at("IssuedFor")},
 		"before ReserveShard": {before: at("ReserveShard")},
 		"after ReserveShard":  {after: at("ReserveShard")},
 		"before Intend":       {before: at("Intend")},
@@ -204,7 +195,6 @@ func TestFailures(t *testing.T) {
 		void  int // revoked when Issue returns
 		open  int // open when Issue returns
 	}{
-		"IssuedFor":         {[]string{"IssuedFor"}, 0, 0},
 		"ReserveShard":      {[]string{"ReserveShard"}, 0, 0},
 		"Intend":            {[]string{"Intend"}, 0, 0},
 		"Complete":          {[]string{"Complete"}, 2, 0},

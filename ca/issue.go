@@ -55,14 +55,7 @@ func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) 
 		return nil, err
 	}
 	defer release()
-	todo, err := a.recall(ctx, jobs)
-	if err != nil {
-		return nil, err
-	}
-	if len(todo) == 0 {
-		return answers(jobs), nil
-	}
-	for _, j := range todo {
+	for _, j := range jobs {
 		if err := a.prepare(ctx, j); err != nil {
 			return nil, fmt.Errorf("prepare the %s certificate: %w", j.Profile, err)
 		}
@@ -70,8 +63,12 @@ func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) 
 			return nil, fmt.Errorf("the %s certificate would be wrong: %w", j.Profile, err)
 		}
 	}
-	if err := a.store.Intend(ctx, rows(todo)); err != nil {
+	todo, err := a.intend(ctx, jobs)
+	if err != nil {
 		return nil, fmt.Errorf("record the intent to sign: %w", err)
+	}
+	if len(todo) == 0 {
+		return answers(jobs), nil
 	}
 	// From here on certificates may exist. Whatever happens, the record must say so.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
@@ -178,24 +175,28 @@ func (a *Authority) give(jobs []*job) {
 	}
 }
 
-// recall finds what was issued before and returns the rest.
-func (a *Authority) recall(ctx context.Context, jobs []*job) (todo []*job, err error) {
+// intend records the intents, but not of what was issued before and is not due, and
+// returns those that are to be signed. That so much is prepared for nothing is the price
+// of looking in the transaction that records: nearly always there is nothing to find.
+func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err error) {
+	now := a.now()
+	err = a.store.Intend(ctx, rows(jobs), func(n int, earlier record.Certificate) bool {
+		j := jobs[n]
+		if now.After(Due(earlier.NotBefore, earlier.NotAfter)) || earlier.Issuer != j.issuer.Name {
+			return false // it is due, or its issuer has been succeeded
+		}
+		j.issuer.giveBack(j.row.Shard)
+		j.row, j.again = earlier, true
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
 	for _, j := range jobs {
-		if j.Device == "" && j.id.operator == "" {
-			todo = append(todo, j) // the installation's own: nobody loses the answer
-			continue
-		}
-		row, err := a.store.IssuedFor(ctx, j.Device, j.id.operator, j.id.profile, j.id.key)
-		if errors.Is(err, record.ErrNotFound) || err == nil && (a.now().After(Due(row.NotBefore, row.NotAfter)) || row.Issuer != j.issuer.Name) {
-			todo = append(todo, j) // also if its issuer has been succeeded
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("look for an earlier certificate: %w", err)
-		}
-		j.row, j.again = row, true
-		if j.certificate, err = x509.ParseCertificate(row.DER); err != nil {
-			return nil, fmt.Errorf("recorded certificate %s: %w", row.Serial, err)
+		if !j.again {
+			todo = append(todo, j)
+		} else if j.certificate, err = x509.ParseCertificate(j.row.DER); err != nil {
+			return nil, fmt.Errorf("recorded certificate %s: %w", j.row.Serial, err)
 		}
 	}
 	return todo, nil

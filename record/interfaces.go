@@ -115,7 +115,12 @@ type Issuance interface {
 	// ErrExists if a serial number is taken; ErrNotFound if the device or operator that
 	// one is for does not exist, ErrConflict if it is not active or is disabled: a device
 	// once revoked is never signed for.
-	Intend(ctx context.Context, intents []Certificate) error
+	//
+	// A lost answer is given again: stands, unless it is nil, is shown the newest good
+	// (not revoked or held), completed certificate of the n-th intent's device (or, if it
+	// has none, of its operator) with its profile and key. If it says that this one stands,
+	// the intent is not recorded.
+	Intend(ctx context.Context, intents []Certificate, stands func(n int, earlier Certificate) bool) error
 	// Complete records the signed certificates of recorded intents (Issuer, Serial, Profile,
 	// DER and Issued are read). All or none; ErrConflict if one is no intent or has its
 	// certificate already.
@@ -131,10 +136,6 @@ type Issuance interface {
 	// OpenIntents lists what was intended and neither completed nor revoked for good,
 	// oldest first; intents on hold are among them.
 	OpenIntents(ctx context.Context) ([]Certificate, error)
-	// IssuedFor finds the newest good (not revoked or held), completed certificate of a
-	// device (or, if device is empty, of an operator) with this profile and key: a lost
-	// answer is given again. ErrNotFound if there is none.
-	IssuedFor(ctx context.Context, device, operator, profile string, key [32]byte) (Certificate, error)
 }
 
 // Revocations is how identities end, and how CRL and OCSP know.

@@ -203,7 +203,7 @@ func (s *site) device() (id, serial string) {
 	b[0] = b[0]&0x3f | 0x40
 	c := record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%x", b), Profile: record.ProfileLDevID, Device: id, Subject: "CN=acme-" + id + ",O=Acme",
 		Shard: shard, NotBefore: now, NotAfter: now.Add(s.expires), TBS: []byte{0x30, 0}, Intended: now}
-	s.must(s.store.Intend(s.Context(), []record.Certificate{c}))
+	s.must(s.store.Intend(s.Context(), []record.Certificate{c}, nil))
 	c.DER, c.Issued = []byte{0x30, 0}, now
 	s.must(s.store.Complete(s.Context(), []record.Certificate{c}, note("certificate.issued")))
 	return id, strings.ToUpper(c.Serial)

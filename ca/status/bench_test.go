@@ -196,7 +196,7 @@ func million(b *testing.B, p *pki, store *sqlite.Store) (large, small []string, 
 				batch[i] = record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%032x", newSerial()), Profile: record.ProfileLDevID, Device: id,
 					Shard: shard, NotBefore: now, NotAfter: now.AddDate(0, 1, 0), TBS: []byte{0x30, 0}, Intended: now}
 			}
-			p.must(store.Intend(background, batch))
+			p.must(store.Intend(background, batch, nil))
 			n -= int(given)
 		}
 	}

@@ -28,7 +28,7 @@ func issued(p *pki, s *sqlite.Store, device string, number byte) *big.Int {
 	p.must(err)
 	c := record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%032x", serial), Profile: "ldevid", Device: device, Subject: "CN=" + device,
 		Shard: shard, NotBefore: now, NotAfter: now.AddDate(0, 1, 0), TBS: []byte{0x30, 0}, Intended: now}
-	p.must(s.Intend(background, []record.Certificate{c}))
+	p.must(s.Intend(background, []record.Certificate{c}, nil))
 	c.DER, c.Issued = []byte{0x30, 0}, now
 	p.must(s.Complete(background, []record.Certificate{c}, e))
 	return serial

@@ -211,7 +211,7 @@ func live(ctx context.Context, s record.Store, name string, revoke bool) error {
 	}
 	fmt.Println("admitted", name)
 	c := newIntent(name)
-	if err := s.Intend(ctx, []record.Certificate{c}); err != nil {
+	if err := s.Intend(ctx, []record.Certificate{c}, nil); err != nil {
 		return err
 	}
 	fmt.Println("intended", c.Serial)

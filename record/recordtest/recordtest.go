@@ -272,7 +272,7 @@ func signed(c record.Certificate) record.Certificate {
 
 func (b *bench) intend(c record.Certificate) record.Certificate {
 	b.Helper()
-	b.must(b.Intend(b.ctx, []record.Certificate{c}))
+	b.must(b.Intend(b.ctx, []record.Certificate{c}, nil))
 	return c
 }
 

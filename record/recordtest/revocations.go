@@ -63,7 +63,7 @@ func revocation(t *testing.T, b *bench) {
 	})
 	b.refused("suspend what is revoked", record.ErrConflict, func() error { _, err := b.Suspend(b.ctx, f.device.ID, Now, event("x")); return err })
 	b.refused("restore what is revoked", record.ErrConflict, func() error { _, err := b.Restore(b.ctx, f.device.ID, Now, event("x")); return err })
-	b.refused("intend for what is revoked", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{newIntent(f.device.ID)}) })
+	b.refused("intend for what is revoked", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{newIntent(f.device.ID)}, nil) })
 	b.refused("revive by admission", record.ErrConflict, func() error { d := f.device; d.State = record.StateActive; return b.admit(d) })
 	b.refused("revoke a stranger", record.ErrNotFound, func() error { _, err := b.Revoke(b.ctx, "nil", Now, 0, "", event("x")); return err })
 	for _, reason := range []int{record.ReasonHold, 7, 8, 11, -1} {
@@ -113,7 +113,7 @@ func suspension(t *testing.T, b *bench) {
 	b.equal("what was revoked before", b.status(f.revoke), f.revoke)
 	b.equal("tombstones", b.tombstones(f.device), []string(nil))
 	b.unchanged("suspend again", func() error { _, err := b.Suspend(b.ctx, f.device.ID, Now.Add(1), event("x")); return err })
-	b.refused("intend for what is suspended", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{newIntent(f.device.ID)}) })
+	b.refused("intend for what is suspended", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{newIntent(f.device.ID)}, nil) })
 	b.refused("suspend a stranger", record.ErrNotFound, func() error { _, err := b.Suspend(b.ctx, "nil", Now, event("x")); return err })
 	open, err := b.OpenIntents(b.ctx)
 	b.must(err)
@@ -201,7 +201,7 @@ func revocationRace(t *testing.T, b *bench) {
 				return err
 			}
 			c := newIntent(d.ID)
-			if err := b.Intend(b.ctx, []record.Certificate{c}); err != nil {
+			if err := b.Intend(b.ctx, []record.Certificate{c}, nil); err != nil {
 				return err
 			}
 			intended[i] = c

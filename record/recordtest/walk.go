@@ -53,7 +53,7 @@ func randomWalk(t *testing.T, b *bench) {
 		case action < 6:
 			c := newIntent(d)
 			c.Shard = int64(1 + r.IntN(3))
-			err = b.Intend(b.ctx, []record.Certificate{c})
+			err = b.Intend(b.ctx, []record.Certificate{c}, nil)
 			if states[d] != record.StateActive {
 				want = record.ErrConflict
 			} else {

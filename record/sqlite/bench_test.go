@@ -49,7 +49,7 @@ func BenchmarkEnrolment(b *testing.B) {
 			return err
 		}
 		idevid, ak := benchIntent(d, now), benchIntent(d, now)
-		if err := s.Intend(ctx, []record.Certificate{idevid, ak}); err != nil {
+		if err := s.Intend(ctx, []record.Certificate{idevid, ak}, nil); err != nil {
 			return err
 		}
 		for _, c := range []*record.Certificate{&idevid, &ak} {

@@ -40,26 +40,50 @@ func (s *Store) ReserveShard(ctx context.Context, issuer string, want, capacity 
 }
 
 // Intend records intents for active devices and enabled operators.
-func (s *Store) Intend(ctx context.Context, intents []record.Certificate) error {
+func (s *Store) Intend(ctx context.Context, intents []record.Certificate, stands func(int, record.Certificate) bool) error {
 	return s.db.Write(ctx, func(c *engine.Conn) error {
 		var device any
+		var last *record.Certificate // the last one recorded
 		for n, i := range intents {
 			var err error
 			if n == 0 || i.Device != intents[n-1].Device || i.Operator != intents[n-1].Operator {
 				device, err = holder(c, i)
 			}
+			var earlier *record.Certificate
+			if err == nil && stands != nil && (i.Device != "" || i.Operator != "") {
+				earlier, err = issued(c, i, device)
+			}
+			if earlier != nil && stands(n, *earlier) {
+				continue
+			}
 			if err == nil {
 				err = intend(c, i, device)
 			}
-			if err == nil && (n == 0 || i.Issuer != intents[n-1].Issuer || i.Shard != intents[n-1].Shard || i.NotAfter.After(intents[n-1].NotAfter)) {
+			if err == nil && (last == nil || i.Issuer != last.Issuer || i.Shard != last.Shard || i.NotAfter.After(last.NotAfter)) {
 				err = prolong(c, i)
 			}
 			if err != nil {
 				return fmt.Errorf("intend certificate %s of %s: %w", i.Serial, i.Issuer, err)
 			}
+			last = &intents[n]
 		}
 		return nil
 	})
+}
+
+// issued finds what an intent's holder has been given for its profile and key; nil if
+// there is nothing good. It finds before it reads: who asks the first time has none.
+func issued(c *engine.Conn, i record.Certificate, device any) (*record.Certificate, error) {
+	whose, name := "device = ?", device
+	if device == nil {
+		whose, name = "device IS NULL AND operator = ?", any(i.Operator)
+	}
+	seq, err := engine.First(c, engine.Number, "SELECT seq FROM certificates WHERE "+whose+
+		" AND profile = ? AND key = ? AND issued IS NOT NULL AND revoked IS NULL ORDER BY seq DESC LIMIT 1", name, i.Profile, i.Key[:])
+	if err != nil || seq == nil {
+		return nil, err
+	}
+	return engine.First(c, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.seq = ?", *seq)
 }
 
 // prolong lets a shard live as long as its certificates. Ends are rounded up to a day,
@@ -162,28 +186,4 @@ func (s *Store) Void(ctx context.Context, issuer, serial string, at time.Time, e
 // OpenIntents lists oldest first.
 func (s *Store) OpenIntents(ctx context.Context) ([]record.Certificate, error) {
 	return engine.List(ctx, s.db, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.issued IS NULL AND (c.revoked IS NULL OR c.reason = ?) ORDER BY c.seq", record.ReasonHold)
-}
-
-// IssuedFor looks among the device's, or else the operator's or the installation's own.
-// It finds before it reads: who asks the first time has none.
-func (s *Store) IssuedFor(ctx context.Context, device, operator, profile string, key [32]byte) (record.Certificate, error) {
-	whose, name := "c.device = (SELECT seq FROM devices WHERE id = ?)", any(device)
-	if device == "" {
-		whose, name = "c.device IS NULL AND c.operator IS ?", engine.OrNull(operator)
-	}
-	where := " WHERE " + whose + " AND c.profile = ? AND c.key = ? AND c.issued IS NOT NULL AND c.revoked IS NULL ORDER BY c.seq DESC LIMIT 1"
-	var seq *int64
-	err := s.db.Read(ctx, func(c *engine.Conn) (err error) {
-		seq, err = engine.First(c, engine.Number, "SELECT c.seq FROM certificates c"+where, name, profile, key[:])
-		return err
-	})
-	if err == nil && seq == nil {
-		err = fmt.Errorf("certificate: %w", record.ErrNotFound)
-	}
-	if err != nil {
-		return record.Certificate{}, err
-	}
-	return engine.Get(ctx, s.db, "certificate", func(c *engine.Conn) (*record.Certificate, error) {
-		return engine.First(c, rows.ScanCertificate, rows.SelectCertificate+where, name, profile, key[:])
-	})
 }

@@ -163,7 +163,7 @@ func enrol(s *Store, serial string) error {
 	if _, err := s.Admit(ctx, record.Query{}, func(record.View) (record.Admission, error) { return record.Admission{Device: d, Event: e}, nil }); err != nil {
 		return err
 	}
-	return s.Intend(ctx, []record.Certificate{benchIntent(d, recordtest.Now)})
+	return s.Intend(ctx, []record.Certificate{benchIntent(d, recordtest.Now)}, nil)
 }
 
 func TestCreateKeepsToItself(t *testing.T) {
@@ -523,7 +523,7 @@ func TestTimes(t *testing.T) {
 		time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(1969, 12, 31, 23, 59, 59, 999_999_000, time.UTC), time.Unix(0, 0).UTC(),
 	} {
 		c := record.Certificate{Issuer: "i", Serial: rand.Text(), Key: sha256.Sum256(nil), NotBefore: want, NotAfter: want.In(time.FixedZone("", 3600)), Intended: want, TBS: []byte{1}, Shard: math.MaxInt64}
-		if err := s.Intend(t.Context(), []record.Certificate{c}); err != nil {
+		if err := s.Intend(t.Context(), []record.Certificate{c}, nil); err != nil {
 			t.Fatal(err)
 		}
 		got, err := s.Status(t.Context(), "i", c.Serial)

@@ -134,7 +134,7 @@ func (s *site) issue(device string) string {
 	b[0] = b[0]&0x3f | 0x40
 	c := record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%x", b), Profile: record.ProfileLDevID, Device: device, Subject: "CN=" + device,
 		Shard: shard, NotBefore: time.Now(), NotAfter: time.Now().AddDate(0, 1, 0), TBS: []byte{0x30, 0}, Intended: time.Now()}
-	s.must(s.store.Intend(s.Context(), []record.Certificate{c}))
+	s.must(s.store.Intend(s.Context(), []record.Certificate{c}, nil))
 	c.DER, c.Issued = []byte{0x30, 0}, time.Now()
 	s.must(s.store.Complete(s.Context(), []record.Certificate{c}, note("certificate.issued")))
 	return c.Serial

@@ -195,7 +195,7 @@ func TestIntentLeftByACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := store.Intend(t.Context(), []record.Certificate{{Issuer: profile.Infrastructure, Serial: serial, Profile: string(profile.Server), Subject: "x",
-		Shard: shard, TBS: []byte{1}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), Intended: time.Now()}}); err != nil {
+		Shard: shard, TBS: []byte{1}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), Intended: time.Now()}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	store.Close()
