@@ -14,9 +14,6 @@ import (
 // honest one carries an RSA EK certificate and its intermediates: about 12 KiB.
 const MaxMessage = 64 << 10
 
-// usual is what nearly all messages fit in, in bytes: room for more is made when it comes.
-const usual = 4 << 10
-
 // maxDepth bounds the nesting of a message; ours nest four deep.
 const maxDepth = 16
 
@@ -27,7 +24,7 @@ var ErrTooLarge = errors.New("message too large")
 // could understand differently: no unknown, duplicate or differently-cased keys, no
 // trailing bytes, no deep nesting, at most limit bytes (ErrTooLarge beyond it).
 func Decode(r io.Reader, limit int64, v any) error {
-	body := bytes.NewBuffer(make([]byte, 0, min(limit, usual)+bytes.MinRead))
+	body := bytes.NewBuffer(make([]byte, 0, min(limit, 4<<10)+bytes.MinRead))
 	if _, err := body.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
 		return err
 	}
@@ -108,11 +105,10 @@ type Bytes []byte
 func (b *Bytes) UnmarshalJSON(text []byte) error {
 	// The text is one valid JSON value. Base64 needs no escapes, and without them, which
 	// the decoder refuses, a string is what stands between its quotes.
-	quoted, ok := bytes.CutPrefix(text, []byte{'"'})
-	if !ok {
+	if text[0] != '"' {
 		return errors.New("base64 is a string")
 	}
-	quoted = quoted[:len(quoted)-1]
+	quoted := text[1 : len(text)-1]
 	raw := make([]byte, base64.StdEncoding.DecodedLen(len(quoted)))
 	n, err := base64.StdEncoding.Strict().Decode(raw, quoted)
 	if err != nil {
