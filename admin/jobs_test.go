@@ -305,8 +305,9 @@ func TestSecondOperator(t *testing.T) {
 	check(t, err)
 	_, err = h.anna.Revoke(ctx, "w49-002", wire.StatusRequest{Reason: "superseded"})
 	wantProblem(t, err, wire.CodeApproval)
-	if j := revoke(h.anna, "serial = w49-002", ""); j.State != record.JobWaiting {
-		t.Errorf("beyond the threshold: %+v", j)
+	beyond := revoke(h.anna, "serial = w49-002", "")
+	if beyond.State != record.JobWaiting || beyond.Approval == "" {
+		t.Errorf("beyond the threshold: %+v", beyond)
 	}
 	_, err = h.anna.Suspend(ctx, "w49-003", wire.StatusRequest{Why: "at once, always"})
 	check(t, err)
@@ -316,6 +317,10 @@ func TestSecondOperator(t *testing.T) {
 	h.anna = h.operator("anna")
 	_, err = h.anna.Revoke(ctx, "w49-005", wire.StatusRequest{Reason: "superseded"})
 	check(t, err)
+
+	if j, err := h.anna.Job(ctx, beyond.ID); err != nil || j.State != record.JobWaiting || j.Approval != "" {
+		t.Errorf("after a day its request has ended: %+v, %v", j, err)
+	}
 
 	for _, bad := range []string{"", "-1", "x", "1000001"} {
 		_, err = h.anna.Set(ctx, "revoke-threshold", jobs.NewSetting{Value: bad})

@@ -65,7 +65,7 @@ func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	s.Wake()
-	return s.shown(ctx, made)
+	return s.shown(ctx, made, c.Now)
 }
 
 // counted refuses what selects nothing, and everything unless the number was typed back.

@@ -3,6 +3,7 @@ package bulk
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/view"
@@ -47,7 +48,7 @@ func showJob(j record.Job, open []record.Approval) jobs.Job {
 }
 
 // shown is a job with the request or review that is open for it.
-func (s *Service) shown(ctx context.Context, j record.Job) (jobs.Job, error) {
+func (s *Service) shown(ctx context.Context, j record.Job, now time.Time) (jobs.Job, error) {
 	var about []record.Approval
 	for _, kind := range []string{record.ApproveJob, record.ReviewJob} {
 		found, err := s.Store.ApprovalsOf(ctx, kind, j.ID)
@@ -57,7 +58,7 @@ func (s *Service) shown(ctx context.Context, j record.Job) (jobs.Job, error) {
 		about = append(about, found...)
 	}
 	return showJob(j, slices.DeleteFunc(about, func(a record.Approval) bool {
-		return a.Approver != "" || a.Kind == record.ApproveJob && j.State != record.JobWaiting
+		return a.Approver != "" || a.Kind == record.ApproveJob && (j.State != record.JobWaiting || !a.Expires.After(now))
 	})), nil
 }
 
@@ -68,7 +69,7 @@ func (s *Service) show(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, worded(err, id)
 	}
 	out := jobs.Progress{}
-	if out.Job, err = s.shown(ctx, j); err != nil {
+	if out.Job, err = s.shown(ctx, j, c.Now); err != nil {
 		return nil, err
 	}
 	out.Enforcement, err = s.enforcement(ctx, j)
@@ -146,5 +147,5 @@ func (s *Service) move(ctx context.Context, c *gate.Call, verb string, do func(c
 		return nil, worded(err, id)
 	}
 	s.Wake() // also to publish at once what a job that was stopped has done
-	return s.shown(ctx, j)
+	return s.shown(ctx, j, c.Now)
 }

@@ -20,7 +20,7 @@ func (s *Service) report(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, worded(err, id)
 	}
 	r := jobs.Report{Installation: s.Name, Made: c.Now.UTC(), Approvals: []jobs.Approval{}}
-	if r.Job, err = s.shown(ctx, j); err != nil {
+	if r.Job, err = s.shown(ctx, j, c.Now); err != nil {
 		return nil, err
 	}
 	for _, kind := range []string{record.ApproveJob, record.ReviewJob} {

@@ -133,7 +133,7 @@ func (t acting) one(c *cobra.Command, cl *client.Client, serial string) error {
 // many makes a job and watches it.
 func (t acting) many(c *cobra.Command, cl *client.Client) error {
 	j, err := cl.CreateJob(c.Context(), t.in)
-	if problem := (*wire.Problem)(nil); errors.As(err, &problem) && problem.Code == wire.CodeCount && t.in.Count == 0 && terminal.Interactive(c.ErrOrStderr()) {
+	if problem := (*wire.Problem)(nil); errors.As(err, &problem) && problem.Code == wire.CodeCount && t.in.Count == 0 && terminal.Interactive(c.InOrStdin()) {
 		if t.in.Count, err = typedBack(c, problem); err == nil {
 			j, err = cl.CreateJob(c.Context(), t.in)
 		}

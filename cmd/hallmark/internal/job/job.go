@@ -115,8 +115,11 @@ func printed(c *cobra.Command, p jobs.Progress) error {
 	if !p.Until.IsZero() {
 		until = "break-glass, runs until " + terminal.Exactly(p.Until)
 	}
-	if p.Approval != "" {
+	switch {
+	case p.Approval != "":
 		waits = "hallmark approve " + p.Approval
+	case p.State == "waiting":
+		waits = "nobody: its request has ended; hallmark job cancel " + p.ID + ", and ask again"
 	}
 	var stages []string
 	for _, n := range p.Stages {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -227,12 +228,8 @@ func (d *Days) Set(text string) error {
 
 func (d Days) Seconds() int64 { return int64(time.Duration(d) / time.Second) }
 
-// Interactive reports whether a person reads this stream as it comes.
-func Interactive(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+// Interactive reports whether a person is at the other end of this stream.
+func Interactive(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
