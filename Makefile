@@ -31,6 +31,7 @@ test: ## set up and run everything
 	$(GO) build ./...
 	$(GO) test -timeout 15m ./...
 	$(GO) test -race -timeout 15m $(RACY)
+	@sh scripts/device-size
 
 lint: ## formatting, vet, staticcheck, go.mod
 	@sh scripts/formatted

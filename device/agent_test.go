@@ -23,6 +23,9 @@ const day = 24 * time.Hour
 
 // agent is one that looks after the device; what it says is in u.said.
 func (u *unit) agent() *agent.Agent {
+	if u.now == nil {
+		u.now = u.clock
+	}
 	o := u.options()
 	o.Now = func() time.Time { return u.now() }
 	return &agent.Agent{Options: o, Version: "v1", Log: func(_ agent.Priority, line string) { u.said = append(u.said, line) }}

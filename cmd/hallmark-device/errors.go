@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"unicode"
 
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
@@ -147,6 +148,10 @@ func hintFor(err error) string {
 		return "run: hallmark-device renew"
 	case errors.Is(err, page.ErrNone):
 		return "an administrator names it: hallmark model set MODEL --serve-names '{serial}.local'; then run: hallmark-device renew"
+	case errors.Is(err, syscall.EROFS):
+		return "the state folder must be on a file system that can be written: name another with --state"
+	case errors.Is(err, syscall.ENOSPC):
+		return "make room on the file system of the state folder; the identity there is still whole"
 	case errors.Is(err, os.ErrPermission):
 		return "run as root, or name another folder with --state"
 	}

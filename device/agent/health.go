@@ -4,17 +4,15 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/durable"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -105,10 +103,10 @@ func (a *Agent) publish() {
 	s := a.Status()
 	a.Systemd.Status(s.line())
 	if a.HealthFile != "" {
-		a.written(writeFile(a.HealthFile, s.health()))
+		a.written(durable.Replace(a.HealthFile, s.health(), 0o644))
 	}
 	if a.MetricsFile != "" {
-		a.written(writeFile(a.MetricsFile, s.metrics(a.Version)))
+		a.written(durable.Replace(a.MetricsFile, s.metrics(a.Version), 0o644))
 	}
 }
 
@@ -182,17 +180,3 @@ func number(b bool) int {
 
 // label escapes a label's value.
 var label = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace
-
-// writeFile replaces a file at once, for readers; it need not survive a power cut.
-func writeFile(path string, text []byte) error {
-	staged := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
-	f, err := os.OpenFile(staged, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(staged))
-	}
-	return os.Rename(staged, path)
-}

@@ -161,3 +161,87 @@ func selfSigned(key *ecdsa.PrivateKey) ([]byte, error) {
 		DNSNames: []string{"localhost"}}
 	return x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 }
+
+// idleFor is how long an agent that has nothing to do is watched.
+const idleFor = 3 * time.Minute
+
+// BenchmarkDeviceIdle: what `hallmark-device run` with a socket for other programs costs
+// while there is nothing to do: resident memory, and at how many moments it is woken.
+func BenchmarkDeviceIdle(b *testing.B) {
+	for range b.N {
+		s := start(b, 1, 0)
+		chip := swtpm.Start(b)
+		maker, err := swtpm.NewMaker(swtpm.P256, time.Now())
+		must(b, err)
+		must(b, maker.Manufacture(chip, swtpm.Options{P256: true, IntermediateInNV: true}))
+		folder := b.TempDir()
+		config := filepath.Join(folder, "device.conf")
+		must(b, os.WriteFile(config, []byte("state = "+folder+"/state\nserial = SN-1\ntpm = "+chip.Spec()+"\nhealth-file = "+folder+"/health\n"+
+			"[proxy]\nlisten = unix:"+folder+"/mqtt\nto = localhost:8883\n"), 0o600))
+		_, port, err := net.SplitHostPort(s.Address)
+		must(b, err)
+		number, err := strconv.Atoi(port)
+		must(b, err)
+		ticket := s.text(b, s.tickets[0], number)
+		cmd := exec.Command(filepath.Join(programs(b), "hallmark-device"), "run", "--config", config)
+		cmd.Env = append(os.Environ(), "HALLMARK_TICKET="+ticket)
+		var said strings.Builder
+		cmd.Stderr = &said
+		must(b, cmd.Start())
+		b.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+			if text, _ := os.ReadFile(folder + "/health"); strings.HasPrefix(string(text), "healthy") {
+				break
+			}
+			if time.Now().After(end) {
+				b.Fatalf("it does not become healthy:\n%s", said.String())
+			}
+		}
+		time.Sleep(5 * time.Second) // to rest
+		woken := 0
+		before := switches(b, cmd.Process.Pid)
+		for end := time.Now().Add(idleFor); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			if now := switches(b, cmd.Process.Pid); now != before { // several threads at one moment are one
+				before, woken = now, woken+1
+			}
+		}
+		b.ReportMetric(float64(field(b, cmd.Process.Pid, "VmRSS"))/1024, "MiB-resident")
+		b.ReportMetric(float64(field(b, cmd.Process.Pid, "VmRSS"))/1024/12, "of-12-MiB")
+		b.ReportMetric(float64(field(b, cmd.Process.Pid, "RssAnon"))/1024, "MiB-anonymous")
+		b.ReportMetric(float64(woken)/idleFor.Minutes(), "wake-ups/minute")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// field is a number of /proc/PID/status.
+func field(b *testing.B, pid int, name string) int64 {
+	b.Helper()
+	return statusField(b, filepath.Join("/proc", strconv.Itoa(pid), "status"), name)
+}
+
+// switches is how often the threads of a process began to wait, which is how often they
+// had been woken.
+func switches(b *testing.B, pid int) (n int64) {
+	b.Helper()
+	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "status"))
+	must(b, err)
+	for _, t := range threads {
+		n += statusField(b, t, "voluntary_ctxt_switches")
+	}
+	return n
+}
+
+func statusField(b *testing.B, file, name string) int64 {
+	b.Helper()
+	text, err := os.ReadFile(file)
+	must(b, err)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			n, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			must(b, err)
+			return n
+		}
+	}
+	b.Fatalf("%s has no %s", file, name)
+	return 0
+}
