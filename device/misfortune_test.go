@@ -289,6 +289,7 @@ func TestDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Process.Signal(syscall.SIGHUP)
+	told("STATUS=at work: enrolling")
 	told("STATUS=default:SN-1: ok") // the ticket's server knows the board
 	cmd.Process.Signal(syscall.SIGTERM)
 	told("STOPPING=1")

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -103,17 +105,25 @@ func (a *Agent) publish() {
 	s := a.Status()
 	a.Systemd.Status(s.line())
 	if a.HealthFile != "" {
-		a.written(durable.Replace(a.HealthFile, s.health(), 0o644))
+		a.write(a.HealthFile, s.health())
 	}
 	if a.MetricsFile != "" {
-		a.written(durable.Replace(a.MetricsFile, s.metrics(a.Version), 0o644))
+		a.write(a.MetricsFile, s.metrics(a.Version))
 	}
 }
 
-func (a *Agent) written(err error) {
-	if err != nil && err.Error() != a.unwritten {
-		a.unwritten = err.Error()
-		a.log(Warning, "%v", err)
+// write replaces a file for monitoring. What keeps it from that is told once.
+func (a *Agent) write(path string, text []byte) {
+	err := durable.Replace(path, text, 0o644)
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err // the path is one that was made up for the moment
+	}
+	if err == nil {
+		return
+	}
+	if complaint := fmt.Sprintf("%s cannot be written: %v", path, err); complaint != a.unwritten {
+		a.unwritten = complaint
+		a.log(Warning, "%s", complaint)
 	}
 }
 
