@@ -198,6 +198,7 @@ func BenchmarkDeviceIdle(b *testing.B) {
 			}
 		}
 		time.Sleep(5 * time.Second) // to rest
+		process := filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "status")
 		woken := 0
 		before := switches(b, cmd.Process.Pid)
 		for end := time.Now().Add(idleFor); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -205,18 +206,12 @@ func BenchmarkDeviceIdle(b *testing.B) {
 				before, woken = now, woken+1
 			}
 		}
-		b.ReportMetric(float64(field(b, cmd.Process.Pid, "VmRSS"))/1024, "MiB-resident")
-		b.ReportMetric(float64(field(b, cmd.Process.Pid, "VmRSS"))/1024/12, "of-12-MiB")
-		b.ReportMetric(float64(field(b, cmd.Process.Pid, "RssAnon"))/1024, "MiB-anonymous")
+		b.ReportMetric(float64(statusField(b, process, "VmRSS"))/1024, "MiB-resident")
+		b.ReportMetric(float64(statusField(b, process, "VmRSS"))/1024/12, "of-12-MiB")
+		b.ReportMetric(float64(statusField(b, process, "RssAnon"))/1024, "MiB-anonymous")
 		b.ReportMetric(float64(woken)/idleFor.Minutes(), "wake-ups/minute")
 		b.ReportMetric(0, "ns/op")
 	}
-}
-
-// field is a number of /proc/PID/status.
-func field(b *testing.B, pid int, name string) int64 {
-	b.Helper()
-	return statusField(b, filepath.Join("/proc", strconv.Itoa(pid), "status"), name)
 }
 
 // switches is how often the threads of a process began to wait, which is how often they
@@ -231,6 +226,7 @@ func switches(b *testing.B, pid int) (n int64) {
 	return n
 }
 
+// statusField is a number in a file like /proc/PID/status (proc(5)).
 func statusField(b *testing.B, file, name string) int64 {
 	b.Helper()
 	text, err := os.ReadFile(file)
