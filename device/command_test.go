@@ -180,7 +180,7 @@ func TestCommandLine(t *testing.T) {
 			t.Errorf("%q: more than two lines:\n%s", args, o.errors)
 		}
 	}
-	for _, name := range []string{"", "enrol", "renew", "status", "connect", "version"} {
+	for _, name := range []string{"", "enrol", "renew", "run", "needs-renewal", "status", "connect", "proxy", "generalise", "config", "version"} {
 		args := []string{name, "--help"}
 		if name == "" {
 			args = args[1:]

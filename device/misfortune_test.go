@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -55,6 +56,7 @@ func TestStateFolderOnABadDisk(t *testing.T) {
 		fails 1 'no space left' "$DEVICE" renew --state "$AWAY"
 		test "$(readlink "$AWAY/current")" = "$before"
 		"$DEVICE" status --state "$AWAY" | grep -q 'condition    ok'
+		"$DEVICE" status --state "$AWAY" | grep -q 'warning      this will be lost: .* is in memory (tmpfs)'
 		rm "$AWAY/filler"
 		"$DEVICE" renew --state "$AWAY"
 		test "$(readlink "$AWAY/current")" != "$before"
@@ -249,7 +251,13 @@ func TestDaemon(t *testing.T) {
 	if err := syscall.Fstat(int(log.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(must[string](t)(binary()), "run", "--state", u.dir, "--tpm", u.chip.Spec(), "--serial", "SN-1")
+	party, roots := u.relyingParty(t)
+	config, socket := filepath.Join(folder, "device.conf"), filepath.Join(folder, "socket")
+	settings := fmt.Sprintf("state = %s\ntpm = %s\nserial = SN-1\n[proxy]\nlisten = unix:%s\nto = %s\nroots = %s\n", u.dir, u.chip.Spec(), socket, party, roots)
+	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(must[string](t)(binary()), "run", "--config", config)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(folder, "n"), fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino),
 		"WATCHDOG_USEC=2000000", "HALLMARK_TICKET="+u.ticket(t).String())
 	cmd.Stderr = log
@@ -276,7 +284,13 @@ func TestDaemon(t *testing.T) {
 	told("READY=1")
 	told("STATUS=default:SN-1: ok; asking when to renew at ")
 	told("WATCHDOG=1") // again, although there is nothing to do
-	o := expect(t, 1, command(t, "", "run", "--state", u.dir, "--tpm", u.chip.Spec()))
+	lent := must[net.Conn](t)(net.Dial("unix", socket))
+	fmt.Fprintln(lent, "hello")
+	if line, err := bufio.NewReader(lent).ReadString('\n'); err != nil || !strings.HasPrefix(line, "default:SN-1 ") || !strings.HasSuffix(line, " said hello\n") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	lent.Close()
+	o := expect(t, 1, command(t, "", "run", "--config", config))
 	if want := fmt.Sprintf("process %d (hallmark-device run) is using", cmd.Process.Pid); !strings.Contains(o.errors, want) {
 		t.Fatalf("%q is not said: %s", want, o.errors)
 	}

@@ -107,7 +107,7 @@ HALLMARK_TICKET) say where, and waits otherwise.
 		a.Systemd = agent.NewNotifier()
 		a.Wake = hangups(c.Context())
 		if len(o.found.Tunnels)+len(o.found.Sites) > 0 {
-			defer serve(c.Context(), o.found, a)()
+			a.Beside = func(ctx context.Context) { serve(ctx, o.found, a) }
 		}
 		return a.Run(c.Context())
 	})
@@ -135,26 +135,20 @@ func hangups(ctx context.Context) <-chan struct{} {
 	return wake
 }
 
-// serve lends the identity beside the agent until ctx ends, for which wait waits. A socket
-// that cannot be opened keeps no certificate from being renewed.
-func serve(ctx context.Context, found settings.Found, a *agent.Agent) (wait func()) {
-	var serving sync.WaitGroup
+// serve lends the identity beside the agent until ctx ends. A socket that cannot be opened
+// keeps no certificate from being renewed.
+func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 	identity := &lent{o: a.Options}
 	p := &proxy.Proxy{Dialer: identity, Tunnels: found.Tunnels, Server: identity, Sites: found.Sites, Report: func(line string) { a.Log(agent.Warning, line) }}
-	serving.Go(func() {
-		for {
-			err := p.Run(ctx)
-			if ctx.Err() != nil {
-				return
-			}
+	for ctx.Err() == nil {
+		if err := p.Run(ctx); err != nil {
 			a.Log(agent.Error, err.Error()+"; trying again in a minute")
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Minute):
-			}
 		}
-	})
-	return serving.Wait
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Minute):
+		}
+	}
 }
 
 // lent is an identity that may not be there yet.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
@@ -44,6 +45,9 @@ type Agent struct {
 	Systemd *Notifier
 	// Wake ends a rest early; nil for never.
 	Wake <-chan struct{}
+	// Beside is what else is done while Run has the folder, until its context ends; nil
+	// for nothing.
+	Beside func(context.Context)
 
 	clock clock
 	// unsaved is an outcome that could not be written down, contact one that need not be.
@@ -78,6 +82,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if why := a.dir().Volatile(); why != "" {
 		a.log(Warning, "what is in the state folder will not survive: %s", why)
 	}
+	defer a.accompanied(ctx)()
 	a.Systemd.Ready()
 	defer a.Systemd.Stopping()
 	for {
@@ -95,6 +100,16 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-time.After(min(wait, lookAgain, a.Systemd.Rest())):
 		}
 	}
+}
+
+// accompanied starts what is done beside; end ends it.
+func (a *Agent) accompanied(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	if a.Beside != nil {
+		beside.Go(func() { a.Beside(ctx) })
+	}
+	return func() { cancel(); beside.Wait() }
 }
 
 // Once does what is due now, for a device that sleeps or has a timer, and says when there
@@ -355,11 +370,14 @@ func (a *Agent) complain(err error) {
 		return
 	}
 	a.last = text
-	if errors.Is(err, state.ErrEmpty) {
+	switch {
+	case errors.Is(err, state.ErrEmpty):
 		a.log(Warning, "%v: waiting for hallmark-device enrol", err)
-		return
+	case errors.As(err, new(*state.HeldError)):
+		a.log(Info, "waiting: %v", err)
+	default:
+		a.log(Error, "%s", text)
 	}
-	a.log(Error, "%s", text)
 }
 
 func (a *Agent) log(p Priority, format string, args ...any) {

@@ -68,9 +68,12 @@ func checkServer(text string) error {
 	return err
 }
 
+// maxHookLimit is shorter than the watchdog of the unit for systemd.
+const maxHookLimit = 30 * time.Minute
+
 func checkDuration(text string) error {
-	if d, err := time.ParseDuration(text); err != nil || d < time.Second || d > time.Hour {
-		return fmt.Errorf("%q is no time between 1s and 1h", text)
+	if d, err := time.ParseDuration(text); err != nil || d < time.Second || d > maxHookLimit {
+		return fmt.Errorf("%q is no time between 1s and %v", text, maxHookLimit)
 	}
 	return nil
 }
