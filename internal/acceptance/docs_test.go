@@ -20,7 +20,6 @@ var pages = []string{"README.md", "docs/factory.md", "docs/administrator.md", "d
 func TestDocumentedCommands(t *testing.T) {
 	for _, page := range pages {
 		t.Run(page, func(t *testing.T) {
-			t.Parallel()
 			text, err := os.ReadFile(filepath.Join("..", "..", page))
 			if err != nil {
 				t.Fatal(err)
