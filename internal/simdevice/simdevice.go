@@ -117,6 +117,8 @@ type Device struct {
 	// their keys, Next the challenge that came with the last answer.
 	IDevID, LDevID, Page tls.Certificate
 	Next                 *wire.Challenge
+	// Fresh is the key for the next renewal, made ahead; nil if it is made then.
+	Fresh *simtpm.Key
 	// Tamper, if set, changes each body before it is sent.
 	Tamper func(path string, body []byte) []byte
 }
@@ -231,9 +233,11 @@ func (d *Device) Renew(with tls.Certificate) (*wire.Identity, error) {
 		return nil, err
 	}
 	defer c.Close()
-	key, err := d.TPM.NewLDevID()
-	if err != nil {
-		return nil, err
+	key := d.Fresh
+	if d.Fresh = nil; key == nil {
+		if key, err = d.TPM.NewLDevID(); err != nil {
+			return nil, err
+		}
 	}
 	e, err := d.Renewal(with, key, wire.Binding{Exporter: c.exporter})
 	if err != nil {

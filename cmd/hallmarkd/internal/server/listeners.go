@@ -22,7 +22,7 @@ import (
 // Bounds of every listener. A device on a slow radio link sends at most 64 KiB, and an
 // operator a list of EK Names of some MiB.
 const (
-	headerTimeout   = 10 * time.Second // also bounds the TLS handshake
+	headerTimeout   = 30 * time.Second // also bounds the TLS handshake, and its wait in a crowd
 	readTimeout     = 60 * time.Second
 	writeTimeout    = 90 * time.Second
 	idleTimeout     = 30 * time.Second
@@ -34,6 +34,8 @@ const (
 	maxDeviceBody   = 128 << 10
 	maxOperatorBody = 16 << 20
 	maxStatusBody   = 64 << 10
+	maxHandshakes   = 128                    // that go on at once, on each listener; others wait
+	handshakePlace  = 250 * time.Millisecond // for which the other end may take up a place
 )
 
 // handlers are what the listeners serve.
@@ -48,10 +50,9 @@ type listener struct {
 }
 
 func (h *house) listeners(c config.Listen) []listener {
-	secure := h.tlsConfig()
 	return []listener{
-		{"devices", c.Devices, h.handlers.devices, maxDeviceBody, secure},
-		{"operators", c.Operators, h.handlers.operators, maxOperatorBody, secure},
+		{"devices", c.Devices, h.handlers.devices, maxDeviceBody, h.tlsConfig()},
+		{"operators", c.Operators, h.handlers.operators, maxOperatorBody, h.tlsConfig()},
 		{"status", c.Status, h.handlers.status, maxStatusBody, nil},
 		{"metrics", c.Metrics, h.handlers.metrics, 0, nil},
 	}
@@ -62,12 +63,16 @@ func (h *house) listeners(c config.Listen) []listener {
 // Session tickets are off: resumption would skip both the TPM and the revocation
 // check (design decision 7).
 func (h *house) tlsConfig() *tls.Config {
+	handshakes := make(crowd, maxHandshakes)
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		SessionTicketsDisabled: true,
 		ClientAuth:             tls.RequestClientCert,
 		NextProtos:             []string{"http/1.1"},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if err := handshakes.enter(hello.Context()); err != nil {
+				return nil, err
+			}
 			return h.own.get(hello.Context(), time.Now())
 		},
 	}
@@ -121,6 +126,25 @@ func (d *Doors) Close() {
 		socket.Close()
 	}
 	d.open = nil
+}
+
+// crowd has a place for each handshake that goes on. When a fleet comes at once, the
+// others wait in the order in which they came: a thousand that share the processor would all
+// be late, and leave nothing for the requests of those before them.
+type crowd chan struct{}
+
+// enter takes a place until the handshake ends, whose context ctx is, or has taken its time:
+// a slow device keeps nobody waiting.
+func (c crowd) enter(ctx context.Context) error {
+	select {
+	case c <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	leave := sync.OnceFunc(func() { <-c })
+	time.AfterFunc(handshakePlace, leave)
+	context.AfterFunc(ctx, leave)
+	return nil
 }
 
 // run serves until ctx ends or a listener fails, then shuts down in order.
