@@ -33,8 +33,10 @@ const (
 	// published here. A CRL is signed within a second of a change, and one signing shows
 	// all that happened meanwhile.
 	grace = 500 * time.Millisecond
-	// page is how many changes are read, and told, at a time.
-	page = 1000
+	// page is how many changes are read, and told, at a time; handful how many to one
+	// follower that catches up, for each has those bytes to itself.
+	page    = 1000
+	handful = 100
 	// published bounds a publication.
 	published = 30 * time.Second
 )

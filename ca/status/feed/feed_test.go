@@ -441,7 +441,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// A follower that reads nothing is dropped; the others do not notice.
+// A follower that reads one byte a second is dropped; the others do not notice.
 func TestSlowFollowerIsDropped(t *testing.T) {
 	s := newSite(t)
 	slow, err := net.Dial("tcp", s.server.Listener.Addr().String())
@@ -449,6 +449,13 @@ func TestSlowFollowerIsDropped(t *testing.T) {
 	defer slow.Close()
 	slow.(*net.TCPConn).SetReadBuffer(1)
 	fmt.Fprintf(slow, "GET %s?after=0 HTTP/1.1\r\nHost: x\r\n\r\n", wire.PathChanges)
+	go func() {
+		for b := make([]byte, 1); ; time.Sleep(time.Second) {
+			if _, err := slow.Read(b); err != nil {
+				return
+			}
+		}
+	}()
 	quick := s.follow(0)
 	quick.until(0)
 	for s.feed.Followers() < 2 {

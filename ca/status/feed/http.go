@@ -160,7 +160,7 @@ func (f *Feed) stream(ctx context.Context, s *stream, who *follower, from, posit
 // meanwhile moves behind position, and comes with the news.
 func (f *Feed) catchUp(ctx context.Context, s *stream, from, position int64) error {
 	for from < position {
-		changes, err := f.Store.Changes(ctx, from, page)
+		changes, err := f.Store.Changes(ctx, from, handful)
 		if err != nil {
 			return err
 		}
