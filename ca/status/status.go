@@ -51,8 +51,10 @@ const (
 	// askAgain is how long a CRL is served from memory before the record is asked
 	// whether another replica has published a newer one.
 	askAgain = 5 * time.Second
-	// storeTimeout bounds one signing with its reads and its write.
+	// storeTimeout bounds one signing with its reads and its write, wholeTimeout that of a
+	// list over an issuer.
 	storeTimeout = 30 * time.Second
+	wholeTimeout = 2 * time.Minute
 )
 
 // Store is what the record must tell.

@@ -87,7 +87,7 @@ func (s *Service) inTurn(ctx context.Context, i *issuer, sign func(context.Conte
 		<-w.ready
 		w.ready = nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wholeTimeout)
 	defer cancel()
 	begun := s.now()
 	defer func() { w.ready = time.After(min(9*s.now().Sub(begun), time.Second)) }()

@@ -18,7 +18,9 @@ type Fleet struct {
 	Devices int
 	// Every so many-th device has firmware 7.2.1.0, the others 7.2.1.1.
 	Every int
-	Now   time.Time
+	// The certificates of the first so many devices are revoked.
+	Revoked int
+	Now     time.Time
 }
 
 // capacity is that of a shard (ca.DefaultShardCapacity).
@@ -53,6 +55,7 @@ func Fill(ctx context.Context, file string, f Fleet) (affected []string, err err
 			FROM devices`, []any{capacity, now, end}},
 		{`INSERT INTO shards (issuer, number, given, ends) SELECT 'operational', shard, ?1, ?2 FROM certificates WHERE issuer = 'operational' GROUP BY shard`,
 			[]any{capacity, f.Now.Add(31 * 24 * time.Hour).UnixMicro()}},
+		{"UPDATE certificates SET revoked = ?1, reason = 1 WHERE device <= ?2", []any{now, f.Revoked}},
 		{"UPDATE lots SET used = ?1 WHERE name = 'default'", []any{f.Devices}},
 	} {
 		if _, err := tx.ExecContext(ctx, s.sql, s.args...); err != nil {
