@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -273,13 +274,22 @@ func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
 }
 
 // decodePath undoes what clients and proxies do to the base64 of a request in a path
-// (RFC 6960 appendix A.1), beyond the escapes that net/url has undone: a "+" that
-// became a space, padding left out, and slashes too many in front. None of those can
-// be confused: a request begins with 0x30, its base64 with "M".
+// (RFC 6960 appendix A.1), beyond the escapes that net/url has undone: escapes of escapes,
+// the alphabet of RFC 4648 §5, a "+" that became a space, line breaks, padding left out, and
+// slashes too many in front. None of those can be confused: a request begins with 0x30,
+// its base64 with "M".
 func decodePath(path string) ([]byte, error) {
-	text := strings.TrimRight(strings.TrimLeft(path, "/"), "=")
-	return base64.RawStdEncoding.DecodeString(strings.ReplaceAll(text, " ", "+"))
+	if strings.Contains(path, "%") {
+		var err error
+		if path, err = url.PathUnescape(path); err != nil {
+			return nil, err
+		}
+	}
+	text := strings.TrimRight(strings.TrimLeft(fashions.Replace(path), "/"), "=")
+	return base64.RawStdEncoding.DecodeString(text)
 }
+
+var fashions = strings.NewReplacer(" ", "+", "-", "+", "_", "/", "\r", "", "\n", "")
 
 func (h *handler) postOCSP(w http.ResponseWriter, r *http.Request) {
 	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, ocsp.MaxRequest))

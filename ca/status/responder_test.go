@@ -265,6 +265,10 @@ func TestOCSPByGet(t *testing.T) {
 		"lower case":       strings.NewReplacer("/", "%2f", "+", "%2b", "=", "%3d").Replace(text),
 		"unpadded":         strings.TrimRight(text, "="),
 		"a slash too many": "/" + text,
+		"escaped twice":    url.PathEscape(strings.NewReplacer("/", "%2F", "+", "%2B", "=", "%3D").Replace(text)),
+		"for URLs":         strings.NewReplacer("/", "_", "+", "-").Replace(text),
+		"for URLs, bare":   strings.TrimRight(strings.NewReplacer("/", "_", "+", "-").Replace(text), "="),
+		"in lines":         url.PathEscape(text[:64]) + "%0A" + url.PathEscape(text[64:]) + "%0D%0A",
 		"plus as space":    strings.ReplaceAll(url.PathEscape(text), "+", "%20"),
 	} {
 		r, err := http.Get(server.URL + "/ocsp/" + path)

@@ -167,6 +167,16 @@ func TestStrangersAskOCSP(t *testing.T) {
 			t.Errorf("ocsptool, %s: %v\n%s", c.name, err, out)
 		}
 	}
+	// Many at once (RFC 9919 §3.1.1 has clients ask for one): a clear answer, however many.
+	for n, want := range map[int]string{2: "malformedrequest (1)", 100: "413"} {
+		args := []string{"ocsp", "-issuer", issuer, "-url", p.url + "/ocsp", "-CAfile", root}
+		for range n {
+			args = append(args, "-serial", "0x"+good.SerialNumber.Text(16))
+		}
+		if out, _ := f.run("openssl", args...); !strings.Contains(out, want) {
+			t.Errorf("%d at once: %s", n, out)
+		}
+	}
 	// A certificate of a CA that is not ours: unauthorized.
 	stranger := newPKI(t)
 	theirs := f.pem("theirs.pem", "CERTIFICATE", stranger.issuer.Raw)
