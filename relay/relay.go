@@ -119,7 +119,7 @@ type Relay struct {
 	ready   bool   // the service manager was told
 }
 
-// New prepares a relay. It fails if another one works in the folder.
+// New prepares a relay. It fails if another one works in the folder or writes a file of it.
 func New(c Config) (r *Relay, unlock func(), err error) {
 	if err := c.Check(); err != nil {
 		return nil, nil, err
@@ -130,15 +130,21 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
 	}
-	if unlock, err = lock(c.Dir); err != nil {
+	unlockDir, err := lock(c.Dir)
+	if err != nil {
 		return nil, nil, err
 	}
+	unlockFiles, err := lockFiles(c.Files)
+	if err != nil {
+		unlockDir()
+		return nil, nil, err
+	}
+	unlock = func() { unlockFiles(); unlockDir() }
 	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, numbers: map[string]*big.Int{}}
-	if r.state, err = readState(c.Dir); err != nil {
-		unlock()
-		return nil, nil, err
+	if r.state, err = readState(c.Dir); err == nil {
+		err = r.loadRoots()
 	}
-	if err := r.loadRoots(); err != nil {
+	if err != nil {
 		unlock()
 		return nil, nil, err
 	}

@@ -79,6 +79,11 @@ func TestChangesAreEnforced(t *testing.T) {
 	if _, _, err := New(p.Config); !errors.Is(err, errLocked) {
 		t.Errorf("a second relay in the folder: %v", err)
 	}
+	elsewhere := p.Config
+	elsewhere.Dir = t.TempDir()
+	if _, _, err := New(elsewhere); err == nil || !strings.Contains(err.Error(), "another relay writes "+crl) {
+		t.Errorf("a second relay on the files: %v", err)
+	}
 }
 
 // deniedBy asks an independent reader of CRLs.

@@ -42,7 +42,7 @@ type Status struct {
 // Names in a relay's folder.
 const (
 	stateFile = "status.json"
-	lockFile  = "relay.lock"
+	relayLock = "relay.lock"
 )
 
 // silent is the age of a status at which it is no longer to be believed: it is written at
@@ -111,14 +111,40 @@ var errLocked = errors.New("another relay works in this folder")
 
 // lock keeps a second relay out; it ends with the process.
 func lock(dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	return lockFile(filepath.Join(dir, relayLock), fmt.Errorf("%s: %w: stop it first", dir, errLocked))
+}
+
+// lockFiles keeps other relays off the files: each would undo what the other has its
+// program take up.
+func lockFiles(files []File) (unlock func(), err error) {
+	var held []func()
+	unlock = func() {
+		for _, free := range held {
+			free()
+		}
+	}
+	for _, f := range files {
+		dir, name := filepath.Split(f.Path)
+		free, err := lockFile(dir+"."+name+".lock", fmt.Errorf("another relay writes %s: one relay for both programs will do, with a reload of both", f.Path))
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		held = append(held, free)
+	}
+	return unlock, nil
+}
+
+// lockFile fails with taken if another process holds the lock.
+func lockFile(path string, taken error) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = fmt.Errorf("%s: %w: stop it first; fuser %s shows which it is", dir, errLocked, f.Name())
+			err = fmt.Errorf("%w; fuser %s shows which it is", taken, path)
 		}
 		return nil, err
 	}

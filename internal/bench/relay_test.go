@@ -160,8 +160,12 @@ func (f *field) certify(b *testing.B) {
 	must(b, err)
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	f.site.AppendCertsFromPEM(certificate)
-	f.write(b, "site.pem", string(certificate)+string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
-	f.write(b, "site.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	secret := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	for _, name := range []string{"mosquitto", "nginx", "haproxy"} {
+		must(b, os.Mkdir(filepath.Join(f.etc, name), 0o755))
+		f.write(b, name+"/site.pem", string(certificate)+string(secret))
+		f.write(b, name+"/site.key", string(secret))
+	}
 }
 
 func (f *field) write(b *testing.B, name, text string) {
@@ -169,8 +173,9 @@ func (f *field) write(b *testing.B, name, text string) {
 	must(b, os.WriteFile(filepath.Join(f.etc, name), []byte(text), 0o700))
 }
 
-// recipe is a block of docs/relay.md with the folders of this field.
-func (f *field) recipe(b *testing.B, language string) string {
+// recipe is a block of docs/relay.md for a program, which has a folder of its own here: on
+// one host they would share one relay.
+func (f *field) recipe(b *testing.B, name, language string) string {
 	b.Helper()
 	page, err := os.ReadFile("../../docs/relay.md")
 	must(b, err)
@@ -179,7 +184,8 @@ func (f *field) recipe(b *testing.B, language string) string {
 	if !found || !ended {
 		b.Fatalf("docs/relay.md has no block %q", language)
 	}
-	return strings.NewReplacer("/etc/hallmark", f.etc, "/run/mosquitto", f.etc, "/run/haproxy", f.etc).Replace(text) + "\n"
+	own := filepath.Join(f.etc, name)
+	return strings.NewReplacer("/etc/hallmark", own, "/run/mosquitto", own, "/run/haproxy", own).Replace(text) + "\n"
 }
 
 func (f *field) operator(b *testing.B, args ...string) string {
@@ -242,12 +248,12 @@ func (f *field) await(b *testing.B, address string) {
 
 func (f *field) mosquitto(b *testing.B) {
 	b.Helper()
-	f.relay(b, "mosquitto", f.recipe(b, "yaml mosquitto"))
+	f.relay(b, "mosquitto", f.recipe(b, "mosquitto", "yaml mosquitto"))
 	port, err := ports.Free(33500, 1)
 	must(b, err)
 	f.broker = fmt.Sprintf("127.0.0.1:%d", port)
-	f.write(b, "nothing.acl", "")
-	f.write(b, "mosquitto.conf", "user root\n"+strings.Replace(f.recipe(b, "mosquitto"), "listener 8883\n", fmt.Sprintf("listener %d 127.0.0.1\n", port), 1))
+	f.write(b, "mosquitto/nothing.acl", "")
+	f.write(b, "mosquitto.conf", "user root\n"+strings.Replace(f.recipe(b, "mosquitto", "mosquitto"), "listener 8883\n", fmt.Sprintf("listener %d 127.0.0.1\n", port), 1))
 	cmd := f.start(b, "mosquitto", "mosquitto", "-c", filepath.Join(f.etc, "mosquitto.conf"))
 	f.await(b, f.broker)
 	f.write(b, "reload-mosquitto", fmt.Sprintf("#!/bin/sh\nkill -HUP %d\n", cmd.Process.Pid))
@@ -289,7 +295,7 @@ func (f *field) openMQTT() (net.Conn, error) {
 
 func (f *field) nginx(b *testing.B) {
 	b.Helper()
-	f.relay(b, "nginx", f.recipe(b, "yaml nginx"))
+	f.relay(b, "nginx", f.recipe(b, "nginx", "yaml nginx"))
 	port, err := ports.Free(34500, 1)
 	must(b, err)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
@@ -298,9 +304,9 @@ events {}
 http {
   access_log off;
   client_body_temp_path %[1]s/t1; proxy_temp_path %[1]s/t2; fastcgi_temp_path %[1]s/t3; uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5;
-  server { listen %[2]s ssl; ssl_certificate %[1]s/site.pem; ssl_certificate_key %[1]s/site.key; %[4]s
+  server { listen %[2]s ssl; ssl_certificate %[1]s/nginx/site.pem; ssl_certificate_key %[1]s/nginx/site.key; %[4]s
     location / { return 200 "$ssl_client_s_dn"; } }
-}`, f.etc, address, f.recipe(b, "nginx main"), f.recipe(b, "nginx")))
+}`, f.etc, address, f.recipe(b, "nginx", "nginx main"), f.recipe(b, "nginx", "nginx")))
 	f.start(b, "nginx", "nginx", "-c", filepath.Join(f.etc, "nginx.conf"), "-p", f.etc)
 	f.await(b, address)
 	f.write(b, "reload-nginx", fmt.Sprintf("#!/bin/sh\nPATH=$PATH:/usr/sbin exec nginx -c %[1]s/nginx.conf -p %[1]s -s reload\n", f.etc))
@@ -309,14 +315,14 @@ http {
 
 func (f *field) haproxy(b *testing.B) {
 	b.Helper()
-	f.write(b, "take-up", f.recipe(b, "sh take-up"))
-	f.relay(b, "haproxy", f.recipe(b, "yaml haproxy"))
+	f.write(b, "haproxy/take-up", f.recipe(b, "haproxy", "sh take-up"))
+	f.relay(b, "haproxy", f.recipe(b, "haproxy", "yaml haproxy"))
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
 	b.Cleanup(behind.Close)
 	port, err := ports.Free(35500, 1)
 	must(b, err)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
-	f.write(b, "haproxy.cfg", strings.Replace(f.recipe(b, "haproxy"), "bind :8443 ", "bind "+address+" ", 1)+
+	f.write(b, "haproxy.cfg", strings.Replace(f.recipe(b, "haproxy", "haproxy"), "bind :8443 ", "bind "+address+" ", 1)+
 		"\nbackend devices\n    mode http\n    timeout connect 5s\n    timeout server 60s\n    server one "+behind.Listener.Addr().String()+"\n")
 	f.start(b, "haproxy", "haproxy", "-db", "-f", filepath.Join(f.etc, "haproxy.cfg"))
 	f.await(b, address)
