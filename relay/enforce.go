@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
@@ -246,7 +247,7 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte) error {
 		return fmt.Errorf("%w; the last good files stay", err)
 	}
 	for path := range before {
-		if err := replace(path, contents[path]); err != nil {
+		if err := disk.Replace(path, contents[path]); err != nil {
 			return fmt.Errorf("%w; the last good files stay", errors.Join(err, r.restore(before)))
 		}
 	}
@@ -266,8 +267,8 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte) error {
 func (r *Relay) restore(files map[string][]byte) error {
 	var failed error
 	for path, text := range files {
-		if now, err := readFile(path); text != nil && (err != nil || !bytes.Equal(now, text)) {
-			failed = errors.Join(failed, replace(path, text))
+		if now, err := disk.Read(path); text != nil && (err != nil || !bytes.Equal(now, text)) {
+			failed = errors.Join(failed, disk.Replace(path, text))
 		}
 	}
 	return failed

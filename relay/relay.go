@@ -23,6 +23,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -149,7 +150,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	for _, f := range c.Files {
-		if text, err := readFile(f.Path); err == nil {
+		if text, err := disk.Read(f.Path); err == nil {
 			r.kept[f.Path] = text
 			if f.Format == wire.FormatCRL {
 				maps.Copy(r.numbers, numbersIn(text))

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 	"github.com/hallmark-pki/hallmark/wire/steps"
@@ -140,8 +141,8 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	path := filepath.Join(r.Dir, rootsFile)
-	if before, err := readFile(path); err != nil || !bytes.Equal(before, text) {
-		if err := replace(path, text); err != nil {
+	if before, err := disk.Read(path); err != nil || !bytes.Equal(before, text) {
+		if err := disk.Replace(path, text); err != nil {
 			return err
 		}
 	}
@@ -173,7 +174,7 @@ const rootsFile = "relying-parties.pem"
 // loadRoots reads what the last contact left; before the first there is nothing.
 func (r *Relay) loadRoots() error {
 	path := filepath.Join(r.Dir, rootsFile)
-	text, err := readFile(path)
+	text, err := disk.Read(path)
 	r.roots, r.trusted = x509.NewCertPool(), text
 	if err == nil && !r.roots.AppendCertsFromPEM(text) {
 		return fmt.Errorf("%s is damaged: remove it and try again", path)

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/relay/disk"
 )
 
 // state is what outlives the relay, in status.json of its folder.
@@ -49,9 +49,6 @@ const (
 // every poll, and the longest command and exchanges are shorter.
 const silent = 5 * time.Minute
 
-// maxFile bounds what is read from disk, in bytes.
-const maxFile = 512 << 20
-
 // ReadStatus reads what the relay of a folder enforces; Problem says what is wrong.
 func ReadStatus(dir string, now time.Time) (Status, error) {
 	st, err := readState(dir)
@@ -83,7 +80,7 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 
 func readState(dir string) (st state, err error) {
 	st = state{Number: -1, Behind: true, Made: map[string]time.Time{}}
-	text, err := readFile(filepath.Join(dir, stateFile))
+	text, err := disk.Read(filepath.Join(dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return st, nil
 	}
@@ -104,14 +101,14 @@ func writeState(dir string, st state) error {
 	if err != nil {
 		return err
 	}
-	return replace(filepath.Join(dir, stateFile), append(text, '\n'))
+	return disk.Replace(filepath.Join(dir, stateFile), append(text, '\n'))
 }
 
 var errLocked = errors.New("another relay works in this folder")
 
 // lock keeps a second relay out; it ends with the process.
 func lock(dir string) (unlock func(), err error) {
-	return lockFile(filepath.Join(dir, relayLock), fmt.Errorf("%s: %w: stop it first", dir, errLocked))
+	return disk.Lock(filepath.Join(dir, relayLock), fmt.Errorf("%s: %w: stop it first", dir, errLocked))
 }
 
 // lockFiles keeps other relays off the files: each would undo what the other has its
@@ -125,7 +122,7 @@ func lockFiles(files []File) (unlock func(), err error) {
 	}
 	for _, f := range files {
 		dir, name := filepath.Split(f.Path)
-		free, err := lockFile(dir+"."+name+".lock", fmt.Errorf("another relay writes %s: one relay for both programs will do, with a reload of both", f.Path))
+		free, err := disk.Lock(dir+"."+name+".lock", fmt.Errorf("another relay writes %s: one relay for both programs will do, with a reload of both", f.Path))
 		if err != nil {
 			unlock()
 			return nil, err
@@ -133,63 +130,4 @@ func lockFiles(files []File) (unlock func(), err error) {
 		held = append(held, free)
 	}
 	return unlock, nil
-}
-
-// lockFile fails with taken if another process holds the lock.
-func lockFile(path string, taken error) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = fmt.Errorf("%w; fuser %s shows which it is", taken, path)
-		}
-		return nil, err
-	}
-	return func() { f.Close() }, nil
-}
-
-func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is not a file, or too large", path)
-	}
-	return os.ReadFile(path)
-}
-
-// replace replaces a file so that a reader, or a power cut, finds the old or the new
-// contents and never a mixture, and a full disk the old. It keeps the file's mode and
-// owner, else everybody may read it: there is nothing secret in a list.
-func replace(path string, contents []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".hallmark-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once it is renamed
-	mode := fs.FileMode(0o644)
-	if info, err := os.Stat(path); err == nil {
-		mode = info.Mode().Perm()
-		if s, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-			if err := f.Chown(int(s.Uid), int(s.Gid)); err != nil {
-				return errors.Join(err, f.Close())
-			}
-		}
-	}
-	_, err = f.Write(contents)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

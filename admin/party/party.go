@@ -120,7 +120,7 @@ func (s *Service) Handler() http.Handler {
 		{Pattern: "GET " + wire.PathRelayTrust, Handle: func(context.Context, *gate.Call) (any, error) {
 			return wire.RelayTrust{Bundle: s.Bundle(), Steps: s.steps(), Issuers: s.Followed()}, nil
 		}},
-		{Pattern: "GET " + wire.PathFeed + "/", Handle: func(context.Context, *gate.Call) (any, error) { return s.Feed, nil }},
+		{Pattern: "GET " + wire.PathFeed + "/", Handle: func(context.Context, *gate.Call) (any, error) { return http.HandlerFunc(s.feed), nil }},
 		{Pattern: "GET /crl/", Handle: lists},
 		{Pattern: "GET /ca/", Handle: lists},
 	})
@@ -148,6 +148,28 @@ func (s *Service) steps() (all []wire.SignedBundle) {
 		after = last.Number
 	}
 	return nil
+}
+
+// feed serves the feed for as long as its follower is recognised: a stream has no end of
+// its own, and whoever is disabled shall not hear more.
+func (s *Service) feed(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		again := time.NewTicker(wire.Heartbeat)
+		defer again.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-again.C:
+				if _, err := s.callers().Recognise(ctx, r.TLS); err != nil {
+					cancel()
+				}
+			}
+		}
+	}()
+	s.Feed.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // Routes are for operators.

@@ -1,0 +1,76 @@
+// Package disk keeps files that others read at any moment: one is replaced whole or not at
+// all, and by one process alone.
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// maxFile bounds what is read from disk, in bytes.
+const maxFile = 512 << 20
+
+// Lock makes the file at path, which stays, and holds it until unlock is called or the
+// process ends. It fails with taken if another holds it.
+func Lock(path string, taken error) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = fmt.Errorf("%w; fuser %s shows which it is", taken, path)
+		}
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// Read gives a regular file of at most 512 MiB.
+func Read(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, fmt.Errorf("%s is not a file, or too large", path)
+	}
+	return os.ReadFile(path)
+}
+
+// Replace replaces a file so that a reader, or a power cut, finds the old or the new
+// contents and never a mixture, and a full disk the old. It keeps the file's mode and
+// owner, else everybody may read it: there is nothing secret in a list.
+func Replace(path string, contents []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".hallmark-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails once it is renamed
+	mode := fs.FileMode(0o644)
+	if info, err := os.Stat(path); err == nil {
+		mode = info.Mode().Perm()
+		if s, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+			if err := f.Chown(int(s.Uid), int(s.Gid)); err != nil {
+				return errors.Join(err, f.Close())
+			}
+		}
+	}
+	_, err = f.Write(contents)
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
