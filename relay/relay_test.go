@@ -446,3 +446,21 @@ func write(t testing.TB, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// A filter, which the server makes once a minute, holds nothing else back; what is reported
+// as enforced is what all files show.
+func TestFilterLagsBehind(t *testing.T) {
+	s := newSite(t)
+	id, serial := s.device()
+	p := s.post()
+	serials, crl := p.file(wire.FormatSerials), p.file(wire.FormatCRL)
+	p.file(wire.FormatFilter)
+	p.run()
+	p.enforced()
+	was := p.last().Number
+	s.suspend(id)
+	p.await("the other files show it", func() bool { return strings.Contains(p.read(serials), serial) && deniedBy(t, p.read(crl), serial) })
+	if r := p.last(); r.Number != was || r.Problem != "" {
+		t.Errorf("reported: %+v", r)
+	}
+}
