@@ -203,6 +203,11 @@ func TestJobRefused(t *testing.T) {
 	if p := wantProblem(t, err, wire.CodeConflict); p.Detail != "job j1 is running" {
 		t.Errorf("detail: %s", p.Detail)
 	}
+	for _, s := range []struct{ verb, state string }{{"pause", record.JobPaused}, {"resume", record.JobRunning}, {"pause", record.JobPaused}, {"cancel", record.JobCancelled}} {
+		if j, err := h.anna.MoveJob(ctx, "j1", s.verb); err != nil || j.State != s.state {
+			t.Errorf("%s: %+v, %v", s.verb, j, err)
+		}
+	}
 }
 
 // TestJobInStages also cancels: what has happened stays and is said.

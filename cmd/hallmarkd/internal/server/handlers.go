@@ -45,7 +45,7 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	}
 	plans := &renewal.Service{Store: store, DefaultPoll: provisioner.DefaultPoll, Changed: h.devices.Replan}
 	watch := consent.New(store)
-	many, err := bulk.New(bulk.Config{Store: store, Watch: watch, Wake: h.jobs.Wake, Name: in.Config.Name, Seal: h.seal(infrastructure.Certificate)})
+	many, err := bulk.New(bulk.Config{Store: store, Watch: watch, Wake: h.jobs.Wake, Name: in.Config.Name, Seal: h.seal(infrastructure)})
 	if err != nil {
 		return err
 	}
@@ -71,11 +71,11 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	return nil
 }
 
-// seal gives what signs reports: the responder of the infrastructure issuer.
-func (h *house) seal(issuer *x509.Certificate) func(context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+// seal gives what signs reports: the responder of the infrastructure issuer that is in use.
+func (h *house) seal(issuer installation.Issuer) func(context.Context) ([]*x509.Certificate, crypto.Signer, error) {
 	return func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error) {
-		leaf, key, err := h.responders.get(ctx, profile.Infrastructure)
-		return []*x509.Certificate{leaf, issuer}, key, err
+		leaf, key, err := h.responders.get(ctx, issuer.Name)
+		return []*x509.Certificate{leaf, issuer.Certificate}, key, err
 	}
 }
 
