@@ -84,6 +84,17 @@ test -s broker-1/identity.pem`)
 			t.Errorf("with %q %s: %v, %s", c.certificate, c.more, err, out)
 		}
 	}
+	// The agent serves the sections of its settings.
+	agent := freeAddress(t)
+	write(t, f.dir, "agent.conf", strings.NewReplacer("= :443", "= "+agent, "127.0.0.1:80", page).Replace(f.recipe(t, "text", 2))+"\n")
+	f.background(t, "hallmark-device run --config agent.conf")
+	await(t, agent)
+	if out, err := f.try(curl(agent, owner, "")); err != nil || !strings.Contains(out, "the page of sn-1.local") {
+		t.Errorf("served by the agent: %v, %s", err, out)
+	}
+	if out, err := f.try(curl(agent, operator, "")); err == nil {
+		t.Errorf("served by the agent to another: %s", out)
+	}
 	// Another name is not this device's.
 	if out, err := f.try(strings.ReplaceAll(curl(operators, operator, ""), "sn-1.local", "sn-2.local")); err == nil {
 		t.Errorf("the page of another device: %s", out)
