@@ -1,6 +1,7 @@
 package simtpm
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -39,16 +40,11 @@ type Key struct {
 	Area []byte
 
 	public gotpm.TPMTPublic
+	name   []byte
 }
 
 // Name is nameAlg ‖ digest, as TPM2_Certify states it.
-func (k *Key) Name() []byte {
-	name, err := gotpm.ObjectName(&k.public)
-	if err != nil {
-		panic("simtpm: a template with an unknown hash: " + err.Error())
-	}
-	return name.Buffer
-}
+func (k *Key) Name() []byte { return bytes.Clone(k.name) }
 
 // Device is a simulated TPM with its keys.
 type Device struct {
@@ -214,7 +210,11 @@ func newKey(t gotpm.TPMTPublic, alter func(*gotpm.TPMTPublic), signer crypto.Sig
 		t.Unique = gotpm.NewTPMUPublicID(gotpm.TPMAlgECC, &gotpm.TPMSECCPoint{
 			X: gotpm.TPM2BECCParameter{Buffer: point[1 : 1+half]}, Y: gotpm.TPM2BECCParameter{Buffer: point[1+half:]}})
 	}
-	return &Key{Signer: signer, Area: gotpm.Marshal(t), public: t}, nil
+	name, err := gotpm.ObjectName(&t)
+	if err != nil {
+		return nil, fmt.Errorf("simtpm: a template with an unknown hash: %w", err)
+	}
+	return &Key{Signer: signer, Area: gotpm.Marshal(t), public: t, name: name.Buffer}, nil
 }
 
 func generate(t *gotpm.TPMTPublic) (crypto.Signer, error) {
