@@ -486,3 +486,25 @@ func TestFollowersAreBoundedAndLetGo(t *testing.T) {
 		t.Error(w.Status, err)
 	}
 }
+
+// A document from a time that has not come is made anew, and so is one that is an hour old;
+// between two there is a pause, however much changes.
+func TestDocumentsAndTheClock(t *testing.T) {
+	made := 0
+	d := &document{build: func(context.Context, string, time.Time) ([]byte, int64, error) {
+		made++
+		return fmt.Append(nil, made), 7, nil
+	}}
+	now := time.Now()
+	for i, step := range []struct {
+		after time.Duration
+		last  int64
+		made  int
+	}{{0, 7, 1}, {time.Minute, 7, 1}, {0, 8, 2}, {denyListEvery / 2, 9, 2}, {denyListEvery, 9, 3}, {-time.Hour, 7, 4}, {time.Second, 7, 4}, {resignAfter, 7, 5}} {
+		now = now.Add(step.after)
+		data, tag, err := d.get(t.Context(), step.last, now)
+		if err != nil || made != step.made || string(data) != fmt.Sprint(made) || tag == "" {
+			t.Errorf("step %d: made %d times, not %d; %q, %v", i, made, step.made, data, err)
+		}
+	}
+}
