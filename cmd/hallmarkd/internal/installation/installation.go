@@ -92,7 +92,8 @@ func Open(path string) (*Installation, error) {
 // Agrees holds the configuration against the bundle that devices follow.
 func (in *Installation) Agrees() error {
 	if nonce := in.Config.ChannelBinding == config.BindingNonce; nonce != in.Trust.Bundle().NonceMode {
-		return fmt.Errorf("channel_binding is %q in %s, but the trust bundle %s tells devices otherwise", in.Config.ChannelBinding, in.Config.File, in.Config.Trust.Bundle)
+		return Hint(fmt.Errorf("channel_binding is %q in %s, but the trust bundle %s tells devices otherwise", in.Config.ChannelBinding, in.Config.File, in.Config.Trust.Bundle),
+			"hallmarkd trust propose --from-config --config %s, then sign and publish it", in.Config.File)
 	}
 	for _, line := range profile.Issuers() {
 		if i := in.Issuer(line); !in.Lists(i) {
