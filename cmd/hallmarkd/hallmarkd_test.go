@@ -29,12 +29,15 @@ func TestTranscripts(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			// await-ready waits for the server whose status listener has the given port.
+			// await-ready waits for the server whose status listener has the given port, and
+			// for the list that its own certificate is on, which it publishes a moment later.
 			"await-ready": func(ts *testscript.TestScript, _ bool, args []string) {
 				for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-					if answer, err := http.Get("http://127.0.0.1:" + args[0] + "/healthz"); err == nil {
+					if answer, err := http.Get("http://127.0.0.1:" + args[0] + "/crl/infrastructure/1.crl"); err == nil {
 						answer.Body.Close()
-						return
+						if answer.StatusCode == http.StatusOK {
+							return
+						}
 					}
 				}
 				ts.Fatalf("the server is not ready after 30 s")
