@@ -119,7 +119,10 @@ func (s *Service) For(ctx context.Context, c *gate.Call, of record.Selection, wi
 
 func (s *Service) create(ctx context.Context, c *gate.Call, of record.Selection, j record.Job) (record.Job, error) {
 	e := c.Event("renewal.planned", "")
-	e.Reason, e.Detail["within"], e.Detail["where"] = j.Why, j.Due.Sub(j.Created).String(), j.Expression
+	e.Reason, e.Detail["within"] = j.Why, j.Due.Sub(j.Created).String()
+	if j.Expression != "" {
+		e.Detail["where"] = j.Expression
+	}
 	j, err := s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (record.JobPlan, error) {
 		e.Detail["devices"] = fmt.Sprint(v.Total)
 		return record.JobPlan{Job: j, Event: e}, nil
