@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -111,8 +112,10 @@ func TestSite(t *testing.T) {
 			return "", err
 		}
 		defer c.Close()
-		io.WriteString(c, "hello\n")
-		c.CloseWrite()
+		_, err = io.WriteString(c, "hello\n")
+		if err = errors.Join(err, c.CloseWrite()); err != nil {
+			return "", err // a reset that has been told once is an end to who reads
+		}
 		text, err := io.ReadAll(c)
 		return string(text), err
 	}
@@ -125,18 +128,19 @@ func TestSite(t *testing.T) {
 	if text, err := visit(sites[2]); err == nil {
 		t.Errorf("a program that breaks off looks as if it had finished: %q", text)
 	}
-	if _, err := visit(sites[3]); err == nil || !heard("no such file") {
-		t.Errorf("a program that is not there: %v", err)
+	if _, err := visit(sites[3]); err == nil {
+		t.Error("a program that is not there looks as if it had answered")
 	}
+	await(t, func() bool { return heard("no such file") })
 	// A stranger never reaches the program.
 	before := reached.Load()
 	other, _ := certificate(t)
 	for name, c := range map[string]*tls.Config{"no certificate": config(), "another's": config(other)} {
 		conn, err := tls.Dial("tcp", sites[0].Listen, c)
 		if err == nil {
-			io.WriteString(conn, "hello\n")
-			conn.CloseWrite()
-			if text, err := io.ReadAll(conn); err == nil {
+			_, err := io.WriteString(conn, "hello\n")
+			text, failed := io.ReadAll(conn)
+			if errors.Join(err, failed) == nil {
 				t.Errorf("%s: %q", name, text)
 			}
 			conn.Close()
