@@ -284,6 +284,13 @@ func TestOCSPByGet(t *testing.T) {
 			t.Errorf("%s: headers %v", name, r.Header)
 		}
 	}
+	// HEAD says what GET would.
+	r, err := http.Head(server.URL + "/ocsp/" + url.PathEscape(text))
+	p.must(err)
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK || r.ContentLength != int64(len(want)) || r.Header.Get("ETag") != etag(want) {
+		t.Errorf("HEAD: %s, %v", r.Status, r.Header)
+	}
 	// The same by tag costs no bytes.
 	again := httptest.NewRequest("GET", "/ocsp/"+url.PathEscape(text), nil)
 	again.Header.Set("If-None-Match", etag(want))
