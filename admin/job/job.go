@@ -21,7 +21,7 @@ import (
 
 const (
 	// batch is how many devices one step is about. Others who want to write wait for it, and
-	// SQLite's cost for each grows with it: of 250, three times that of 25.
+	// SQLite's cost for each grows with it: of 250, three times that of 25 (docs/performance.md).
 	batch = 32
 	// publishEvery is how soon, at the earliest, what a job changed is published while it
 	// goes on; if publishing takes longer, half of the time goes into it.
