@@ -1,6 +1,6 @@
 // Package populate fills a new record's file with a fleet that nobody has enrolled, for
-// measurements and crashes. A million devices through the record's verbs would take longer
-// than what is measured.
+// measurements and crashes. A million devices take a minute; through the record's verbs they
+// would take much longer than what is measured.
 package populate
 
 import (
