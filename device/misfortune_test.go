@@ -82,8 +82,9 @@ func TestStateFolderOnABadDisk(t *testing.T) {
 		bin="$AWAY/hallmark-device"; state="$AWAY/state"
 		cp "$DEVICE" "$bin"; cp -a "$STATE" "$state"; chmod 755 "$AWAY"
 		mount --bind "$state" "$state"
-		if setpriv --reuid=65534 --clear-groups true 2>/dev/null; then
-			chown -R 65534 "$state"; as="setpriv --reuid=65534 --regid=65534 --clear-groups"
+		drop="--no-new-privs --bounding-set=-all --inh-caps=-all" # as init/systemd does
+		if setpriv --reuid=65534 --clear-groups $drop true 2>/dev/null; then
+			chown -R 65534 "$state"; as="setpriv --reuid=65534 --regid=65534 --clear-groups $drop"
 			for d in "$AWAY" $(dirname "$AWAY") $(dirname $(dirname "$AWAY")); do chmod a+x "$d"; done
 		else as=; fi
 		mount -o remount,bind,ro /

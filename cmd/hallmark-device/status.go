@@ -118,7 +118,7 @@ func workLines(s agent.Status) (lines []string) {
 	if f := s.Outcome.Final; f != nil {
 		lines = append(lines, fmt.Sprintf("refused      for good since %s: %s [%s]", when(f.Time), f.Detail, f.Code))
 	} else if f := s.Outcome.Failure; f != nil {
-		lines = append(lines, fmt.Sprintf("failing      %d times since the last contact, last %s: %s [%s]", s.Outcome.Failures, when(f.Time), f.Detail, f.Code))
+		lines = append(lines, fmt.Sprintf("failing      %d times in a row, last %s: %s [%s]", s.Outcome.Failures, when(f.Time), f.Detail, f.Code))
 	}
 	for _, f := range s.Outcome.HookFailures {
 		lines = append(lines, "warning      "+f)
