@@ -9,7 +9,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/consent"
 	"github.com/hallmark-pki/hallmark/admin/gate"
@@ -149,6 +148,3 @@ func worded(err error, id string) error {
 	}
 	return gate.Absent(err, "hallmark job list and hallmark approve list show those there are", "there is no %q", id)
 }
-
-// showTime is a time as events hold it.
-func showTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }

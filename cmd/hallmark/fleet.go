@@ -108,7 +108,7 @@ func showDevice(c *cobra.Command, asJSON bool, d wire.Device) error {
 		lines = append(lines, [2]string{"EK Name", ek.Name}, [2]string{"EK issuer", ek.Issuer})
 	}
 	lines = append(lines, [2]string{"Enrolled", terminal.Exactly(d.Enrolled)}, [2]string{"Renewed", terminal.Exactly(d.Renewed)},
-		[2]string{"Seen", terminal.Exactly(d.Seen)}, [2]string{"May come back until", terminal.Exactly(d.Granted)}, [2]string{"ID", d.ID})
+		[2]string{"Seen", terminal.Exactly(d.Seen)}, [2]string{"Labels", labels(d.Labels)}, [2]string{"May come back until", terminal.Exactly(d.Granted)}, [2]string{"ID", d.ID})
 	if err := terminal.Show(c, asJSON, d, lines...); err != nil || asJSON {
 		return err
 	}
