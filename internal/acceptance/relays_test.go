@@ -556,7 +556,7 @@ func TestRelayUnit(t *testing.T) {
 	if out, err := s.try("systemd-analyze verify ./hallmark-relay.service 2>&1 | grep hallmark-relay.service"); err == nil {
 		t.Error(out)
 	}
-	s.bash(t, "systemd-analyze security --no-pager --offline=true --threshold=30 ./hallmark-relay.service")
+	s.bash(t, "systemd-analyze security --no-pager --offline=true --threshold=40 ./hallmark-relay.service")
 }
 
 // fullDisk gives the files' folder a small disk of its own; who may not mount one gets a limit
