@@ -182,9 +182,11 @@ func versionCommand() *cobra.Command {
 }
 
 // readTicket reads the ticket from the argument, standard input or the environment;
-// nil if there is none.
+// nil if there is none. It takes the variable away: a ticket is not for the programs that
+// the agent runs.
 func readTicket(c *cobra.Command, args []string) (*wire.Permission, error) {
 	text := os.Getenv("HALLMARK_TICKET")
+	os.Unsetenv("HALLMARK_TICKET")
 	if len(args) == 1 {
 		text = args[0]
 	}
