@@ -18,7 +18,6 @@ import (
 const (
 	KindTPM2    = "tpm2"
 	KindSoftKey = "softkey"
-	KindIDevID  = "idevid"
 )
 
 // Facts is what a verifier established; read it from Pending or Claims.

@@ -234,7 +234,6 @@ type post struct {
 	dir, etc string
 	Config
 	log *journal
-	now func() time.Time
 }
 
 func (s *site) post() *post {
