@@ -68,6 +68,8 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 	switch {
 	case !out.Running && out.Problem == "":
 		out.Problem = "the relay does not run"
+	case out.Problem == "" && st.Contact.IsZero():
+		out.Problem = "the relay has not reached Hallmark yet: its log says why"
 	case out.Problem == "" && now.Sub(st.Contact) > silent:
 		out.Problem = "nothing was heard of the relay since " + st.Contact.Format(time.RFC3339) + ": its log says why; is the disk full?"
 	case out.Problem == "" && !st.Until.IsZero() && now.After(st.Until):

@@ -143,7 +143,7 @@ func hintFor(err error) string {
 	case errors.As(err, new(*state.HeldError)):
 		return "wait until it has finished"
 	case errors.Is(err, state.ErrEmpty):
-		return "run: hallmark-device enrol TICKET"
+		return "run: hallmark-device enrol TICKET; or, if it is enrolled, name its state folder with --state"
 	case errors.Is(err, device.ErrNoLDevID):
 		return "run: hallmark-device renew"
 	case errors.Is(err, page.ErrNone):

@@ -40,6 +40,9 @@ becomes a trust anchor by itself: TPMs whose EK certificate chains to it are
 	asJSON := terminal.JSONFlag(c)
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		found, skipped, err := readAuthorities(args[0])
+		if errors.Is(err, fs.ErrNotExist) {
+			return terminal.Hinted(err, "name a file or a folder with certificates of TPM makers: docs/tpm-makers.md says where they are published")
+		}
 		if err != nil {
 			return err
 		}

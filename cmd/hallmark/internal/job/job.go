@@ -232,7 +232,7 @@ func verify() *cobra.Command {
 			return terminal.Shown(c, r, err)
 		}
 		for _, p := range r.Approvals {
-			fmt.Fprintf(c.OutOrStdout(), "%s %s: asked by %s (%s), approved by %s %s\n", p.Kind, p.ID, terminal.Printable(p.Requester, false),
+			fmt.Fprintf(c.OutOrStdout(), "request %s, %s: asked by %s (%s), approved by %s %s\n", p.ID, p.Kind, terminal.Printable(p.Requester, false),
 				terminal.Printable(p.Why, false), terminal.Printable(cmp.Or(p.Approver, "nobody"), false), terminal.Exactly(p.Approved))
 		}
 		fmt.Fprintf(c.OutOrStdout(), "signed by %s at %s\n\n", terminal.Printable(r.Installation, false), terminal.Exactly(r.Made))
