@@ -11,7 +11,7 @@ COMMITTED := $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.built=$(COMMITTED)
 BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 # Packages in which goroutines meet; the race detector needs a C compiler.
-RACY     := ./relay/guard ./record/sqlite/... ./ca ./ca/status ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./device/agent ./device/proxy
+RACY     := ./relay/... ./record/sqlite/... ./ca ./ca/status/... ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./device/agent ./device/proxy
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint fuzz bench build setup
