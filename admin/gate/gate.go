@@ -16,6 +16,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -238,7 +239,7 @@ func shorten(text string, bytes int) string {
 	if len(text) <= bytes {
 		return text
 	}
-	return text[:bytes] + "…"
+	return strings.ToValidUTF8(text[:bytes], "") + "…"
 }
 
 // sampler lets one event a minute through and counts the others: strangers must not be
