@@ -66,7 +66,7 @@ reviewed. What takes the root's key is said at the end.`,
 func said(r issuers.Revocation, reason string) string {
 	var b strings.Builder
 	if r.State == "waiting" {
-		fmt.Fprintf(&b, "%s will be revoked by job %s once another operator types: hallmark approve %s\n", r.Issuer, r.Job, r.Approval)
+		fmt.Fprintf(&b, "%s will be revoked by job %s once another operator types: hallmark approve %s\n(if nobody can, cancel it with hallmark job cancel %[2]s, and type this again with --break-glass WHY)\n", r.Issuer, r.Job, r.Approval)
 	} else {
 		fmt.Fprintf(&b, "%s is being revoked by job %s, with the certificates of %s: hallmark job show %[2]s\n", r.Issuer, r.Job, terminal.Count(int(r.Devices), "device"))
 	}
