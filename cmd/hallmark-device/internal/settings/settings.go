@@ -137,11 +137,11 @@ type Value struct {
 // Found are all settings with their values.
 type Found struct {
 	// File is the file that was read; empty if none.
-	File   string
-	Values []Value
+	File   string  `json:"file,omitempty"`
+	Values []Value `json:"settings"`
 	// Tunnels and Sites are the file's [proxy] sections.
-	Tunnels []proxy.Tunnel
-	Sites   []proxy.Site
+	Tunnels []proxy.Tunnel `json:"tunnels,omitempty"`
+	Sites   []proxy.Site   `json:"sites,omitempty"`
 }
 
 // Find finds the settings of a command whose flags were read, and puts their values where

@@ -54,9 +54,13 @@ reviewed. What takes the root's key is said at the end.`,
 		}
 		r, err := cl.RevokeIssuer(c.Context(), args[0], in)
 		if err != nil || *asJSON {
-			return terminal.Shown(c, r, err)
+			err = terminal.Shown(c, r, err)
+		} else {
+			_, err = io.WriteString(c.OutOrStdout(), terminal.Printable(said(r, in.Reason), true))
 		}
-		_, err = io.WriteString(c.OutOrStdout(), terminal.Printable(said(r, in.Reason), true))
+		if err == nil && r.State == "waiting" {
+			err = terminal.Waiting(fmt.Errorf("job %s, the revocation of %s, waits for another operator", r.Job, r.Issuer), "hallmark approve "+r.Approval)
+		}
 		return err
 	})
 	return c
