@@ -18,7 +18,8 @@ import (
 )
 
 // grant lets a device come back that cannot prove enough by itself. With a new key the
-// certificates of the old one are on CRLs when the answer comes.
+// certificates of the old one are on CRLs when the answer comes, which counts as a
+// revocation: by it the identities of a whole fleet could be ended.
 func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 	var in renewal.NewGrant
 	if err := c.Read(&in); err != nil {
@@ -38,7 +39,15 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 		Expires: c.Now.Add(cmp.Or(time.Duration(in.For)*time.Second, renewal.DefaultGrant))}
 	e := c.Event("device.granted", d.Name())
 	e.Reason = in.Why
+	e.Alert = g.NewKey // it ends certificates
 	e.Detail["until"], e.Detail["new_key"] = g.Expires.UTC().Format(time.RFC3339), strconv.FormatBool(g.NewKey)
+	if g.NewKey && !d.Assurance.Hardware && d.State != record.StateRevoked {
+		done, err := s.Watch.RevokeOne(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
 	shards, err := s.Store.Grant(ctx, g, e)
 	switch {
 	case errors.Is(err, record.ErrConflict) && d.Assurance.Hardware && d.State != record.StateRevoked:

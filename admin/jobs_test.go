@@ -21,6 +21,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
+	"github.com/hallmark-pki/hallmark/wire/renewal"
 )
 
 // requested is the request that a refusal names.
@@ -310,6 +311,13 @@ func TestSecondOperator(t *testing.T) {
 	check(t, err)
 	_, err = h.anna.Revoke(ctx, "w49-002", wire.StatusRequest{Reason: "superseded"})
 	wantProblem(t, err, wire.CodeApproval)
+	soft := h.softDevice("SN-1")
+	_, err = h.anna.Grant(ctx, soft.Serial, renewal.NewGrant{NewKey: true})
+	wantProblem(t, err, wire.CodeApproval) // it would end certificates as well
+	_, err = h.anna.Grant(ctx, soft.Serial, renewal.NewGrant{})
+	check(t, err)
+	_, err = bo.Grant(ctx, soft.Serial, renewal.NewGrant{NewKey: true})
+	check(t, err)
 	beyond := revoke(h.anna, "serial = w49-002", "")
 	if beyond.State != record.JobWaiting || beyond.Approval == "" {
 		t.Errorf("beyond the threshold: %+v", beyond)

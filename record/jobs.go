@@ -184,7 +184,8 @@ type Jobs interface {
 	// written.
 	Moment(ctx context.Context, device string, at time.Time) (time.Time, error)
 	// RevokedAlone counts the devices that an operator has revoked or retired since a time,
-	// one by one or by a job, but for jobs that another operator approves or reviews.
+	// or whose certificates ended by a grant for a new key, one by one or by a job that was
+	// made or had not ended then, but for jobs that another operator approves or reviews.
 	RevokedAlone(ctx context.Context, operator string, since time.Time) (int64, error)
 	// Conclude gives a device its outcome in every running job of a kind that is not a
 	// status job, and ends the jobs in which nothing is pending then. Nothing happens if

@@ -383,6 +383,21 @@ func revokedAlone(t *testing.T, b *bench) {
 	alone(Now.Add(-time.Hour), 4)
 	b.wait()
 	alone(Now.Add(-time.Hour), 4)
+
+	// A job that has not ended counts for as long, and after its end.
+	alone(Now.Add(time.Hour), 2)
+	_, err = b.CancelJob(b.ctx, j.ID, Now.Add(2*time.Hour), event("job.cancelled"))
+	b.must(err)
+	alone(Now.Add(time.Hour), 2)
+	alone(Now.Add(2*time.Hour), 0)
+
+	// So does a grant that ends certificates.
+	for _, new := range []string{"true", "false"} {
+		e := event("device.granted")
+		e.Actor, e.Detail = "operator:anna", map[string]string{"new_key": new}
+		b.must(b.Note(b.ctx, e))
+	}
+	alone(Now.Add(-time.Hour), 5)
 }
 
 // jobAndItsOperator: the job of an operator who was disabled goes no further.

@@ -328,16 +328,17 @@ func (s Store) CancelJob(ctx context.Context, id string, at time.Time, e record.
 	return j, err
 }
 
-// RevokedAlone adds up events and jobs; the events of a job name it.
+// RevokedAlone adds up events and jobs; the events of a job name it. A job counts until a
+// day after its end: paused ones could be saved up otherwise, and resumed together.
 func (s Store) RevokedAlone(ctx context.Context, operator string, since time.Time) (total int64, err error) {
 	err = s.db.View(ctx, func(c *engine.Conn) error {
-		one, err := engine.First(c, engine.Number, `SELECT count(*) FROM events WHERE verb IN ('device.revoked', 'device.retired')
-			AND actor = ? AND time > ? AND detail NOT LIKE '%"job":%'`, "operator:"+operator, since)
+		one, err := engine.First(c, engine.Number, `SELECT count(*) FROM events WHERE verb IN ('device.revoked', 'device.retired', 'device.granted')
+			AND actor = ? AND time > ? AND CASE verb WHEN 'device.granted' THEN detail LIKE '%"new_key":"true"%' ELSE detail NOT LIKE '%"job":%' END`, "operator:"+operator, since)
 		if err != nil {
 			return err
 		}
-		many, err := engine.First(c, engine.Number, `SELECT coalesce(sum(total), 0) FROM jobs j WHERE operator = ? AND created > ? AND kind IN ('retire', 'revoke')
-			AND NOT EXISTS (SELECT 1 FROM approvals WHERE subject = 'j' || j.seq AND kind IN ('job', 'review'))`, operator, since)
+		many, err := engine.First(c, engine.Number, `SELECT coalesce(sum(total), 0) FROM jobs j WHERE operator = ? AND (created > ? OR ended IS NULL OR ended > ?)
+			AND kind IN ('retire', 'revoke') AND NOT EXISTS (SELECT 1 FROM approvals WHERE subject = 'j' || j.seq AND kind IN ('job', 'review'))`, operator, since, since)
 		if err == nil {
 			total = *one + *many
 		}
