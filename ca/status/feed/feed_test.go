@@ -414,7 +414,7 @@ func TestRefusals(t *testing.T) {
 	s.must(s.store.SkipChanges(t.Context(), 1_000_000))
 	_, err = s.status.Restore(t.Context(), id, note("x"))
 	s.must(err)
-	s.follow(s.last()).until(s.last())
+	s.follow(s.last() - 1).until(s.last()) // not from the last itself: that is told at once, announced or not
 	for _, c := range []struct {
 		path   string
 		status int
