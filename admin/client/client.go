@@ -38,6 +38,7 @@ type Client struct {
 	warn     func(string)
 	http     *http.Client
 	renewal  sync.Once
+	patience time.Duration // with a server that is coming up
 
 	mu       sync.Mutex
 	identity *tls.Certificate
@@ -73,7 +74,7 @@ func load(r role, path string, warn func(string)) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{role: r, settings: s, warn: warn}
+	c := &Client{role: r, settings: s, warn: warn, patience: starting}
 	if c.roots, err = readRoots(s.Roots); err != nil {
 		return nil, err
 	}

@@ -190,6 +190,31 @@ func TestWrongServers(t *testing.T) {
 	}
 }
 
+// TestServerComesUp: who asks before the server listens is answered when it does.
+func TestServerComesUp(t *testing.T) {
+	later := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }))
+	address := later.Listener.Addr().String()
+	later.Listener.Close()
+	key, der := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	later.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	cl, err := Load(write(t, "https://"+address, der, 24*time.Hour), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl.patience = time.Hour
+	answered := make(chan error)
+	go func() { _, err := cl.Whoami(t.Context()); answered <- err }()
+	time.Sleep(50 * time.Millisecond) // for the first knock, which it does not depend on
+	if later.Listener, err = net.Listen("tcp", address); err != nil {
+		t.Fatal(err)
+	}
+	later.StartTLS()
+	defer later.Close()
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+}
+
 // A stranger in the server's place cannot tell an invited operator what to do.
 func TestStrangersWords(t *testing.T) {
 	url, _ := server(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
@@ -21,8 +22,12 @@ import (
 	"github.com/hallmark-pki/hallmark/wire/steps"
 )
 
-// handshakeTimeout bounds the search for the server and the handshake with it.
-const handshakeTimeout = 20 * time.Second
+const (
+	// handshakeTimeout bounds the search for the server and the handshake with it.
+	handshakeTimeout = 20 * time.Second
+	// starting is how long a server may take to come up.
+	starting = 3 * time.Second
+)
 
 // dialTLS connects to the server. If its certificate ends in a root that the settings do
 // not name, the installation may have moved on: then its trust bundles say so, which
@@ -30,9 +35,9 @@ const handshakeTimeout = 20 * time.Second
 func (c *Client) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn, err := (&tls.Dialer{Config: c.tlsConfig()}).DialContext(ctx, network, address)
+	conn, err := c.knock(ctx, network, address)
 	if errors.As(err, new(x509.UnknownAuthorityError)) && c.follow(ctx) == nil {
-		conn, err = (&tls.Dialer{Config: c.tlsConfig()}).DialContext(ctx, network, address)
+		conn, err = c.knock(ctx, network, address)
 	}
 	if err != nil {
 		return nil, err
@@ -42,6 +47,17 @@ func (c *Client) dialTLS(ctx context.Context, network, address string) (net.Conn
 	defer c.mu.Unlock()
 	c.issuer = shown.AuthorityKeyId
 	return conn, nil
+}
+
+// knock dials, again for a while if nobody listens there: the command that starts a server
+// and the first that asks it are often pasted together.
+func (c *Client) knock(ctx context.Context, network, address string) (net.Conn, error) {
+	for deadline := time.Now().Add(c.patience); ; time.Sleep(100 * time.Millisecond) {
+		conn, err := (&tls.Dialer{Config: c.tlsConfig()}).DialContext(ctx, network, address)
+		if !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(deadline) || ctx.Err() != nil {
+			return conn, err
+		}
+	}
 }
 
 // succeeded reports whether the server's own certificate is of another CA of ours than
