@@ -58,6 +58,7 @@ operator/hallmark.yaml; "hallmark operator accept" writes everybody else's.
 	cmd.PersistentFlags().StringVar(&a.Config, "config", "", "settings file, or the folder that holds it (default $"+terminal.ConfigVariable+")")
 	cmd.AddCommand(a.vendorcaCommand(), a.tpmCommand(), a.modelCommand(), a.lotCommand(), a.ticketCommand(), a.deviceCommand(),
 		a.certCommand(), a.operatorCommand(), job.Command(&a.App), job.Approve(&a.App), job.Alert(&a.App), job.Setting(&a.App), issuer.Command(&a.App), renewal.Command(&a.App), relying.Command(&a.App), relying.Relay(version), audit.Command(&a.App, version), a.whoamiCommand(), versionCommand())
+	terminal.SpellOut(cmd)
 	return cmd
 }
 

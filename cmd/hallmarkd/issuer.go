@@ -32,7 +32,7 @@ const cACompromise = 2
 func revokeIssuerCommand() *cobra.Command {
 	var path, key, reason string
 	c := &cobra.Command{
-		Use: "revoke ISSUER --root-key KEY", Short: "Name an issuing CA on its root's CRL", Args: exactlyOne("an issuer"),
+		Use: "revoke ISSUER --root-key KEY", Short: "Name an issuing CA on its root's CRL", ValidArgsFunction: issuers(&path), Args: exactlyOne("an issuer"),
 		Long: `Revoke signs a new CRL of an issuing CA's root that names the CA: the half of
 "hallmark issuer revoke" that takes the root's key. Relying parties that check the
 whole chain refuse everything that the CA has signed, on record or not, when they have

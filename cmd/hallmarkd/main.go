@@ -109,3 +109,16 @@ func configFlag(c *cobra.Command, path *string) {
 	c.Flags().StringVar(path, "config", installation.ConfigFile, "the installation's configuration, or the folder that holds it")
 	c.MarkFlagFilename("config", "yaml", "yml")
 }
+
+// issuers completes an argument with the names of the installation's issuing CAs, by which
+// their roots are named too.
+func issuers(path *string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+		if in, err := installation.Open(*path); err == nil && len(args) == 0 {
+			for _, i := range in.Issuers {
+				names = append(names, i.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

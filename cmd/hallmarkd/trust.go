@@ -159,7 +159,7 @@ func retireRootCommand() *cobra.Command {
 	var path string
 	var strand, asJSON bool
 	c := &cobra.Command{
-		Use: "retire-root ROOT", Short: "Propose to trust a root no more, and say whom that strands", Args: exactlyOne("a root"),
+		Use: "retire-root ROOT", Short: "Propose to trust a root no more, and say whom that strands", ValidArgsFunction: issuers(&path), Args: exactlyOne("a root"),
 		Long: `Retire-root proposes a trust bundle without a root, which is named by its issuer or by
 the beginning of its fingerprint. It lists the devices, operators and relays on record
 that would be refused and could not help themselves, and proposes nothing then unless
@@ -384,7 +384,7 @@ func withdrawCommand() *cobra.Command {
 func activateCommand() *cobra.Command {
 	var path string
 	c := &cobra.Command{
-		Use: "activate ISSUER", Short: "Issue from now on by another CA of the same line", Args: exactlyOne("an issuer"),
+		Use: "activate ISSUER", Short: "Issue from now on by another CA of the same line", ValidArgsFunction: issuers(&path), Args: exactlyOne("an issuer"),
 		Long: `Activate puts an issuing CA to use whose root the published bundle lists, in the place
 of the one before it in its line; the server, if it runs on this machine, does so at
 once. Certificates of the one before stay good until its root is retired. Naming the

@@ -94,6 +94,22 @@ func Group(noun, short, example string, verbs ...*cobra.Command) *cobra.Command 
 	return cmd
 }
 
+// SpellOut has every command say how it is written when it gets too few or too many
+// arguments: that it "accepts 1 arg(s)" does not tell which.
+func SpellOut(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		SpellOut(c)
+		if check := c.Args; check != nil {
+			c.Args = func(c *cobra.Command, args []string) error {
+				if check(c, args) != nil {
+					return fmt.Errorf("%s given; the command is: %s", Count(len(args), "argument"), c.UseLine())
+				}
+				return nil
+			}
+		}
+	}
+}
+
 // Report prints what is wrong and what to do next, and returns the exit code.
 func Report(err error) int {
 	if err == nil {
