@@ -72,11 +72,11 @@ func TestExitCodes(t *testing.T) {
 		says string
 	}{
 		{"unheard", terminal.ExitUsage, "unknown command"},
-		{"device lst", terminal.ExitUsage, `did you mean "list"`},
-		{"device revok SN-1 --reason key-compromise", terminal.ExitUsage, `did you mean "revoke"`},
+		{"device lst", terminal.ExitUsage, "did you mean lift or list?"},
+		{"device revok SN-1 --reason key-compromise", terminal.ExitUsage, "did you mean revoke?"},
 		{"device --reason key-compromise", terminal.ExitUsage, "unknown flag"},
-		{"device show", terminal.ExitUsage, "1 arg"},
-		{"device list a b", terminal.ExitUsage, "at most 1"},
+		{"device show", terminal.ExitUsage, "0 arguments given; the command is: hallmark device show SERIAL"},
+		{"device list a b", terminal.ExitUsage, "2 arguments given; the command is: hallmark device list [EXPR]"},
 		{"device list --colour", terminal.ExitUsage, "unknown flag"},
 		{"device revoke SN-1", terminal.ExitUsage, `"reason" not set`},
 		{"lot create W47", terminal.ExitUsage, `"quota" not set`},

@@ -78,7 +78,7 @@ func Group(noun, short, example string, verbs ...*cobra.Command) *cobra.Command 
 			}
 			err := fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
 			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-				err = fmt.Errorf("%w: did you mean %q?", err, near[0])
+				err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(near, " or "))
 			}
 			return err
 		},
