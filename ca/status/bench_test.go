@@ -59,7 +59,7 @@ func onSQLite(b *testing.B) (*pki, *sqlite.Store) {
 // little as it can, for it has its part in both.
 func BenchmarkOCSPKept(b *testing.B) {
 	p, store := onSQLite(b)
-	serial := issued(p, store, "SN-1", 1)
+	serial := issued(p, store, "SN-1")
 	path := "/ocsp/" + url.PathEscape(base64.StdEncoding.EncodeToString(p.request(serial, crypto.SHA256)))
 	body := p.get(path, http.StatusOK)
 	ours := rate(b, p.service.Handler(), path)
@@ -145,7 +145,7 @@ func BenchmarkOCSPFirst(b *testing.B) {
 	var took time.Duration
 	for b.Loop() {
 		n++
-		serial := issued(p, store, fmt.Sprint("SN-", n), byte(n))
+		serial := issued(p, store, fmt.Sprint("SN-", n))
 		begin := time.Now()
 		if r := p.ask(serial); r.Status != 0 {
 			b.Fatal(r.Status)
@@ -158,7 +158,7 @@ func BenchmarkOCSPFirst(b *testing.B) {
 // BenchmarkOCSPSigned is an answer that is signed live, without HTTP.
 func BenchmarkOCSPSigned(b *testing.B) {
 	p, store := onSQLite(b)
-	request := withNonce(b, p.request(issued(p, store, "SN-1", 1), crypto.SHA256), make([]byte, 32))
+	request := withNonce(b, p.request(issued(p, store, "SN-1"), crypto.SHA256), make([]byte, 32))
 	digest := make([]byte, 32)
 	for b.Loop() {
 		p.service.answerOCSP(background, request)

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math/big"
 	"path/filepath"
@@ -14,14 +15,14 @@ import (
 
 // issued puts a device and a certificate into a real record, as the provisioner and
 // the CA do.
-func issued(p *pki, s *sqlite.Store, device string, number byte) *big.Int {
+func issued(p *pki, s *sqlite.Store, device string) *big.Int {
 	p.Helper()
-	now, serial := p.clock.Now(), newSerial()
+	now, serial, own := p.clock.Now(), newSerial(), sha256.Sum256([]byte(device))
 	e := record.Event{Time: now, Actor: "host", Verb: "test", Object: device}
 	_, err := s.Admit(background, record.Query{}, func(record.View) (record.Admission, error) {
 		return record.Admission{Device: record.Device{ID: device, Model: record.DefaultModel, Lot: record.DefaultLot, Serial: device,
-			State: record.StateActive, EKs: []record.EK{{Fingerprint: [32]byte{number}, Name: []byte{number}, Public: []byte{number}}},
-			AKName: []byte{number}, AKPublic: []byte{number}, Key: [32]byte{number}, Enrolled: now, Seen: now}, Event: e}, nil
+			State: record.StateActive, EKs: []record.EK{{Fingerprint: own, Name: own[:], Public: own[:]}},
+			AKName: own[:], AKPublic: own[:], Key: own, Enrolled: now, Seen: now}, Event: e}, nil
 	})
 	p.must(err)
 	shard, _, err := s.ReserveShard(background, "operational", 1, 1)
@@ -48,7 +49,7 @@ func TestOverSQLite(t *testing.T) {
 		p.must(err)
 	}
 	start()
-	good, bad := issued(p, store, "SN-1", 1), issued(p, store, "SN-2", 2)
+	good, bad := issued(p, store, "SN-1"), issued(p, store, "SN-2")
 	if r := p.ask(good); r.Status != second.Good {
 		t.Error("status", r.Status)
 	}

@@ -175,7 +175,7 @@ func TestNumbersOfTheWhole(t *testing.T) {
 		p.must(err)
 	}
 	start()
-	issued(p, store, "SN-1", 1)
+	issued(p, store, "SN-1")
 	first := p.complete()
 	last := first.Number
 	note := record.Event{Time: p.clock.Now(), Actor: "host", Verb: "x"}
