@@ -9,59 +9,57 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
-	"fmt"
 )
 
 // Facts is what was established about a device and its key. See attest.Facts.
 type Facts struct {
 	// Kind names the verifier: "tpm2", "softkey", "idevid".
-	Kind string `json:"kind"`
+	Kind string
 	// Key is the SubjectPublicKeyInfo (DER) of the key that a certificate may be issued for.
-	Key []byte `json:"key"`
+	Key []byte
 	// Binding is the digest that the evidence was made over (the wire binding).
-	Binding [32]byte `json:"binding"`
+	Binding [32]byte
 	// Birth is the SubjectPublicKeyInfo (DER) of the IDevID key, where that key made the
 	// evidence itself; nil where an attestation key did.
-	Birth []byte `json:"birth,omitempty"`
+	Birth []byte
 	// TPM holds what is known of the chip; nil when no TPM took part.
-	TPM *TPM `json:"tpm,omitempty"`
+	TPM *TPM
 }
 
 // TPM is what a TPM 2.0 verifier established about one chip. See attest.TPM.
 type TPM struct {
 	// EKPublic is the endorsement key's TPMT_PUBLIC, EKName its Name (nameAlg ‖ digest).
-	EKPublic []byte `json:"ek_public"`
-	EKName   []byte `json:"ek_name"`
+	EKPublic []byte
+	EKName   []byte
 	// EKFingerprint is the SHA-256 of the endorsement key's SubjectPublicKeyInfo: the
 	// chip's key in the inventory (certificate serial numbers are not unique across makers).
-	EKFingerprint [32]byte `json:"ek_fingerprint"`
+	EKFingerprint [32]byte
 	// EKType is the endorsement key's algorithm and size: "P-256", "RSA-2048". Of what a
 	// key is, its certificate proves no more: the rest of EKPublic is the device's word.
-	EKType string `json:"ek_type,omitempty"`
+	EKType string
 	// EKCertificate is the certificate exactly as its maker signed it (DER); nil if there is none.
-	EKCertificate []byte `json:"ek_certificate,omitempty"`
+	EKCertificate []byte
 	// EKIssuer is the certificate's issuer, RFC 2253 form; empty without certificate.
-	EKIssuer string `json:"ek_issuer,omitempty"`
+	EKIssuer string
 	// Certified: the certificate chains to a TPM maker that the installation trusts.
-	Certified bool `json:"certified,omitempty"`
+	Certified bool
 	// Uncertified says why Certified is false although a certificate was sent: one
 	// sentence that names the missing issuer and the next step. Empty otherwise.
-	Uncertified string `json:"uncertified,omitempty"`
+	Uncertified string
 	// Maker ("STM"), Model and Version come from the EK certificate (TCG EK profile
 	// 3.2.9), and are empty without one. They are proved only when Certified.
-	Maker   string `json:"maker,omitempty"`
-	Model   string `json:"model,omitempty"`
-	Version string `json:"version,omitempty"`
+	Maker   string
+	Model   string
+	Version string
 	// AKPublic is the attestation key's TPMT_PUBLIC, AKName its Name, AKKey its SubjectPublicKeyInfo.
-	AKPublic []byte `json:"ak_public"`
-	AKName   []byte `json:"ak_name"`
-	AKKey    []byte `json:"ak_key"`
+	AKPublic []byte
+	AKName   []byte
+	AKKey    []byte
 	// Firmware, ResetCount and RestartCount are attested (TPMS_ATTEST), not claimed.
-	Firmware     uint64 `json:"firmware"`
-	ResetCount   uint32 `json:"reset_count"`
-	RestartCount uint32 `json:"restart_count"`
+	Firmware     uint64
+	ResetCount   uint32
+	RestartCount uint32
 }
 
 // Pending is evidence that holds in itself but does not prove yet that the
@@ -122,13 +120,11 @@ func (p Pending) Seal(aead cipher.AEAD, additional []byte) ([]byte, error) {
 	if p.facts == nil {
 		return nil, ErrZero
 	}
-	plain, err := json.Marshal(p.facts)
-	if err != nil {
-		return nil, err
-	}
-	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(plain)+aead.Overhead())
+	var plain packer
+	p.facts.pack(&plain)
+	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(plain.b)+aead.Overhead())
 	rand.Read(nonce) // never fails since Go 1.24
-	return aead.Seal(nonce, nonce, plain, additional), nil
+	return aead.Seal(nonce, nonce, plain.b, additional), nil
 }
 
 // Open reverses Seal; it fails unless the key and the additional data are the same.
@@ -140,9 +136,9 @@ func Open(aead cipher.AEAD, blob, additional []byte) (Pending, error) {
 	if err != nil {
 		return Pending{}, errors.New("attest: sealed evidence does not open")
 	}
-	var f Facts
-	if err := json.Unmarshal(plain, &f); err != nil {
-		return Pending{}, fmt.Errorf("attest: sealed evidence: %w", err)
+	f, err := unpack(plain)
+	if err != nil {
+		return Pending{}, err
 	}
 	return Pending{facts: &f}, nil
 }
