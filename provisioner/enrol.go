@@ -1,7 +1,6 @@
 package provisioner
 
 import (
-	"cmp"
 	"context"
 	"crypto/x509"
 
@@ -140,28 +139,27 @@ func birth(d record.Device, f attest.Facts) []ca.Request {
 
 // checkTicket proves that the caller holds the ticket's secret, completes the serial
 // number from it, and refuses what can be no serial number. Whether the ticket is still
-// good is decided in the transaction that redeems it: a device whose answer was lost
-// shows it a second time.
+// good, and on record, is decided in the transaction that redeems it: a device whose answer
+// was lost shows it a second time.
 func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *session.Context) error {
-	if r.Ticket != "" {
-		invalid := &decide.Refusal{Code: "ticket-invalid", Detail: "the ticket is not of this server, or was changed",
-			Hint: "copy the whole ticket, or make a new one: hallmark ticket create"}
-		if !s.Permissions.Verify("hmt1", r.Ticket, r.Binding, r.TicketMAC) {
-			return invalid
-		}
+	if r.Ticket != "" && !s.Permissions.Verify("hmt1", r.Ticket, r.Binding, r.TicketMAC) {
+		return invalidTicket
+	}
+	if r.Ticket != "" && bound.Serial == "" {
 		view, err := s.Store.Look(ctx, record.Query{Ticket: r.Ticket})
 		if err != nil {
 			return err
 		}
 		switch {
 		case view.Ticket != nil:
-			bound.Serial = cmp.Or(bound.Serial, view.Ticket.Serial)
+			bound.Serial = view.Ticket.Serial
 		case view.Grant != nil:
-			bound.Serial = cmp.Or(bound.Serial, view.ByID.Serial)
+			bound.Serial = view.ByID.Serial
 		default:
-			return invalid
+			return invalidTicket
 		}
-	} else if bound.Serial == "" {
+	}
+	if r.Ticket == "" && bound.Serial == "" {
 		return nil // it comes back, and the record knows its serial number
 	}
 	if err := identity.CheckSerial(bound.Serial); err != nil {
@@ -169,3 +167,6 @@ func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *sessio
 	}
 	return nil
 }
+
+var invalidTicket = &decide.Refusal{Code: "ticket-invalid", Detail: "the ticket is not of this server, or was changed",
+	Hint: "copy the whole ticket, or make a new one: hallmark ticket create"}

@@ -175,6 +175,8 @@ func TestRefusals(t *testing.T) {
 	}
 	wrong := i.ticket(t, nil)
 	wrong.Secret = random(32)
+	lost := wire.Permission{Kind: wire.KindTicket, ID: i.permissions.NewID(), Server: used.Server} // as after a restore without journal
+	lost.Secret = i.permissions.Secret(lost.Kind, lost.ID)
 	bare, err := simtpm.NewDevice(nil, simtpm.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -190,6 +192,8 @@ func TestRefusals(t *testing.T) {
 		{"no ticket, unknown", fresh(), wire.Permission{}, "", wire.CodeTicketNeeded},
 		{"used by another", fresh(), used, "SN-9", wire.CodeTicketUsed},
 		{"wrong secret", fresh(), wrong, "SN-9", wire.CodeTicketInvalid},
+		{"not on record", fresh(), lost, "SN-9", wire.CodeTicketInvalid},
+		{"not on record, no serial", fresh(), lost, "", wire.CodeTicketInvalid},
 		{"expired", fresh(), i.ticket(t, func(k *record.Ticket) { k.Expires = time.Now().Add(-time.Second) }), "SN-9", wire.CodeTicketExpired},
 		{"other serial", fresh(), i.ticket(t, func(k *record.Ticket) { k.Serial = "SN-8" }), "SN-9", wire.CodeTicketSerial},
 		{"other TPM", fresh(), i.ticket(t, func(k *record.Ticket) { k.EKName = []byte("other") }), "SN-9", wire.CodeTicketEK},
