@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -51,24 +50,6 @@ func (t *tail) Write(b []byte) (int, error) {
 func (r *Relay) tellReady() {
 	if !r.ready {
 		r.ready = true
-		notify("READY=1")
+		r.Systemd.Ready()
 	}
-}
-
-// notify tells the service manager something, as sd_notify(3) does; without one it does
-// nothing.
-func notify(state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	if strings.HasPrefix(path, "@") {
-		path = "\x00" + path[1:]
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	_, _ = conn.Write([]byte(state))
 }

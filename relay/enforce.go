@@ -348,7 +348,7 @@ func (r *Relay) problem(err error) {
 		} else {
 			r.Log.Error("not all is enforced", "change", r.state.Number, "problem", text)
 		}
-		notify("STATUS=" + strings.ReplaceAll(text, "\n", " "))
+		r.Systemd.Status(text)
 	}
 	r.state.Problem = text
 	if failed := writeState(r.Dir, r.state); failed != nil {

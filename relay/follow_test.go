@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -194,6 +195,7 @@ func TestNotify(t *testing.T) {
 	}
 	s := newSite(t)
 	p := s.post()
+	p.Systemd = sdnotify.New()
 	file := p.file(wire.FormatSerials)
 	s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		http.Error(w, "away", http.StatusBadGateway)
@@ -203,7 +205,7 @@ func TestNotify(t *testing.T) {
 		t.Errorf("ready, or something else, before there is a file: %q", text)
 	}
 	s.standBetween(nil)
-	if text := heard(); text != "STATUS=" {
+	if text := heard(); text != "STATUS=\nWATCHDOG=1" {
 		t.Errorf("%q", text)
 	}
 	if text := heard(); text != "READY=1" {

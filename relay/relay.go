@@ -23,6 +23,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -63,6 +64,8 @@ type Config struct {
 	// Program is what the files are for, Version the relay's; both only reported.
 	Program, Version string
 	Log              *slog.Logger
+	// Systemd is told how the relay does; nil for nobody.
+	Systemd *sdnotify.Notifier
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }

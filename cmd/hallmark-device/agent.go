@@ -18,6 +18,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/page"
 	"github.com/hallmark-pki/hallmark/device/proxy"
+	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 )
 
 // care are the settings of commands that do an agent's work.
@@ -104,7 +105,7 @@ HALLMARK_TICKET) say where, and waits otherwise.
 		}
 		a.Log = agent.NewLog(os.Stderr, agent.IsJournal(os.Stderr, os.Getenv("JOURNAL_STREAM")), time.Now)
 		a.Options.Report = func(line string) { a.Log(agent.Warning, line) }
-		a.Systemd = agent.NewNotifier()
+		a.Systemd = sdnotify.New()
 		a.Wake = hangups(c.Context())
 		if len(o.found.Tunnels)+len(o.found.Sites) > 0 {
 			a.Beside = func(ctx context.Context) { serve(ctx, o.found, a) }

@@ -17,6 +17,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -42,7 +43,7 @@ type Agent struct {
 	// Log is told what the agent does; nil means nobody.
 	Log func(Priority, string)
 	// Systemd is told how it goes; nil if nobody waits for that.
-	Systemd *Notifier
+	Systemd *sdnotify.Notifier
 	// Wake ends a rest early; nil for never.
 	Wake <-chan struct{}
 	// Beside is what else is done while Run has the folder, until its context ends; nil

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -173,49 +171,6 @@ func TestClock(t *testing.T) {
 	now = now.Add(time.Minute)
 	if got := c.now(); !got.Equal(c.floor.Add(time.Minute)) {
 		t.Fatalf("the time stands still at %v", got)
-	}
-}
-
-func TestNotifier(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "notify")
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("WATCHDOG_USEC", "60000000")
-	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
-	n := NewNotifier()
-	if os.Getenv("NOTIFY_SOCKET") != "" || n.Rest() != 30*time.Second {
-		t.Fatalf("rests for %v", n.Rest())
-	}
-	n.Ready()
-	n.Status("one\ntwo")
-	n.Stopping()
-	for _, want := range []string{"READY=1", "STATUS=one two\nWATCHDOG=1", "STOPPING=1"} {
-		text := make([]byte, 100)
-		size, err := l.Read(text)
-		if err != nil || string(text[:size]) != want {
-			t.Fatalf("%q, %v", text[:size], err)
-		}
-	}
-	none := NewNotifier()
-	none.Ready()
-	none.Status("nobody listens")
-	if none != nil || none.Rest() != math.MaxInt64 {
-		t.Fatal("somebody is told")
-	}
-	// Another process's watchdog is none of ours, and an absent manager no reason to fail.
-	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("WATCHDOG_USEC", "60000000")
-	t.Setenv("WATCHDOG_PID", "1")
-	if n := NewNotifier(); n.Rest() != math.MaxInt64 {
-		t.Fatalf("rests for %v", n.Rest())
-	}
-	t.Setenv("NOTIFY_SOCKET", path+"-gone")
-	if NewNotifier() != nil {
-		t.Fatal("a socket that is not there")
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/relay"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -119,6 +120,7 @@ relay.yaml in the folder.`,
 			return err
 		}
 		config.Version, config.Log = version, log
+		config.Systemd = sdnotify.New()
 		r, unlock, err := relay.New(config)
 		if err != nil {
 			return err

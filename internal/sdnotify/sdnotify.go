@@ -1,4 +1,5 @@
-package agent
+// Package sdnotify tells systemd how a service does (sd_notify(3)).
+package sdnotify
 
 import (
 	"math"
@@ -9,16 +10,16 @@ import (
 	"time"
 )
 
-// Notifier tells systemd how the service does (sd_notify(3)). A nil Notifier tells nobody.
+// Notifier speaks to the service manager. A nil Notifier tells nobody.
 type Notifier struct {
 	conn net.Conn
 	// watchdog is within what time systemd wants to hear that the service lives; 0: never.
 	watchdog time.Duration
 }
 
-// NewNotifier is the notifier of a process that systemd waits for, and nil for others. It
+// New is the notifier of a process that systemd waits for, and nil for others. It
 // takes the variables from the environment: they are not for the children.
-func NewNotifier() *Notifier {
+func New() *Notifier {
 	address, usec, pid := os.Getenv("NOTIFY_SOCKET"), os.Getenv("WATCHDOG_USEC"), os.Getenv("WATCHDOG_PID")
 	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
 		os.Unsetenv(name)
@@ -45,7 +46,7 @@ func (n *Notifier) send(lines ...string) {
 	}
 }
 
-// Ready tells that the agent has begun.
+// Ready tells that the service has begun.
 func (n *Notifier) Ready() { n.send("READY=1") }
 
 // Stopping tells that it ends.
@@ -56,7 +57,7 @@ func (n *Notifier) Status(line string) {
 	n.send("STATUS="+strings.ReplaceAll(line, "\n", " "), "WATCHDOG=1")
 }
 
-// Rest is how long the agent may be silent: half of what systemd allows, as
+// Rest is how long the service may be silent: half of what systemd allows, as
 // sd_watchdog_enabled(3) advises.
 func (n *Notifier) Rest() time.Duration {
 	if n == nil || n.watchdog == 0 {
