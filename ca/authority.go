@@ -22,8 +22,9 @@ const DefaultShardCapacity = 16384
 // lost in a restart, and so seldom does issuing wait for one more transaction.
 const shardBlock = 256
 
-// CAS makes the DER of a certificate that was prepared to the byte: what it signs is
-// prepared.RawTBSCertificate. It need not look at its own signature; see ca/cas.
+// CAS makes the DER of a certificate. Prepared is its template as crypto/x509 takes one, and
+// prepared.RawTBSCertificate what must be signed, to the byte. It need not look at its own
+// signature; see ca/cas.
 type CAS interface {
 	Sign(prepared *x509.Certificate) ([]byte, error)
 }
@@ -71,8 +72,8 @@ type Authority struct {
 // issuer is an Issuer with what issuing needs at hand.
 type issuer struct {
 	Issuer
-	chain     [][]byte // DER, without the root
-	rehearsal rehearsal
+	chain    [][]byte // DER, without the root
+	specimen []byte   // a signature by a throw-away key
 
 	mu    sync.Mutex
 	shard int64
@@ -130,11 +131,11 @@ func newIssuer(i Issuer) (*issuer, error) {
 	if len(i.Certificate.SubjectKeyId) == 0 || i.Certificate.KeyUsage&x509.KeyUsageCertSign == 0 || !i.Certificate.IsCA {
 		return nil, errors.New("the certificate is not that of a CA")
 	}
-	r, err := newRehearsal(i.Certificate)
+	specimen, err := specimenSignature(i.Certificate.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	return &issuer{Issuer: i, chain: [][]byte{i.Certificate.Raw}, rehearsal: r}, nil
+	return &issuer{Issuer: i, chain: [][]byte{i.Certificate.Raw}, specimen: specimen}, nil
 }
 
 // Issuers lists the configured issuers' names, sorted.

@@ -103,29 +103,33 @@ func certify(lints *linter, a profile.Authority, p profile.Placement, signer cry
 	if err != nil {
 		return nil, err
 	}
+	expected, err := profile.ExpectAuthority(a, p)
+	if err != nil {
+		return nil, err
+	}
 	name, parent := "issuer", p.Issuer
 	if a.Root {
 		name, parent = "root", template
 	}
-	r, err := newRehearsal(parent)
+	signature, err := specimenSignature(parent.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	rehearsed, err := r.sign(template)
+	specimen, err := profile.Assemble(expected.TBS(), signature)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := profile.CheckAuthority(a, p, rehearsed); err != nil {
+	if err := lints.check(name, specimen); err != nil {
 		return nil, err
 	}
-	if err := lints.check(name, rehearsed); err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, a.Key, signer)
+	der, err := profile.Sign(expected.TBS(), signer, func(key crypto.Signer) error {
+		_, err := x509.CreateCertificate(rand.Reader, template, parent, a.Key, key)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	cert, err := profile.CheckAuthority(a, p, der)
+	cert, err := expected.Check(der)
 	if err != nil {
 		return nil, err
 	}

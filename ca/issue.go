@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -22,9 +21,8 @@ type job struct {
 	Request
 	id          identity
 	issuer      *issuer
-	wanted      profile.Leaf       // by the half of the profile that did not build the template
-	rehearsed   []byte             // DER, signed by a throw-away key
-	prepared    *x509.Certificate  // as it was read from that
+	prepared    *x509.Certificate  // the template that it is built from
+	expected    profile.Expected   // by the half of the profile that did not make the template
 	row         record.Certificate // the intent, then the result
 	signed      []byte             // DER, as the CAS returned it
 	certificate *x509.Certificate  // as it was looked at
@@ -216,13 +214,10 @@ func (j *job) sign() (err error) {
 }
 
 // lookAgain believes nothing of what came back: it must be the recorded intent to the
-// byte, read well by code that did not build it, and bear the issuer's signature.
+// byte, which the CAS did not build, read well, and bear the issuer's signature.
 func (j *job) lookAgain() (err error) {
-	if j.certificate, err = j.wanted.Check(j.signed); err != nil {
+	if j.certificate, err = j.expected.Check(j.signed); err != nil {
 		return err
-	}
-	if !bytes.Equal(j.certificate.RawTBSCertificate, j.row.TBS) {
-		return errors.New("the signer signed something else than was asked")
 	}
 	return profile.CheckSignature(j.certificate, j.issuer.Certificate)
 }

@@ -75,7 +75,8 @@ func newLinter() (*linter, error) {
 	return l, nil
 }
 
-// check lints a certificate; name is its profile, or "root" or "issuer".
+// check lints a certificate, but for the signature; name is its profile, or "root" or
+// "issuer".
 func (l *linter) check(name string, der []byte) error {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {

@@ -6,10 +6,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
+	"crypto/sha256"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/ca/profile"
@@ -20,7 +18,9 @@ import (
 // life, for relying parties whose clocks are slow.
 const backdate = 5 * time.Minute
 
-// prepare decides everything about a certificate and has it signed by a throw-away key.
+// prepare decides everything about a certificate, and has it written down twice: as the
+// template that the CAS builds it from, and as the bytes that must come out. These are the
+// intent.
 func (a *Authority) prepare(ctx context.Context, j *job) error {
 	shard, err := j.issuer.place(ctx, a.store, a.capacity)
 	if err != nil {
@@ -28,32 +28,31 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	}
 	now := a.now().UTC()
 	placement := a.placement(j, shard, now)
-	template, err := profile.Template(j.Profile, j.Content, placement)
-	if err != nil {
+	if j.prepared, err = profile.Template(j.Profile, j.Content, placement); err != nil {
 		return err
 	}
-	if j.wanted, err = profile.Expect(j.Profile, j.Content, placement); err != nil {
+	if j.expected, err = profile.Expect(j.Profile, j.Content, placement); err != nil {
 		return err
 	}
+	j.prepared.RawTBSCertificate = j.expected.TBS()
 	j.row = record.Certificate{
 		Issuer: j.issuer.Name, Serial: profile.SerialText(placement.Serial),
 		Profile: string(j.Profile), Device: j.Device, Operator: j.id.operator,
-		Subject: template.Subject.String(), Shard: shard, Key: j.id.key, KeyAlgorithm: profile.KeyAlgorithm(j.Content.Key),
-		NotBefore: template.NotBefore, NotAfter: template.NotAfter,
+		Subject: j.prepared.Subject.String(), Shard: shard, Key: j.id.key, KeyAlgorithm: profile.KeyAlgorithm(j.Content.Key),
+		NotBefore: j.prepared.NotBefore, NotAfter: j.prepared.NotAfter, TBS: j.expected.TBS(),
 		Intended: now, Predecessor: j.Predecessor,
 	}
-	j.rehearsed, err = j.issuer.rehearsal.sign(template)
-	return err
+	return nil
 }
 
-// lint inspects the exact certificate while a mistake is still free, with the profile's
-// own check and with zlint, and makes its signed part the intent.
-func (a *Authority) lint(j *job) (err error) {
-	if j.prepared, err = j.wanted.Check(j.rehearsed); err != nil {
+// lint inspects the exact certificate while a mistake is still free: the intent with a
+// signature that is worth nothing.
+func (a *Authority) lint(j *job) error {
+	specimen, err := profile.Assemble(j.expected.TBS(), j.issuer.specimen)
+	if err != nil {
 		return err
 	}
-	j.row.TBS = j.prepared.RawTBSCertificate
-	return a.lints.check(string(j.Profile), j.rehearsed)
+	return a.lints.check(string(j.Profile), specimen)
 }
 
 func (a *Authority) placement(j *job, shard int64, now time.Time) profile.Placement {
@@ -74,19 +73,12 @@ func (a *Authority) placement(j *job, shard int64, now time.Time) profile.Placem
 	}
 }
 
-// rehearsal signs what an issuer is about to sign with a key that is worth nothing, so
-// that the exact certificate can be inspected before the issuer's key is asked.
-type rehearsal struct {
-	parent *x509.Certificate // the issuer's, but for the key
-	key    crypto.Signer
-}
-
-// newRehearsal makes a throw-away key of the same algorithm as the issuer's: the
-// algorithm's name is part of what is signed.
-func newRehearsal(issuer *x509.Certificate) (rehearsal, error) {
+// specimenSignature is one that a throw-away key of the same algorithm as the issuer's has
+// made. It stands in what is linted where the issuer's will; nobody verifies it.
+func specimenSignature(issuer crypto.PublicKey) ([]byte, error) {
 	var key crypto.Signer
 	var err error
-	switch k := issuer.PublicKey.(type) {
+	switch k := issuer.(type) {
 	case *ecdsa.PublicKey:
 		key, err = ecdsa.GenerateKey(k.Curve, rand.Reader)
 	case *rsa.PublicKey:
@@ -95,37 +87,8 @@ func newRehearsal(issuer *x509.Certificate) (rehearsal, error) {
 		err = errors.New("its key must be ECDSA or RSA")
 	}
 	if err != nil {
-		return rehearsal{}, err
-	}
-	parent := *issuer
-	parent.PublicKey = key.Public()
-	return rehearsal{&parent, key}, nil
-}
-
-// sign makes the certificate of a template. x509.CreateCertificate builds what is to be
-// signed and is then stopped: it would also verify a signature that proves nothing, in
-// three times the time that it takes to make.
-func (r rehearsal) sign(template *x509.Certificate) ([]byte, error) {
-	s := &stop{Signer: r.key}
-	if _, err := x509.CreateCertificate(rand.Reader, template, r.parent, template.PublicKey, s); !errors.Is(err, errStop) {
-		return nil, fmt.Errorf("build what is to be signed: %w", err)
-	}
-	return profile.Assemble(s.tbs, s.signature)
-}
-
-// stop signs what it is given, keeps both, and ends whatever its caller was about.
-type stop struct {
-	crypto.Signer
-	tbs, signature []byte
-}
-
-var errStop = errors.New("signed; stop here")
-
-// SignMessage makes stop a crypto.MessageSigner, which sees more than a digest.
-func (s *stop) SignMessage(random io.Reader, tbs []byte, o crypto.SignerOpts) (_ []byte, err error) {
-	s.tbs = tbs
-	if s.signature, err = crypto.SignMessage(s.Signer, random, tbs, o); err != nil {
 		return nil, err
 	}
-	return nil, errStop
+	nothing := sha256.Sum256(nil)
+	return key.Sign(rand.Reader, nothing[:], crypto.SHA256)
 }

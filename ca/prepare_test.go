@@ -15,9 +15,9 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/profile"
 )
 
-// TestRehearsal: whatever the issuer's algorithm, what is rehearsed is what x509 signs
-// for the issuer itself, in a certificate that is whole, by a key that is not his.
-func TestRehearsal(t *testing.T) {
+// TestSpecimen: whatever the issuer's algorithm, what is linted is what x509 signs for the
+// issuer itself, in a certificate that is whole, with a signature that is not his.
+func TestSpecimen(t *testing.T) {
 	for name, make := range map[string]func() (crypto.Signer, error){
 		"P-256":    func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) },
 		"P-384":    func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) },
@@ -28,29 +28,39 @@ func TestRehearsal(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			issuer := &x509.Certificate{Subject: pkix.Name{CommonName: "issuer"}, SubjectKeyId: []byte{1}, PublicKey: key.Public()}
-			template := &x509.Certificate{SerialNumber: profile.NewSerial(), Subject: pkix.Name{CommonName: "leaf"}, PublicKey: key.Public(),
-				NotBefore: time.Now(), NotAfter: profile.NoEnd, SubjectKeyId: []byte{2}}
-			r, err := newRehearsal(issuer)
+			leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 			if err != nil {
 				t.Fatal(err)
 			}
-			rehearsed := parse(t)(r.sign(template))
-			if err := r.parent.CheckSignature(rehearsed.SignatureAlgorithm, rehearsed.RawTBSCertificate, rehearsed.Signature); err != nil {
-				t.Error(err)
+			now := time.Now().Truncate(time.Second)
+			root := &x509.Certificate{SerialNumber: profile.NewSerial(), Subject: pkix.Name{CommonName: "issuer"}, SubjectKeyId: []byte{1}, NotBefore: now, NotAfter: profile.NoEnd}
+			issuer := parse(t)(x509.CreateCertificate(rand.Reader, root, root, key.Public(), key))
+			c := profile.Content{Key: leaf.Public(), Operator: "anna", Lifetime: time.Hour}
+			p := profile.Placement{Serial: profile.NewSerial(), NotBefore: now, Issuer: issuer, Organisation: "Acme Devices", CRL: "http://a/crl", OCSP: "http://a/ocsp", CA: "http://a/ca"}
+			expected, err := profile.Expect(profile.Operator, c, p)
+			if err != nil {
+				t.Fatal(err)
 			}
-			real := parse(t)(x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), key))
-			if !bytes.Equal(rehearsed.RawTBSCertificate, real.RawTBSCertificate) || rehearsed.SignatureAlgorithm != real.SignatureAlgorithm {
-				t.Error("another certificate was rehearsed than is signed")
+			signature, err := specimenSignature(issuer.PublicKey)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if issuer.CheckSignature(rehearsed.SignatureAlgorithm, rehearsed.RawTBSCertificate, rehearsed.Signature) == nil {
-				t.Error("the issuer's key signed a rehearsal")
+			specimen := parse(t)(profile.Assemble(expected.TBS(), signature))
+			template, err := profile.Template(profile.Operator, c, p)
+			if err != nil {
+				t.Fatal(err)
 			}
-			template.PublicKey = nil
-			if _, err := r.sign(template); err == nil {
-				t.Error("a template without a key was rehearsed")
+			real := parse(t)(x509.CreateCertificate(rand.Reader, template, issuer, template.PublicKey, key))
+			if !bytes.Equal(specimen.RawTBSCertificate, real.RawTBSCertificate) || specimen.SignatureAlgorithm != real.SignatureAlgorithm {
+				t.Error("another certificate is linted than is signed")
+			}
+			if issuer.CheckSignature(specimen.SignatureAlgorithm, specimen.RawTBSCertificate, specimen.Signature) == nil {
+				t.Error("the issuer's key signed what is linted")
 			}
 		})
+	}
+	if _, err := specimenSignature(nil); err == nil {
+		t.Error("an issuer without a key")
 	}
 }
 

@@ -6,13 +6,11 @@
 package cas
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/smallstep/certificates/cas/apiv1"
 	"github.com/smallstep/certificates/cas/softcas"
@@ -61,50 +59,21 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	return &Service{o.Chain, o.Signer}, nil
 }
 
-// Sign asks for a certificate like prepared, which may be signed by anybody, and returns
-// its DER. The service builds what is to be signed from prepared's fields; unless that is
-// prepared.RawTBSCertificate to the byte, the issuer's key is not used.
-//
-// The signature is not looked at: whoever asks must, and x509.CreateCertificate, which
-// would too, is stopped before (it takes longer than signing).
+// Sign asks for the certificate that prepared is the template of, and returns its DER. The
+// service builds what is to be signed from prepared's fields; unless that is
+// prepared.RawTBSCertificate to the byte, the issuer's key is not used. The signature is
+// not looked at: whoever asks must.
 func (s *Service) Sign(prepared *x509.Certificate) ([]byte, error) {
-	once := &guard{Signer: s.signer, intent: prepared.RawTBSCertificate}
-	backend := softcas.SoftCAS{CertificateChain: s.chain, Signer: once}
-	_, err := backend.CreateCertificate(&apiv1.CreateCertificateRequest{
-		Template: &x509.Certificate{
-			SerialNumber: prepared.SerialNumber, SignatureAlgorithm: prepared.SignatureAlgorithm,
-			NotBefore: prepared.NotBefore, NotAfter: prepared.NotAfter,
-			RawSubject: prepared.RawSubject, PublicKey: prepared.PublicKey, SubjectKeyId: prepared.SubjectKeyId,
-			ExtraExtensions: prepared.Extensions,
-		},
-		Lifetime: prepared.NotAfter.Sub(prepared.NotBefore), // softcas wants it, and uses it only without NotAfter
+	return profile.Sign(prepared.RawTBSCertificate, s.signer, func(key crypto.Signer) error {
+		template := *prepared // for softcas changes it
+		backend := softcas.SoftCAS{CertificateChain: s.chain, Signer: key}
+		_, err := backend.CreateCertificate(&apiv1.CreateCertificateRequest{
+			Template: &template,
+			Lifetime: template.NotAfter.Sub(template.NotBefore), // softcas wants it, and uses it only without NotAfter
+		})
+		if err != nil {
+			return fmt.Errorf("softcas: %w", err)
+		}
+		return nil
 	})
-	if !errors.Is(err, errSigned) {
-		return nil, fmt.Errorf("softcas: %w", err)
-	}
-	return profile.Assemble(once.intent, once.signature)
-}
-
-// guard lets a key sign one text and no other, and then ends whatever its caller was about.
-type guard struct {
-	crypto.Signer
-	intent, signature []byte
-}
-
-var errSigned = errors.New("signed; stop here")
-
-// SignMessage makes guard a crypto.MessageSigner, which sees more than a digest.
-func (g *guard) SignMessage(random io.Reader, tbs []byte, o crypto.SignerOpts) (_ []byte, err error) {
-	if !bytes.Equal(tbs, g.intent) {
-		return nil, errors.New("something else than what was prepared was about to be signed")
-	}
-	if g.signature, err = crypto.SignMessage(g.Signer, random, tbs, o); err != nil {
-		return nil, err
-	}
-	return nil, errSigned
-}
-
-// Sign is for who sees digests only.
-func (g *guard) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("a digest does not say what it is of")
 }

@@ -65,8 +65,8 @@ func AuthorityTemplate(a Authority, p Placement) (*x509.Certificate, error) {
 	t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	t.IsCA, t.MaxPathLen, t.MaxPathLenZero = true, pathLength, pathLength == 0
 	if a.Root {
-		// Go adds the others' only. RFC 5280 §4.2.1.1 lets a root do without, but a
-		// rehearsed root is not self-signed, and zlint tells a root by that.
+		// Go adds the others' only. RFC 5280 §4.2.1.1 lets a root do without, but what is
+		// linted is not self-signed yet, and zlint tells a root by that.
 		t.AuthorityKeyId = t.SubjectKeyId
 	} else {
 		// anyPolicy, so that a relying party may ask for a profile's policy (RFC 5280 §6.1).

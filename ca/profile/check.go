@@ -8,55 +8,79 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// This file holds a finished certificate against what it had to become. It shares no
-// table and no encoder with the builder (only the reader of EK certificates): it walks the DER itself, and writes every
-// extension a second time, from the standards, in the one form that DER allows. What it
-// was not told to expect, it refuses.
+// This file writes every certificate a second time, from the standards, in the one form that
+// DER allows, and holds the finished one against that. It shares no table and no encoder with
+// the builder (only the reader of EK certificates): the builder fills in a template, which
+// crypto/x509 writes with encoding/asn1. The two must agree to the byte.
 
-// Leaf is what a leaf certificate must be, down to the byte.
-type Leaf struct {
-	kind   Kind
-	wanted wanted
+// Expected is what a certificate must be, down to the byte.
+type Expected struct {
+	name      string
+	tbs       []byte // TBSCertificate
+	algorithm []byte // AlgorithmIdentifier
 }
 
 // Expect writes down what the certificate of this kind, content and placement must be.
-func Expect(k Kind, c Content, p Placement) (Leaf, error) {
+func Expect(k Kind, c Content, p Placement) (Expected, error) {
 	w, err := leafWanted(k, c, p)
-	if err != nil {
-		err = fmt.Errorf("the %s certificate cannot be: %w", k, err)
-	}
-	return Leaf{k, w}, err
+	return w.written(string(k), err)
 }
+
+// ExpectAuthority is Expect for a CA certificate.
+func ExpectAuthority(a Authority, p Placement) (Expected, error) {
+	w, err := authorityWanted(a, p)
+	return w.written(a.Issuer+" CA", err)
+}
+
+// TBS is what is to be signed (RFC 5280 §4.1.1.1).
+func (e Expected) TBS() []byte { return e.tbs }
 
 // Check reads a certificate's DER as a stranger would and returns it if it is exactly
 // what was expected. It does not look at the signature; see CheckSignature.
-func (l Leaf) Check(der []byte) (*x509.Certificate, error) {
-	return read(string(l.kind), der, l.wanted.hold(der))
-}
-
-// Check is Expect and Leaf.Check.
-func Check(k Kind, c Content, p Placement, der []byte) (*x509.Certificate, error) {
-	l, err := Expect(k, c, p)
+func (e Expected) Check(der []byte) (*x509.Certificate, error) {
+	cert, err := e.read(der)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the %s certificate is not what it should be: %w", e.name, err)
 	}
-	return l.Check(der)
+	return cert, nil
 }
 
-// CheckAuthority is Check for a CA certificate.
-func CheckAuthority(a Authority, p Placement, der []byte) (*x509.Certificate, error) {
-	w, err := authorityWanted(a, p)
-	if err == nil {
-		err = w.hold(der)
+func (e Expected) read(der []byte) (*x509.Certificate, error) {
+	in := cryptobyte.String(der)
+	var cert, tbs, algorithm cryptobyte.String
+	var signature []byte
+	if !in.ReadASN1(&cert, asn1.SEQUENCE) || !in.Empty() ||
+		!cert.ReadASN1Element(&tbs, asn1.SEQUENCE) || !cert.ReadASN1Element(&algorithm, asn1.SEQUENCE) ||
+		!cert.ReadASN1BitStringAsBytes(&signature) || !cert.Empty() {
+		return nil, errors.New("it is not a certificate in DER")
 	}
-	return read(a.Issuer+" CA", der, err)
+	if !bytes.Equal(tbs, e.tbs) {
+		return nil, difference(tbs, e.tbs)
+	}
+	if !bytes.Equal(algorithm, e.algorithm) {
+		return nil, errors.New("its signature algorithm is not the issuing key's")
+	}
+	read, err := x509.ParseCertificate(der)
+	if err == nil && len(read.UnhandledCriticalExtensions) > 0 {
+		err = fmt.Errorf("critical extension %v is not understood", read.UnhandledCriticalExtensions[0])
+	}
+	return read, err
+}
+
+// difference says where two texts part.
+func difference(got, want []byte) error {
+	n := 0
+	for n < len(got) && n < len(want) && got[n] == want[n] {
+		n++
+	}
+	return fmt.Errorf("from byte %d of its signed part on it is %x, not %x", n, got[n:], want[n:])
 }
 
 // CheckSignature verifies that the issuer's certificate, a CA's with keyCertSign,
@@ -68,77 +92,65 @@ func CheckSignature(cert, issuer *x509.Certificate) error {
 	return nil
 }
 
-func read(name string, der []byte, err error) (*x509.Certificate, error) {
-	var cert *x509.Certificate
-	if err == nil {
-		cert, err = x509.ParseCertificate(der)
-	}
-	if err == nil && len(cert.UnhandledCriticalExtensions) > 0 {
-		err = fmt.Errorf("critical extension %v is not understood", cert.UnhandledCriticalExtensions[0])
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the %s certificate is not what it should be: %w", name, err)
-	}
-	return cert, nil
-}
-
 // wanted is a certificate as it must be.
 type wanted struct {
-	serial     *big.Int
-	algorithm  []byte // DER of the AlgorithmIdentifier
-	issuer     []byte // DER of the Name; nil: the same as the subject
-	notBefore  time.Time
-	notAfter   time.Time
-	subject    []attribute
-	key        []byte // DER of the SubjectPublicKeyInfo
-	extensions map[string]extension
+	serial             *big.Int
+	algorithm          []byte // DER of the AlgorithmIdentifier
+	issuer             []byte // DER of the Name; nil: the same as the subject
+	notBefore          time.Time
+	notAfter           time.Time
+	subject            []attribute
+	key                []byte // DER of the SubjectPublicKeyInfo
+	keyID, issuerKeyID []byte
+	extensions         []extension // in the order in which crypto/x509 writes them, which no standard cares about
 }
 
 type attribute struct{ id, value string }
 
 type extension struct {
+	id       string
 	critical bool
 	value    []byte
 }
 
-// Object identifiers, as the DER of their contents in hex, so that they are not the
-// builder's constants read back.
+// Object identifiers, as the DER of their contents, so that they are not the builder's
+// constants read back.
 const (
-	atCommonName   = "550403"
-	atSerialNumber = "550405"
-	atOrganisation = "55040a"
+	atCommonName   = "\x55\x04\x03"
+	atSerialNumber = "\x55\x04\x05"
+	atOrganisation = "\x55\x04\x0a"
 
-	ceSubjectKeyID   = "551d0e"
-	ceKeyUsage       = "551d0f"
-	ceAltName        = "551d11"
-	ceConstraints    = "551d13"
-	ceDistribution   = "551d1f"
-	cePolicies       = "551d20"
-	ceAuthorityKeyID = "551d23"
-	ceExtKeyUsage    = "551d25"
-	peInfoAccess     = "2b06010505070101"
-	pkixNoCheck      = "2b0601050507300105"
+	ceSubjectKeyID   = "\x55\x1d\x0e"
+	ceKeyUsage       = "\x55\x1d\x0f"
+	ceAltName        = "\x55\x1d\x11"
+	ceConstraints    = "\x55\x1d\x13"
+	ceDistribution   = "\x55\x1d\x1f"
+	cePolicies       = "\x55\x1d\x20"
+	ceAuthorityKeyID = "\x55\x1d\x23"
+	ceExtKeyUsage    = "\x55\x1d\x25"
+	peInfoAccess     = "\x2b\x06\x01\x05\x05\x07\x01\x01"
+	pkixNoCheck      = "\x2b\x06\x01\x05\x05\x07\x30\x01\x05"
 
-	adOCSP     = "2b06010505073001"
-	adIssuers  = "2b06010505073002"
-	kpServer   = "2b06010505070301"
-	kpClient   = "2b06010505070302"
-	kpOCSP     = "2b06010505070309"
-	kpProof    = "2a864886f71401be40937ad92bfc25d600819f6a82b05a84bf9a6c86b4d4690201" // arc.2.1
-	kpAIK      = "6781050803"                                                         // 2.23.133.8.3
-	capTPM     = "6781050b0101"                                                       // 2.23.133.11.1.1
-	capFixed   = "6781050b0102"                                                       // 2.23.133.11.1.2
-	capRestr   = "6781050b0103"                                                       // 2.23.133.11.1.3
-	anyPolicy  = "551d2000"
-	ours       = "2a864886f71401be40937ad92bfc25d600819f6a82b05a84bf9a6c86b4d46901" // arc.1
-	onPermID   = "2b06010505070803"
-	onHardware = "2b06010505070804"
-	hwTPM20    = "6781050102" // 2.23.133.1.2
-	ekPermID   = "6781050c01" // 2.23.133.12.1
+	adOCSP     = "\x2b\x06\x01\x05\x05\x07\x30\x01"
+	adIssuers  = "\x2b\x06\x01\x05\x05\x07\x30\x02"
+	kpServer   = "\x2b\x06\x01\x05\x05\x07\x03\x01"
+	kpClient   = "\x2b\x06\x01\x05\x05\x07\x03\x02"
+	kpOCSP     = "\x2b\x06\x01\x05\x05\x07\x03\x09"
+	kpProof    = "\x2a\x86\x48\x86\xf7\x14\x01\xbe\x40\x93\x7a\xd9\x2b\xfc\x25\xd6\x00\x81\x9f\x6a\x82\xb0\x5a\x84\xbf\x9a\x6c\x86\xb4\xd4\x69\x02\x01" // arc.2.1
+	kpAIK      = "\x67\x81\x05\x08\x03"                                                                                                                 // 2.23.133.8.3
+	capTPM     = "\x67\x81\x05\x0b\x01\x01"                                                                                                             // 2.23.133.11.1.1
+	capFixed   = "\x67\x81\x05\x0b\x01\x02"                                                                                                             // 2.23.133.11.1.2
+	capRestr   = "\x67\x81\x05\x0b\x01\x03"                                                                                                             // 2.23.133.11.1.3
+	anyPolicy  = "\x55\x1d\x20\x00"
+	ours       = "\x2a\x86\x48\x86\xf7\x14\x01\xbe\x40\x93\x7a\xd9\x2b\xfc\x25\xd6\x00\x81\x9f\x6a\x82\xb0\x5a\x84\xbf\x9a\x6c\x86\xb4\xd4\x69\x01" // arc.1
+	onPermID   = "\x2b\x06\x01\x05\x05\x07\x08\x03"
+	onHardware = "\x2b\x06\x01\x05\x05\x07\x08\x04"
+	hwTPM20    = "\x67\x81\x05\x01\x02" // 2.23.133.1.2
+	ekPermID   = "\x67\x81\x05\x0c\x01" // 2.23.133.12.1
 
-	ecdsaSHA256 = "2a8648ce3d040302"
-	ecdsaSHA384 = "2a8648ce3d040303"
-	rsaSHA256   = "2a864886f70d01010b"
+	ecdsaSHA256 = "\x2a\x86\x48\xce\x3d\x04\x03\x02"
+	ecdsaSHA384 = "\x2a\x86\x48\xce\x3d\x04\x03\x03"
+	rsaSHA256   = "\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"
 )
 
 // leafWanted writes down what a leaf of this kind must be.
@@ -155,60 +167,61 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	device := c.Model + ":" + c.Serial
 	switch k {
 	case IDevID:
-		name, policy, w.notAfter = c.Model, ours+"01", NoEnd
+		name, policy, w.notAfter = c.Model, ours+"\x01", NoEnd
 	case AK:
-		name, policy, usage, w.notAfter = c.Model, ours+"02", kpAIK, NoEnd
+		name, policy, usage, w.notAfter = c.Model, ours+"\x02", kpAIK, NoEnd
 	case LDevID:
 		if name = c.CommonName; name == "" {
 			name = device
 		}
-		policy, usage = ours+"03", kpClient
+		policy, usage = ours+"\x03", kpClient
 	case DeviceServer:
-		name, policy, usage = device, ours+"0a", kpServer
-		w.add(ceAltName, false, serverNames(c))
+		name, policy, usage = device, ours+"\x0a", kpServer
 	case Server:
-		name, policy, usage = "Hallmark server", ours+"04", kpServer
-		w.add(ceAltName, false, serverNames(c))
+		name, policy, usage = "Hallmark server", ours+"\x04", kpServer
 	case Operator:
-		name, policy, usage = c.Operator, ours+"05", kpClient
+		name, policy, usage = c.Operator, ours+"\x05", kpClient
 	case Relay:
-		name, policy, usage = c.Operator, ours+"07", kpClient
+		name, policy, usage = c.Operator, ours+"\x07", kpClient
 	case OCSP:
-		name, policy, usage = "OCSP responder", ours+"06", kpOCSP
+		name, policy, usage = "OCSP responder", ours+"\x06", kpOCSP
 	case Proof:
-		name, policy, usage = c.Code, ours+"09", kpProof
+		name, policy, usage = c.Code, ours+"\x09", kpProof
 	default:
 		return w, fmt.Errorf("there is no profile %q", k)
 	}
 	w.subject = append(w.subject, attribute{atCommonName, name})
-	w.add(ceKeyUsage, true, unhex("03020780")) // digitalSignature alone
-	w.add(ceConstraints, true, unhex("3000"))  // cA FALSE
+	if k == IDevID || k == AK {
+		w.subject = append(w.subject, attribute{atSerialNumber, device})
+	}
+	w.add(ceKeyUsage, true, []byte("\x03\x02\x07\x80")) // digitalSignature alone
 	if usage != "" {
 		w.add(ceExtKeyUsage, false, build(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, usage) }))
 	}
-	if k == OCSP {
-		w.add(pkixNoCheck, false, unhex("0500"))
-	} else {
-		w.add(ceDistribution, false, distributionPoint(p.CRL))
+	w.add(ceConstraints, true, []byte("\x30\x00")) // cA FALSE
+	w.addKeyIDs()
+	if k != OCSP {
 		w.add(peInfoAccess, false, infoAccess(adOCSP, p.OCSP, adIssuers, p.CA))
 	}
-	policies := []string{policy}
-	if k == IDevID || k == AK {
-		w.subject = append(w.subject, attribute{atSerialNumber, device})
-		policies = append(policies, w.addChip(k, c.TPM)...)
+	if k == Server || k == DeviceServer {
+		w.add(ceAltName, false, serverNames(c))
 	}
-	w.add(cePolicies, false, policyList(policies...))
+	w.add(cePolicies, false, policyList(append([]string{policy}, chipPolicies(k, c.TPM)...)...))
+	if k != OCSP {
+		w.add(ceDistribution, false, distributionPoint(p.CRL))
+	} else {
+		w.add(pkixNoCheck, false, []byte("\x05\x00"))
+	}
+	if c.TPM != nil {
+		w.add(ceAltName, false, chipNames(c.TPM))
+	}
 	return w, nil
 }
 
-// addChip adds the names of a TPM, and returns the policies its assurance allows.
-func (w *wanted) addChip(k Kind, tpm *TPM) []string {
-	if tpm == nil {
-		return nil
-	}
-	w.add(ceAltName, false, chipNames(tpm))
+// chipPolicies are what a TPM's assurance allows to be said of its key.
+func chipPolicies(k Kind, tpm *TPM) []string {
 	switch {
-	case !tpm.Certified:
+	case tpm == nil || !tpm.Certified:
 		return nil
 	case k == AK:
 		return []string{capTPM, capRestr}
@@ -243,157 +256,116 @@ func authorityWanted(a Authority, p Placement) (wanted, error) {
 	if a.Issuer == Manufacturing {
 		w.notAfter = NoEnd
 	}
-	id := w.extensions[ceSubjectKeyID].value[2:6] // behind the OCTET STRING's tag and length
-	w.subject = append(w.subject, attribute{atCommonName, title + " " + role + " " + hex.EncodeToString(id)})
-	w.add(ceKeyUsage, true, unhex("03020106")) // keyCertSign, cRLSign
-	w.add(ceConstraints, true, unhex("30060101ff0201"+fmt.Sprintf("%02x", depth)))
+	w.subject = append(w.subject, attribute{atCommonName, title + " " + role + " " + hex.EncodeToString(w.keyID[:4])})
+	w.add(ceKeyUsage, true, []byte("\x03\x02\x01\x06")) // keyCertSign, cRLSign
+	w.add(ceConstraints, true, append([]byte("\x30\x06\x01\x01\xff\x02\x01"), byte(depth)))
+	w.addKeyIDs()
 	if !a.Root {
+		w.add(peInfoAccess, false, infoAccess(adIssuers, p.CA))
 		w.add(cePolicies, false, policyList(anyPolicy))
 		w.add(ceDistribution, false, distributionPoint(p.CRL))
-		w.add(peInfoAccess, false, infoAccess(adIssuers, p.CA))
 	}
 	return w, nil
 }
 
 // wantedOf is what leaves, issuers and roots have in common.
 func wantedOf(key crypto.PublicKey, p Placement) (wanted, error) {
-	w := wanted{
-		serial: p.Serial, notBefore: p.NotBefore,
-		subject:    []attribute{{atOrganisation, p.Organisation}},
-		extensions: map[string]extension{},
-	}
+	w := wanted{serial: p.Serial, notBefore: p.NotBefore, subject: []attribute{{atOrganisation, p.Organisation}}}
 	if y := p.NotBefore.UTC().Year(); y < 1950 || y > 9000 {
 		return w, fmt.Errorf("a certificate cannot begin in the year %d", y)
+	}
+	if w.serial == nil || w.serial.Sign() <= 0 || (w.serial.BitLen()+8)/8 != 16 {
+		return w, errors.New("its serial number is not a positive one of 16 bytes")
 	}
 	var err error
 	if w.key, err = x509.MarshalPKIXPublicKey(key); err != nil {
 		return w, err
 	}
-	id, err := subjectKeyID(w.key)
-	if err != nil {
+	if w.keyID, err = subjectKeyID(w.key); err != nil {
 		return w, err
 	}
-	w.add(ceSubjectKeyID, false, build(asn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddBytes(id) }))
 	signer := key
+	w.issuerKeyID = w.keyID
 	if p.Issuer != nil {
-		signer, w.issuer, id = p.Issuer.PublicKey, p.Issuer.RawSubject, p.Issuer.SubjectKeyId
+		signer, w.issuer, w.issuerKeyID = p.Issuer.PublicKey, p.Issuer.RawSubject, p.Issuer.SubjectKeyId
 	}
-	w.add(ceAuthorityKeyID, false, build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(id) })
-	}))
 	w.algorithm, err = algorithmOf(signer)
 	return w, err
 }
 
 func (w *wanted) add(id string, critical bool, value []byte) {
-	w.extensions[id] = extension{critical, value}
+	w.extensions = append(w.extensions, extension{id, critical, value})
 }
 
-// hold walks a certificate (RFC 5280 §4.1) and compares it with what is wanted.
-func (w wanted) hold(der []byte) error {
-	in := cryptobyte.String(der)
-	var cert, tbs, inner, outer, issuer, validity, subject, key, extensions cryptobyte.String
-	var signature []byte
-	if !in.ReadASN1(&cert, asn1.SEQUENCE) || !in.Empty() ||
-		!cert.ReadASN1(&tbs, asn1.SEQUENCE) || !cert.ReadASN1Element(&outer, asn1.SEQUENCE) ||
-		!cert.ReadASN1BitStringAsBytes(&signature) || !cert.Empty() {
-		return errors.New("it is not a certificate in DER")
+func (w *wanted) addKeyIDs() {
+	w.add(ceSubjectKeyID, false, build(asn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddBytes(w.keyID) }))
+	w.add(ceAuthorityKeyID, false, build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(w.issuerKeyID) })
+	}))
+}
+
+// written writes it down, unless err says that it cannot be.
+func (w wanted) written(name string, err error) (Expected, error) {
+	if err != nil {
+		return Expected{}, fmt.Errorf("the %s certificate cannot be: %w", name, err)
 	}
-	version, serial := 0, new(big.Int)
-	if !tbs.ReadOptionalASN1Integer(&version, asn1.Tag(0).ContextSpecific().Constructed(), 0) ||
-		!tbs.ReadASN1Integer(serial) || !tbs.ReadASN1Element(&inner, asn1.SEQUENCE) ||
-		!tbs.ReadASN1Element(&issuer, asn1.SEQUENCE) || !tbs.ReadASN1(&validity, asn1.SEQUENCE) ||
-		!tbs.ReadASN1Element(&subject, asn1.SEQUENCE) || !tbs.ReadASN1Element(&key, asn1.SEQUENCE) ||
-		!tbs.ReadASN1(&extensions, asn1.Tag(3).ContextSpecific().Constructed()) || !tbs.Empty() {
-		return errors.New("its fields are not those of a certificate with extensions and without unique identifiers")
-	}
+	return Expected{name, w.tbs(), w.algorithm}, nil
+}
+
+// tbs writes a TBSCertificate (RFC 5280 §4.1).
+func (w wanted) tbs() []byte {
+	subject := build(asn1.SEQUENCE, w.addSubject)
 	if w.issuer == nil {
 		w.issuer = subject
 	}
-	switch {
-	case version != 2:
-		return fmt.Errorf("it is not version 3 but %d", version+1)
-	case serial.Sign() <= 0 || (serial.BitLen()+8)/8 != 16:
-		return errors.New("its serial number is not a positive one of 16 bytes")
-	case w.serial == nil || serial.Cmp(w.serial) != 0:
-		return fmt.Errorf("its serial number is %x", serial)
-	case !bytes.Equal(inner, w.algorithm) || !bytes.Equal(outer, w.algorithm):
-		return errors.New("its signature algorithm is not the issuing key's")
-	case !bytes.Equal(issuer, w.issuer):
-		return errors.New("its issuer's name is not that of the issuer, byte for byte (RFC 5280 §7.1)")
-	case !bytes.Equal(validity, append(timeElement(w.notBefore), timeElement(w.notAfter)...)):
-		return fmt.Errorf("it is not valid from %s to %s", w.notBefore.UTC(), w.notAfter.UTC())
-	case !bytes.Equal(key, w.key):
-		return errors.New("it certifies another key")
-	}
-	if err := w.holdSubject(subject); err != nil {
-		return err
-	}
-	return w.holdExtensions(extensions)
+	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) }) // version 3
+		b.AddASN1BigInt(w.serial)
+		b.AddBytes(w.algorithm)
+		b.AddBytes(w.issuer) // that of the issuer, byte for byte (RFC 5280 §7.1)
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			addTime(b, w.notBefore)
+			addTime(b, w.notAfter)
+		})
+		b.AddBytes(subject)
+		b.AddBytes(w.key)
+		b.AddASN1(asn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, w.addExtensions)
+		})
+	})
 }
 
-// holdSubject wants one attribute per RDN, in order, as PrintableString or UTF8String
+// addSubject writes one attribute per RDN, as PrintableString where that can be
 // (RFC 5280 §4.1.2.4).
-func (w *wanted) holdSubject(in cryptobyte.String) error {
-	var got []attribute
-	var names cryptobyte.String
-	in.ReadASN1(&names, asn1.SEQUENCE)
-	for !names.Empty() {
-		var set, pair, id, value cryptobyte.String
-		var tag asn1.Tag
-		if !names.ReadASN1(&set, asn1.SET) || !set.ReadASN1(&pair, asn1.SEQUENCE) || !set.Empty() ||
-			!pair.ReadASN1(&id, asn1.OBJECT_IDENTIFIER) || !pair.ReadAnyASN1(&value, &tag) || !pair.Empty() ||
-			tag != asn1.PrintableString && tag != asn1.UTF8String {
-			return errors.New("its subject is not a plain list of text attributes")
+func (w wanted) addSubject(b *cryptobyte.Builder) {
+	for _, a := range w.subject {
+		tag := asn1.PrintableString
+		if strings.ContainsFunc(a.value, unprintable) {
+			tag = asn1.UTF8String
 		}
-		got = append(got, attribute{hex.EncodeToString(id), string(value)})
+		b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				addOID(b, a.id)
+				b.AddASN1(tag, func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.value)) })
+			})
+		})
 	}
-	if !slices.Equal(got, w.subject) {
-		return fmt.Errorf("its subject is %q, not %q", got, w.subject)
-	}
-	return nil
 }
 
-// holdExtensions wants exactly the extensions of the profile, once each.
-func (w *wanted) holdExtensions(in cryptobyte.String) error {
-	var list cryptobyte.String
-	if !in.ReadASN1(&list, asn1.SEQUENCE) || !in.Empty() {
-		return errors.New("its extensions are not a list")
-	}
-	seen := map[string]bool{}
-	for !list.Empty() {
-		var e, id, value cryptobyte.String
-		critical := false
-		if !list.ReadASN1(&e, asn1.SEQUENCE) || !e.ReadASN1(&id, asn1.OBJECT_IDENTIFIER) ||
-			!readCritical(&e, &critical) || !e.ReadASN1(&value, asn1.OCTET_STRING) || !e.Empty() {
-			return errors.New("an extension is malformed")
-		}
-		name := hex.EncodeToString(id)
-		want, ok := w.extensions[name]
-		switch {
-		case !ok:
-			return fmt.Errorf("it has extension %s, which the profile does not know", name)
-		case seen[name]:
-			return fmt.Errorf("it has extension %s twice (RFC 5280 §4.2)", name)
-		case critical != want.critical:
-			return fmt.Errorf("extension %s: critical is %t", name, critical)
-		case !bytes.Equal(value, want.value):
-			return fmt.Errorf("extension %s is %x, not %x", name, []byte(value), want.value)
-		}
-		seen[name] = true
-	}
-	for name := range w.extensions {
-		if !seen[name] {
-			return fmt.Errorf("it lacks extension %s", name)
-		}
-	}
-	return nil
+// unprintable tells characters that a PrintableString lacks (X.680 §41.4).
+func unprintable(r rune) bool {
+	letter := r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9'
+	return !letter && !strings.ContainsRune(" '()+,-./:=?", r)
 }
 
-// readCritical reads critical BOOLEAN DEFAULT FALSE, which DER never writes as FALSE.
-func readCritical(in *cryptobyte.String, critical *bool) bool {
-	if !in.PeekASN1Tag(asn1.BOOLEAN) {
-		return true
+func (w wanted) addExtensions(b *cryptobyte.Builder) {
+	for _, e := range w.extensions {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			addOID(b, e.id)
+			if e.critical { // DEFAULT FALSE, which DER never writes
+				b.AddASN1Boolean(true)
+			}
+			b.AddASN1OctetString(e.value)
+		})
 	}
-	return in.ReadASN1Boolean(critical) && *critical
 }

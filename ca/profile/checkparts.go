@@ -103,14 +103,14 @@ func algorithmOf(signer crypto.PublicKey) ([]byte, error) {
 			id = ecdsaSHA384
 		}
 	case *rsa.PublicKey:
-		id, parameters = rsaSHA256, "0500"
+		id, parameters = rsaSHA256, "\x05\x00"
 	}
 	if id == "" {
 		return nil, fmt.Errorf("the issuing key is a %T of an unknown sort", signer)
 	}
 	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		addOID(b, id)
-		b.AddBytes(unhex(parameters))
+		b.AddBytes([]byte(parameters))
 	}), nil
 }
 
@@ -126,15 +126,13 @@ func subjectKeyID(spki []byte) ([]byte, error) {
 	return sum[:160/8], nil
 }
 
-// timeElement is UTCTime to 2049 and GeneralizedTime after (RFC 5280 §4.1.2.5).
-func timeElement(t time.Time) []byte {
-	var b cryptobyte.Builder
+// addTime writes UTCTime to 2049 and GeneralizedTime after (RFC 5280 §4.1.2.5).
+func addTime(b *cryptobyte.Builder, t time.Time) {
 	if t = t.UTC(); t.Year() < 2050 {
 		b.AddASN1UTCTime(t)
 	} else {
 		b.AddASN1GeneralizedTime(t)
 	}
-	return b.BytesOrPanic()
 }
 
 func addOther(b *cryptobyte.Builder, id string, content cryptobyte.BuilderContinuation) {
@@ -150,20 +148,11 @@ func addURL(b *cryptobyte.Builder, url string) {
 }
 
 func addOID(b *cryptobyte.Builder, id string) {
-	b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(unhex(id)) })
+	b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes([]byte(id)) })
 }
 
 func build(tag asn1.Tag, content cryptobyte.BuilderContinuation) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(tag, content)
 	return b.BytesOrPanic()
-}
-
-// unhex decodes a constant of this package.
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		panic("profile: " + s + ": " + err.Error())
-	}
-	return b
 }

@@ -14,9 +14,6 @@ import (
 	"fmt"
 	"math/big"
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
-	der "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // NoEnd is the notAfter of certificates without end: GeneralizedTime 99991231235959Z
@@ -181,23 +178,4 @@ func keyID(key crypto.PublicKey) ([]byte, error) {
 	}
 	sum := sha256.Sum256(spki.Key.Bytes)
 	return sum[:20], nil
-}
-
-// Assemble makes a Certificate (RFC 5280 §4.1) of what was signed and its signature, and
-// looks at neither. The outer signatureAlgorithm must equal the inner, and so is copied
-// from there.
-func Assemble(tbs, signature []byte) ([]byte, error) {
-	var in, algorithm cryptobyte.String = tbs, nil
-	if !in.ReadASN1(&in, der.SEQUENCE) ||
-		!in.SkipOptionalASN1(der.Tag(0).Constructed().ContextSpecific()) || // version
-		!in.SkipASN1(der.INTEGER) || !in.ReadASN1Element(&algorithm, der.SEQUENCE) {
-		return nil, errors.New("what is to be signed is no certificate")
-	}
-	var b cryptobyte.Builder
-	b.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(signature)
-	})
-	return b.Bytes()
 }
