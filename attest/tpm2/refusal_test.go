@@ -260,7 +260,7 @@ func badCertificates() []bad {
 			}},
 		{name: "EK certificate of a CA", code: tpm2.CodeCertificatePurpose, certificate: func(c *x509.Certificate) { c.IsCA = true }},
 		{name: "EK certificate that may sign certificates", code: tpm2.CodeCertificatePurpose,
-			certificate: func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, c.KeyUsage|x509.KeyUsageCertSign }},
+			certificate: func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }},
 		{name: "EK certificate of a general-purpose key", code: tpm2.CodeCertificatePurpose,
 			certificate: func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageDigitalSignature }},
 		{name: "EK certificate with an unknown critical extension", code: tpm2.CodeCertificateCritical,
