@@ -16,13 +16,16 @@ import (
 
 func backupCommand() *cobra.Command {
 	var path, to string
-	var asJSON bool
+	var asJSON, newJournal bool
 	c := &cobra.Command{
 		Use: "backup", Short: "Back up an installation, running or not, to one file", Args: noArguments,
 		Long: `Backup writes the record as it is at this moment, the configuration, certificates and
 keys to one new file. Guard it as you guard the server: it holds every key but the
 roots'. Together with the journal (journal: in hallmark.yaml), which goes on from
-there, restore loses nothing that was answered.`,
+there, restore loses nothing that was answered.
+
+If the journal's disk is lost and the record is not, nothing can be recorded any more. Stop
+the server, and --new-journal begins a new one with this backup; older ones need the old.`,
 		Example: "  hallmarkd backup --config /srv/hallmark/hallmark.yaml --to /media/backup/hallmark-$(date +%F).tar",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if to == "" {
@@ -31,6 +34,11 @@ there, restore loses nothing that was answered.`,
 			in, err := installation.Load(path)
 			if err != nil {
 				return err
+			}
+			if newJournal {
+				if err := upkeep.NewJournal(c.Context(), in); err != nil {
+					return err
+				}
 			}
 			done, err := upkeep.Backup(c.Context(), in, to, version, time.Now())
 			if err != nil {
@@ -44,6 +52,7 @@ there, restore loses nothing that was answered.`,
 	}
 	configFlag(c, &path)
 	c.Flags().StringVar(&to, "to", "", "the file to write")
+	c.Flags().BoolVar(&newJournal, "new-journal", false, "the journal is lost: begin a new one")
 	c.Flags().BoolVar(&asJSON, "json", false, "print what was done as JSON")
 	return c
 }

@@ -28,6 +28,12 @@ func Restart(ctx context.Context, path string) error {
 	return engine.Restart(ctx, path)
 }
 
+// Check says why a record, which may be in use, could not go on writing the journal in a
+// folder, or nil: until it can, nothing is recorded.
+func Check(ctx context.Context, path, journal string) error {
+	return engine.Continues(ctx, path, journal)
+}
+
 // Needless names the files of a journal that Recover of this snapshot would not read.
 func Needless(ctx context.Context, snapshot, journal string) ([]string, error) {
 	return engine.Needless(ctx, snapshot, journal)

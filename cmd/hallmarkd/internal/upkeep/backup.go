@@ -112,6 +112,16 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 	return done, durable.SyncDir(filepath.Dir(to))
 }
 
+// NewJournal makes an installation, which must not be running, begin a new journal because
+// the one that it kept is lost. A backup must follow: older ones do not go with it.
+func NewJournal(ctx context.Context, in *installation.Installation) error {
+	path, err := in.Database()
+	if err != nil {
+		return err
+	}
+	return journal.Restart(ctx, path)
+}
+
 // recordIn is the record's path relative to the installation's folder.
 func recordIn(in *installation.Installation) (string, error) {
 	path, err := in.Database()

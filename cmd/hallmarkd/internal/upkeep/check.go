@@ -22,6 +22,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/trust"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/journal"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -267,11 +268,7 @@ func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findin
 		return
 	}
 	r.add(OK, "record", "", "%s is sound", in.Config.Database)
-	if inside, err := filepath.Rel(in.Config.Dir, in.Config.Journal); err == nil && filepath.IsLocal(inside) {
-		r.add(OK, "journal", "to survive the loss of this folder keep it on another disk: journal in "+in.Config.File, "%s, beside the record", in.Config.Journal)
-	} else {
-		r.add(OK, "journal", "", "%s", in.Config.Journal)
-	}
+	in.checkJournal(ctx, r)
 	operators, err := store.Operators(ctx)
 	if err != nil {
 		r.add(Error, "operators", "", "%v", err)
@@ -288,6 +285,24 @@ func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findin
 		return
 	}
 	r.add(OK, "operators", "", "%d of %d may administer", active, len(operators))
+}
+
+// checkJournal looks whether what comes next can be recorded.
+func (in checked) checkJournal(ctx context.Context, r *Findings) {
+	dir := in.Config.Journal
+	path, err := in.Database()
+	if err == nil {
+		err = journal.Check(ctx, path, dir)
+	}
+	if err != nil {
+		r.add(Error, "journal", "until it can be written nothing is recorded, issued or revoked", "%v", err)
+		return
+	}
+	if inside, err := filepath.Rel(in.Config.Dir, dir); err == nil && filepath.IsLocal(inside) {
+		r.add(OK, "journal", "to survive the loss of this folder keep it on another disk: journal in "+in.Config.File, "%s, beside the record", dir)
+		return
+	}
+	r.add(OK, "journal", "", "%s", dir)
 }
 
 // checkRevoked looks for issuers whose certificates were revoked and which their root's

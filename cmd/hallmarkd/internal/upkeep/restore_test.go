@@ -382,6 +382,63 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 	}
 }
 
+// TestLostJournal loses the journal's disk, but not the record's: nothing can be recorded,
+// check says so and what to do, and with a new journal and its backup nothing is lost again.
+func TestLostJournal(t *testing.T) {
+	for name, lose := range map[string]func(dir string) error{
+		"lost": os.RemoveAll,
+		"cut":  func(dir string) error { return os.Truncate(filepath.Join(dir, "0000000000000001.journal"), 5) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFactory(t)
+			f.enrol("before", record.DefaultLot)
+			if found := Check(t.Context(), f.in.Config.File, time.Now()); about(found, "journal").Level != OK {
+				t.Errorf("a sound journal: %+v", found)
+			}
+			f.store.Close()
+			if err := lose(f.in.Config.Journal); err != nil {
+				t.Fatal(err)
+			}
+			f = open(t, f.in.Config.File)
+			if err := f.store.Note(t.Context(), f.event("noted")); !errors.Is(err, record.ErrUnavailable) {
+				t.Errorf("without a journal: %v", err)
+			}
+			f.store.Close()
+			if found := about(Check(t.Context(), f.in.Config.File, time.Now()), "journal"); found.Level != Error || !strings.Contains(found.Detail, "hallmarkd backup --new-journal") {
+				t.Errorf("check says %+v", found)
+			}
+			if err := NewJournal(t.Context(), f.in); err != nil {
+				t.Fatal(err)
+			}
+			file := f.backup()
+			f = open(t, f.in.Config.File)
+			f.enrol("after", record.DefaultLot)
+			f.store.Close()
+			if found := about(Check(t.Context(), f.in.Config.File, time.Now()), "journal"); found.Level != OK {
+				t.Errorf("after a new beginning check says %+v", found)
+			}
+			done, err := restore(t, Restoring{From: file})
+			if err != nil || done.Lost {
+				t.Fatalf("%+v, %v", done, err)
+			}
+			again := open(t, done.Config)
+			for _, id := range []string{"id-before", "id-after"} {
+				if _, err := again.store.Device(t.Context(), id); err != nil {
+					t.Errorf("%s: %v", id, err)
+				}
+			}
+		})
+	}
+}
+
+func about(found Findings, subject string) Finding {
+	i := slices.IndexFunc(found, func(f Finding) bool { return f.Subject == subject })
+	if i < 0 {
+		return Finding{}
+	}
+	return found[i]
+}
+
 func TestBackupHoldsNoRootKey(t *testing.T) {
 	f := newFactory(t)
 	for _, name := range []string{"trust/mislaid.pem", "operator/mislaid.pem"} {

@@ -164,6 +164,9 @@ func (j *journal) open(at place) error {
 		}
 		path := segmentPath(j.dir, at.segment)
 		f, err := os.OpenFile(path, flags, 0o600)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %s", err, beginAnother)
+		}
 		if err != nil {
 			return err
 		}
@@ -178,7 +181,7 @@ func (j *journal) open(at place) error {
 	case err != nil:
 		return err
 	case info.Size() < at.size:
-		return fmt.Errorf("%s has %d bytes and the record wrote %d: it was cut or replaced; make a backup and restore it", j.file.Name(), info.Size(), at.size)
+		return at.lacks(j.file.Name(), info.Size())
 	case info.Size() > at.size:
 		if err := j.unanswered(at, info.Size()-at.size); err != nil {
 			return err
@@ -186,6 +189,41 @@ func (j *journal) open(at place) error {
 		return j.file.Truncate(at.size)
 	}
 	return nil
+}
+
+// beginAnother is what to do when a journal is lost and its record is not.
+const beginAnother = "if it is lost begin another, which a new backup goes with: hallmarkd backup --new-journal"
+
+// lacks says that a segment ends before the place.
+func (p place) lacks(segment string, size int64) error {
+	return fmt.Errorf("%s has %d bytes and the record wrote %d: it was cut or replaced; %s", segment, size, p.size, beginAnother)
+}
+
+// Continues says why a file could not go on writing the journal in a folder, or nil. It
+// changes nothing and may be asked while the file is in use.
+func Continues(ctx context.Context, path, dir string) error {
+	c, err := connect(ctx, path, forReader)
+	if err != nil {
+		return Classify(err)
+	}
+	defer c.close()
+	at, err := placeIn(c)
+	if err != nil || at.size == 0 { // a segment that was never written to is made
+		return Classify(err)
+	}
+	f, err := os.OpenFile(segmentPath(dir, at.segment), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", err, beginAnother)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.Size() < at.size {
+		err = at.lacks(f.Name(), info.Size())
+	}
+	return err
 }
 
 // unanswered refuses to cut off anything but one group, whole or torn, that would have
