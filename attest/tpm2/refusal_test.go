@@ -130,7 +130,9 @@ func point(alter func(*gotpm.TPMSECCPoint)) func(*gotpm.TPMTPublic) {
 
 func offCurve(p *gotpm.TPMSECCPoint) { p.Y.Buffer[len(p.Y.Buffer)-1] ^= 1 }
 
-func longPoint(p *gotpm.TPMSECCPoint) { p.X.Buffer = append(make([]byte, 60), p.X.Buffer...) }
+func longX(p *gotpm.TPMSECCPoint) { p.X.Buffer = append(make([]byte, 60), p.X.Buffer...) }
+
+func longY(p *gotpm.TPMSECCPoint) { p.Y.Buffer = append(make([]byte, 1), p.Y.Buffer...) }
 
 // asRSA makes a signing key's area an RSA one with this modulus.
 func asRSA(n *big.Int, size gotpm.TPMKeyBits, exponent uint32) func(*gotpm.TPMTPublic) {
@@ -218,7 +220,8 @@ func badEndorsements() []bad {
 			p.Symmetric.Mode = gotpm.NewTPMUSymMode(gotpm.TPMAlgAES, gotpm.TPMAlgCBC)
 		}))},
 		{name: "EK off its curve", code: tpm2.CodeEKWeak, evidence: resend(ekPublic, point(offCurve))},
-		{name: "EK long coordinate", code: tpm2.CodeEKWeak, evidence: resend(ekPublic, point(longPoint))},
+		{name: "EK long x", code: tpm2.CodeEKWeak, evidence: resend(ekPublic, point(longX))},
+		{name: "EK long y", code: tpm2.CodeEKWeak, evidence: resend(ekPublic, point(longY))},
 		{name: "EK RSA-1024", code: tpm2.CodeEKWeak, options: func() simtpm.Options {
 			o := rsaEK(modulus(1024))
 			o.AlterEK = rsaParms(func(p *gotpm.TPMSRSAParms) { p.KeyBits = 1024 })
@@ -226,6 +229,9 @@ func badEndorsements() []bad {
 		}()},
 		{name: "EK ROCA", code: tpm2.CodeEKWeak, options: rsaEK(rocaModulus(2048))},
 		{name: "EK short modulus", code: tpm2.CodeEKWeak, options: rsaEK(modulus(2047))},
+		{name: "EK padded modulus", code: tpm2.CodeEKWeak, options: rsaEK(modulus(2048)), evidence: resend(ekPublic, func(p *gotpm.TPMTPublic) {
+			p.Unique = gotpm.NewTPMUPublicID(gotpm.TPMAlgRSA, &gotpm.TPM2BPublicKeyRSA{Buffer: append([]byte{0}, modulus(2048).Bytes()...)})
+		})},
 		{name: "EK even modulus", code: tpm2.CodeEKWeak, options: rsaEK(new(big.Int).Add(modulus(2048), big.NewInt(1)))},
 		{name: "EK exponent 3", code: tpm2.CodeEKAlgorithm, options: func() simtpm.Options {
 			o := rsaEK(modulus(2048))
@@ -300,7 +306,8 @@ func badSigners(name string, malformed, attribute, algorithm, weak string, field
 			p.Scheme = gotpm.TPMTECCScheme{Scheme: gotpm.TPMAlgECDAA, Details: gotpm.NewTPMUAsymScheme(gotpm.TPMAlgECDAA, &gotpm.TPMSSchemeECDAA{HashAlg: gotpm.TPMAlgSHA256})}
 		}))},
 		{name: "off its curve", code: weak, evidence: resend(field, point(offCurve))},
-		{name: "long coordinate", code: weak, evidence: resend(field, point(longPoint))},
+		{name: "long x", code: weak, evidence: resend(field, point(longX))},
+		{name: "long y", code: weak, evidence: resend(field, point(longY))},
 		{name: "RSA-1024", code: weak, evidence: resend(field, asRSA(modulus(1024), 1024, 0))},
 		{name: "ROCA", code: weak, evidence: resend(field, asRSA(rocaModulus(2048), 2048, 0))},
 		{name: "exponent 3", code: algorithm, evidence: resend(field, asRSA(modulus(2048), 2048, 3))},
