@@ -56,7 +56,6 @@ func (s *Service) certificatesOf(ctx context.Context, d record.Device) ([]record
 
 func (s *Service) suspend(ctx context.Context, c *gate.Call) (any, error) {
 	return s.change(ctx, c, record.JobSuspend, func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
-		e.Alert = true // one person's act, of which the others hear (design decision 14)
 		return s.Status.Suspend(ctx, d.ID, e)
 	})
 }
@@ -79,7 +78,7 @@ func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 func (s *Service) end(ctx context.Context, c *gate.Call) func(record.Device, int, record.Event) ([]record.Shard, error) {
 	return func(d record.Device, reason int, e record.Event) ([]record.Shard, error) {
 		if d.State != record.StateRevoked {
-			done, err := s.Watch.RevokeOne(ctx, c)
+			done, err := s.Watch.RevokeOne(ctx, c, d)
 			if err != nil {
 				return nil, err
 			}
@@ -111,7 +110,7 @@ func (s *Service) change(ctx context.Context, c *gate.Call, kind string, do func
 	}
 	becomes := changes[kind]
 	e := c.Event(view.Verbs[kind], d.Name())
-	e.Reason = in.Why
+	e.Reason, e.Alert = in.Why, true // one person's act, of which the others hear (design decision 14)
 	if becomes.state == record.StateRevoked {
 		e.Detail["reason"] = view.Reason(reason)
 	}

@@ -42,7 +42,10 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 	e.Alert = g.NewKey // it ends certificates
 	e.Detail["until"], e.Detail["new_key"] = g.Expires.UTC().Format(time.RFC3339), strconv.FormatBool(g.NewKey)
 	if g.NewKey && !d.Assurance.Hardware && d.State != record.StateRevoked {
-		done, err := s.Watch.RevokeOne(ctx, c)
+		done, err := s.Watch.RevokeOne(ctx, c, d)
+		if err != nil && gate.Problem(err).Code == wire.CodeApproval {
+			done, err = func() {}, s.Watch.Need(ctx, c, record.ApproveGrant, d.ID, in.Why)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -40,6 +40,33 @@ func (h *house) onList(c record.Certificate) bool {
 	return false
 }
 
+// TestGrantOfWholeLot: new keys end certificates too, and the last of a lot takes two.
+func TestGrantOfWholeLot(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	h.softDevice("SN-1")
+	last := h.softDevice("SN-2")
+	bo := h.second("bo")
+	in := renewal.NewGrant{NewKey: true, Why: "reflashed"}
+	_, err := h.anna.Grant(ctx, "SN-1", in)
+	check(t, err)
+	_, err = h.anna.Grant(ctx, "SN-2", in)
+	request := requested(t, err)
+	open, err := bo.Approvals(ctx)
+	check(t, err)
+	if len(open.Items) != 1 || open.Items[0].Kind != record.ApproveGrant || open.Items[0].Subject != last.Name() {
+		t.Errorf("open: %+v", open.Items)
+	}
+	_, err = h.anna.Revoke(ctx, "SN-2", wire.StatusRequest{Reason: "cessation"})
+	wantProblem(t, err, wire.CodeApproval)
+	_, err = bo.Approve(ctx, request)
+	check(t, err)
+	got, err := h.anna.Grant(ctx, "SN-2", in)
+	check(t, err)
+	if got.Ticket == "" {
+		t.Errorf("granted: %+v", got)
+	}
+}
+
 func TestGrant(t *testing.T) {
 	h := newHouse(t)
 	ctx := t.Context()

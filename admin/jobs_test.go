@@ -278,8 +278,8 @@ func TestSecondOperator(t *testing.T) {
 		t.Fatalf("open: %+v", open.Items)
 	}
 	_, err = h.anna.Approve(ctx, lot.Approval)
-	if p := wantProblem(t, err, wire.CodeConflict); p.Detail != "the requester cannot approve" {
-		t.Errorf("detail: %s", p.Detail)
+	if p := wantProblem(t, err, wire.CodeConflict); !strings.Contains(p.Detail, "is your own") || !strings.HasPrefix(p.Hint, "who may: bo; if nobody answers") {
+		t.Errorf("detail: %s; hint: %s", p.Detail, p.Hint)
 	}
 	_, err = bo.Approve(ctx, "a99")
 	wantProblem(t, err, wire.CodeNotFound)
@@ -341,6 +341,88 @@ func TestSecondOperator(t *testing.T) {
 	}
 	_, err = h.anna.Set(ctx, "colour", jobs.NewSetting{Value: "1"})
 	wantProblem(t, err, wire.CodeNotFound)
+}
+
+// TestLotByBits: whoever ends a lot in several acts ends a whole lot, in whatever way.
+func TestLotByBits(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	for _, lot := range []string{"one", "bits", "jobs", "late"} {
+		h.fleet(lot, map[string]int{"one": 1}[lot]+3*min(1, len(lot)-3))
+	}
+	bo := h.second("bo")
+	revoke := func(by *client.Client, serial string) error {
+		_, err := by.Revoke(ctx, serial, wire.StatusRequest{Reason: "key-compromise"})
+		return err
+	}
+	many := func(where string, stages ...string) jobs.Job {
+		t.Helper()
+		j, err := h.anna.CreateJob(ctx, jobs.New{Kind: jobs.Retire, Why: "old", Selection: jobs.Selection{Where: where}, Stages: stages})
+		check(t, err)
+		return j
+	}
+	// The only device of a lot is one device.
+	check(t, revoke(h.anna, "one-000"))
+
+	// One by one, by whoever it is.
+	check(t, revoke(h.anna, "bits-000"))
+	_, err := bo.Retire(ctx, "bits-001", wire.StatusRequest{Why: "old"})
+	check(t, err)
+	for _, by := range []*client.Client{h.anna, bo} {
+		p := wantProblem(t, revoke(by, "bits-002"), wire.CodeApproval)
+		if !strings.Contains(p.Detail, "the last of lot bits") || !strings.Contains(p.Hint, "hallmark device suspend bits-002") {
+			t.Errorf("refused with %s; %s", p.Detail, p.Hint)
+		}
+	}
+	_, err = h.anna.Suspend(ctx, "bits-002", wire.StatusRequest{Why: "at once, always"})
+	check(t, err)
+	last := many("serial = bits-002")
+	if last.State != record.JobWaiting {
+		t.Errorf("the last one by a job: %+v", last)
+	}
+	check(t, revoke(h.anna, "bits-000")) // again, which ends nothing
+
+	// In two jobs, of which the first waits for its next stage.
+	if j := many("serial = jobs-000 OR serial = jobs-001", "1"); j.State != record.JobRunning {
+		t.Errorf("two of three: %+v", j)
+	}
+	wantProblem(t, revoke(bo, "jobs-002"), wire.CodeApproval)
+	if j := many("serial = jobs-002"); j.State != record.JobWaiting {
+		t.Errorf("the third: %+v", j)
+	}
+
+	// What ended long ago is no part of the act.
+	check(t, revoke(h.anna, "late-000"))
+	check(t, revoke(h.anna, "late-001"))
+	wantProblem(t, revoke(h.anna, "late-002"), wire.CodeApproval)
+	h.offset.Store(int64(25 * time.Hour))
+	h.anna = h.operator("anna")
+	h.operator("bo")
+	check(t, revoke(h.anna, "late-002"))
+}
+
+// TestLotAtOnce: of the acts on the last devices of a lot that come at the same time, one
+// finds that it would be the last.
+func TestLotAtOnce(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	names := h.fleet("w47", 4)
+	h.second("bo")
+	errs := make(chan error)
+	for _, name := range names {
+		go func() {
+			_, err := h.anna.Revoke(ctx, name, wire.StatusRequest{Reason: "superseded"})
+			errs <- err
+		}()
+	}
+	var refused []error
+	for range names {
+		if err := <-errs; err != nil {
+			refused = append(refused, err)
+		}
+	}
+	if len(refused) != 1 {
+		t.Fatalf("%d were refused: %v", len(refused), refused)
+	}
+	wantProblem(t, refused[0], wire.CodeApproval)
 }
 
 // TestDisabledOperatorsJob: what a disabled operator asked for is neither approved nor
@@ -519,6 +601,29 @@ func TestAlerts(t *testing.T) {
 	check(t, bo.SeeAlerts(ctx, alerts.Items[0].Sequence))
 	if n := head(); n != "" {
 		t.Errorf("%q alerts after they were seen", n)
+	}
+
+	// One for each act, and none for what changes nothing.
+	h.second("carla")
+	for range 2 {
+		_, err = h.anna.Restore(ctx, "SN-1", wire.StatusRequest{Why: "found"})
+		check(t, err)
+	}
+	h.device("default", "default", "SN-2")
+	for range 2 {
+		_, err = h.anna.Retire(ctx, "SN-2", wire.StatusRequest{Why: "old"})
+		check(t, err)
+		_, err = h.anna.DisableOperator(ctx, "carla")
+		check(t, err)
+	}
+	alerts, err = bo.Alerts(ctx)
+	check(t, err)
+	var heard []string
+	for _, e := range alerts.Items {
+		heard = append(heard, e.Verb)
+	}
+	if !slices.Equal(heard, []string{"device.restored", "device.retired", "operator.disabled"}) {
+		t.Errorf("the others hear %v", heard)
 	}
 }
 

@@ -15,6 +15,9 @@ const (
 	ApproveSetting = "setting"
 	// ApproveTombstone lets the tombstones of the device in Subject (an ID) be lifted.
 	ApproveTombstone = "tombstone"
+	// ApproveGrant lets the device in Subject (an ID) be granted a new key, which ends its
+	// certificates.
+	ApproveGrant = "grant"
 	// ReviewJob is the review of the job in Subject, which a break-glass has let run.
 	ReviewJob = "review"
 )

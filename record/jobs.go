@@ -102,14 +102,17 @@ type JobDevice struct {
 	At time.Time
 }
 
+// LotMemory is for how long a device that ended still counts as one that its lot had:
+// whoever ends a lot in many acts ends a whole lot all the same.
+const LotMemory = 24 * time.Hour
+
 // JobView is what a job is judged by before it is recorded.
 type JobView struct {
 	// Total counts the devices that the job would be about, Fleet all that there are.
 	Total, Fleet int64
 	// Everything: no device that is not revoked was left out.
 	Everything bool
-	// WholeLots are the lots of which at least two, and all that are not revoked yet, are
-	// among them.
+	// WholeLots are the lots that the devices would be the end of, as LotsEnded says.
 	WholeLots []string
 	// Able are the operators who could act; see Operators.Able.
 	Able []string
@@ -187,6 +190,11 @@ type Jobs interface {
 	// or whose certificates ended by a grant for a new key, one by one or by a job that was
 	// made or had not ended then, but for jobs that another operator approves or reviews.
 	RevokedAlone(ctx context.Context, operator string, since time.Time) (int64, error)
+	// LotsEnded lists the lots that have a device in force now, would have none without those
+	// with the IDs in devices, and had several LotMemory ago or since. In force is what is not
+	// revoked, is not about to be by a job that waits for nobody's approval, and does not hold
+	// a grant for a new key of which no use was made.
+	LotsEnded(ctx context.Context, devices []string, at time.Time) ([]string, error)
 	// Conclude gives a device its outcome in every running job of a kind that is not a
 	// status job, and ends the jobs in which nothing is pending then. Nothing happens if
 	// there is none; no event is written.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/consent"
 	"github.com/hallmark-pki/hallmark/admin/gate"
@@ -39,7 +40,7 @@ func (s *Service) showApproval(ctx context.Context, a record.Approval) (jobs.App
 		}
 		shown := showJob(j, nil)
 		out.Job = &shown
-	case record.ApproveTombstone:
+	case record.ApproveTombstone, record.ApproveGrant:
 		d, err := s.Store.Device(ctx, a.Subject)
 		if err != nil {
 			return out, err
@@ -65,12 +66,31 @@ func (s *Service) approve(ctx context.Context, c *gate.Call) (any, error) {
 	e := c.Event(verb, asked.Subject)
 	e.Reason, e.Alert = asked.Why, true
 	e.Detail["request"], e.Detail["kind"], e.Detail["requester"] = asked.ID, asked.Kind, asked.Requester
+	if asked.Requester == c.Caller.Name {
+		return nil, s.ownRequest(ctx, c, asked)
+	}
 	a, err := s.Store.Approve(ctx, id, c.Caller.Name, c.Now, e)
 	if err != nil {
 		return nil, worded(err, id)
 	}
 	s.Wake()
 	return s.showApproval(ctx, a)
+}
+
+// ownRequest refuses to let operators approve what they asked for, and says who may.
+func (s *Service) ownRequest(ctx context.Context, c *gate.Call, a record.Approval) error {
+	others, err := s.Watch.Others(ctx, c.Caller.Name, c.Now)
+	if err != nil {
+		return err
+	}
+	hint := "nobody else has a certificate now: hallmark operator list"
+	if len(others) > 0 {
+		hint = "who may: " + strings.Join(others, ", ")
+	}
+	if a.Kind == record.ApproveJob {
+		hint += `; if nobody answers: the same command with --break-glass "WHY IT CANNOT WAIT"`
+	}
+	return gate.Refuse(http.StatusConflict, wire.CodeConflict, hint, "request %s is your own: another operator must approve it", a.ID)
 }
 
 // maxAlerts is how many alerts are shown at once.

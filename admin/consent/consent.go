@@ -30,24 +30,47 @@ const (
 type Store interface {
 	record.Approvals
 	Able(ctx context.Context, at time.Time) ([]string, error)
+	Operator(ctx context.Context, name string) (record.Operator, error)
 	RevokedAlone(ctx context.Context, operator string, since time.Time) (int64, error)
+	LotsEnded(ctx context.Context, devices []string, at time.Time) ([]string, error)
 	Setting(ctx context.Context, name string) (string, error)
 }
 
 // Watch judges. Make one for a record with New.
 type Watch struct {
 	store Store
-	mu    sync.Mutex
-	// reserved are the devices that operators are revoking right now.
-	reserved map[string]int64
+	// one is held by everybody who ends a single device, until the record counts it, and
+	// by whoever makes a job of many, alone.
+	one sync.RWMutex
+	mu  sync.Mutex
+	// ending are the single devices that are being ended right now.
+	ending map[*ending]bool
 }
 
+// ending is a device and who ends it.
+type ending struct{ device, operator string }
+
 // New watches over a record.
-func New(s Store) *Watch { return &Watch{store: s, reserved: map[string]int64{}} }
+func New(s Store) *Watch { return &Watch{store: s, ending: map[*ending]bool{}} }
 
 // Alone reports whether nobody but the caller could act.
 func Alone(able []string, caller string) bool {
 	return !slices.ContainsFunc(able, func(name string) bool { return name != caller })
+}
+
+// Others are those but the caller who can act now: who was disabled counts, and cannot.
+func (w *Watch) Others(ctx context.Context, caller string, now time.Time) (others []string, err error) {
+	able, err := w.store.Able(ctx, now)
+	for _, name := range able {
+		o, err := w.store.Operator(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if name != caller && o.Disabled.IsZero() {
+			others = append(others, name)
+		}
+	}
+	return others, err
 }
 
 // Need returns nil if the caller may do now what kind and subject (record.Approval) say:
@@ -102,44 +125,79 @@ func (w *Watch) Threshold(ctx context.Context) (int64, error) {
 	return strconv.ParseInt(text, 10, 64)
 }
 
-// Revoking calls do with how many devices the operator may still revoke alone; less than
-// zero never. No other count of the same record is made meanwhile.
+// Revoking calls do with how many devices the operator may still revoke alone, by a job;
+// less than zero never. Nobody else ends devices of the same record meanwhile.
 func (w *Watch) Revoking(ctx context.Context, operator string, now time.Time, do func(left int64) error) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	threshold, err := w.Threshold(ctx)
+	w.one.Lock()
+	defer w.one.Unlock()
+	left, err := w.left(ctx, operator, now)
 	if err != nil {
 		return err
 	}
-	already, err := w.store.RevokedAlone(ctx, operator, now.Add(-window))
-	if err != nil {
-		return err
-	}
-	return do(max(0, threshold-already-w.reserved[operator]))
+	return do(max(0, left))
 }
 
-// RevokeOne refuses one revocation beyond what the caller may do alone, and counts it
-// until done is called, after which the record does.
-func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call) (done func(), err error) {
+func (w *Watch) left(ctx context.Context, operator string, now time.Time) (int64, error) {
+	threshold, err := w.Threshold(ctx)
+	if err != nil {
+		return 0, err
+	}
+	already, err := w.store.RevokedAlone(ctx, operator, now.Add(-window))
+	return threshold - already, err
+}
+
+// RevokeOne refuses to end one device (wire.CodeApproval) beyond what the caller may do
+// alone: too many within a day, or the last of a lot. It counts the device until done is
+// called, after which the record does.
+func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device) (done func(), err error) {
 	able, err := w.store.Able(ctx, c.Now)
 	if err != nil {
 		return nil, err
 	}
-	name := c.Caller.Name
-	err = w.Revoking(ctx, name, c.Now, func(left int64) error {
-		if left == 0 && !Alone(able, name) {
-			return gate.Refuse(http.StatusForbidden, wire.CodeApproval,
-				"suspend it, or let another operator approve its revocation: hallmark device revoke --where 'serial = SERIAL' --reason REASON",
-				"%s has revoked as many devices within a day as one operator may alone", name)
+	w.one.RLock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	one := &ending{d.ID, c.Caller.Name}
+	if !Alone(able, c.Caller.Name) {
+		if err := w.judge(ctx, c, d); err != nil {
+			w.one.RUnlock()
+			return nil, err
 		}
-		w.reserved[name]++
-		return nil
-	})
+	}
+	w.ending[one] = true
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.reserved[name]--; w.reserved[name] == 0 {
-			delete(w.reserved, name)
+		delete(w.ending, one)
+		w.one.RUnlock()
+	}, nil
+}
+
+// judge says what keeps a caller from ending a device beside those that are being ended.
+func (w *Watch) judge(ctx context.Context, c *gate.Call, d record.Device) error {
+	left, err := w.left(ctx, c.Caller.Name, c.Now)
+	if err != nil {
+		return err
+	}
+	all := []string{d.ID}
+	for e := range w.ending {
+		all = append(all, e.device)
+		if e.operator == c.Caller.Name {
+			left--
 		}
-	}, err
+	}
+	lots, err := w.store.LotsEnded(ctx, all, c.Now)
+	if err != nil {
+		return err
+	}
+	hint := "suspending it needs nobody: hallmark device suspend " + d.Serial
+	switch {
+	case slices.Contains(lots, d.Lot):
+		return gate.Refuse(http.StatusForbidden, wire.CodeApproval, hint,
+			"%s is the last of lot %s, which had others within a day: to end a whole lot takes two operators", d.Name(), d.Lot)
+	case left <= 0:
+		return gate.Refuse(http.StatusForbidden, wire.CodeApproval, hint,
+			"%s has revoked as many devices within a day as one operator may alone", c.Caller.Name)
+	}
+	return nil
 }

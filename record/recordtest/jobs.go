@@ -565,3 +565,49 @@ func issuerRevoked(t *testing.T, b *bench) {
 		t.Errorf("after it was cancelled: %+v, %v", begun, err)
 	}
 }
+
+// lotsEnded: what would leave a lot with nothing in force that had several within a day.
+func lotsEnded(t *testing.T, b *bench) {
+	b.people("anna")
+	var ids []string
+	for range 4 {
+		d := softDevice()
+		b.must(b.admit(d))
+		ids = append(ids, d.ID)
+	}
+	ends := func(what string, at time.Time, want []string, devices ...string) {
+		t.Helper()
+		got, err := b.LotsEnded(b.ctx, devices, at)
+		b.must(err)
+		if len(got)+len(want) > 0 {
+			b.equal(what, got, want)
+		}
+	}
+	whole := []string{record.DefaultLot}
+	ends("nothing", Now, nil)
+	ends("a stranger", Now, nil, "nil")
+	ends("three of four", Now, nil, ids[:3]...)
+	ends("all", Now, whole, ids...)
+
+	_, err := b.Revoke(b.ctx, ids[0], Now, 0, "", event("device.revoked"))
+	b.must(err)
+	ends("all that is left", Now, whole, ids[1:]...)
+	ends("what has ended", Now, nil, ids[0])
+	g := record.Grant{ID: id("grant"), Device: ids[1], NewKey: true, Created: Now, Expires: Now.Add(time.Hour)}
+	_, err = b.Grant(b.ctx, g, event("device.granted"))
+	b.must(err)
+	ends("the others have a key", Now, nil, ids[2])
+	j := b.create(record.Job{Kind: record.JobRetire, State: record.JobWaiting}, record.Selection{Devices: ids[2:3]})
+	ends("one waits for approval", Now, nil, ids[3])
+	_, err = b.CancelJob(b.ctx, j.ID, Now, event("job.cancelled"))
+	b.must(err)
+	j = b.create(record.Job{Kind: record.JobRetire}, record.Selection{Devices: ids[2:3]})
+	ends("another is being retired", Now, whole, ids[3])
+	ends("it is as good as retired", Now, nil, ids[2])
+
+	later := Now.Add(record.LotMemory + time.Second)
+	ends("it was there a day ago", later, whole, ids[3])
+	b.step(j.ID, 10)
+	ends("the last of a day", Now, whole, ids[3])
+	ends("it has been the only one for a day", later, nil, ids[3])
+}

@@ -90,6 +90,7 @@ func Run(t *testing.T, p Place) {
 		"job refused":          jobRefused,
 		"job of another kind":  jobOfAnotherKind,
 		"revoked alone":        revokedAlone,
+		"lots ended":           lotsEnded,
 		"job and its operator": jobAndItsOperator,
 		"approvals":            approvals,
 		"approvals refused":    approvalsRefused,

@@ -57,9 +57,8 @@ type acting struct {
 // Command makes the verb; complete completes serial numbers.
 func (act Act) Command(a *terminal.App, complete terminal.Completion) *cobra.Command {
 	t := acting{Act: act, in: jobs.New{Kind: act.Kind}}
-	destroys := act.Kind == jobs.Revoke || act.Kind == jobs.Retire
 	long := act.Long + selecting
-	if destroys {
+	if destroys(act.Kind) {
 		long += twoOperators
 	}
 	c := &cobra.Command{Use: act.Kind + " SERIAL... | --where EXPR", Short: act.Short, Long: long, Example: act.Example, ValidArgsFunction: complete}
@@ -77,13 +76,16 @@ func (act Act) Command(a *terminal.App, complete terminal.Completion) *cobra.Com
 	} else {
 		f.StringVar(&t.reason, "reason", "", "the same as --why")
 	}
-	if destroys {
+	if destroys(act.Kind) {
 		f.StringVar(&t.in.BreakGlass, "break-glass", "", "do it without another operator, and why that cannot wait")
 	}
 	c.RegisterFlagCompletionFunc("where", terminal.Nothing)
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error { return t.run(a, c, args) })
 	return c
 }
+
+// destroys says of which verbs a second operator may have to approve.
+func destroys(kind string) bool { return kind == jobs.Revoke || kind == jobs.Retire }
 
 func (t acting) run(a *terminal.App, c *cobra.Command, args []string) error {
 	if (len(args) == 0) == !c.Flags().Changed("where") {
@@ -110,7 +112,12 @@ func (t acting) run(a *terminal.App, c *cobra.Command, args []string) error {
 		return err
 	}
 	if len(args) == 1 && len(t.in.Stages) == 0 && t.in.Count == 0 && t.in.BreakGlass == "" && !t.detach {
-		return t.one(c, cl, args[0])
+		err := t.one(c, cl, args[0])
+		problem := (*wire.Problem)(nil)
+		if !destroys(t.Kind) || !errors.As(err, &problem) || problem.Code != wire.CodeApproval {
+			return err
+		}
+		fmt.Fprintln(c.ErrOrStderr(), "hallmark:", terminal.Printable(problem.Detail, true)) // why it becomes a job
 	}
 	return t.many(c, cl)
 }

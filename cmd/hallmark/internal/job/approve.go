@@ -16,7 +16,8 @@ import (
 func Approve(a *terminal.App) *cobra.Command {
 	c := &cobra.Command{Use: "approve ID", Short: "Approve what another operator asked for, or review a break-glass",
 		Long: `Approve what another operator asked for and may not do alone: a job, which runs then; a
-new operator, a setting or the lifting of a tombstone, which the other types once more.
+new operator, a setting, a new key or the lifting of a tombstone, which the other types
+once more.
 Of a job that broke the glass it is the review. "hallmark approve list" shows what waits.`,
 		Example: "  hallmark approve list\n  hallmark approve a4", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: a.Arguments(func(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
@@ -62,6 +63,8 @@ func about(p jobs.Approval) string {
 		return "a new operator, " + p.Subject
 	case "setting":
 		return "the setting " + p.Subject
+	case "grant":
+		return "a new key for " + p.Subject + ", whose certificates end"
 	case "tombstone":
 		return "lifting the tombstones of " + p.Subject
 	}

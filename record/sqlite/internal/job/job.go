@@ -76,15 +76,10 @@ func view(c *engine.Conn, seq, total int64, at time.Time) (v record.JobView, err
 		return v, err
 	}
 	v.Everything = left == nil
-	name := func(r engine.Row) string { return r.Text(0) }
-	// A lot is whole if no device of it that is not revoked was left out. The search for one
-	// ends with the first.
-	v.WholeLots, err = engine.Query(context.Background(), c, name, `SELECT g.lot FROM (
-			SELECT d.lot FROM job_devices j CROSS JOIN devices d ON d.seq = j.device WHERE j.job = ?1 GROUP BY d.lot HAVING count(*) > 1
-		) g WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.lot = g.lot AND `+leftOut+")", seq)
-	if err != nil {
+	if v.WholeLots, err = lotsEnded(context.Background(), c, "SELECT device FROM job_devices WHERE job = ?1", seq, at); err != nil {
 		return v, err
 	}
+	name := func(r engine.Row) string { return r.Text(0) }
 	v.Able, err = engine.Query(context.Background(), c, name, people.SelectAble, at, at.Add(-record.AbleAfterDisabling))
 	return v, err
 }
