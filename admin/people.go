@@ -133,7 +133,9 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 			"invite another first; when nobody can sign in any more, hallmarkd operator recover on the server is the way back",
 			"without %q nobody could administer this installation", name)
 	}
-	if err := s.Store.DisableOperator(ctx, name, c.Now, c.Event("operator.disabled", name)); err != nil {
+	e := c.Event("operator.disabled", name)
+	e.Alert = true
+	if err := s.Store.DisableOperator(ctx, name, c.Now, e); err != nil {
 		return nil, err
 	}
 	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.Event("operator.revoked", name)); err != nil {

@@ -93,7 +93,9 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	s.ending.Lock()
 	defer s.ending.Unlock()
-	if err := s.Store.DisableRelyingParty(ctx, name, c.Now, c.Event("relying-party.disabled", name)); err != nil {
+	e := c.Event("relying-party.disabled", name)
+	e.Alert = true // what it guards is guarded no more
+	if err := s.Store.DisableRelyingParty(ctx, name, c.Now, e); err != nil {
 		return nil, gate.Absent(err, "hallmark relying-party list shows those there are", "there is no relying party %q", name)
 	}
 	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.Event("relying-party.revoked", name)); err != nil {

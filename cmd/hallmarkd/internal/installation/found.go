@@ -374,11 +374,15 @@ func (in *Installation) RecoverOperator(ctx context.Context, store record.Store,
 	if err != nil {
 		return err
 	}
-	e := record.Event{Time: time.Now(), Actor: "host", Verb: "operator.recovered", Object: name}
+	others, err := store.Operators(ctx)
+	if err != nil {
+		return err
+	}
+	e := record.Event{Time: time.Now(), Actor: "host", Verb: "operator.recovered", Object: name, Alert: len(others) > 0}
 	if err := store.RecoverOperator(ctx, name, e.Time, e); err != nil {
 		return err
 	}
-	e.Verb = "certificate.issued"
+	e.Verb, e.Alert = "certificate.issued", false
 	chain, err := OwnIssuer{authority}.IssueOperator(ctx, name, key.Public(), e)
 	if err != nil {
 		return err
