@@ -145,11 +145,7 @@ func (c *Client) order() []string {
 // Connect makes sure that the server is genuine and the time known. The other methods
 // do so by themselves; it serves those who need Now or Trust before.
 func (c *Client) Connect(ctx context.Context) error {
-	conn, err := c.open(ctx, nil)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
+	return c.use(ctx, nil, func(*connection) error { return nil })
 }
 
 // Enrol sends message one of an enrolment. ticket is nil for a device that comes back.
@@ -168,13 +164,8 @@ func (c *Client) Renew(ctx context.Context, m wire.Renew, prove Prover, id *tls.
 // Activate sends message two: the answer to a challenge. id is the certificate shown
 // with message one, nil in an enrolment.
 func (c *Client) Activate(ctx context.Context, m wire.Activate, id *tls.Certificate) (*wire.Answer, error) {
-	conn, err := c.open(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
 	var answer wire.Answer
-	return &answer, conn.call(http.MethodPost, wire.PathActivate, m, &answer)
+	return &answer, c.use(ctx, id, func(conn *connection) error { return conn.call(http.MethodPost, wire.PathActivate, m, &answer) })
 }
 
 // Poll asks the server when to renew and takes a newer trust bundle if there is one. It
@@ -192,12 +183,7 @@ func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, 
 // bundle over it, adopting a newer one. It fails if the key does not work or the
 // server turns the certificate away.
 func (c *Client) Probe(ctx context.Context, id *tls.Certificate) error {
-	conn, err := c.open(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return c.fetchTrust(conn)
+	return c.use(ctx, id, c.fetchTrust)
 }
 
 // evidence sends a message with the evidence for it.
@@ -213,29 +199,35 @@ func (c *Client) enveloped(ctx context.Context, path, label string, message any,
 	if err != nil {
 		return err
 	}
-	conn, err := c.open(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
+	return c.use(ctx, id, func(conn *connection) error {
+		envelope, err := c.envelope(conn, label, raw, prove, ticket, id)
+		if err != nil {
+			return err
+		}
+		return conn.call(http.MethodPost, path, envelope, answer)
+	})
+}
+
+// envelope binds a message to a connection.
+func (c *Client) envelope(conn *connection, label string, raw []byte, prove Prover, ticket *wire.Permission, id *tls.Certificate) (envelope wire.Envelope, err error) {
 	binding := wire.Binding{Label: label, Message: raw}
 	if id != nil {
 		binding.Client = id.Certificate[0]
 	}
-	envelope := wire.Envelope{Message: raw}
+	envelope.Message = raw
 	if c.bundle.NonceMode {
 		var nonce wire.NonceAnswer
 		if err := conn.call(http.MethodPost, wire.PathNonce, nil, &nonce); err != nil {
-			return err
+			return envelope, err
 		}
 		binding.Nonce, envelope.Nonce = nonce.Nonce, nonce.Nonce
 	} else if binding.Exporter, err = conn.exporter(); err != nil {
-		return err
+		return envelope, err
 	}
 	sum := binding.Sum()
 	if prove != nil {
 		if envelope.Statement, envelope.Signature, err = prove(sum); err != nil {
-			return err
+			return envelope, err
 		}
 	}
 	if ticket != nil {
@@ -243,10 +235,10 @@ func (c *Client) enveloped(ctx context.Context, path, label string, message any,
 	}
 	if c.bundle.NonceMode && id != nil {
 		if envelope.Client, err = proveClient(id, sum); err != nil {
-			return err
+			return envelope, err
 		}
 	}
-	return conn.call(http.MethodPost, path, envelope, answer)
+	return envelope, nil
 }
 
 // proveClient stands in for mutual TLS where a proxy ends TLS.

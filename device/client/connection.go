@@ -44,10 +44,10 @@ type connection struct {
 	stop    func() bool
 }
 
-// open connects to the first server that answers, shows id if it is not nil, and
-// returns a connection over which everything may be said. If the bundle or the time
-// is missing it is fetched first, over a connection of its own.
-func (c *Client) open(ctx context.Context, id *tls.Certificate) (*connection, error) {
+// use has do speak to the first server that answers, showing id if it is not nil, over a
+// connection over which everything may be said. What is reached and does not serve, as a
+// proxy whose server is down, is passed over like what is not reached.
+func (c *Client) use(ctx context.Context, id *tls.Certificate, do func(*connection) error) error {
 	var failed error
 	tried := map[string]bool{}
 	for {
@@ -55,27 +55,44 @@ func (c *Client) open(ctx context.Context, id *tls.Certificate) (*connection, er
 		list := c.order()
 		i := slices.IndexFunc(list, func(s string) bool { return !tried[s] })
 		if i < 0 || len(tried) > maxServers {
-			return nil, failed
+			return failed
 		}
 		server := list[i]
 		tried[server] = true
-		conn, err := c.openServer(ctx, server, id)
-		if err == nil {
+		err := c.useServer(ctx, server, id, do)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil || !elsewhere(err) {
 			c.memory.Server = server
-			return conn, nil
+			return err
 		}
 		if failed == nil {
 			failed = err
 		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if p := (*wire.Problem)(nil); errors.As(err, &p) {
-			return nil, err // it is a server of ours, and this is its answer
-		}
 	}
 }
 
+// elsewhere reports whether another server may do what one did not. What a server of ours
+// answers is an answer, and when it asks for time it speaks for all.
+func elsewhere(err error) bool {
+	if p, ok := errors.AsType[*wire.Problem](err); ok {
+		return p.Code == wire.CodeUnavailable && p.RetryAfter == 0
+	}
+	return errors.As(err, new(*NetworkError)) || errors.As(err, new(*TrustError))
+}
+
+func (c *Client) useServer(ctx context.Context, server string, id *tls.Certificate, do func(*connection) error) error {
+	conn, err := c.openServer(ctx, server, id)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return do(conn)
+}
+
+// openServer opens a connection to one server. If the bundle or the time is missing it is
+// fetched first, over a connection of its own.
 func (c *Client) openServer(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
 	if c.bundle == nil {
 		if err := c.firstTrust(ctx, server); err != nil {

@@ -331,6 +331,45 @@ func TestSeveralServers(t *testing.T) {
 	}
 }
 
+// A server that is there and does not serve is passed over, and not asked first the next
+// time; one that asks for time is obeyed.
+func TestServersThatDoNotServe(t *testing.T) {
+	for name, does := range map[string]http.HandlerFunc{
+		"its proxy has no server": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
+		"hangs up":                func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) },
+		"talks nonsense":          func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") },
+		"asks for time": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "60")
+			refuse(w, http.StatusServiceUnavailable, wire.CodeUnavailable, "many devices ask at once")
+		},
+	} {
+		s := start(t, nil)
+		next := httptest.NewUnstartedServer(s)
+		next.TLS = &tls.Config{Certificates: []tls.Certificate{s.root.leaf(t, "server", s.now)}, MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert}
+		next.StartTLS()
+		t.Cleanup(next.Close)
+		s.bundle.Servers = []string{s.url, next.URL}
+		s.answer[wire.PathEnrol] = func(w http.ResponseWriter, r *http.Request) {
+			if "https://"+r.Host == s.url {
+				does(w, r)
+				return
+			}
+			write(w, wire.Answer{Identity: &wire.Identity{Device: "m:1"}})
+		}
+		c := newClient(t, s, func(c *client.Config) { c.Proxy, c.Servers, c.Trust = client.Direct, nil, s.signed() })
+		_, err := c.Enrol(t.Context(), wire.Enrol{Serial: "<&>"}, prove, ticket)
+		if name == "asks for time" {
+			if client.RetryAfter(err) != time.Minute || c.Memory().Server != s.url {
+				t.Errorf("%s: %v, %+v", name, err, c.Memory())
+			}
+			continue
+		}
+		if err != nil || c.Memory().Server != next.URL {
+			t.Errorf("%s: %v, %+v", name, err, c.Memory())
+		}
+	}
+}
+
 // tinyproxy runs a real proxy that wants a name and a password.
 func tinyproxy(t *testing.T) (address string) {
 	t.Helper()

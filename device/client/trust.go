@@ -50,12 +50,7 @@ func (c *Client) fetchTrust(conn *connection) error {
 // UpdateTrust follows the server's trust bundles to the newest, so that what it issues
 // now can be held against its roots.
 func (c *Client) UpdateTrust(ctx context.Context) error {
-	conn, err := c.open(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return c.fetchTrust(conn)
+	return c.use(ctx, nil, c.fetchTrust)
 }
 
 // firstBundle believes the newest bundle if a pinned root has signed it. If that root is
