@@ -272,10 +272,10 @@ func TestAgentStartsFromAnImage(t *testing.T) {
 	}
 	// The same board, so the server knows it.
 	a := u.agent()
-	a.Server = g.Server
+	a.Servers = []string{"https://127.0.0.1:1", g.Server} // one that is away, and the next
 	a.Roots = must[[][]byte](t)(device.ReadRoots(filepath.Join(u.dir, state.AnchorsFile)))
 	u.live(t, a, time.Hour)
-	if s := a.Status(); s.Device != "default:SN-1" || !s.Healthy {
+	if s := a.Status(); s.Device != "default:SN-1" || !s.Healthy || s.Server != g.Server {
 		t.Fatalf("%+v; said %q", s, u.said)
 	}
 	release := must[func()](t)(state.At(u.dir).LockAgent())

@@ -65,7 +65,7 @@ func (u *unit) options() device.Options {
 func (u *unit) enrol(t testing.TB, ticket *wire.Permission, serial string) (device.Result, error) {
 	e := device.Enrolment{Options: u.options(), Ticket: ticket, Serial: serial}
 	if ticket == nil {
-		e.Server, e.Roots = u.url, [][]byte{u.root.Raw}
+		e.Servers, e.Roots = []string{u.url}, [][]byte{u.root.Raw}
 	}
 	return device.Enrol(t.Context(), e)
 }

@@ -21,9 +21,10 @@ type Enrolment struct {
 	Options
 	// Ticket is the permission to enrol; nil for a device that the server knows already.
 	Ticket *wire.Permission
-	// Server and Roots (certificates, DER) stand in for what a ticket carries, or replace it.
-	Server string
-	Roots  [][]byte
+	// Servers (https URLs, best first) and Roots (certificates, DER) stand in for what a
+	// ticket carries, or replace it.
+	Servers []string
+	Roots   [][]byte
 	// Serial is the product's serial number; empty if the ticket or the record fixes it.
 	Serial string
 	// image is the state of another board, found in the folder: it says whom to ask if
@@ -78,7 +79,7 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	if err := a.again(ctx, func() error { return a.enrol(ctx, e) }); err != nil {
 		return Result{}, err
 	}
-	a.set.Server = servers[0]
+	a.set.Server = a.client.Memory().Server
 	for _, pin := range pins {
 		a.set.Pins = append(a.set.Pins, hex.EncodeToString(pin[:]))
 	}
@@ -131,8 +132,8 @@ func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
 	if e.Ticket != nil {
 		servers, pins = []string{e.Ticket.Server}, [][32]byte{e.Ticket.Root}
 	}
-	if e.Server != "" {
-		servers = []string{e.Server}
+	if len(e.Servers) > 0 {
+		servers = e.Servers
 	}
 	if len(e.Roots) > 0 {
 		pins = nil

@@ -169,7 +169,7 @@ func TestHalfWrittenState(t *testing.T) {
 	if s := a.Status(); s.Healthy || s.Unreadable == "" {
 		t.Fatalf("%+v", s)
 	}
-	a.Server, a.Roots = u.url, [][]byte{u.root.Raw}
+	a.Servers, a.Roots = []string{u.url}, [][]byte{u.root.Raw}
 	u.live(t, a, time.Minute)
 	if s := a.Status(); !s.Healthy || s.Device != "default:SN-1" {
 		t.Fatalf("%+v; said %q", s, u.said)

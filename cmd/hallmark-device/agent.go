@@ -90,7 +90,7 @@ HALLMARK_TICKET) say where, and waits otherwise.
 		if a.Ticket, err = readTicket(c, nil); err != nil {
 			return usageError{err, c.CommandPath()}
 		}
-		if a.Server, a.Roots, err = from.server(c, &o.common, a.Ticket != nil); err != nil {
+		if a.Servers, a.Roots, err = from.server(c, &o.common, a.Ticket != nil); err != nil {
 			return err
 		}
 		a.Serial = from.serialNumber

@@ -145,10 +145,10 @@ Enrolling an enrolled device changes nothing.
 			return usageError{err, c.CommandPath()}
 		}
 		e := device.Enrolment{Options: o.options(c), Ticket: ticket}
-		if e.Server, e.Roots, err = from.server(c, &o, ticket != nil); err != nil {
+		if e.Servers, e.Roots, err = from.server(c, &o, ticket != nil); err != nil {
 			return err
 		}
-		if ticket == nil && (e.Server == "" || len(e.Roots) == 0) && notEnrolled(o.state) {
+		if ticket == nil && (len(e.Servers) == 0 || len(e.Roots) == 0) && notEnrolled(o.state) {
 			return usageError{errors.New("a ticket is needed, or both --server and --roots"), c.CommandPath()}
 		}
 		if e.Serial, err = from.serialNumber(c.Context()); err != nil {

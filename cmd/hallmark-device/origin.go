@@ -38,25 +38,25 @@ func (f *origin) flags(c *cobra.Command, o *common) {
 
 // server is whom to ask and whom to believe. A ticket says both, and gives way to flags
 // alone.
-func (f *origin) server(c *cobra.Command, o *common, ticket bool) (url string, roots [][]byte, err error) {
+func (f *origin) server(c *cobra.Command, o *common, ticket bool) (urls []string, roots [][]byte, err error) {
 	path := f.roots
 	if path == "" {
 		path = filepath.Join(o.state, state.AnchorsFile)
 	}
 	if !ticket || c.Flags().Changed("server") {
-		url = f.url
+		urls = settings.List(f.url)
 	}
 	if ticket && !c.Flags().Changed("roots") {
-		return url, nil, nil
+		return urls, nil, nil
 	}
 	roots, err = device.ReadRoots(path)
 	if f.roots == "" && errors.Is(err, os.ErrNotExist) {
-		return url, nil, nil
+		return urls, nil, nil
 	}
 	if err != nil {
-		return "", nil, advised{err, "--roots takes the file trust/infrastructure.pem of the server's folder"}
+		return nil, nil, advised{err, "--roots takes the file trust/infrastructure.pem of the server's folder"}
 	}
-	return url, roots, nil
+	return urls, roots, nil
 }
 
 // serialNumber is the product's; empty if nothing says it.

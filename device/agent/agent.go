@@ -27,11 +27,11 @@ type Agent struct {
 	Options device.Options
 	// Version is that of the program; it is remembered which one the server has accepted.
 	Version string
-	// Ticket, Server, Roots and Serial serve a board that has no identity yet, as in a
+	// Ticket, Servers, Roots and Serial serve a board that has no identity yet, as in a
 	// device.Enrolment. Without them, and without an image that names them, it waits.
-	Ticket *wire.Permission
-	Server string
-	Roots  [][]byte
+	Ticket  *wire.Permission
+	Servers []string
+	Roots   [][]byte
 	// Serial reads the product's serial number; nil if ticket or record fix it.
 	Serial func(context.Context) (string, error)
 	// Hooks are run after a swap.
@@ -242,12 +242,12 @@ func (a *Agent) say(what act, r device.Result) {
 }
 
 func (a *Agent) canEnrol() bool {
-	return a.Ticket != nil || a.Server != "" && len(a.Roots) > 0
+	return a.Ticket != nil || len(a.Servers) > 0 && len(a.Roots) > 0
 }
 
 // enrol gets the board an identity of its own.
 func (a *Agent) enrol(ctx context.Context) (device.Result, error) {
-	e := device.Enrolment{Options: a.Options, Ticket: a.Ticket, Server: a.Server, Roots: a.Roots}
+	e := device.Enrolment{Options: a.Options, Ticket: a.Ticket, Servers: a.Servers, Roots: a.Roots}
 	if a.Serial != nil {
 		var err error
 		if e.Serial, err = a.Serial(ctx); err != nil {

@@ -46,7 +46,7 @@ func (u *unit) options() device.Options {
 }
 
 func (u *unit) agent() *agent.Agent {
-	return &agent.Agent{Options: u.options(), Version: "v1", Server: u.url, Roots: [][]byte{u.first.Raw},
+	return &agent.Agent{Options: u.options(), Version: "v1", Servers: []string{u.url}, Roots: [][]byte{u.first.Raw},
 		Log: func(_ agent.Priority, line string) { u.said = append(u.said, line) }}
 }
 

@@ -3,7 +3,7 @@ package decide
 import "fmt"
 
 // grace ends the return of devices whose last working certificate ended too long ago for
-// their model (issue 4, coming back), unless an administrator granted it.
+// their model, unless an administrator granted it.
 func grace(c *Case) *Refusal {
 	m, last := c.View.Model, c.View.Newest
 	if m == nil || m.Grace == 0 || last == nil || !c.Now.After(last.NotAfter.Add(m.Grace)) || inForce(c) != nil {

@@ -43,7 +43,7 @@ var All = []Setting{
 	{"state", state.DefaultDir, "folder that keeps certificates and keys", nil},
 	{"tpm", "", "TPM: a device file, unix:PATH or tcp:HOST:PORT (default the one enrolled with, or " + collect.DefaultSpec + ")", nil},
 	{"key", "", "where the key is: tpm, file, file:PATH or external:COMMAND (default tpm)", keys.CheckSpec},
-	{"server", "", "https URL of the server that a board without identity enrols at", checkServer},
+	{"server", "", "https URL of the server that a board without identity enrols at; or several", checkServer},
 	{"roots", "", "PEM file of the infrastructure roots by which it knows that server (default " + state.AnchorsFile + " in the state folder)", nil},
 	{"serial", "", "serial number of this device", nil},
 	{"serial-from", "", "where to read it: dmi, devicetree, file:PATH or cmd:COMMAND", nil},
@@ -63,9 +63,18 @@ func find(name string) (Setting, bool) {
 	return All[i], true
 }
 
+// List are the parts of a value that may have several, separated by blanks or commas.
+func List(value string) []string {
+	return strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 func checkServer(text string) error {
-	_, err := wire.ServerURL(text)
-	return err
+	for _, server := range List(text) {
+		if _, err := wire.ServerURL(server); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxHookLimit is shorter than the watchdog of the unit for systemd.
