@@ -90,7 +90,7 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 func (a *agent) already(e Enrolment) (Result, error) {
 	if e.Key != "" && e.Key != cmp.Or(a.set.Key, keys.TPM) {
 		return Result{}, &ConflictError{
-			Detail: fmt.Sprintf("%s is enrolled with its key in %q, not %q", a.set.Device, cmp.Or(a.set.Key, keys.TPM), e.Key),
+			Detail: fmt.Sprintf("%s is enrolled with its key in %q, not %q", a.set.Device, keys.Shown(cmp.Or(a.set.Key, keys.TPM)), keys.Shown(e.Key)),
 			Hint:   "a device keeps the kind of key that it was enrolled with; leave out --key"}
 	}
 	if err := a.openKeys(false); err != nil {

@@ -95,6 +95,31 @@ func TestExternalSigner(t *testing.T) {
 	}
 }
 
+// Whoever puts a PIN into the command finds it in the list of processes, but not in what
+// others may read afterwards, nor in what is shown.
+func TestSignerCommandIsPrivate(t *testing.T) {
+	t.Parallel()
+	e := newElement(t)
+	u := install(t, false).soft(t, "external:"+e.command+" 01 --pin=4711").enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	if s := must[device.Status](t)(device.ReadStatus(u.dir, u.clock())); s.Key != "external:"+e.command+" …" {
+		t.Errorf("shown: %q", s.Key)
+	}
+	key := u.key
+	u.key = "file"
+	if _, err := u.enrol(t, nil, "SN-1"); !errors.As(err, new(*device.ConflictError)) || strings.Contains(err.Error(), "4711") {
+		t.Errorf("%v", err)
+	}
+	u.key = key
+	out, err := exec.Command("find", u.dir, "-type", "f", "-perm", "/077", "-exec", "grep", "-l", "4711", "{}", "+").CombinedOutput()
+	if err == nil || len(out) > 0 {
+		t.Errorf("others may read %s", out)
+	}
+	if _, err := exec.Command("grep", "-r", "4711", u.dir).Output(); err != nil {
+		t.Errorf("it is not on file, so this shows nothing: %v", err)
+	}
+}
+
 // A connection, the proxy's kind of connection, and an HTTP client: all sign in the element.
 func TestExternalSignerConnects(t *testing.T) {
 	t.Parallel()

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/program"
 )
 
 const (
@@ -53,15 +55,14 @@ func serialFile(path string) (string, error) {
 func serialCommand(ctx context.Context, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, serialTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", command)
-	cmd.WaitDelay = time.Second // for what the command started and left behind
-	cmd.Stderr = os.Stderr
-	var text limited
-	cmd.Stdout = &text
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w", command, errors.Join(err, ctx.Err()))
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.Env = program.Environment()
+	var text, complaint limited
+	cmd.Stdout, cmd.Stderr = &text, &complaint
+	if err := program.Run(cmd, 0); err != nil {
+		return "", fmt.Errorf("the command for it: %w: %s", errors.Join(err, ctx.Err()), bytes.TrimSpace(complaint))
 	}
-	return trimSerial(command, text)
+	return trimSerial("what the command printed", text)
 }
 
 // limited keeps the first bytes of what is written to it, one more than a serial number has.

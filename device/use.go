@@ -36,7 +36,7 @@ type Status struct {
 	Serial    string `json:"serial,omitempty"`
 	Server    string `json:"server,omitempty"`
 	TPM       string `json:"tpm,omitempty"`
-	// Key is where the keys are: "tpm", "file", "file:PATH" or "external:COMMAND".
+	// Key is where the keys are: "tpm", "file", "file:PATH" or "external:PROGRAM …".
 	Key string `json:"key,omitempty"`
 	// IDevID and LDevID are nil if there is none.
 	IDevID *Certificate `json:"idevid,omitempty"`
@@ -81,7 +81,7 @@ func ReadStatus(folder string, now time.Time) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Condition: NoLDevID, Device: set.Device, Model: set.Model, Serial: set.Serial, Server: set.Server, TPM: set.TPM, Key: cmp.Or(set.Key, keys.TPM), RenewAfter: set.RenewAfter}
+	s := Status{Condition: NoLDevID, Device: set.Device, Model: set.Model, Serial: set.Serial, Server: set.Server, TPM: set.TPM, Key: keys.Shown(cmp.Or(set.Key, keys.TPM)), RenewAfter: set.RenewAfter}
 	if damaged != nil {
 		s.Damaged = damaged.Error()
 	}

@@ -4,31 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
-	"syscall"
-	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/program"
 )
 
 // command runs a line of the shell with further environment. It is ended, with all that it
-// started, when its time is up.
+// started, when its time is up. The line is not repeated in errors: they are logged, and
+// reported to the server, and there may be a secret in it.
 func (r *Relay) command(ctx context.Context, line string, environment []string) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
-	cmd.Env = append(os.Environ(), environment...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.Env = append(program.Environment(), environment...)
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Run()
+	err := program.Run(cmd, 0)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("%q took more than %v", line, r.Timeout)
+		return fmt.Errorf("it took more than %v", r.Timeout)
 	case err != nil:
-		return fmt.Errorf("%q: %w: %s", line, err, strings.TrimSpace(string(*out)))
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(*out)))
 	}
 	return nil
 }

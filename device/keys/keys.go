@@ -4,7 +4,7 @@ package keys
 
 import (
 	"crypto"
-	"fmt"
+	"errors"
 	"path/filepath"
 	"strings"
 
@@ -15,6 +15,9 @@ import (
 
 // TPM is the place of keys that is meant where none is named.
 const TPM = "tpm"
+
+// external begins the place of a key behind a command.
+const external = "external"
 
 // Place says where keys are.
 type Place struct {
@@ -85,7 +88,7 @@ func Open(p Place, create bool) (Holder, error) {
 		return openFile(filepath.Join(p.Folder, state.BirthKeyFile), create)
 	case kind == "file" && filepath.IsAbs(rest):
 		return openFile(rest, create)
-	case kind == "external" && rest != "":
+	case kind == external && rest != "":
 		return openExternal(rest)
 	}
 	return nil, CheckSpec(p.Key)
@@ -95,8 +98,25 @@ func Open(p Place, create bool) (Holder, error) {
 func CheckSpec(key string) error {
 	kind, rest, _ := strings.Cut(key, ":")
 	switch {
-	case key == "", key == TPM, key == "file", kind == "file" && filepath.IsAbs(rest), kind == "external" && rest != "":
+	case key == "", key == TPM, key == "file", kind == "file" && filepath.IsAbs(rest), kind == external && rest != "":
 		return nil
 	}
-	return fmt.Errorf("%q does not say where the keys are: use tpm, file, file:PATH with a whole path, or external:COMMAND", key)
+	// The text is not repeated: there may be a PIN in a command.
+	return errors.New("this does not say where the keys are: use tpm, file, file:PATH with a whole path, or external:COMMAND")
+}
+
+// Shown is where keys are, for people and logs: of a command its program alone.
+func Shown(key string) string {
+	command, ok := strings.CutPrefix(key, external+":")
+	if !ok {
+		return key
+	}
+	program, _, more := strings.Cut(strings.TrimSpace(command), " ")
+	switch {
+	case strings.ContainsAny(program, "=\"'`$;&|<>()\t\n"): // a word of the shell, not a path
+		return external + ":…"
+	case more:
+		return external + ":" + program + " …"
+	}
+	return external + ":" + program
 }

@@ -238,6 +238,9 @@ func (s Set) files() ([]file, error) {
 		return nil, err
 	}
 	list := []file{{settingsFile, append(settings, '\n'), 0o644}}
+	if strings.HasPrefix(s.Key, "external:") {
+		list[0].mode = 0o600 // there may be a PIN in the command
+	}
 	for _, c := range s.chains() {
 		if len(*c.chain) > 0 {
 			list = append(list, file{c.file, encodeChain(*c.chain), 0o644})

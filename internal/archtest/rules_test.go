@@ -27,7 +27,7 @@ var rows = []row{
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/denylist", "wire",
 		"a signed document is read in places that never talk to a server, and by readers in other languages"},
-	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports internal/durable internal/powercut internal/sdnotify", "",
+	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports internal/durable internal/powercut internal/sdnotify internal/program", "",
 		"a leaf can be understood, and trusted, by itself"},
 
 	{"attest", "attest/internal/seal",
@@ -138,6 +138,8 @@ var doors = []door{
 	{module + "/internal/durable", "config record/... device device/... attest/*/collect ca/keys ca/trust relay relay/* admin/client cmd/... internal/*", "",
 		"who may have files puts them in place in one way"},
 	{module + "/internal/sdnotify", "device/agent relay cmd/...", "", "only what runs for long has a service manager"},
+	{module + "/internal/program", "device device/agent attest/*/collect relay", "",
+		"what others wrote is run, and ended, in one way"},
 	{"testing", "record/recordtest", "", "test code does not belong in the product"},
 	{"unsafe", "", "", "memory safety is a promise of the product"},
 }

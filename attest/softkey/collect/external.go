@@ -11,13 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/hallmark-pki/hallmark/internal/program"
 )
 
 const (
@@ -125,15 +125,12 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), k.timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", k.command)
-	// A group of its own, so that what sh started ends with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	cmd.Env = withoutTicket(os.Environ())
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", k.command)
+	cmd.Env = program.Environment()
 	out, complaint := &bounded{limit: maxAnswer, full: cancel}, &bounded{limit: maxComplaint}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(line, '\n')), out, complaint
-	err = cmd.Run()
+	err = program.Run(cmd, 0)
+	program.End(cmd) // one run may leave nothing to the next
 	switch {
 	case out.over:
 		return signerAnswer{}, k.failed(ErrSigner, fmt.Sprintf("answered with more than %d bytes", maxAnswer), nil)
@@ -157,8 +154,9 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 }
 
 func (k *External) failed(kind error, what string, cause error) error {
+	// Without the command: hints are logged, and there may be a PIN in it.
 	return &Error{Kind: kind, Detail: "the external signer " + what, cause: cause,
-		Hint: `try it by hand: echo '{"version":1,"do":"public"}' | ` + k.command}
+		Hint: `try by hand what stands after "external:": echo '{"version":1,"do":"public"}' | COMMAND`}
 }
 
 // parseAnswer reads one JSON object that says one thing, and nothing after it.
@@ -213,15 +211,4 @@ func plain(text string) string {
 		}
 		return ' '
 	}, strings.ToValidUTF8(text, "?")))
-}
-
-// withoutTicket is the environment without the one secret that may stand in it.
-func withoutTicket(env []string) []string {
-	var rest []string
-	for _, v := range env {
-		if !strings.HasPrefix(v, "HALLMARK_TICKET=") {
-			rest = append(rest, v)
-		}
-	}
-	return rest
 }

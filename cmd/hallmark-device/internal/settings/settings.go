@@ -224,8 +224,12 @@ func open(c *cobra.Command, getenv func(string) string) (file, error) {
 	return f, nil
 }
 
-// Shown is the value for people and logs: a password in it is left out.
+// Shown is the value for people and logs: a password in it is left out, and
+// the arguments of a signer.
 func (v Value) Shown() string {
+	if v.Name == "key" {
+		return keys.Shown(v.Value)
+	}
 	if u, err := url.Parse(v.Value); err == nil && u.User != nil {
 		return u.Redacted()
 	}

@@ -1,0 +1,61 @@
+// Package program runs what others wrote, and ends it, with all that it has started, when
+// its time is up.
+package program
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// leftover is how long is waited, after a program has ended, for what it left behind to
+// let go of its output.
+const leftover = time.Second
+
+// Run runs a command that was made with a context. When that ends, the command's group of
+// processes gets SIGTERM and, after grace, SIGKILL; with no grace SIGKILL at once. A
+// process that left the group (setsid(2)) lives on: only a service manager finds it.
+//
+// A command that ended well but left something behind that holds its output has succeeded.
+func Run(c *exec.Cmd, grace time.Duration) error {
+	first, ended := syscall.SIGTERM, false
+	c.WaitDelay = max(grace, leftover)
+	if grace == 0 {
+		first = syscall.SIGKILL
+	}
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error {
+		ended = true
+		return syscall.Kill(-c.Process.Pid, first)
+	}
+	err := c.Run()
+	if ended {
+		End(c)
+	} else if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	return err
+}
+
+// End kills what is left of the group of a command that was run.
+func End(c *exec.Cmd) {
+	if c.Process != nil {
+		syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
+	}
+}
+
+// private are the variables that are nobody's business but the process's that has them: a
+// ticket, a proxy's password, the service manager's ear.
+var private = []string{"HALLMARK_TICKET", "HALLMARK_PROXY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
+
+// Environment is this process's own, without what is meant for it alone.
+func Environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(private, name)
+	})
+}
