@@ -53,6 +53,8 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 }
 
 func (r *Relay) enforced(number int64) {
+	clear(r.ran)
+	clear(r.disliked)
 	if r.state.Number != number {
 		r.state.Number, r.state.Since = number, r.Now()
 	}
@@ -274,20 +276,37 @@ func (r *Relay) restore(files map[string][]byte) error {
 	return failed
 }
 
-// runEach runs the command for each change, in order; one that fails is tried again, with
-// those after it.
+// runEach runs the command for each change. One that fails is tried again, and holds up
+// later ones of its device alone: one device that the command does not like must not keep
+// the others from being refused. Failures take no longer than a command may.
 func (r *Relay) runEach(ctx context.Context) error {
 	if r.Each == "" {
 		return nil
 	}
-	for len(r.pending) > 0 {
-		c := r.pending[0]
-		if err := r.command(ctx, r.Each, environment(c)); err != nil {
-			return fmt.Errorf("the command for change %d (%s, %s) failed: %w", c.Number, c.Device, c.Status, err)
+	before := func(c wire.Change) bool { return r.disliked[c.Device] } // those come last
+	changes := slices.Concat(slices.DeleteFunc(slices.Clone(r.pending), before),
+		slices.DeleteFunc(slices.Clone(r.pending), func(c wire.Change) bool { return !before(c) }))
+	var failed error
+	var wasted time.Duration
+	stuck := map[string]bool{}
+	for _, c := range changes {
+		key, began := fmt.Sprint(c.Number, c.Serial), time.Now()
+		if r.ran[key] || stuck[c.Device] {
+			continue
 		}
-		r.pending = r.pending[1:]
+		err := r.command(ctx, r.Each, environment(c))
+		if err == nil {
+			r.ran[key] = true
+			delete(r.disliked, c.Device)
+			continue
+		}
+		stuck[c.Device], r.disliked[c.Device] = true, true
+		failed = cmp.Or(failed, fmt.Errorf("the command for change %d (%s, %s) failed: %w", c.Number, c.Device, c.Status, err))
+		if wasted += time.Since(began); wasted > r.Timeout || ctx.Err() != nil {
+			break
+		}
 	}
-	return nil
+	return failed
 }
 
 // environment is a change as commands read it.

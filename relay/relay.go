@@ -119,8 +119,12 @@ type Relay struct {
 	kept    map[string][]byte   // contents of files, by path, as the program has them
 	numbers map[string]*big.Int // crlNumber by scope: a list older than one known is refused
 	state   state
-	said    string // the problem that was last said
-	ready   bool   // the service manager was told
+	// ran are the changes of pending that the command was run for, disliked the devices for
+	// which it failed last.
+	ran      map[string]bool
+	disliked map[string]bool
+	said     string // the problem that was last said
+	ready    bool   // the service manager was told
 }
 
 // New prepares a relay. It fails if another one works in the folder or writes a file of it.
@@ -144,7 +148,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	unlock = func() { unlockFiles(); unlockDir() }
-	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, numbers: map[string]*big.Int{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, ran: map[string]bool{}, disliked: map[string]bool{}, numbers: map[string]*big.Int{}}
 	if r.state, err = readState(c.Dir); err == nil {
 		err = r.loadRoots()
 	}

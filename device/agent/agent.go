@@ -54,6 +54,10 @@ type Agent struct {
 	// unsaved is an outcome that could not be written down, contact one that need not be.
 	unsaved *state.Outcome
 	contact time.Time
+	// hookAgain is when hooks that failed are tried again, hookPause how long after the
+	// last time.
+	hookAgain time.Time
+	hookPause time.Duration
 	// tried: the chip was looked at, and foreign is what was found.
 	tried, foreign bool
 	// last and unwritten are the last complaints.

@@ -2,18 +2,21 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/program"
 )
 
 // Hooks are programs that are run after a working certificate was swapped, so that others
@@ -34,13 +37,32 @@ const (
 	hookGrace = 2 * time.Second
 	// maxHookOutput bounds what is kept of what a hook says, in bytes.
 	maxHookOutput = 4 << 10
+	// maxHookLine bounds what is repeated of it.
+	maxHookLine = 300
 )
 
-// runHooks runs the hooks if they were not run for this certificate yet. Whatever becomes
+// firstHookPause and maxHookPause bound how long hooks that failed are left alone: they are
+// tried again at the next look, and later and later, since each time may cost the flash a
+// write.
+const (
+	firstHookPause = lookAgain - time.Minute
+	maxHookPause   = 6 * time.Hour
+)
+
+// runHooks runs the hooks that did not succeed for this certificate yet. Whatever becomes
 // of them, the certificate is in use already and stays so.
 func (a *Agent) runHooks(ctx context.Context, s device.Status, o state.Outcome) {
-	if a.Hooks.Dir == "" || s.LDevID == nil || o.Hooked == s.LDevID.SerialNumber {
+	if a.Hooks.Dir == "" || s.LDevID == nil {
 		return
+	}
+	var done []string
+	if o.Hooked == s.LDevID.SerialNumber {
+		if len(o.HookFailures) == 0 || time.Now().Before(a.hookAgain) {
+			return
+		}
+		done = o.HooksDone
+	} else {
+		a.hookPause = 0
 	}
 	hooks := a.Hooks
 	folder, err := filepath.Abs(a.dir().Path())
@@ -52,26 +74,34 @@ func (a *Agent) runHooks(ctx context.Context, s device.Status, o state.Outcome) 
 		return
 	}
 	names, failures := hooks.list()
-	if len(names)+len(failures) == 0 {
+	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(done, name) })
+	if len(names)+len(failures)+len(done) == 0 && o.Hooked != s.LDevID.SerialNumber {
 		return
 	}
-	environment := hookEnvironment(os.Environ(), folder, s)
+	environment := hookEnvironment(folder, s)
 	for _, name := range names {
 		a.Systemd.Status("running hook " + name)
 		if err := hooks.run(ctx, name, environment); err != nil {
 			failures = append(failures, fmt.Sprintf("hook %s: %v", name, err))
+			continue
 		}
+		done = append(done, name)
 	}
 	if ctx.Err() != nil {
 		return // all of them next time
 	}
-	for _, f := range failures {
-		a.log(Error, "%s", f)
+	a.hookPause = min(max(2*a.hookPause, firstHookPause), maxHookPause)
+	a.hookAgain = time.Now().Add(a.hookPause)
+	if !slices.Equal(failures, o.HookFailures) {
+		for _, f := range failures {
+			a.log(Error, "%s", f)
+		}
 	}
 	if len(failures) == 0 {
+		done = nil
 		a.log(Info, "hooks were run: %s", strings.Join(names, ", "))
 	}
-	o.Hooked, o.HookFailures = s.LDevID.SerialNumber, failures
+	o.Hooked, o.HookFailures, o.HooksDone = s.LDevID.SerialNumber, failures, done
 	a.remember(o)
 }
 
@@ -110,61 +140,55 @@ func (h Hooks) list() (names, failures []string) {
 	return names, failures
 }
 
-// owned refuses a file by which somebody else would act as this user.
+// owned refuses a file by which somebody else would act as this user: one that others may
+// write, or put another in the place of. In a folder like /tmp, whose files only their
+// owners replace, it is enough to own the file.
 func owned(path string) error {
-	info, err := os.Stat(path)
+	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() || info.Mode()&0o022 != 0 {
-		return fmt.Errorf("%s is not run: others may change it (chmod go-w, chown root)", path)
+	for at := path; ; at = filepath.Dir(at) {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		shared := info.Mode()&0o022 != 0 && (at == path || info.Mode()&os.ModeSticky == 0)
+		if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() || shared {
+			return fmt.Errorf("%s is not run: others may change %s (chmod go-w, chown root)", path, at)
+		}
+		if at == "/" {
+			return nil
+		}
 	}
-	return nil
 }
 
 // run runs one hook and, if it takes too long, ends it and all that it has started.
 func (h Hooks) run(ctx context.Context, name string, environment []string) error {
-	limit := h.Limit
-	if limit == 0 {
-		limit = DefaultHookLimit
+	path, limit := filepath.Join(h.Dir, name), cmp.Or(h.Limit, DefaultHookLimit)
+	if err := owned(path); err != nil { // the hook before it may have taken its time
+		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it had not finished after %v and was ended", limit))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(h.Dir, name))
+	cmd := exec.CommandContext(ctx, path)
 	cmd.Env, cmd.Dir = environment, "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = hookGrace
 	var said tail
 	cmd.Stdout, cmd.Stderr = &said, &said
-	err := cmd.Run()
-	if cause := context.Cause(ctx); cause != nil {
-		if cmd.Process != nil { // what did not hear
-			syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		}
-		err = cause
+	err := program.Run(cmd, hookGrace)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	if err == nil || errors.Is(err, exec.ErrWaitDelay) { // it left something running that holds its output
-		return nil
-	}
-	if last := said.lastLine(); last != "" {
+	if last := said.lastLine(); err != nil && last != "" {
 		return fmt.Errorf("%w: %s", err, last)
 	}
 	return err
 }
 
-// hookEnvironment is the agent's own without what is meant for it alone, and what a hook
-// wants to know (docs/device.md).
-func hookEnvironment(own []string, folder string, s device.Status) []string {
-	var list []string
-	for _, v := range own {
-		name, _, _ := strings.Cut(v, "=")
-		if name != "HALLMARK_TICKET" && name != "NOTIFY_SOCKET" && !strings.HasPrefix(name, "WATCHDOG_") {
-			list = append(list, v)
-		}
-	}
-	return append(list, "HALLMARK_EVENT=renewed", "HALLMARK_STATE="+folder, "HALLMARK_DEVICE="+s.Device,
+// hookEnvironment is the agent's own and what a hook wants to know (docs/device.md).
+func hookEnvironment(folder string, s device.Status) []string {
+	return append(program.Environment(), "HALLMARK_EVENT=renewed", "HALLMARK_STATE="+folder, "HALLMARK_DEVICE="+s.Device,
 		"HALLMARK_CERT_FILE="+filepath.Join(folder, "ldevid.pem"), "HALLMARK_KEY_FILE="+filepath.Join(folder, "ldevid.key"),
 		"HALLMARK_CERT_SERIAL="+s.LDevID.SerialNumber, "HALLMARK_NOT_AFTER="+s.LDevID.NotAfter.UTC().Format(time.RFC3339))
 }
@@ -182,5 +206,6 @@ func (t *tail) Write(b []byte) (int, error) {
 
 func (t *tail) lastLine() string {
 	lines := bytes.Split(bytes.TrimSpace(t.kept), []byte("\n"))
-	return string(bytes.TrimSpace(lines[len(lines)-1]))
+	last := bytes.TrimSpace(lines[len(lines)-1])
+	return strings.ToValidUTF8(string(last[:min(len(last), maxHookLine)]), "?")
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
@@ -126,7 +127,7 @@ func succeed(o *state.Outcome, now time.Time, version string) {
 // onlyContact reports whether two outcomes differ in nothing but when they were.
 func onlyContact(a, b state.Outcome) bool {
 	return a.Version == b.Version && a.Boot == b.Boot && a.Failures == 0 && b.Failures == 0 && a.Final == nil && b.Final == nil &&
-		a.Hooked == b.Hooked && len(a.HookFailures) == len(b.HookFailures)
+		a.Hooked == b.Hooked && slices.Equal(a.HookFailures, b.HookFailures) && slices.Equal(a.HooksDone, b.HooksDone)
 }
 
 // Codes of a state.Failure that are not the server's.

@@ -29,9 +29,11 @@ type Outcome struct {
 	// Final is a refusal that stands for good; nil if there was none.
 	Final *Failure `json:"final,omitempty"`
 	// Hooked is the serial number (hex) of the working certificate that the hooks were
-	// last run for, HookFailures what went wrong with them.
+	// last run for, HookFailures what went wrong with them; while something did, HooksDone
+	// names those that succeeded.
 	Hooked       string   `json:"hooked,omitempty"`
 	HookFailures []string `json:"hook_failures,omitempty"`
+	HooksDone    []string `json:"hooks_done,omitempty"`
 }
 
 // Failure is why something failed.
