@@ -126,6 +126,7 @@ func (s *server) configure(b *testing.B) {
 	}
 	s.Roots = x509.NewCertPool()
 	s.Roots.AppendCertsFromPEM(roots)
+	s.Known = new(atomic.Pointer[x509.Certificate])
 }
 
 // stock writes to the record what an operator would through the API.
