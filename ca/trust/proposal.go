@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -145,16 +147,14 @@ func (p *Proposal) Sign(signer crypto.Signer) (as []Key, err error) {
 	return as, nil
 }
 
-// Merge adds the signatures that another copy of the same proposal has.
+// Merge adds the signatures that another copy of the same proposal has; those that do not
+// verify, here and there, are left behind.
 func (p *Proposal) Merge(other *Proposal) error {
 	if !bytes.Equal(p.Next.Bundle, other.Next.Bundle) {
 		return errors.New("the proposals are not the same: one was changed after it had been signed")
 	}
-	for _, s := range other.Next.Signatures {
-		if !slices.ContainsFunc(p.Next.Signatures, func(have wire.BundleSignature) bool { return bytes.Equal(have.Signature, s.Signature) }) {
-			p.Next.Signatures = append(p.Next.Signatures, s)
-		}
-	}
+	p.Next.Signatures = append(p.Next.Signatures, other.Next.Signatures...)
+	p.Next.Signatures = p.good()
 	return nil
 }
 
@@ -222,7 +222,7 @@ func (k Key) String() string {
 	if k.Root == nil {
 		return k.Name[:16]
 	}
-	return fmt.Sprintf("%s (%s)", k.Name[:16], k.Root.Subject.CommonName)
+	return fmt.Sprintf("%s (%s)", k.Name[:16], plain(k.Root.Subject.CommonName))
 }
 
 // Signed is the proposal as a bundle that devices follow; it fails as long as anything is
@@ -231,17 +231,22 @@ func (p *Proposal) Signed() (wire.SignedBundle, error) {
 	if lines := p.Missing(); len(lines) > 0 {
 		return wire.SignedBundle{}, errors.New(lines[0])
 	}
-	signed := wire.SignedBundle{Bundle: p.Next.Bundle}
+	signed := wire.SignedBundle{Bundle: p.Next.Bundle, Signatures: p.good()}
+	_, err := p.base.Follow(signed)
+	return signed, err
+}
+
+// good are the signatures that verify, one of each key that has a say.
+func (p *Proposal) good() (good []wire.BundleSignature) {
 	for _, k := range slices.Concat(keysOf(p.base), keysOf(p.next), rootsOf(p.next)) {
-		for _, s := range p.Next.Signatures { // what does not verify is left behind
+		for _, s := range p.Next.Signatures {
 			one := Proposal{Next: wire.SignedBundle{Bundle: p.Next.Bundle, Signatures: []wire.BundleSignature{s}}}
-			if s.Signer == k.Name && one.signedBy(k) && !slices.ContainsFunc(signed.Signatures, func(t wire.BundleSignature) bool { return t.Signer == s.Signer }) {
-				signed.Signatures = append(signed.Signatures, s)
+			if s.Signer == k.Name && one.signedBy(k) && !slices.ContainsFunc(good, func(t wire.BundleSignature) bool { return t.Signer == s.Signer }) {
+				good = append(good, s)
 			}
 		}
 	}
-	_, err := p.base.Follow(signed)
-	return signed, err
+	return good
 }
 
 // Change is one thing that a bundle has and the one before it has not, or the reverse.
@@ -282,13 +287,24 @@ func (p *Proposal) Changes() (all []Change) {
 	compare("manufacturing root", b.Manufacturing, n.Manufacturing, NameOf)
 	compare("time key", b.TimeKeys, n.TimeKeys, NameOf)
 	compare("signer", b.Signers, n.Signers, NameOf)
-	verbatim := func(text []byte) string { return string(text) }
+	verbatim := func(text []byte) string { return plain(string(text)) }
 	compare("server", texts(b.Servers), texts(n.Servers), verbatim)
 	compare("name", [][]byte{[]byte(b.Name)}, [][]byte{[]byte(n.Name)}, verbatim)
 	value := func(v any) [][]byte { return [][]byte{fmt.Append(nil, v)} }
 	compare("threshold", value(b.Threshold), value(n.Threshold), verbatim)
 	compare("nonce mode", value(b.NonceMode), value(n.NonceMode), verbatim)
 	return all
+}
+
+// Listing is all that the proposed bundle lists, a line each. Unlike Changes it does not
+// depend on what the proposal claims to follow, which need not be what devices have.
+func (p *Proposal) Listing() (lines []string) {
+	for _, c := range (&Proposal{next: p.next}).Changes() {
+		if !c.Gone {
+			lines = append(lines, c.What+" "+c.Name)
+		}
+	}
+	return lines
 }
 
 func texts(all []string) (out [][]byte) {
@@ -303,7 +319,18 @@ func texts(all []string) (out [][]byte) {
 func NameOf(der []byte) string {
 	sum := sha256.Sum256(der)
 	if root, err := x509.ParseCertificate(der); err == nil {
-		return fmt.Sprintf("%x (%s)", sum, root.Subject.CommonName)
+		return fmt.Sprintf("%x (%s)", sum, plain(root.Subject.CommonName))
 	}
 	return fmt.Sprintf("%x", sum)
+}
+
+// plain keeps a proposal's words from steering the terminal on which somebody decides
+// whether to sign it.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
 }

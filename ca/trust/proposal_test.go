@@ -3,6 +3,9 @@ package trust
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -162,6 +165,69 @@ func TestProposalRefuses(t *testing.T) {
 		t.Error(err)
 	} else if _, err := ReadProposal(text); err == nil {
 		t.Error("a proposal after nothing")
+	}
+}
+
+// A file that claims to follow a bundle of somebody's own making shows no change, but it
+// cannot hide what it lists.
+func TestProposalAfterAnother(t *testing.T) {
+	root, evil, timeKey, anna := newRoot(t), newRoot(t), newKey(t), newKey(t)
+	claimed := newBundle(t, timeKey, root, evil)
+	claimed.Number, claimed.Signers, claimed.Threshold = 7, [][]byte{spki(t, anna)}, 1
+	self := claimed
+	self.Signers = append(self.Signers, spki(t, newKey(t)))
+	mallory := newKey(t)
+	self.Signers[1] = spki(t, mallory)
+	text, err := json.Marshal(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := wire.BundleDigest(text)
+	signature, err := mallory.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := wire.SignedBundle{Bundle: text, Signatures: []wire.BundleSignature{{Signer: fingerprint(self.Signers[1]), Signature: signature}}}
+	p, err := Propose(base, self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Changes(); len(got) != 0 {
+		t.Errorf("changes: %v", got)
+	}
+	listing := strings.Join(p.Listing(), "\n")
+	for _, want := range []string{NameOf(evil.Certificate.Raw), NameOf(root.Certificate.Raw), NameOf(spki(t, mallory)), "threshold 1", "server https"} {
+		if !strings.Contains(listing, want) {
+			t.Errorf("%s is not in\n%s", want, listing)
+		}
+	}
+}
+
+// The words of a proposal do not steer the terminal, and signatures without end are not
+// taken along.
+func TestProposalThatMisbehaves(t *testing.T) {
+	root, timeKey := newRoot(t), newKey(t)
+	first := newBundle(t, timeKey, root)
+	base, err := Sign(first, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := first
+	next.Name = "Acme\x1b[2K\rnothing changes\u202e"
+	p, err := Propose(base, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(p.Changes(), p.Listing()); strings.ContainsAny(got, "\x1b\r\u202e") {
+		t.Errorf("%q", got)
+	}
+	other := again(t, p)
+	sign(t, other, root.Signer)
+	for range 500 {
+		other.Next.Signatures = append(other.Next.Signatures, wire.BundleSignature{Signer: other.Next.Signatures[0].Signer, Signature: []byte(rand.Text())})
+	}
+	if err := p.Merge(again(t, other)); err != nil || len(p.Next.Signatures) != 1 {
+		t.Errorf("%d signatures, %v", len(p.Next.Signatures), err)
 	}
 }
 

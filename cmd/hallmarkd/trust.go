@@ -296,8 +296,10 @@ func signCommand() *cobra.Command {
 	var key string
 	c := &cobra.Command{
 		Use: "sign --key KEY PROPOSAL", Short: "Sign a proposal, where the key is", Args: exactlyOne("a proposal's file"),
-		Long: `Sign shows what a proposal changes and adds the key's signature to its file. It needs
-neither the installation nor the network. The key is a file, or a key URI: the
+		Long: `Sign adds the key's signature to a proposal's file and shows what it signed; look before
+with "hallmarkd trust show PROPOSAL". It needs neither the installation nor the network,
+so it cannot know which bundle is in use: a file that was changed on its way may claim
+one that already has what it should not. What is signed is the whole of what is listed. The key is a file, or a key URI: the
 infrastructure root's, or one made by new-key.`,
 		Example: "  hallmarkd trust sign --key /media/anna/trust.key proposal.json",
 		RunE: func(c *cobra.Command, args []string) error {
@@ -367,14 +369,27 @@ func withdrawCommand() *cobra.Command {
 	var path string
 	c := &cobra.Command{
 		Use: "withdraw", Short: "Drop what is proposed", Args: noArguments,
-		Long:    "Withdraw drops the proposal. A CA that add-root made stays, for the next add-root.",
+		Long: `Withdraw drops the proposal. A CA that add-root made stays, for the next add-root.
+
+Signatures cannot be taken back: if enough keys have signed, whoever kept a copy can
+still lead devices to it that have not followed another bundle of its number yet.`,
 		Example: "  hallmarkd trust withdraw --config /srv/hallmark",
 		RunE: func(c *cobra.Command, _ []string) error {
 			in, err := installation.Open(path)
 			if err != nil {
 				return err
 			}
-			return rollover.Withdraw(in)
+			p, err := rollover.Pending(in)
+			if err != nil && !errors.Is(err, rollover.ErrNoProposal) {
+				return err
+			}
+			if err := rollover.Withdraw(in); err != nil {
+				return err
+			}
+			if p != nil && len(p.Missing()) == 0 {
+				_, err = fmt.Fprintln(c.OutOrStdout(), "Enough keys had signed it: whoever kept a copy can still lead devices there. If that must not be, publish another.")
+			}
+			return err
 		},
 	}
 	configFlag(c, &path)

@@ -18,7 +18,9 @@ import (
 
 // Description is the bundle in use, and what is proposed.
 type Description struct {
-	Number    int64     `json:"number"`
+	Number int64 `json:"number"`
+	// SHA256 is that of the bundle, by which keyholders tell it from another of its number.
+	SHA256    string    `json:"sha256"`
 	Name      string    `json:"name"`
 	Created   time.Time `json:"created"`
 	Roots     []Root    `json:"roots"`
@@ -49,8 +51,12 @@ type Root struct {
 
 // ProposedRollover is a proposal in words.
 type ProposedRollover struct {
-	Number  int64    `json:"number"`
+	Number int64 `json:"number"`
+	// After is the SHA-256 of the bundle that the proposal says is in use: Changes are true
+	// if it is. Listing is all that the proposed bundle lists, whatever is in use.
+	After   string   `json:"after"`
 	Changes []string `json:"changes"`
+	Listing []string `json:"listing"`
 	// Missing are the signatures that it lacks; none if it can be published.
 	Missing []string `json:"missing"`
 }
@@ -58,7 +64,8 @@ type ProposedRollover struct {
 // Describe describes an installation's trust bundle.
 func Describe(in *installation.Installation) (Description, error) {
 	b := in.Trust.Bundle()
-	d := Description{Number: b.Number, Name: b.Name, Created: b.Created, Servers: b.Servers, NonceMode: b.NonceMode, Threshold: b.Threshold,
+	newest, _ := in.Trust.Newest()
+	d := Description{Number: b.Number, SHA256: fingerprint(newest.Bundle), Name: b.Name, Created: b.Created, Servers: b.Servers, NonceMode: b.NonceMode, Threshold: b.Threshold,
 		SignedBy: in.Trust.SignedBy(), First: in.Trust.First()}
 	for _, line := range profile.Issuers() {
 		for _, der := range installation.Roots(&b, line) {
@@ -92,7 +99,7 @@ func Describe(in *installation.Installation) (Description, error) {
 // DescribeProposal describes a proposal.
 func DescribeProposal(p *trust.Proposal) ProposedRollover {
 	_, next := p.Bundles()
-	d := ProposedRollover{Number: next.Number, Missing: p.Missing()}
+	d := ProposedRollover{Number: next.Number, After: fingerprint(p.Base.Bundle), Listing: p.Listing(), Missing: p.Missing()}
 	for _, c := range p.Changes() {
 		d.Changes = append(d.Changes, c.String())
 	}
@@ -107,7 +114,7 @@ func fingerprint(der []byte) string {
 // String is for people.
 func (d Description) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Trust bundle %d of %s, made %s\n", d.Number, d.Name, d.Created.Format(time.RFC3339))
+	fmt.Fprintf(&b, "Trust bundle %d of %s, made %s\n  sha256          %s\n", d.Number, d.Name, d.Created.Format(time.RFC3339), d.SHA256)
 	for _, r := range d.Roots {
 		use := "does not issue"
 		if r.InUse {
@@ -145,6 +152,10 @@ func (p ProposedRollover) String() string {
 	fmt.Fprintf(&b, "Proposed as trust bundle %d:\n", p.Number)
 	for _, c := range p.Changes {
 		fmt.Fprintf(&b, "  %s\n", c)
+	}
+	fmt.Fprintf(&b, "if bundle %d, the one in use, is %s. Whoever signs it signs all of this:\n", p.Number-1, p.After)
+	for _, line := range p.Listing {
+		fmt.Fprintf(&b, "  %s\n", line)
 	}
 	if len(p.Missing) == 0 {
 		b.WriteString("Enough keys have signed it.\n")

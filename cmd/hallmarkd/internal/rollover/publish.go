@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,7 +37,7 @@ func Publish(ctx context.Context, in *installation.Installation, note Noter, cop
 	p, err := Pending(in)
 	if errors.Is(err, ErrNoProposal) {
 		if p := published(in); p != nil { // it was cut off
-			return p, Anchors(in, in.Trust.Bundle())
+			return p, finish(ctx, in, note, p, now)
 		}
 	}
 	if err != nil {
@@ -80,11 +79,24 @@ func Publish(ctx context.Context, in *installation.Installation, note Noter, cop
 	if err := install(in, before, text, next); err != nil {
 		return nil, err
 	}
+	return p, finish(ctx, in, note, p, now)
+}
+
+// finish does what follows once a bundle is in use. The proposal goes last: as long as it is
+// there, everything is done again.
+func finish(ctx context.Context, in *installation.Installation, note Noter, p *trust.Proposal, now time.Time) error {
+	_, next := p.Bundles()
+	if err := anchors(in, next); err != nil {
+		return err
+	}
 	e := record.Event{Time: now, Actor: "host", Verb: "trust.published", Object: "bundle " + strconv.FormatInt(next.Number, 10), Detail: map[string]string{}}
 	for n, c := range p.Changes() {
 		e.Detail[fmt.Sprintf("change%d", n+1)] = c.String()
 	}
-	return p, note.Note(ctx, e)
+	if err := note.Note(ctx, e); err != nil {
+		return err
+	}
+	return Withdraw(in)
 }
 
 // published is the proposal if it is the bundle in use already; else nil.
@@ -130,15 +142,12 @@ func install(in *installation.Installation, before, after []byte, next wire.Bund
 	if err := durable.Replace(earlier, before, 0o600); err != nil {
 		return err
 	}
-	if err := durable.Replace(in.Config.Trust.Bundle, after, 0o600); err != nil {
-		return err
-	}
-	return Anchors(in, next)
+	return durable.Replace(in.Config.Trust.Bundle, after, 0o600)
 }
 
-// Anchors writes the roots that relying parties and operators are given, if the files say
-// otherwise than the bundle, and drops a proposal that was published.
-func Anchors(in *installation.Installation, b wire.Bundle) error {
+// anchors writes the roots that relying parties and operators are given, if the files say
+// otherwise than the bundle.
+func anchors(in *installation.Installation, b wire.Bundle) error {
 	for name, roots := range map[string][][]byte{installation.RelyingParties: b.Operational, installation.Infrastructure: b.Infrastructure} {
 		var list []*x509.Certificate
 		for _, der := range roots {
@@ -155,9 +164,6 @@ func Anchors(in *installation.Installation, b wire.Bundle) error {
 		if err := durable.Replace(path, text, 0o644); err != nil {
 			return err
 		}
-	}
-	if err := os.Remove(ProposalFile(in)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"os"
 	"path/filepath"
@@ -198,4 +199,48 @@ func TestPublishAfterACut(t *testing.T) {
 	if _, err := Publish(t.Context(), h.in, h.store, nil, time.Now()); !errors.Is(err, ErrNoProposal) {
 		t.Error(err)
 	}
+}
+
+// An audit log that cannot be written, or a host that stops before it was: publishing is done
+// again and noted.
+func TestPublishCutOff(t *testing.T) {
+	h := newHouse(t)
+	further, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	h.check(err)
+	spki, err := x509.MarshalPKIXPublicKey(further.Public())
+	h.check(err)
+	_, err = Propose(h.in, Wishes{TimeKeys: [][]byte{spki}}, time.Now())
+	h.check(err)
+	p, err := Pending(h.in)
+	h.check(err)
+	key, err := keys.Open("file:infrastructure-root.key", h.safe)
+	h.check(err)
+	_, err = p.Sign(key)
+	h.check(err)
+	h.check(WriteFile(p, ProposalFile(h.in)))
+	if _, err := Publish(h.Context(), h.in, deaf{}, nil, time.Now()); err == nil {
+		t.Fatal("published without a word in the audit log")
+	}
+	h.read() // the bundle is in use by now
+	if h.in.Trust.Bundle().Number != 2 {
+		t.Fatalf("bundle %d is in use", h.in.Trust.Bundle().Number)
+	}
+	_, err = Publish(h.Context(), h.in, h.store, nil, time.Now())
+	h.check(err)
+	events, err := h.store.LastEvents(h.Context(), 100)
+	h.check(err)
+	events = slices.DeleteFunc(events, func(e record.Event) bool { return e.Verb != "trust.published" })
+	if len(events) != 1 || events[0].Object != "bundle 2" {
+		t.Errorf("noted: %+v", events)
+	}
+	if _, err := Publish(h.Context(), h.in, h.store, nil, time.Now()); !errors.Is(err, ErrNoProposal) {
+		t.Errorf("a third time: %v", err)
+	}
+}
+
+// deaf is an audit log on a disk that is full.
+type deaf struct{}
+
+func (deaf) Note(context.Context, ...record.Event) error {
+	return errors.New("no space left on device")
 }
