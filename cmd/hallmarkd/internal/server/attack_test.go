@@ -15,6 +15,19 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
+// However few files the process may open, a flood on one listener leaves some to the others
+// and to the record, and one host has no more than a quarter of a listener.
+func TestPlaces(t *testing.T) {
+	for files, want := range map[uint64]int{1 << 20: 4096, 20_000: 4096, 1024: 224, 256: 32, 100: 4, 1<<64 - 1: 4096} {
+		if got := places(4, files); got != want {
+			t.Errorf("%d files: %d places, want %d", files, got, want)
+		}
+	}
+	if files := openFiles(); files < 64 {
+		t.Errorf("%d files", files)
+	}
+}
+
 // One host that holds all the connections it can get leaves places for others.
 func TestOneHostDoesNotTakeAllPlaces(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -30,7 +31,8 @@ const (
 	shutdownTimeout = 20 * time.Second
 	maxHeader       = 16 << 10
 	maxConnections  = 4096 // on each listener
-	maxFromHost     = 1024 // of them: one host must not keep operators from revoking
+	hostShare       = 4    // one host has a quarter of them: it must not keep operators from revoking
+	ownFiles        = 128  // that the record and the keys need to be open
 	maxDeviceBody   = 128 << 10
 	maxOperatorBody = 16 << 20
 	maxStatusBody   = 64 << 10
@@ -168,9 +170,13 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 	background.Go(func() { h.feed.Run(streaming) })
 	failed := make(chan error, len(all))
 	servers := make([]*http.Server, len(all))
+	places := places(len(all), openFiles())
+	if places < maxConnections {
+		log.Warn("the limit on open files leaves fewer connections than there could be", "each listener", places, "instead of", maxConnections)
+	}
 	for i, l := range all {
 		servers[i] = h.server(l, log)
-		go func() { failed <- serveOn(servers[i], sockets[i], l) }()
+		go func() { failed <- serveOn(servers[i], sockets[i], l, places) }()
 	}
 	log.Info("ready", "name", in.Config.Name, "version", version, "devices", in.Config.Public.Devices, "operators", in.Config.Public.Operators,
 		"status", in.Config.Public.Status, "metrics", in.Config.Listen.Metrics)
@@ -225,8 +231,23 @@ func (f *fresh) settle() {
 	}
 }
 
-func serveOn(s *http.Server, socket net.Listener, l listener) error {
-	limited := &limit{Listener: socket, places: make(chan struct{}, maxConnections), perHost: maxFromHost, hosts: map[netip.Prefix]int{}}
+// places is how many connections each of so many listeners may have where the process may
+// open that many files: a flood on one must leave some to the others and to the record.
+func places(listeners int, files uint64) int {
+	return max(hostShare, int(min(maxConnections, (max(files, ownFiles)-ownFiles)/uint64(listeners))))
+}
+
+// openFiles is how many files the process may open.
+func openFiles() uint64 {
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
+		return 1024
+	}
+	return r.Cur // Go has raised it as far as it may
+}
+
+func serveOn(s *http.Server, socket net.Listener, l listener, places int) error {
+	limited := &limit{Listener: socket, places: make(chan struct{}, places), perHost: places / hostShare, hosts: map[netip.Prefix]int{}}
 	err := error(nil)
 	if l.tls != nil {
 		err = s.ServeTLS(limited, "", "")
