@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 
@@ -72,6 +73,8 @@ func (db *DB) run(c *Conn) {
 		case <-db.closing:
 			return
 		}
+		// Whoever is ready to go on comes first: what they bring shares this group's syncs.
+		runtime.Gosched()
 	gather:
 		for len(group) < maxGroup {
 			select {
