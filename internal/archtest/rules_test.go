@@ -124,6 +124,7 @@ var doors = []door{
 	{"github.com/google/go-tpm", "attest/tpm2 attest/tpm2/... internal/swtpm", "", "TPM formats are parsed in one place, strictly"},
 	{"database/sql", "record/...", "", "SQL stays within its engine's folder"},
 	{"modernc.org/sqlite", "record/sqlite/...", "", "only a store imports its driver"},
+	{"zombiezen.com/go/sqlite", "record/sqlite/internal/engine", "", "statements and connections are the engine's"},
 	{"github.com/pressly/goose", "record/...", "", "only a store migrates its database"},
 	{"github.com/zmap/zlint", "ca", "", "linting is a step of issuance"},
 	{"go.einride.tech/aip", "admin/selector", "", "one grammar, one reader of it"},

@@ -48,7 +48,7 @@ func (s *Store) Admit(ctx context.Context, q record.Query, judge record.Judge) (
 			return err
 		}
 		admitted = a.Device
-		return s.admit(c, q, a)
+		return s.admit(c, q, v, a)
 	})
 	if err != nil {
 		return record.Device{}, err
@@ -181,7 +181,7 @@ func lookLot(c *engine.Conn, q record.Query, v *record.View) (err error) {
 		lot   record.Lot
 		model record.Model
 	}
-	found, err := engine.First(c, func(r engine.Row) both { return both{factory.ScanLot(r), factory.ScanModel(r[7:])} },
+	found, err := engine.First(c, func(r engine.Row) both { return both{factory.ScanLot(r), factory.ScanModel(r.From(7))} },
 		`SELECT l.name, l.model, l.quota, l.used, l.created, l.closed, l.listed, `+factory.ModelColumns+`
 			FROM lots l JOIN models ON models.name = l.model WHERE l.name = ?`, name)
 	if err != nil || found == nil {
@@ -226,11 +226,13 @@ func lookTombstones(c *engine.Conn, q record.Query, v *record.View) (err error) 
 }
 
 // admit writes a decision. The constraints of the schema decide once more.
-func (s *Store) admit(c *engine.Conn, q record.Query, a record.Admission) error {
+func (s *Store) admit(c *engine.Conn, q record.Query, v record.View, a record.Admission) (err error) {
 	d := a.Device
-	recorded, err := rows.Device(c, "id = ?", d.ID)
-	if err != nil {
-		return err
+	recorded := otherwiseFound(&v)
+	if recorded == nil || recorded.ID != d.ID {
+		if recorded, err = rows.Device(c, "id = ?", d.ID); err != nil {
+			return err
+		}
 	}
 	if recorded == nil {
 		err = addDevice(c, d)

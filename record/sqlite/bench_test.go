@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -48,14 +49,8 @@ func BenchmarkEnrolment(b *testing.B) {
 		if err != nil {
 			return err
 		}
-		idevid, ak := benchIntent(d, now), benchIntent(d, now)
-		if err := s.Intend(ctx, []record.Certificate{idevid, ak}, nil); err != nil {
-			return err
-		}
-		for _, c := range []*record.Certificate{&idevid, &ak} {
-			c.DER, c.Issued = append(c.TBS, make([]byte, 80)...), now
-		}
-		return s.Complete(ctx, []record.Certificate{idevid, ak}, event)
+		issue(b, s, []record.Certificate{benchIntent(d, now), benchIntent(d, now)}, event)
+		return nil
 	}
 	if err := enrol(); err != nil { // statements prepared, files grown
 		b.Fatal(err)
@@ -74,6 +69,66 @@ func BenchmarkEnrolment(b *testing.B) {
 	b.StopTimer()
 	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
 	b.ReportMetric(float64(3*b.N)/float64(s.db.Commits()-groups), "writes/fsync")
+}
+
+// BenchmarkRenewal is what one renewal asks of the record: its device, the admission
+// against the certificate shown, an intent and the certificate, at 32 in parallel.
+func BenchmarkRenewal(b *testing.B) {
+	ctx := b.Context()
+	s, err := Create(ctx, filepath.Join(b.TempDir(), "store"), Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	now := time.Now()
+	event := record.Event{Time: now, Actor: "device:default:SN-000001", Verb: "device.renewed", Object: "default:SN-000001", Detail: map[string]string{"assurance": "certified"}}
+	shown := make([]record.Certificate, 500) // each device's
+	for i := range shown {
+		d := benchDevice(int64(i), now)
+		if _, err := s.Admit(ctx, record.Query{}, func(record.View) (record.Admission, error) { return record.Admission{Device: d, Event: event}, nil }); err != nil {
+			b.Fatal(err)
+		}
+		shown[i] = benchIntent(d, now)
+		issue(b, s, shown[i:i+1], event)
+	}
+	var n atomic.Int64
+	groups, cpu := s.db.Commits(), cpuTime()
+	b.SetParallelism(max(1, 32/runtime.GOMAXPROCS(0)))
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			c := shown[int(n.Add(1))%len(shown)]
+			if _, err := s.Holder(ctx, c.Issuer, c.Serial); err != nil {
+				b.Error(err)
+			}
+			d, err := s.Admit(ctx, record.Query{Session: rand.Text(), Issuer: c.Issuer, CertificateSerial: c.Serial}, func(v record.View) (record.Admission, error) {
+				return record.Admission{Device: *v.ByID, Session: rand.Text(), Expires: now.Add(time.Minute), Used: true, Event: event}, nil
+			})
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			issue(b, s, []record.Certificate{benchIntent(d, now)}, event)
+		}
+	})
+	b.StopTimer()
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+	b.ReportMetric(float64(3*b.N)/float64(s.db.Commits()-groups), "writes/fsync")
+}
+
+// issue records certificates as the CA does.
+func issue(b *testing.B, s *Store, cs []record.Certificate, e record.Event) {
+	b.Helper()
+	if err := s.Intend(b.Context(), cs, nil); err != nil {
+		b.Error(err)
+	}
+	signed := slices.Clone(cs)
+	for i := range signed {
+		signed[i].DER, signed[i].Issued = append(signed[i].TBS, make([]byte, 80)...), e.Time
+	}
+	if err := s.Complete(b.Context(), signed, e); err != nil {
+		b.Error(err)
+	}
 }
 
 func benchDevice(i int64, now time.Time) record.Device {

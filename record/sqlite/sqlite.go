@@ -11,7 +11,8 @@
 // A new capability of the record is a package under internal/, which keeps its rows (New),
 // is embedded in Store and writes through audit.Change; here are the verbs that need several.
 //
-// The engine is modernc.org/sqlite: no C compiler, static binaries.
+// SQLite is modernc.org/sqlite: no C compiler, static binaries. It is spoken to through
+// zombiezen.com/go/sqlite, and for migrations through database/sql.
 package sqlite
 
 import (

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"database/sql/driver"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,12 +33,12 @@ const maxValues = 1000
 var errChange = errors.New("a change cannot be read")
 
 // appendChange writes one change behind others.
-func appendChange(b []byte, sql string, args []driver.NamedValue, rows int64) ([]byte, error) {
+func appendChange(b []byte, sql string, args []any, rows int64) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(rows))
 	b = appendBytes(b, sql)
 	b = binary.AppendUvarint(b, uint64(len(args)))
 	for _, a := range args {
-		switch v := a.Value.(type) {
+		switch v := a.(type) {
 		case nil:
 			b = append(b, kindNull)
 		case int64:

@@ -2,79 +2,79 @@ package engine
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
+	"net/url"
 	"slices"
 	"time"
 
 	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	thin "zombiezen.com/go/sqlite"
 
 	"github.com/hallmark-pki/hallmark/record"
 )
 
 // Conn is one connection with its prepared statements, used by one goroutine at a
-// time. It stands on the driver below database/sql: the writer and the readers own
-// their connections anyway, and a pool, its locks and its conversions in between
-// would cost a third of the time of a statement.
+// time. It stands on zombiezen.com/go/sqlite, which is the same engine as
+// modernc.org/sqlite's without database/sql: a pool, its locks, the driver's conversions
+// and names of columns would cost a third of the time of a statement.
 type Conn struct {
-	driver     driver.Conn
-	statements map[string]statement
-	args       []driver.NamedValue
+	engine     *thin.Conn
+	statements map[string]*thin.Stmt
+	args       []any // int64, string, []byte or nil
 	// noting says that changes are written down in changes, for the journal.
 	noting  bool
 	changes []byte
-}
-
-type statement interface {
-	driver.Stmt
-	driver.StmtExecContext
-	driver.StmtQueryContext
 }
 
 // maxStatements bounds the prepared statements of a connection: only the shapes of
 // selectors are without number.
 const maxStatements = 256
 
+// connect opens a connection with the mode and pragmas of forWriter or forReader.
 func connect(ctx context.Context, path, query string) (*Conn, error) {
-	connector, err := sqlite.NewConnector(dsn(path, query))
+	q, err := url.ParseQuery(query)
 	if err != nil {
 		return nil, err
 	}
-	d, err := connector.Connect(ctx)
+	e, err := thin.OpenConn(dsn(path, "mode="+q.Get("mode")), thin.OpenReadWrite|thin.OpenURI)
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{driver: d, statements: map[string]statement{}}, nil
+	c := &Conn{engine: e, statements: map[string]*thin.Stmt{}}
+	for _, pragma := range q["_pragma"] {
+		if _, err := Query(ctx, c, Number, "PRAGMA "+pragma); err != nil {
+			return nil, errors.Join(err, c.close())
+		}
+	}
+	c.forget()
+	return c, nil
 }
 
 func (c *Conn) close() error {
 	c.forget()
-	return c.driver.Close()
+	return c.engine.Close()
 }
 
 func (c *Conn) forget() {
 	for _, s := range c.statements {
-		s.Close()
+		s.Finalize()
 	}
 	clear(c.statements)
 }
 
-func (c *Conn) prepare(sql string) (statement, error) {
+func (c *Conn) prepare(sql string) (*thin.Stmt, error) {
 	if s, ok := c.statements[sql]; ok {
 		return s, nil
 	}
 	if len(c.statements) >= maxStatements {
 		c.forget()
 	}
-	p, err := c.driver.Prepare(sql)
+	s, err := c.engine.Prepare(sql)
 	if err != nil {
 		return nil, err
 	}
-	s := p.(statement)
 	c.statements[sql] = s
 	return s, nil
 }
@@ -94,44 +94,47 @@ func (c *Conn) Exec(sql string, args ...any) (int64, error) {
 
 // ExecLocal is Exec for what a journal need not repeat, because it is made anew.
 func (c *Conn) ExecLocal(sql string, args ...any) (int64, error) {
-	s, err := c.prepare(sql)
-	if err != nil {
-		return 0, err
-	}
-	r, err := s.ExecContext(context.Background(), c.bind(args))
-	if err != nil {
-		return 0, err
-	}
-	return r.RowsAffected()
+	err := c.run(sql, args, nil)
+	return int64(c.engine.Changes()), err
 }
 
-// Query runs one statement and returns what scan makes of each row. ctx interrupts
-// it; the driver spends a goroutine on that, so quick look-ups use First.
-func Query[T any](ctx context.Context, c *Conn, scan func(Row) T, sql string, args ...any) (_ []T, err error) {
+// run does one statement and shows each row of its result.
+func (c *Conn) run(sql string, args []any, show func(*thin.Stmt)) (err error) {
 	s, err := c.prepare(sql)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	rows, err := s.QueryContext(ctx, c.bind(args))
-	if err != nil {
-		return nil, err
-	}
+	c.bind(s, args)
 	defer func() {
-		if e := rows.Close(); err == nil {
+		if e := errors.Join(s.Reset(), s.ClearBindings()); err == nil {
 			err = e
 		}
 	}()
-	r := make(Row, len(rows.Columns()))
-	var out []T
 	for {
-		switch err := rows.Next(r); {
-		case err == io.EOF:
-			return out, nil
-		case err != nil:
-			return nil, err
+		if row, err := s.Step(); err != nil || !row {
+			return err
 		}
-		out = append(out, scan(r))
+		if show != nil {
+			show(s)
+		}
 	}
+}
+
+// Query runs one statement and returns what scan makes of each row. ctx interrupts
+// it; the engine spends a goroutine on that, so quick look-ups use First.
+func Query[T any](ctx context.Context, c *Conn, scan func(Row) T, sql string, args ...any) (out []T, err error) {
+	if ctx.Done() != nil {
+		c.engine.SetInterrupt(ctx.Done())
+		defer c.engine.SetInterrupt(nil)
+	}
+	err = c.run(sql, args, func(s *thin.Stmt) { out = append(out, scan(Row{s, 0})) })
+	if err == nil {
+		return out, nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return nil, err
 }
 
 // First is Query for at most one row; nil if there is none.
@@ -143,16 +146,28 @@ func First[T any](c *Conn, scan func(Row) T, sql string, args ...any) (*T, error
 	return &found[0], nil
 }
 
-func (c *Conn) bind(args []any) []driver.NamedValue {
+// bind gives a statement its values and keeps them for the journal. What cannot be bound
+// the statement's next step says.
+func (c *Conn) bind(s *thin.Stmt, args []any) {
 	c.args = c.args[:0]
 	for i, a := range args {
-		c.args = append(c.args, driver.NamedValue{Ordinal: i + 1, Value: value(a)})
+		a = value(a)
+		c.args = append(c.args, a)
+		switch a := a.(type) {
+		case int64:
+			s.BindInt64(i+1, a)
+		case string:
+			s.BindText(i+1, a)
+		case []byte:
+			if a != nil { // what is not bound is NULL
+				s.BindBytes(i+1, a)
+			}
+		}
 	}
-	return c.args
 }
 
 // value turns what the verbs hold into what SQLite stores.
-func value(a any) driver.Value {
+func value(a any) any {
 	switch a := a.(type) {
 	case time.Time:
 		if a.IsZero() {
@@ -181,28 +196,44 @@ func OrNull[T string | []byte](v T) any {
 	return v
 }
 
-// Row is one row of a result. What is NULL reads as the zero value.
-type Row []driver.Value
+// Row is the row of a result that is being scanned. What is NULL reads as the zero value.
+type Row struct {
+	s    *thin.Stmt
+	from int
+}
+
+// From is the row without its first n columns.
+func (r Row) From(n int) Row { return Row{r.s, r.from + n} }
 
 // Int reads column i as an integer.
-func (r Row) Int(i int) int64 { v, _ := r[i].(int64); return v }
+func (r Row) Int(i int) int64 { return r.s.ColumnInt64(r.from + i) }
 
 // Bool reads column i as an integer that is not 0.
 func (r Row) Bool(i int) bool { return r.Int(i) != 0 }
 
 // Text reads column i as text.
-func (r Row) Text(i int) string { v, _ := r[i].(string); return v }
+func (r Row) Text(i int) string { return r.s.ColumnText(r.from + i) }
 
 // Blob reads column i as bytes, the caller's own.
-func (r Row) Blob(i int) []byte { v, _ := r[i].([]byte); return v }
+func (r Row) Blob(i int) []byte {
+	if r.s.ColumnIsNull(r.from + i) {
+		return nil
+	}
+	b := make([]byte, r.s.ColumnLen(r.from+i))
+	r.s.ColumnBytes(r.from+i, b)
+	return b
+}
 
 // Sum reads column i as a SHA-256.
-func (r Row) Sum(i int) (s [32]byte) { copy(s[:], r.Blob(i)); return s }
+func (r Row) Sum(i int) (s [32]byte) {
+	r.s.ColumnBytes(r.from+i, s[:])
+	return s
+}
 
 // Time reads column i as microseconds since 1970, in UTC.
 func (r Row) Time(i int) (t time.Time) {
-	if v, ok := r[i].(int64); ok {
-		t = time.UnixMicro(v).UTC()
+	if !r.s.ColumnIsNull(r.from + i) {
+		t = time.UnixMicro(r.Int(i)).UTC()
 	}
 	return t
 }
@@ -213,23 +244,26 @@ func Number(r Row) int64 { return r.Int(0) }
 // Classify turns what SQLite says into the errors of package record; any other
 // error passes unchanged.
 func Classify(err error) error {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_CONSTRAINT:
+	switch code(err).ToPrimary() {
+	case thin.ResultConstraint:
 		return fmt.Errorf("%w: %w", record.ErrConflict, err)
-	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
-		sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
-		sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL:
+	case thin.ResultFull, thin.ResultReadOnly, thin.ResultBusy, thin.ResultLocked, thin.ResultIOErr, thin.ResultCantOpen,
+		thin.ResultCorrupt, thin.ResultNotADB, thin.ResultNoMem, thin.ResultPerm, thin.ResultProtocol:
 		return fmt.Errorf("%w: %w", record.ErrUnavailable, err)
 	}
 	return err
 }
 
+// code is what SQLite said, to a connection of ours or, when it migrates, of database/sql.
+func code(err error) thin.ResultCode {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return thin.ResultCode(e.Code())
+	}
+	return thin.ErrCode(err)
+}
+
 // Taken reports whether err is the violation of a UNIQUE or PRIMARY KEY constraint.
 func Taken(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+	c := code(err)
+	return c == thin.ResultConstraintUnique || c == thin.ResultConstraintPrimaryKey
 }

@@ -58,7 +58,7 @@ func numbers(t *testing.T, db *DB) (found []int64) {
 func pragma(t *testing.T, on func(context.Context, func(*Conn) error) error, name string) (value string) {
 	t.Helper()
 	err := on(t.Context(), func(c *Conn) error {
-		v, err := First(c, func(r Row) string { return fmt.Sprint(r[0]) }, "PRAGMA "+name)
+		v, err := First(c, func(r Row) string { return r.Text(0) }, "PRAGMA "+name)
 		if err == nil {
 			value = *v
 		}

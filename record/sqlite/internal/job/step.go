@@ -107,7 +107,7 @@ func stepDevices(c *engine.Conn, j *numbered, last int64, at time.Time, event fu
 		position int64
 		device   rows.Recorded
 	}
-	found, err := engine.Query(context.Background(), c, func(r engine.Row) pending { return pending{r.Int(0), rows.ScanDevice(r[1:])} },
+	found, err := engine.Query(context.Background(), c, func(r engine.Row) pending { return pending{r.Int(0), rows.ScanDevice(r.From(1))} },
 		"SELECT j.position, "+rows.DeviceColumns+" FROM job_devices j CROSS JOIN devices d ON d.seq = j.device WHERE j.job = ? AND j.outcome = '' AND j.position <= ? ORDER BY j.position",
 		j.seq, last)
 	if err != nil {

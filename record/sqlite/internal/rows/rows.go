@@ -37,14 +37,9 @@ func scanEK(r engine.Row) record.EK {
 	return record.EK{Fingerprint: r.Sum(0), Issuer: r.Text(1), Name: r.Blob(2), Public: r.Blob(3), Certificate: r.Blob(4)}
 }
 
-// Device finds at most one device; nil if there is none. It finds before it reads:
-// most look-ups of an enrolment find nothing, and a row of one column says so quickest.
+// Device finds at most one device; nil if there is none.
 func Device(c *engine.Conn, where string, args ...any) (*record.Device, error) {
-	seq, err := engine.First(c, engine.Number, "SELECT seq FROM devices WHERE "+where, args...)
-	if err != nil || seq == nil {
-		return nil, err
-	}
-	d, err := engine.First(c, ScanDevice, "SELECT "+DeviceColumns+" FROM devices d WHERE d.seq = ?", *seq)
+	d, err := engine.First(c, ScanDevice, "SELECT "+DeviceColumns+" FROM devices d WHERE "+where, args...)
 	if err != nil || d == nil {
 		return nil, err
 	}
