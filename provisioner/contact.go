@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 
+	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/provisioner/decide"
 )
@@ -20,7 +21,7 @@ type Contact struct {
 // issuer, within its validity, and nothing else (profile.Pins). The caller has seen proof of the
 // key. Whether the certificate is still current is judged with the record.
 func (s *Service) Recognise(c *x509.Certificate) (Contact, error) {
-	name, kind, ours := s.Issuers.Recognise(c)
+	name, kind, ours := s.met.recognise(c)
 	if kind != profile.IDevID && kind != profile.LDevID {
 		return Contact{}, &decide.Refusal{Code: "unauthorised", Detail: "this certificate is not a device's identity",
 			Hint: "show the IDevID or the LDevID"}
@@ -33,6 +34,13 @@ func (s *Service) Recognise(c *x509.Certificate) (Contact, error) {
 			Detail: fmt.Sprintf("the certificate shown ended on %s", c.NotAfter.UTC().Format("2006-01-02")), Hint: "renew with the IDevID"}
 	}
 	return Contact{Certificate: c, Issuer: name, Serial: fmt.Sprintf("%032x", c.SerialNumber), Profile: kind}, nil
+}
+
+// remember spares the next connection what the CA has just verified.
+func (s *Service) remember(i ca.Issued) {
+	if !i.Again {
+		s.met.remember(i.Certificate, i.Record.Issuer)
+	}
 }
 
 var unknownCertificate = &decide.Refusal{Code: "certificate-unknown",

@@ -103,6 +103,7 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
+	s.remember(issued[0])
 	born := &Identity{IDevID: issued[0].Chain}
 	if len(issued) > 1 {
 		born.AK = issued[1].Chain

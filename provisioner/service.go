@@ -65,6 +65,7 @@ type Service struct {
 	Config
 	refusals, paces sampler
 	plans           outlook
+	met             *memory
 }
 
 // New checks that nothing is missing.
@@ -79,7 +80,7 @@ func New(c Config) (*Service, error) {
 	if c.LDevIDLife < time.Minute {
 		return nil, errors.New("provisioner: a working certificate lives at least a minute")
 	}
-	return &Service{Config: c}, nil
+	return &Service{Config: c, met: newMemory(c.Issuers)}, nil
 }
 
 // Answer is either a challenge to answer with Activate, or the identity.

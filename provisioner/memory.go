@@ -1,0 +1,53 @@
+package provisioner
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"sync"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+)
+
+// memory recognises as profile.Pins do and remembers whom, so that a device that comes again costs
+// no verification. It never changes an answer: what it remembers is the SHA-256 of a whole
+// certificate, signature included, and which of the pinned issuers had signed that.
+type memory struct {
+	pins profile.Pins
+	mu   sync.Mutex
+	met  map[[sha256.Size]byte]string // issuer's name
+}
+
+// maxMet bounds a memory to a few MiB; when it is full it starts again.
+const maxMet = 1 << 16
+
+// newMemory makes one for issuers that do not change.
+func newMemory(p profile.Pins) *memory { return &memory{pins: p, met: map[[sha256.Size]byte]string{}} }
+
+// recognise is profile.Pins.Recognise.
+func (m *memory) recognise(c *x509.Certificate) (issuer string, kind profile.Kind, ok bool) {
+	m.mu.Lock()
+	issuer, ok = m.met[sha256.Sum256(c.Raw)]
+	m.mu.Unlock()
+	if ok {
+		kind, _ = profile.Of(c)
+		return issuer, kind, true
+	}
+	if issuer, kind, ok = m.pins.Recognise(c); ok {
+		m.remember(c, issuer)
+	}
+	return issuer, kind, ok
+}
+
+// remember is for whoever has verified that one of the issuers signed c: the CA has, when it
+// issued it.
+func (m *memory) remember(c *x509.Certificate, issuer string) {
+	if m.pins[issuer] == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.met) >= maxMet {
+		clear(m.met)
+	}
+	m.met[sha256.Sum256(c.Raw)] = issuer
+}
