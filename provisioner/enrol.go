@@ -80,7 +80,7 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 		}
 		who, err := identity.Enrolling(facts, begun.Ticket, begun.Serial, id, v, s.Now()) // claims → identity
 		if err != nil {
-			return record.Admission{}, err
+			return record.Admission{}, decide.Clash(err, v)
 		}
 		judged := decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts, Ticket: begun.Ticket, Serial: begun.Serial}
 		if err := decide.Enrolment(judged); err != nil { // identity → decision

@@ -1,16 +1,35 @@
 package decide
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/hallmark-pki/hallmark/record"
+)
 
 // barred refuses what a tombstone covers: any EK of a revoked chip, its AK, its
 // serial number (design decision 13).
 func barred(c *Case) *Refusal {
 	for _, t := range c.View.Tombstones {
-		return &Refusal{
-			Code:   "identity-barred",
-			Detail: fmt.Sprintf("this device was revoked on %s and may not come back", t.Since.UTC().Format("2006-01-02")),
-			Hint:   "an administrator can tell why: hallmark audit list",
-		}
+		return ended(t)
 	}
 	return nil
+}
+
+// Clash is the refusal of a device whose claims contradict the inventory. A revoked chip
+// hears, and the audit says, that it is revoked, whatever serial number it comes with now.
+func Clash(clash error, v record.View) error {
+	for _, t := range v.Tombstones {
+		if t.Kind != "serial" {
+			return ended(t)
+		}
+	}
+	return clash
+}
+
+func ended(t record.Tombstone) *Refusal {
+	return &Refusal{
+		Code:   "identity-barred",
+		Detail: fmt.Sprintf("this device was revoked on %s and may not come back", t.Since.UTC().Format("2006-01-02")),
+		Hint:   "an administrator can tell why: hallmark audit list",
+	}
 }
