@@ -299,6 +299,11 @@ func TestMakersCertificates(t *testing.T) {
 	if len(got.Items) != 3 || got.Items[0].New || !got.Items[1].New || got.Items[2].New || got.Items[1].AddedBy != "anna" {
 		t.Fatalf("imported %+v", got.Items)
 	}
+	events, err := h.anna.LastEvents(ctx, 1)
+	check(t, err)
+	if e := events.Items[0]; e.Verb != "vendorca.imported" || e.Object != got.Items[1].Fingerprint || e.Detail["count"] != "1" {
+		t.Errorf("the audit says %+v", e)
+	}
 	if h.changed.Load() != 2 {
 		t.Errorf("the verifier was told %d times", h.changed.Load())
 	}

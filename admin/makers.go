@@ -34,6 +34,7 @@ func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, err
 	}
 	var rows []record.Authority
 	var out []wire.Authority
+	var added []string // fingerprints
 	for i, der := range in.Certificates {
 		certificates, skipped := s.ReadAuthorities(der)
 		if len(certificates) != 1 || skipped != 0 || len(certificates[0].Raw) != len(der) {
@@ -42,12 +43,15 @@ func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, err
 		sum := sha256.Sum256(der)
 		row := record.Authority{Fingerprint: hex.EncodeToString(sum[:]), DER: der, Added: c.Now, AddedBy: c.Caller.Name}
 		shown := authorityOf(row, certificates[0])
-		shown.New = !known[row.Fingerprint]
+		if shown.New = !known[row.Fingerprint]; shown.New {
+			added = append(added, row.Fingerprint)
+		}
 		known[row.Fingerprint] = true
 		rows, out = append(rows, row), append(out, shown)
 	}
-	e := c.Event("vendorca.imported", rows[0].Fingerprint)
-	e.Detail["count"], e.Detail["subject"] = strconv.Itoa(len(rows)), out[0].Subject
+	// Each is a root of trust: the audit names every one that is new.
+	e := c.Event("vendorca.imported", strings.Join(added, " "))
+	e.Detail["count"] = strconv.Itoa(len(added))
 	if _, err := s.Store.AddAuthorities(ctx, rows, e); err != nil {
 		return nil, err
 	}
