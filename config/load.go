@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -130,11 +131,20 @@ func (p *problems) find(key string) *token.Token {
 
 // syntax turns an error of the YAML library into one line with a position.
 func (p *problems) syntax(err error) error {
+	if e, ok := errors.AsType[*yaml.TypeError](err); ok && e.Token != nil && kinds[e.DstType.Kind()] != "" {
+		return fmt.Errorf("%s: %q is not %s", position(p.file, e.Token), e.Token.Value, kinds[e.DstType.Kind()])
+	}
 	var y yaml.Error
 	if errors.As(err, &y) && y.GetToken() != nil {
 		return fmt.Errorf("%s: %s", position(p.file, y.GetToken()), y.GetMessage())
 	}
 	return fmt.Errorf("%s: %w", p.file, err)
+}
+
+// kinds are what people call the types of values.
+var kinds = map[reflect.Kind]string{
+	reflect.Bool: "true or false", reflect.String: "a text", reflect.Slice: "a list", reflect.Struct: "a group of keys",
+	reflect.Int: "a whole number", reflect.Int64: "a whole number",
 }
 
 func position(file string, t *token.Token) string {
