@@ -116,7 +116,7 @@ func TestCommand(t *testing.T) {
 	if err := json.Unmarshal([]byte(o.out), &r); err != nil || r.Device != "default:SN-7" {
 		t.Fatalf("%v: %s", err, o.out)
 	}
-	// The figure to reach is 16 MiB (issue 2).
+	// The figure to reach is 16 MiB.
 	t.Logf("peak memory of an enrolment: %d KiB", o.peak)
 	if o.peak == 0 || o.peak > 16<<10 {
 		t.Errorf("an enrolment takes %d KiB", o.peak)
@@ -143,6 +143,12 @@ func TestCommand(t *testing.T) {
 		t.Fatalf("%q", o.out)
 	}
 
+	expect(t, 0, run("renew"))
+	address, _ := u.relyingParty(t)
+	if o := expect(t, 6, run("connect", "--to", address)); !strings.Contains(o.errors, "--roots FILE") {
+		t.Errorf("no hint for a server that nobody vouches for: %q", o.errors)
+	}
+
 	// Refused for now, and for good.
 	d := must[[]record.Device](t)(u.store.DevicesNamed(t.Context(), "default", "SN-7"))[0]
 	e := record.Event{Time: time.Now(), Actor: "test", Verb: "x"}
@@ -166,6 +172,7 @@ func TestCommand(t *testing.T) {
 	expect(t, 6, command(t, "", "enrol", foreign.String(), "--tpm", u.chip.Spec(), "--state", elsewhere))
 	expect(t, 1, command(t, "", "connect", "--to", "127.0.0.1:1", "--state", elsewhere))
 	expect(t, 1, command(t, "", "enrol", ticket.String(), "--state", elsewhere, "--serial-from", "file:/nonexistent", "--tpm", u.chip.Spec()))
+	expect(t, 2, command(t, "", "enrol", ticket.String(), "--state", elsewhere, "--serial-from", "bios", "--tpm", u.chip.Spec()))
 	expect(t, 1, command(t, "", "enrol", ticket.String(), "--state", elsewhere, "--roots", "/etc/hostname"))
 }
 

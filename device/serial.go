@@ -21,6 +21,9 @@ const (
 	serialTimeout = 10 * time.Second
 )
 
+// ErrSource means that a text names no source of serial numbers.
+var ErrSource = errors.New("not a source of serial numbers: use dmi, devicetree, file:PATH or cmd:COMMAND")
+
 // ReadSerial reads the product's serial number from "dmi", "devicetree", "file:PATH"
 // or "cmd:COMMAND" (run by sh). NUL bytes and blanks at the ends are cut; whether the
 // rest is a serial number is the server's to judge.
@@ -36,7 +39,7 @@ func ReadSerial(ctx context.Context, source string) (string, error) {
 	case kind == "cmd" && argument != "":
 		return serialCommand(ctx, argument)
 	}
-	return "", fmt.Errorf("%q is no source of serial numbers: use dmi, devicetree, file:PATH or cmd:COMMAND", source)
+	return "", fmt.Errorf("%q is %w", source, ErrSource)
 }
 
 func serialFile(path string) (string, error) {

@@ -232,7 +232,11 @@ func DialTLS(ctx context.Context, address string, config *tls.Config) (*tls.Conn
 	conn := tls.Client(Whole(raw), config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, &client.NetworkError{Server: address, Err: err}
+		failure := &client.NetworkError{Server: address, Err: err}
+		if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+			failure.Code = client.ChainCode(e.Err)
+		}
+		return nil, failure
 	}
 	return conn, nil
 }

@@ -151,7 +151,9 @@ Enrolling an enrolled device changes nothing.
 		if ticket == nil && (len(e.Servers) == 0 || len(e.Roots) == 0) && notEnrolled(o.state) {
 			return usageError{errors.New("a ticket is needed, or both --server and --roots"), c.CommandPath()}
 		}
-		if e.Serial, err = from.serialNumber(c.Context()); err != nil {
+		if e.Serial, err = from.serialNumber(c.Context()); errors.Is(err, device.ErrSource) {
+			return usageError{err, c.CommandPath()}
+		} else if err != nil {
 			return advised{err, "give it with --serial, or name another source with --serial-from"}
 		}
 		r, err := device.Enrol(c.Context(), e)

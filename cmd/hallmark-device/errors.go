@@ -110,6 +110,9 @@ func hintFor(err error) string {
 	if _, ok := errors.AsType[failure](err); !ok {
 		return "see: hallmark-device --help"
 	}
+	if e, ok := errors.AsType[advised](err); ok {
+		return e.hint
+	}
 	if p, ok := errors.AsType[*wire.Problem](err); ok {
 		switch {
 		case p.Hint != "":
@@ -133,9 +136,6 @@ func hintFor(err error) string {
 	}
 	if e, ok := errors.AsType[*client.NetworkError](err); ok {
 		return e.Hint()
-	}
-	if e, ok := errors.AsType[advised](err); ok {
-		return e.hint
 	}
 	switch {
 	case errors.As(err, new(*agent.WaitError)):

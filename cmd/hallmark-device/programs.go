@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,7 +41,11 @@ input and output.
 		if connection.To == "" {
 			return usageError{errors.New("--to is needed"), c.CommandPath()}
 		}
-		return device.Connect(c.Context(), o.options(c), connection, c.InOrStdin(), c.OutOrStdout())
+		err := device.Connect(c.Context(), o.options(c), connection, c.InOrStdin(), c.OutOrStdout())
+		if errors.As(err, new(*tls.CertificateVerificationError)) {
+			return advised{err, "name who signed the server's certificate with --roots FILE, and its name, if that is not HOST, with --name"}
+		}
+		return err
 	})
 	return c
 }

@@ -156,7 +156,7 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 			}
 			limited, err := c.judge(s.PeerCertificates, u.Hostname())
 			if err != nil {
-				return &TrustError{Server: server, Code: chainCode(err), Err: err}
+				return &TrustError{Server: server, Code: ChainCode(err), Err: err}
 			}
 			conn.limited = limited
 			return nil

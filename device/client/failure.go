@@ -140,8 +140,8 @@ func dialCode(err error) string {
 	return CodeUnreachable
 }
 
-// chainCode names what a chain's verification found wrong.
-func chainCode(err error) string {
+// ChainCode names what a chain's verification found wrong.
+func ChainCode(err error) string {
 	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
 		return CodeServerExpired
 	}
