@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -104,6 +105,35 @@ func TestEnrolmentOfEveryKind(t *testing.T) {
 		if !f.TPM.Certified || f.TPM.Uncertified != "" || f.TPM.Maker != vendorca.MakerTest || f.TPM.Model != "simtpm" {
 			t.Errorf("%+v: %+v", o, f.TPM)
 		}
+	}
+}
+
+// An AK whose scheme is RSASSA-PSS is verified by that scheme and by no other.
+func TestPSS(t *testing.T) {
+	m := newMaker(t)
+	v := tpm2.New(trusting(t, m.Root.Raw), true)
+	d := newDevice(t, m, simtpm.Options{RSA: true, AlterAK: rsaParms(func(p *gotpm.TPMSRSAParms) {
+		p.Scheme = gotpm.TPMTRSAScheme{Scheme: gotpm.TPMAlgRSAPSS,
+			Details: gotpm.NewTPMUAsymScheme(gotpm.TPMAlgRSAPSS, &gotpm.TPMSSigSchemeRSAPSS{HashAlg: gotpm.TPMAlgSHA256})}
+	})})
+	e := evidence(t, d) // which simtpm signs by RSASSA-PKCS1-v1_5
+	_, err := v.Verify(e, binding, now)
+	wantRefusal(t, err, tpm2.CodeSignatureScheme)
+	digest := sha256.Sum256(e.Statement)
+	for _, salt := range []int{rsa.PSSSaltLengthEqualsHash, rsa.PSSSaltLengthAuto} {
+		sig, err := d.AK.Sign(rand.Reader, digest[:], &rsa.PSSOptions{SaltLength: salt, Hash: crypto.SHA256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Signature = gotpm.Marshal(gotpm.TPMTSignature{SigAlg: gotpm.TPMAlgRSAPSS,
+			Signature: gotpm.NewTPMUSignature(gotpm.TPMAlgRSAPSS, &gotpm.TPMSSignatureRSA{
+				Hash: gotpm.TPMAlgSHA256, Sig: gotpm.TPM2BPublicKeyRSA{Buffer: sig}})})
+		if _, err := v.Verify(e, binding, now); err != nil {
+			t.Errorf("salt %d: %v", salt, err)
+		}
+		e.Signature[len(e.Signature)-1] ^= 1
+		_, err = v.Verify(e, binding, now)
+		wantRefusal(t, err, tpm2.CodeSignatureWrong)
 	}
 }
 

@@ -2,6 +2,7 @@ package decide
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,29 @@ func TestEachRuleRefusesItsCase(t *testing.T) {
 	}
 }
 
+func TestTicketOfThisTPM(t *testing.T) {
+	c := good()
+	c.View.Ticket.EKName = []byte("ek")
+	if err := Enrolment(c); err != nil {
+		t.Error(err)
+	}
+	c.Facts.TPM = nil
+	if got := code(Enrolment(c)); got != "ticket-ek" {
+		t.Errorf("without a TPM: got %q", got)
+	}
+}
+
+// A serial number that is barred may be a slip of the pen; a chip that is barred is not.
+func TestClashOfABarredChip(t *testing.T) {
+	clash := &identity.Clash{Code: "ek-taken"}
+	for kind, want := range map[string]string{"ek": "identity-barred", "ak": "identity-barred", "serial": ""} {
+		err := Clash(clash, record.View{Tombstones: []record.Tombstone{{Kind: kind, Since: now}}})
+		if code(err) != want || want == "" && err != error(clash) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
 func TestReturningNeedsNoTicketAndNoPlace(t *testing.T) {
 	c := good()
 	c.Who.Known, c.Ticket, c.View.Ticket, c.View.Lot.Used = true, "", nil, 2
@@ -73,6 +97,17 @@ func TestReturningNeedsNoTicketAndNoPlace(t *testing.T) {
 		c.Who.Device.State = state
 		if got := code(Enrolment(c)); got != want {
 			t.Errorf("%s: got %q, want %q", state, got, want)
+		}
+	}
+}
+
+// Whoever lacks a maker's root is told which.
+func TestUncertifiedIsTheHint(t *testing.T) {
+	for why, want := range map[string]string{"": "brought no endorsement certificate", "import the root of X": "import the root of X"} {
+		c := good()
+		c.View.Model.Assurance, c.Facts.TPM.Uncertified = record.LevelCertified, why
+		if r := new(Refusal); !errors.As(Enrolment(c), &r) || !strings.Contains(r.Hint, want) {
+			t.Errorf("%q: %+v", why, r)
 		}
 	}
 }
@@ -106,6 +141,7 @@ func TestWhichCertificateMayRenew(t *testing.T) {
 	}{
 		"IDevID":                       {cert("0", "idevid", "", true), cert("9", "ldevid", "8", true), ""},
 		"newest":                       {cert("2", "ldevid", "1", false), cert("2", "ldevid", "1", false), ""},
+		"first":                        {cert("1", "ldevid", "0", false), nil, ""},
 		"predecessor, successor fresh": {cert("1", "ldevid", "0", true), cert("2", "ldevid", "1", false), ""},
 		"predecessor, successor used":  {cert("1", "ldevid", "0", true), cert("2", "ldevid", "1", true), "certificate-old"},
 		"grandparent":                  {cert("1", "ldevid", "0", true), cert("3", "ldevid", "2", false), "certificate-old"},
@@ -119,6 +155,13 @@ func TestWhichCertificateMayRenew(t *testing.T) {
 		k.Who.Known, k.View.Presented, k.View.Newest = true, c.presented, c.newest
 		if got := code(Renewal(k)); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+		if c.want != "certificate-old" {
+			continue
+		}
+		k.Who.Device.Assurance = record.Assurance{} // where no chip holds the key, it exists twice
+		if r := new(Refusal); !errors.As(Renewal(k), &r) || r.Code != "key-forked" || !r.Suspend {
+			t.Errorf("%s, software key: %+v", name, r)
 		}
 	}
 }
@@ -160,6 +203,38 @@ func TestWhoComesBackWithoutAGrant(t *testing.T) {
 		c.spoil(&k)
 		if got := code(Enrolment(k)); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// A device that slept for longer than its model lets it comes back, and renews, only by a grant.
+func TestGrace(t *testing.T) {
+	ended := func(ago time.Duration) *record.Certificate {
+		return &record.Certificate{Serial: "1", Profile: "ldevid", Device: "d", DER: []byte{1}, NotAfter: now.Add(-ago)}
+	}
+	for name, c := range map[string]struct {
+		spoil func(*Case)
+		want  string
+	}{
+		"within it":            {func(*Case) {}, ""},
+		"a second after it":    {func(c *Case) { c.View.Newest = ended(24*time.Hour + time.Second) }, "grace-over"},
+		"a model without end":  {func(c *Case) { c.View.Newest, c.View.Model.Grace = ended(9999*time.Hour), 0 }, ""},
+		"never renewed at all": {func(c *Case) { c.View.Newest = nil }, ""},
+		"no model":             {func(c *Case) { c.View.Newest, c.View.Model = ended(48*time.Hour), nil }, ""},
+		"granted": {func(c *Case) {
+			c.View.Newest, c.View.Grant = ended(48*time.Hour), &record.Grant{ID: "g", Device: "d", Expires: now.Add(time.Hour)}
+		}, ""},
+	} {
+		k := good()
+		k.Who.Known, k.Ticket, k.Who.Device.Assurance.Certified = true, "", true
+		k.View.Newest, k.View.Model.Grace = ended(24*time.Hour), 24*time.Hour
+		k.View.Presented = &record.Certificate{Serial: "0", Profile: "idevid", Device: "d", DER: []byte{1}}
+		c.spoil(&k)
+		if got := code(Enrolment(k)); got != c.want {
+			t.Errorf("%s: coming back: got %q, want %q", name, got, c.want)
+		}
+		if got := code(Renewal(k)); got != c.want {
+			t.Errorf("%s: renewing: got %q, want %q", name, got, c.want)
 		}
 	}
 }
