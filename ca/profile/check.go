@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -18,7 +17,7 @@ import (
 // This file writes every certificate a second time, from the standards, in the one form that
 // DER allows, and holds the finished one against that. It shares no table and no encoder with
 // the builder (only the reader of EK certificates): the builder fills in a template, which
-// crypto/x509 writes with encoding/asn1. The two must agree to the byte.
+// crypto/x509 writes with encoding/asn1; here element writes. The two must agree to the byte.
 
 // Expected is what a certificate must be, down to the byte.
 type Expected struct {
@@ -92,25 +91,16 @@ func CheckSignature(cert, issuer *x509.Certificate) error {
 	return nil
 }
 
-// wanted is a certificate as it must be.
+// wanted is a certificate as it must be: DER, but for the times and the serial number.
 type wanted struct {
-	serial             *big.Int
-	algorithm          []byte // DER of the AlgorithmIdentifier
-	issuer             []byte // DER of the Name; nil: the same as the subject
-	notBefore          time.Time
-	notAfter           time.Time
-	subject            []attribute
-	key                []byte // DER of the SubjectPublicKeyInfo
-	keyID, issuerKeyID []byte
-	extensions         []extension // in the order in which crypto/x509 writes them, which no standard cares about
-}
-
-type attribute struct{ id, value string }
-
-type extension struct {
-	id       string
-	critical bool
-	value    []byte
+	serial              *big.Int
+	algorithm           string // AlgorithmIdentifier
+	issuer              string // Name; empty: the same as the subject
+	notBefore, notAfter time.Time
+	subject             []string // RelativeDistinguishedName
+	key                 string   // SubjectPublicKeyInfo
+	keyID, issuerKeyID  string   // without header
+	extensions          []string // in the order in which crypto/x509 writes them, which no standard cares about
 }
 
 // Object identifiers, as the DER of their contents, so that they are not the builder's
@@ -190,15 +180,15 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	default:
 		return w, fmt.Errorf("there is no profile %q", k)
 	}
-	w.subject = append(w.subject, attribute{atCommonName, name})
+	w.name(atCommonName, name)
 	if k == IDevID || k == AK {
-		w.subject = append(w.subject, attribute{atSerialNumber, device})
+		w.name(atSerialNumber, device)
 	}
-	w.add(ceKeyUsage, true, []byte("\x03\x02\x07\x80")) // digitalSignature alone
+	w.add(ceKeyUsage, true, "\x03\x02\x07\x80") // digitalSignature alone
 	if usage != "" {
-		w.add(ceExtKeyUsage, false, build(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, usage) }))
+		w.add(ceExtKeyUsage, false, element(sequence, element(oID, usage)))
 	}
-	w.add(ceConstraints, true, []byte("\x30\x00")) // cA FALSE
+	w.add(ceConstraints, true, "\x30\x00") // cA FALSE
 	w.addKeyIDs()
 	if k != OCSP {
 		w.add(peInfoAccess, false, infoAccess(adOCSP, p.OCSP, adIssuers, p.CA))
@@ -210,7 +200,7 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	if k != OCSP {
 		w.add(ceDistribution, false, distributionPoint(p.CRL))
 	} else {
-		w.add(pkixNoCheck, false, []byte("\x05\x00"))
+		w.add(pkixNoCheck, false, "\x05\x00")
 	}
 	if c.TPM != nil {
 		w.add(ceAltName, false, chipNames(c.TPM))
@@ -256,9 +246,9 @@ func authorityWanted(a Authority, p Placement) (wanted, error) {
 	if a.Issuer == Manufacturing {
 		w.notAfter = NoEnd
 	}
-	w.subject = append(w.subject, attribute{atCommonName, title + " " + role + " " + hex.EncodeToString(w.keyID[:4])})
-	w.add(ceKeyUsage, true, []byte("\x03\x02\x01\x06")) // keyCertSign, cRLSign
-	w.add(ceConstraints, true, append([]byte("\x30\x06\x01\x01\xff\x02\x01"), byte(depth)))
+	w.name(atCommonName, fmt.Sprintf("%s %s %x", title, role, w.keyID[:4]))
+	w.add(ceKeyUsage, true, "\x03\x02\x01\x06") // keyCertSign, cRLSign
+	w.add(ceConstraints, true, "\x30\x06\x01\x01\xff\x02\x01"+string(rune(depth)))
 	w.addKeyIDs()
 	if !a.Root {
 		w.add(peInfoAccess, false, infoAccess(adIssuers, p.CA))
@@ -270,86 +260,39 @@ func authorityWanted(a Authority, p Placement) (wanted, error) {
 
 // wantedOf is what leaves, issuers and roots have in common.
 func wantedOf(key crypto.PublicKey, p Placement) (wanted, error) {
-	w := wanted{serial: p.Serial, notBefore: p.NotBefore, subject: []attribute{{atOrganisation, p.Organisation}}}
+	w := wanted{serial: p.Serial, notBefore: p.NotBefore}
 	if y := p.NotBefore.UTC().Year(); y < 1950 || y > 9000 {
 		return w, fmt.Errorf("a certificate cannot begin in the year %d", y)
 	}
 	if w.serial == nil || w.serial.Sign() <= 0 || (w.serial.BitLen()+8)/8 != 16 {
 		return w, errors.New("its serial number is not a positive one of 16 bytes")
 	}
-	var err error
-	if w.key, err = x509.MarshalPKIXPublicKey(key); err != nil {
+	w.name(atOrganisation, p.Organisation)
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
 		return w, err
 	}
-	if w.keyID, err = subjectKeyID(w.key); err != nil {
+	w.key = string(der)
+	if w.keyID, err = subjectKeyID(der); err != nil {
 		return w, err
 	}
 	signer := key
 	w.issuerKeyID = w.keyID
 	if p.Issuer != nil {
-		signer, w.issuer, w.issuerKeyID = p.Issuer.PublicKey, p.Issuer.RawSubject, p.Issuer.SubjectKeyId
+		signer, w.issuer, w.issuerKeyID = p.Issuer.PublicKey, string(p.Issuer.RawSubject), string(p.Issuer.SubjectKeyId)
 	}
 	w.algorithm, err = algorithmOf(signer)
 	return w, err
 }
 
-func (w *wanted) add(id string, critical bool, value []byte) {
-	w.extensions = append(w.extensions, extension{id, critical, value})
-}
-
-func (w *wanted) addKeyIDs() {
-	w.add(ceSubjectKeyID, false, build(asn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddBytes(w.keyID) }))
-	w.add(ceAuthorityKeyID, false, build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(w.issuerKeyID) })
-	}))
-}
-
-// written writes it down, unless err says that it cannot be.
-func (w wanted) written(name string, err error) (Expected, error) {
-	if err != nil {
-		return Expected{}, fmt.Errorf("the %s certificate cannot be: %w", name, err)
+// name adds an attribute to the subject, alone in its RDN, as PrintableString where that can
+// be (RFC 5280 §4.1.2.4).
+func (w *wanted) name(id, value string) {
+	var tag byte = printableString
+	if strings.ContainsFunc(value, unprintable) {
+		tag = utf8String
 	}
-	return Expected{name, w.tbs(), w.algorithm}, nil
-}
-
-// tbs writes a TBSCertificate (RFC 5280 §4.1).
-func (w wanted) tbs() []byte {
-	subject := build(asn1.SEQUENCE, w.addSubject)
-	if w.issuer == nil {
-		w.issuer = subject
-	}
-	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) }) // version 3
-		b.AddASN1BigInt(w.serial)
-		b.AddBytes(w.algorithm)
-		b.AddBytes(w.issuer) // that of the issuer, byte for byte (RFC 5280 §7.1)
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addTime(b, w.notBefore)
-			addTime(b, w.notAfter)
-		})
-		b.AddBytes(subject)
-		b.AddBytes(w.key)
-		b.AddASN1(asn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, w.addExtensions)
-		})
-	})
-}
-
-// addSubject writes one attribute per RDN, as PrintableString where that can be
-// (RFC 5280 §4.1.2.4).
-func (w wanted) addSubject(b *cryptobyte.Builder) {
-	for _, a := range w.subject {
-		tag := asn1.PrintableString
-		if strings.ContainsFunc(a.value, unprintable) {
-			tag = asn1.UTF8String
-		}
-		b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addOID(b, a.id)
-				b.AddASN1(tag, func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.value)) })
-			})
-		})
-	}
+	w.subject = append(w.subject, element(set, element(sequence, element(oID, id), element(tag, value))))
 }
 
 // unprintable tells characters that a PrintableString lacks (X.680 §41.4).
@@ -358,14 +301,41 @@ func unprintable(r rune) bool {
 	return !letter && !strings.ContainsRune(" '()+,-./:=?", r)
 }
 
-func (w wanted) addExtensions(b *cryptobyte.Builder) {
-	for _, e := range w.extensions {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addOID(b, e.id)
-			if e.critical { // DEFAULT FALSE, which DER never writes
-				b.AddASN1Boolean(true)
-			}
-			b.AddASN1OctetString(e.value)
-		})
+// add adds an Extension; critical is DEFAULT FALSE, which DER never writes.
+func (w *wanted) add(id string, critical bool, value string) {
+	flag := ""
+	if critical {
+		flag = "\x01\x01\xff"
 	}
+	w.extensions = append(w.extensions, element(sequence, element(oID, id), flag, element(octetString, value)))
+}
+
+func (w *wanted) addKeyIDs() {
+	w.add(ceSubjectKeyID, false, element(octetString, w.keyID))
+	w.add(ceAuthorityKeyID, false, element(sequence, element(context|0, w.issuerKeyID)))
+}
+
+// written writes it down, unless err says that it cannot be.
+func (w wanted) written(name string, err error) (Expected, error) {
+	if err != nil {
+		return Expected{}, fmt.Errorf("the %s certificate cannot be: %w", name, err)
+	}
+	return Expected{name, []byte(w.tbs()), []byte(w.algorithm)}, nil
+}
+
+// tbs writes a TBSCertificate (RFC 5280 §4.1).
+func (w wanted) tbs() string {
+	subject := element(sequence, w.subject...)
+	if w.issuer == "" {
+		w.issuer = subject
+	}
+	return element(sequence,
+		"\xa0\x03\x02\x01\x02", // version 3
+		element(integer, string(w.serial.FillBytes(make([]byte, 16)))),
+		w.algorithm,
+		w.issuer, // byte for byte (RFC 5280 §7.1)
+		element(sequence, timeElement(w.notBefore), timeElement(w.notAfter)),
+		subject,
+		w.key,
+		element(context|constructed|3, element(sequence, w.extensions...)))
 }

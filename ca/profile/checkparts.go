@@ -9,150 +9,146 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// The values that check.go expects, encoded with cryptobyte where the builder uses
-// crypto/x509 and encoding/asn1.
+// The values that check.go expects.
+
+// Identifier octets (X.690 §8.1.2).
+const (
+	integer         = 0x02
+	octetString     = 0x04
+	oID             = 0x06
+	utf8String      = 0x0c
+	printableString = 0x13
+	utcTime         = 0x17
+	generalizedTime = 0x18
+	sequence        = 0x30
+	set             = 0x31
+	context         = 0x80
+	constructed     = 0x20
+)
+
+// element is one element in DER, of up to 16 MiB: tag, length, and the parts one after the
+// other (X.690 §8.1.3, §10.1).
+func element(tag byte, parts ...string) string {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	var b strings.Builder
+	b.Grow(5 + n)
+	b.WriteByte(tag)
+	switch {
+	case n < 0x80:
+		b.WriteByte(byte(n))
+	case n < 0x100:
+		b.Write([]byte{0x81, byte(n)})
+	case n < 0x10000:
+		b.Write([]byte{0x82, byte(n >> 8), byte(n)})
+	default:
+		b.Write([]byte{0x83, byte(n >> 16), byte(n >> 8), byte(n)})
+	}
+	for _, p := range parts {
+		b.WriteString(p)
+	}
+	return b.String()
+}
 
 // serverNames is a subjectAltName of DNS names, then IP addresses (RFC 5280 §4.2.1.6).
-func serverNames(c Content) []byte {
-	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		for _, name := range c.DNSNames {
-			b.AddASN1(asn1.Tag(2).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(name)) })
+func serverNames(c Content) string {
+	var names []string
+	for _, name := range c.DNSNames {
+		names = append(names, element(context|2, name))
+	}
+	for _, ip := range c.IPs {
+		if v4 := ip.To4(); v4 != nil {
+			ip = v4
 		}
-		for _, ip := range c.IPs {
-			if v4 := ip.To4(); v4 != nil {
-				ip = v4
-			}
-			b.AddASN1(asn1.Tag(7).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(ip) })
-		}
-	})
+		names = append(names, element(context|7, string(ip)))
+	}
+	return element(sequence, names...)
 }
 
 // chipNames is the subjectAltName of a device with a TPM: HardwareModuleName (RFC 4108
 // §5) if all its parts are known, and PermanentIdentifier (RFC 4043 §2).
-func chipNames(tpm *TPM) []byte {
+func chipNames(tpm *TPM) string {
 	id, assigner := tpm.EKFingerprint, ""
 	if tpm.EKCertificate != nil {
-		id, assigner = sha256.Sum256(tpm.EKCertificate), ekPermID
+		id, assigner = sha256.Sum256(tpm.EKCertificate), element(oID, ekPermID)
 	}
-	serial := moduleSerial(tpm)
-	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		if serial != "" {
-			addOther(b, onHardware, func(b *cryptobyte.Builder) {
-				addOID(b, hwTPM20)
-				b.AddASN1OctetString([]byte(serial))
-			})
-		}
-		addOther(b, onPermID, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(hex.EncodeToString(id[:]))) })
-			if assigner != "" {
-				addOID(b, assigner)
-			}
-		})
-	})
+	module := ""
+	if serial := moduleSerial(tpm); serial != "" {
+		module = other(onHardware, element(oID, hwTPM20), element(octetString, serial))
+	}
+	return element(sequence, module, other(onPermID, element(utf8String, hex.EncodeToString(id[:])), assigner))
+}
+
+// other is an otherName in a list of GeneralNames (RFC 5280 §4.2.1.6).
+func other(id string, parts ...string) string {
+	return element(context|constructed|0, element(oID, id), element(context|constructed|0, element(sequence, parts...)))
 }
 
 // distributionPoint is a cRLDistributionPoints with one fullName (RFC 5280 §4.2.1.13).
-func distributionPoint(url string) []byte {
-	constructed0 := asn1.Tag(0).ContextSpecific().Constructed()
-	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(constructed0, func(b *cryptobyte.Builder) {
-				b.AddASN1(constructed0, func(b *cryptobyte.Builder) { addURL(b, url) })
-			})
-		})
-	})
+func distributionPoint(url string) string {
+	return element(sequence, element(sequence, element(context|constructed|0, element(context|constructed|0, element(context|6, url)))))
 }
 
 // infoAccess is an authorityInfoAccess of method, URL, method, URL… (RFC 5280 §4.2.2.1).
-func infoAccess(pairs ...string) []byte {
-	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		for i := 0; i < len(pairs); i += 2 {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addOID(b, pairs[i])
-				addURL(b, pairs[i+1])
-			})
-		}
-	})
+func infoAccess(pairs ...string) string {
+	var all []string
+	for i := 0; i < len(pairs); i += 2 {
+		all = append(all, element(sequence, element(oID, pairs[i]), element(context|6, pairs[i+1])))
+	}
+	return element(sequence, all...)
 }
 
 // policyList is a certificatePolicies without qualifiers (RFC 5280 §4.2.1.4).
-func policyList(ids ...string) []byte {
-	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		for _, id := range ids {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, id) })
-		}
-	})
+func policyList(ids ...string) string {
+	var all []string
+	for _, id := range ids {
+		all = append(all, element(sequence, element(oID, id)))
+	}
+	return element(sequence, all...)
 }
 
 // algorithmOf is the AlgorithmIdentifier of a signing key: ECDSA without parameters
 // (RFC 5758 §3.2), RSA with NULL (RFC 4055 §5).
-func algorithmOf(signer crypto.PublicKey) ([]byte, error) {
-	id, parameters := "", ""
+func algorithmOf(signer crypto.PublicKey) (string, error) {
 	switch k := signer.(type) {
 	case *ecdsa.PublicKey:
 		switch k.Curve {
 		case elliptic.P256():
-			id = ecdsaSHA256
+			return element(sequence, element(oID, ecdsaSHA256)), nil
 		case elliptic.P384():
-			id = ecdsaSHA384
+			return element(sequence, element(oID, ecdsaSHA384)), nil
 		}
 	case *rsa.PublicKey:
-		id, parameters = rsaSHA256, "\x05\x00"
+		return element(sequence, element(oID, rsaSHA256), "\x05\x00"), nil
 	}
-	if id == "" {
-		return nil, fmt.Errorf("the issuing key is a %T of an unknown sort", signer)
-	}
-	return build(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		addOID(b, id)
-		b.AddBytes([]byte(parameters))
-	}), nil
+	return "", fmt.Errorf("the issuing key is a %T of an unknown sort", signer)
 }
 
 // subjectKeyID is RFC 7093 §2 method 1 over a SubjectPublicKeyInfo.
-func subjectKeyID(spki []byte) ([]byte, error) {
+func subjectKeyID(spki []byte) (string, error) {
 	in := cryptobyte.String(spki)
 	var key, algorithm cryptobyte.String
 	var bits []byte
 	if !in.ReadASN1(&key, asn1.SEQUENCE) || !key.ReadASN1(&algorithm, asn1.SEQUENCE) || !key.ReadASN1BitStringAsBytes(&bits) {
-		return nil, errors.New("the key's SubjectPublicKeyInfo is malformed")
+		return "", errors.New("the key's SubjectPublicKeyInfo is malformed")
 	}
 	sum := sha256.Sum256(bits)
-	return sum[:160/8], nil
+	return string(sum[:160/8]), nil
 }
 
-// addTime writes UTCTime to 2049 and GeneralizedTime after (RFC 5280 §4.1.2.5).
-func addTime(b *cryptobyte.Builder, t time.Time) {
+// timeElement is UTCTime to 2049 and GeneralizedTime after (RFC 5280 §4.1.2.5).
+func timeElement(t time.Time) string {
 	if t = t.UTC(); t.Year() < 2050 {
-		b.AddASN1UTCTime(t)
-	} else {
-		b.AddASN1GeneralizedTime(t)
+		return element(utcTime, t.Format("060102150405Z"))
 	}
-}
-
-func addOther(b *cryptobyte.Builder, id string, content cryptobyte.BuilderContinuation) {
-	constructed0 := asn1.Tag(0).ContextSpecific().Constructed()
-	b.AddASN1(constructed0, func(b *cryptobyte.Builder) {
-		addOID(b, id)
-		b.AddASN1(constructed0, func(b *cryptobyte.Builder) { b.AddASN1(asn1.SEQUENCE, content) })
-	})
-}
-
-func addURL(b *cryptobyte.Builder, url string) {
-	b.AddASN1(asn1.Tag(6).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(url)) })
-}
-
-func addOID(b *cryptobyte.Builder, id string) {
-	b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes([]byte(id)) })
-}
-
-func build(tag asn1.Tag, content cryptobyte.BuilderContinuation) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(tag, content)
-	return b.BytesOrPanic()
+	return element(generalizedTime, t.Format("20060102150405Z"))
 }

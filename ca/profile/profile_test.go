@@ -261,6 +261,10 @@ func TestChipNames(t *testing.T) {
 			&profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t, nil), EKFingerprint: [32]byte{1}},
 			[]string{"\x67\x81\x05\x0c\x01"}, []string{"STM"},
 		},
+		"EK certificate with names that are too long to be true": {
+			&profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t, make([]byte, 33000)), EKFingerprint: [32]byte{1}},
+			[]string{"STM:0000", "\x67\x81\x05\x0c\x01"}, nil,
+		},
 		"EK certificate that nobody can read": {
 			&profile.TPM{Maker: "STM", EKCertificate: []byte("?"), EKFingerprint: [32]byte{1}},
 			[]string{fmt.Sprintf("%x", sha256.Sum256([]byte("?"))), "\x67\x81\x05\x0c\x01"}, []string{"STM"},

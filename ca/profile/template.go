@@ -163,19 +163,18 @@ func signatureAlgorithm(signer crypto.PublicKey) (x509.SignatureAlgorithm, error
 }
 
 // keyID is RFC 7093 §2 method 1: the leftmost 160 bits of the SHA-256 of the value of
-// subjectPublicKey.
+// subjectPublicKey, which is a point (RFC 5480 §2.2) or an RSAPublicKey (RFC 3279 §2.3.1).
 func keyID(key crypto.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return nil, err
+	var value []byte
+	var err error
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		value, err = k.Bytes()
+	case *rsa.PublicKey:
+		value = x509.MarshalPKCS1PublicKey(k)
+	default:
+		err = fmt.Errorf("a key of type %T", key)
 	}
-	var spki struct {
-		Algorithm pkix.AlgorithmIdentifier
-		Key       asn1.BitString
-	}
-	if _, err := asn1.Unmarshal(der, &spki); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(spki.Key.Bytes)
-	return sum[:20], nil
+	sum := sha256.Sum256(value)
+	return sum[:20], err
 }
