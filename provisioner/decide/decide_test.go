@@ -64,6 +64,28 @@ func TestEachRuleRefusesItsCase(t *testing.T) {
 	}
 }
 
+// What each rule must let pass.
+func TestEachRuleLetsPass(t *testing.T) {
+	certified := func(c *Case, types ...string) {
+		c.Facts.TPM.Certified, c.Facts.TPM.EKType, c.View.EKTypes = true, "P-256", types
+	}
+	for name, change := range map[string]func(*Case){
+		"a TPM on its lot's list":           func(c *Case) { c.View.Lot.Listed, c.View.OnList = true, true },
+		"a lot without a quota":             func(c *Case) { c.View.Lot.Quota, c.View.Lot.Used = 0, 1000 },
+		"the first chip of its make":        func(c *Case) { certified(c) },
+		"the EK that counts":                func(c *Case) { certified(c, "RSA-2048", "P-256") },
+		"another EK, of an unproved make":   func(c *Case) { c.Facts.TPM.EKType, c.View.EKTypes = "P-256", []string{"RSA-2048"} },
+		"no TPM, where the model allows it": func(c *Case) { c.Facts.TPM, c.View.EKTypes = nil, []string{"P-256"} },
+		"the ticket's serial in other case": func(c *Case) { c.View.Ticket.Serial = "sn-1" },
+	} {
+		c := good()
+		change(&c)
+		if err := Enrolment(c); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestTicketOfThisTPM(t *testing.T) {
 	c := good()
 	c.View.Ticket.EKName = []byte("ek")
