@@ -460,6 +460,25 @@ func TestAuthorities(t *testing.T) {
 	}
 	p := root.placement()
 	p.Issuer = nil
+	for _, issuer := range profile.Issuers() {
+		key := newKey(t)
+		a := profile.Authority{Issuer: issuer, Root: true, Key: key.Public()}
+		template, err := profile.AuthorityTemplate(a, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert := sign(t, template, template, key)
+		if _, err := must(profile.ExpectAuthority(a, p)).Check(cert.Raw); err != nil {
+			t.Errorf("%s root: %v", issuer, err)
+		}
+	}
+	stranger := profile.Authority{Issuer: "other", Root: true, Key: newKey(t).Public()}
+	if _, err := profile.AuthorityTemplate(stranger, p); err == nil {
+		t.Error("a root of no line can be built")
+	}
+	if _, err := profile.ExpectAuthority(stranger, p); err == nil {
+		t.Error("a root of no line can be expected")
+	}
 	if _, err := profile.ExpectAuthority(profile.Authority{Issuer: profile.Operational, Key: newKey(t).Public()}, p); err == nil {
 		t.Error("an issuer without issuer can be")
 	}
