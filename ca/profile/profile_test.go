@@ -472,6 +472,9 @@ func TestAuthorities(t *testing.T) {
 			t.Errorf("%s root: %v", issuer, err)
 		}
 	}
+	if _, err := profile.Expect(profile.Operator, profile.Content{Key: newKey(t).Public(), Operator: "anna", Lifetime: time.Hour}, p); err == nil {
+		t.Error("a leaf without issuer can be expected")
+	}
 	stranger := profile.Authority{Issuer: "other", Root: true, Key: newKey(t).Public()}
 	if _, err := profile.AuthorityTemplate(stranger, p); err == nil {
 		t.Error("a root of no line can be built")
