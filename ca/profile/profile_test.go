@@ -112,6 +112,47 @@ func content(t testing.TB, k profile.Kind) profile.Content {
 	return c
 }
 
+// TestRecognise: issuer and profile are pinned together, by the issuer's key.
+func TestRecognise(t *testing.T) {
+	operational, infrastructure := newRoot(t), newRoot(t)
+	pins := profile.Pins{profile.Operational: operational.cert, profile.Infrastructure: infrastructure.cert}
+	impostor := ca{operational.cert, newKey(t)} // the same name, another key
+	for name, c := range map[string]struct {
+		kind   profile.Kind
+		signer ca
+		change func(*x509.Certificate)
+		want   string
+	}{
+		"LDevID":                     {profile.LDevID, operational, nil, profile.Operational},
+		"operator":                   {profile.Operator, infrastructure, nil, profile.Infrastructure},
+		"LDevID of another line":     {profile.LDevID, infrastructure, nil, ""},
+		"operator of another line":   {profile.Operator, operational, nil, ""},
+		"IDevID of another line":     {profile.IDevID, operational, nil, ""},
+		"OCSP responder":             {profile.OCSP, operational, nil, ""},
+		"issuer's name, another key": {profile.LDevID, impostor, nil, ""},
+		"another issuer":             {profile.LDevID, newRoot(t), nil, ""},
+		"no profile":                 {profile.LDevID, operational, func(c *x509.Certificate) { c.Policies = nil }, ""},
+		"two profiles": {profile.LDevID, operational, func(c *x509.Certificate) {
+			c.Policies = append(slices.Clone(c.Policies), must(x509.ParseOID(profile.Policy(profile.IDevID))))
+		}, ""},
+	} {
+		p := c.signer.placement()
+		template, err := profile.Template(c.kind, content(t, c.kind), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.change != nil {
+			c.change(template)
+		}
+		parent := *c.signer.cert
+		parent.PublicKey = c.signer.key.Public()
+		issuer, kind, ok := pins.Recognise(sign(t, template, &parent, c.signer.key))
+		if ok != (c.want != "") || issuer != c.want || ok && kind != c.kind {
+			t.Errorf("%s: %q, %q, %v", name, issuer, kind, ok)
+		}
+	}
+}
+
 // TestCommonName: only a working certificate may have a name of its own, and none that
 // could be another device's MODEL:SERIAL.
 func TestCommonName(t *testing.T) {
