@@ -35,16 +35,54 @@ type Files interface {
 	SyncDir(path string) error
 }
 
-// disk is Files.
+// disk is Files. What root makes belongs to the folder's owner: root may help by hand, or
+// ask before it commits a slot, and the agent with its user of its own goes on with it.
 type disk struct{}
 
-func (disk) Mkdir(path string) error { return os.Mkdir(path, 0o755) }
+func (disk) Mkdir(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil || os.Geteuid() != 0 {
+		return err
+	}
+	made, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(handOver(made), made.Close())
+}
+
 func (disk) Create(path string, mode os.FileMode) (interface {
 	io.WriteCloser
 	Sync() error
 }, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	return create(path, os.O_WRONLY, mode)
 }
+
+// create makes a file that must not exist.
+func create(path string, flags int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil || os.Geteuid() != 0 {
+		return f, err
+	}
+	if err := handOver(f); err != nil {
+		f.Close()
+		return nil, errors.Join(err, os.Remove(path))
+	}
+	return f, nil
+}
+
+// handOver gives what root has just made to the owner of the folder that it is in.
+func handOver(made *os.File) error {
+	folder, err := os.Stat(filepath.Dir(made.Name()))
+	if err != nil {
+		return err
+	}
+	owner, ok := folder.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return nil
+	}
+	return made.Chown(int(owner.Uid), int(owner.Gid))
+}
+
 func (disk) Symlink(target, path string) error { return os.Symlink(target, path) }
 func (disk) Rename(from, to string) error      { return os.Rename(from, to) }
 func (disk) Remove(path string) error          { return os.Remove(path) }
@@ -159,7 +197,11 @@ func (d *Dir) lock(name string) (release func(), err error) {
 		}
 	}
 	// Whoever else may write in the folder shall not have another file emptied by us.
-	f, err := os.OpenFile(filepath.Join(d.path, name), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
+	path := filepath.Join(d.path, name)
+	f, err := create(path, os.O_RDWR, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -3,10 +3,12 @@ package state
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -197,6 +199,39 @@ func TestLockIsNoLink(t *testing.T) {
 	}
 	if got, err := os.ReadFile(victim); err != nil || !bytes.Equal(got, contents) {
 		t.Errorf("the file is now %q, %v", got, err)
+	}
+}
+
+// What root does in the folder of a user leaves nothing that the user cannot go on with.
+func TestRootHelps(t *testing.T) {
+	folder, owner := t.TempDir(), os.Geteuid()
+	if owner == 0 {
+		owner = 65534
+	}
+	if err := os.Chown(folder, owner, -1); err != nil {
+		t.Fatal(err)
+	}
+	d := At(folder)
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if err := errors.Join(d.Save(set('a')), d.Save(set('b')), d.SaveOutcome(Outcome{})); err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Type() == fs.ModeSymlink {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil && int(info.Sys().(*syscall.Stat_t).Uid) != owner {
+			t.Errorf("%s is not its folder's owner's", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
