@@ -69,6 +69,10 @@ type Client struct {
 	clock   clock
 	proxies proxies
 	memory  Memory
+	// kept is the connection of a message one that was answered with a challenge, for
+	// message two; keptFor the certificate shown over it. Nil if there is none.
+	kept    *connection
+	keptFor *tls.Certificate
 	sent    int64
 	got     int64
 }
@@ -204,7 +208,11 @@ func (c *Client) enveloped(ctx context.Context, path, label string, message any,
 		if err != nil {
 			return err
 		}
-		return conn.call(http.MethodPost, path, envelope, answer)
+		err = conn.call(http.MethodPost, path, envelope, answer)
+		if a, ok := answer.(*wire.Answer); ok {
+			conn.awaited = a.Challenge != nil
+		}
+		return err
 	})
 }
 

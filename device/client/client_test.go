@@ -86,6 +86,7 @@ func (a *authority) leaf(t *testing.T, name string, now time.Time, chain ...*aut
 // request is one request as the server saw it.
 type request struct {
 	path   string
+	from   string // the connection
 	client []byte // certificate shown
 }
 
@@ -99,6 +100,7 @@ type server struct {
 	signer  *authority // of the bundle; normally root
 	earlier []wire.SignedBundle
 	url     string
+	hangUp  func() // on all clients
 	// answer replaces the handler of a path.
 	answer map[string]http.HandlerFunc
 
@@ -134,13 +136,13 @@ func start(t *testing.T, change func(*server, *tls.Config)) *server {
 	}
 	h.StartTLS()
 	t.Cleanup(h.Close)
-	s.url = h.URL
+	s.url, s.hangUp = h.URL, h.CloseClientConnections
 	s.bundle.Servers = []string{s.url}
 	return s
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	q := request{path: r.URL.Path}
+	q := request{path: r.URL.Path, from: r.RemoteAddr}
 	if len(r.TLS.PeerCertificates) > 0 {
 		q.client = r.TLS.PeerCertificates[0].Raw
 	}
@@ -488,6 +490,57 @@ func TestTrustBundles(t *testing.T) {
 	damaged.Bundle[20] ^= 1
 	if _, err := client.New(client.Config{Servers: []string{s.url}, Pins: [][32]byte{s.pin()}, Trust: damaged}); err == nil {
 		t.Fatal("a damaged bundle on file was believed")
+	}
+}
+
+// An enrolment from nothing but a fingerprint is one connection, unless that ends.
+func TestMessageTwoGoesOverTheSameConnection(t *testing.T) {
+	for name, c := range map[string]struct {
+		header  string
+		between func(*server)
+		want    int
+	}{
+		"kept":                 {"", func(*server) {}, 1},
+		"closed as announced":  {"close", func(*server) {}, 2},
+		"closed unannounced":   {"", func(s *server) { s.hangUp() }, 2},
+		"challenged once more": {"", func(s *server) {}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, nil)
+			s.answer[wire.PathEnrol] = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Connection", c.header)
+				write(w, wire.Answer{Challenge: &wire.Challenge{Session: []byte("session")}})
+			}
+			s.answer[wire.PathActivate] = func(w http.ResponseWriter, _ *http.Request) {
+				write(w, wire.Answer{Identity: &wire.Identity{Device: "m:1"}})
+			}
+			n := newClient(t, s, nil)
+			for range 2 {
+				if _, err := n.Enrol(t.Context(), wire.Enrol{Serial: "1"}, prove, ticket); err != nil {
+					t.Fatal(err)
+				}
+				if name != "challenged once more" {
+					break
+				}
+			}
+			c.between(s)
+			if answer, err := n.Activate(t.Context(), wire.Activate{}, nil); err != nil || answer.Identity == nil {
+				t.Fatalf("%+v, %v", answer, err)
+			}
+			from := map[string]bool{}
+			for _, r := range s.requests() {
+				from[r.from] = true
+			}
+			if len(from) != c.want {
+				t.Errorf("%d connections, want %d: %+v", len(from), c.want, s.requests())
+			}
+			if _, err := n.Activate(t.Context(), wire.Activate{}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if all := s.requests(); all[len(all)-1].from == all[len(all)-2].from {
+				t.Error("the connection was kept beyond message two")
+			}
+		})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,13 +36,16 @@ const (
 // connection is one TLS 1.3 connection to a server whose chain holds.
 type connection struct {
 	*tls.Conn
-	// server is the URL, authority its host and port as written.
-	server, authority string
+	// server is the URL, authority its host and port as written, host its name and address
+	// its HOST:PORT.
+	server, authority, host, address string
 	// limited: the chain was verified at a time of our choice, or not at all yet.
 	limited bool
-	bounded *io.LimitedReader
-	reader  *bufio.Reader
-	stop    func() bool
+	// awaited: message two will follow over it; over: the server said that it closes it.
+	awaited, over bool
+	bounded       *io.LimitedReader
+	reader        *bufio.Reader
+	stop          func() bool
 }
 
 // use has do speak to the first server that answers, showing id if it is not nil, over a
@@ -83,20 +87,52 @@ func elsewhere(err error) bool {
 }
 
 func (c *Client) useServer(ctx context.Context, server string, id *tls.Certificate, do func(*connection) error) error {
-	conn, err := c.openServer(ctx, server, id)
-	if err != nil {
-		return err
+	conn := c.takeKept(server, id)
+	if conn == nil {
+		var err error
+		if conn, err = c.openServer(ctx, server, id); err != nil {
+			return err
+		}
 	}
-	defer conn.Close()
-	return do(conn)
+	err := do(conn)
+	if conn.awaited && !conn.over {
+		c.kept, c.keptFor = conn, id
+	} else {
+		conn.Close()
+	}
+	return err
+}
+
+// takeKept gives the connection that was kept, if it is of this server and certificate and
+// still open; nil if not. A handshake is most of what a message costs.
+func (c *Client) takeKept(server string, id *tls.Certificate) *connection {
+	conn := c.kept
+	if c.kept = nil; conn == nil {
+		return nil
+	}
+	if conn.awaited = false; conn.server == server && c.keptFor == id && conn.open() {
+		return conn
+	}
+	conn.Close()
+	return nil
+}
+
+// open reports whether the other end has neither closed the connection nor said anything
+// unasked.
+func (conn *connection) open() bool {
+	conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+	conn.bounded.N = 1
+	_, err := conn.reader.Peek(1)
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // openServer opens a connection to one server. If the bundle or the time is missing it is
-// fetched first, over a connection of its own.
+// fetched first.
 func (c *Client) openServer(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
 	if c.bundle == nil {
-		if err := c.firstTrust(ctx, server); err != nil {
-			return nil, err
+		conn, err := c.firstTrust(ctx, server, id)
+		if conn != nil || err != nil {
+			return conn, err
 		}
 	}
 	conn, err := c.dial(ctx, server, id, true)
@@ -120,14 +156,22 @@ func (c *Client) openServer(ctx context.Context, server string, id *tls.Certific
 
 // firstTrust fetches the first bundle over a connection that is not verified: nothing
 // is known yet but a fingerprint. The bundle is believed because a pinned root has
-// signed it, and brings the root that the next connection is held against.
-func (c *Client) firstTrust(ctx context.Context, server string) error {
+// signed it, and brings the root that the chain shown is then held against. If that holds,
+// and no certificate is to be shown, the connection is as good as another: it is returned.
+func (c *Client) firstTrust(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
 	conn, err := c.dial(ctx, server, nil, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer conn.Close()
-	return c.fetchTrust(conn)
+	if err = c.fetchTrust(conn); err == nil && id == nil && !conn.over {
+		limited, refused := c.judge(conn.ConnectionState().PeerCertificates, conn.host)
+		if conn.limited = limited || refused != nil; !conn.limited {
+			c.reached(conn)
+			return conn, nil
+		}
+	}
+	conn.Close()
+	return nil, err
 }
 
 // dial opens one connection. Its chain is verified during the handshake, before the
@@ -142,7 +186,7 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 	if err != nil {
 		return nil, err
 	}
-	conn := &connection{server: server, authority: u.Host}
+	conn := &connection{server: server, authority: u.Host, host: u.Hostname(), address: addressOf(u)}
 	signer := new(Witness)
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -185,13 +229,20 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 		}
 		return nil, &NetworkError{Server: server, Code: handshakeCode(err), Err: err}
 	}
-	if verify && !c.proxies.uses(addressOf(u)) {
-		c.memory.Addresses[addressOf(u)] = raw.RemoteAddr().String()
+	if verify {
+		c.reached(conn)
 	}
 	conn.bounded = &io.LimitedReader{R: conn.Conn}
 	conn.reader = bufio.NewReader(conn.bounded)
 	conn.stop = context.AfterFunc(ctx, func() { raw.Close() })
 	return conn, nil
+}
+
+// reached remembers where a server was that has shown to be one.
+func (c *Client) reached(conn *connection) {
+	if !c.proxies.uses(conn.address) {
+		c.memory.Addresses[conn.address] = conn.RemoteAddr().String()
+	}
 }
 
 // reach opens a TCP connection to a server's HOST:PORT: through the proxy if there is
@@ -312,6 +363,7 @@ func (conn *connection) exchange(method, path string, body []byte) (a answer, er
 	if err == nil && len(a.body) > wire.MaxMessage {
 		err = wire.ErrTooLarge
 	}
+	conn.over = response.Close || err != nil
 	a.status, a.contentType = response.StatusCode, response.Header.Get("Content-Type")
 	a.retryAfter = retryAfter(response.Header)
 	return a, err

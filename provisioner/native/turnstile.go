@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -118,6 +119,7 @@ func (o *held) WriteHeader(status int)      { o.status = status }
 func (o *held) Write(b []byte) (int, error) { return o.body.Write(b) }
 
 func (o *held) send() {
+	o.Header().Set("Content-Length", strconv.Itoa(o.body.Len()))
 	if o.status != 0 {
 		o.ResponseWriter.WriteHeader(o.status)
 	}
