@@ -221,6 +221,37 @@ func TestAgentAndClocks(t *testing.T) {
 	}
 }
 
+// What works beside the agent goes by the agent's clock: the device's is ten years ahead, and
+// its broker's certificate has not ended.
+func TestAgentLendsItsClock(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file")
+	u.now = u.clock
+	u.enrolled(t, "L-1")
+	u.live(t, u.agent(), time.Minute)
+	u.now = func() time.Time { return u.clock().Add(3652 * day) }
+	a := u.agent()
+	address, roots := u.relyingParty(t)
+	dials := func(now func() time.Time) error {
+		o := u.options()
+		o.Now = now
+		identity := must[*device.Identity](t)(device.OpenIdentity(o))
+		defer identity.Close()
+		conn, err := identity.Dial(t.Context(), device.Connection{To: address, Roots: roots})
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	if err := dials(a.Now); err == nil {
+		t.Fatal("the agent knows the time before it has asked")
+	}
+	must[time.Duration](t)(a.Turn(t.Context()))
+	if err := dials(a.Now); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The state of another board is given up for an identity of this board's own.
 func TestAgentOnACopiedState(t *testing.T) {
 	t.Parallel()

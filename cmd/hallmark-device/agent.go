@@ -140,6 +140,7 @@ func hangups(ctx context.Context) <-chan struct{} {
 // keeps no certificate from being renewed.
 func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 	identity := &lent{o: a.Options}
+	identity.o.Now = a.Now
 	p := &proxy.Proxy{Dialer: identity, Tunnels: found.Tunnels, Server: identity, Sites: found.Sites, Report: func(line string) { a.Log(agent.Warning, line) }}
 	for ctx.Err() == nil {
 		if err := p.Run(ctx); err != nil {

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
@@ -51,6 +52,7 @@ type Agent struct {
 	Beside func(context.Context)
 
 	clock clock
+	known atomic.Pointer[clock]
 	// unsaved is an outcome that could not be written down, contact one that need not be.
 	unsaved *state.Outcome
 	contact time.Time

@@ -60,13 +60,29 @@ func (c *clock) impossible() bool { return c.system().Before(c.floor) }
 // now is the best knowledge of the time.
 func (a *Agent) now() time.Time {
 	if a.clock.system == nil {
-		if a.clock.system = a.Options.Now; a.clock.system == nil {
-			a.clock.system = time.Now
-		}
-		a.clock.floor = a.Options.Built
+		a.clock.system, a.clock.floor = a.system(), a.Options.Built
 		a.clock.look()
 	}
-	return a.clock.now()
+	known := a.clock
+	a.known.Store(&known)
+	return known.now()
+}
+
+// Now is what now has found, for those who work beside the agent: a clock that keeps the
+// device from no renewal shall keep it from no broker either. Unlike the rest of an agent
+// it may be called at any time.
+func (a *Agent) Now() time.Time {
+	if known := a.known.Load(); known != nil {
+		return known.now()
+	}
+	return a.system()()
+}
+
+func (a *Agent) system() func() time.Time {
+	if a.Options.Now != nil {
+		return a.Options.Now
+	}
+	return time.Now
 }
 
 // read reads what is on file, as of now.
