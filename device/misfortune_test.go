@@ -295,6 +295,9 @@ func TestDaemon(t *testing.T) {
 	if want := fmt.Sprintf("process %d (hallmark-device run) is using", cmd.Process.Pid); !strings.Contains(o.errors, want) {
 		t.Fatalf("%q is not said: %s", want, o.errors)
 	}
+	if !strings.Contains(o.errors, "stop it first") {
+		t.Fatalf("a hint that never comes true: %s", o.errors)
+	}
 	expect(t, 0, command(t, "", "renew", "--state", u.dir, "--tpm", u.chip.Spec()))
 	o = expect(t, 0, command(t, "", "status", "--state", u.dir))
 	if !strings.Contains(o.out, fmt.Sprintf("agent        process %d (hallmark-device run)\nnext         asking when to renew, ", cmd.Process.Pid)) {

@@ -137,6 +137,9 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*client.NetworkError](err); ok {
 		return e.Hint()
 	}
+	if e, ok := errors.AsType[*state.HeldError](err); ok && e.Agent {
+		return "it looks after this device already; stop it first if another shall"
+	}
 	switch {
 	case errors.As(err, new(*agent.WaitError)):
 		return "to ask at once all the same: hallmark-device renew --force"
@@ -177,7 +180,10 @@ func (r *refusal) Unwrap() error { return r.problem }
 // names in it, and error messages repeat them.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\n' || unicode.IsPrint(r) {
+		switch {
+		case r == '\t': // before what cobra suggests
+			return ' '
+		case r == '\n' || unicode.IsPrint(r):
 			return r
 		}
 		return '?'

@@ -14,6 +14,17 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
+// What cobra suggests to who mistypes a verb begins with a tab.
+func TestSuggestion(t *testing.T) {
+	c := command()
+	c.SetArgs([]string{"needsrenewal"})
+	var out bytes.Buffer
+	complain(&out, c.Execute())
+	if got := out.String(); !strings.Contains(got, "\n needs-renewal\n") {
+		t.Fatalf("%q", got)
+	}
+}
+
 // An impostor's certificate and a server's words do not steer the terminal.
 func TestForeignTextIsPrintable(t *testing.T) {
 	const hostile = "\x1b]0;owned\a\x1b[2J\u009b31m\u202eok"

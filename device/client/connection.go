@@ -390,18 +390,24 @@ func retryAfter(h http.Header) time.Duration {
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
+// elsewhereHint is for who asks a listener that does not serve devices, such as operators'.
+const elsewhereHint = "is this the address of a Hallmark server's device listener?"
+
 // problem decodes a refusal. What did not come from a Hallmark server (a proxy's
 // error page) becomes one as well.
 func problem(status int, contentType string, body []byte) *wire.Problem {
 	var p wire.Problem
 	if strings.HasPrefix(contentType, wire.ProblemType) && json.Unmarshal(body, &p) == nil && p.Code != "" && p.Detail != "" {
 		p.Status = status
+		if status == http.StatusNotFound && p.Hint == "" {
+			p.Hint = elsewhereHint
+		}
 		return &p
 	}
 	p = wire.Problem{Status: status, Code: wire.CodeUnavailable, Detail: fmt.Sprintf("the server answered %d %s", status, http.StatusText(status))}
 	switch {
 	case status == http.StatusNotFound:
-		p.Code, p.Hint = wire.CodeNotFound, "is this the address of a Hallmark server's device listener?"
+		p.Code, p.Hint = wire.CodeNotFound, elsewhereHint
 	case status < 500:
 		p.Code = wire.CodeForbidden
 	}

@@ -141,6 +141,8 @@ type HeldError struct {
 	PID int
 	// Command is its command line; empty if unknown.
 	Command string
+	// Agent: it looks after the folder, and will not be done with it.
+	Agent bool
 }
 
 func (e *HeldError) Error() string {
@@ -228,7 +230,7 @@ func (d *Dir) holder(f *os.File) *HeldError {
 	n, _ := f.ReadAt(text, 0)
 	number, command, _ := strings.Cut(string(text[:n]), "\n")
 	pid, _ := strconv.Atoi(number)
-	return &HeldError{d.path, pid, strings.TrimSpace(command)}
+	return &HeldError{d.path, pid, strings.TrimSpace(command), filepath.Base(f.Name()) == agentFile}
 }
 
 // commandLine is the command and its verb: what follows may be a ticket.

@@ -194,6 +194,9 @@ func (s Setting) find(flag *pflag.Flag, getenv func(string) string, file file) (
 	}
 	if v.Value != "" && s.check != nil {
 		if err := s.check(v.Value); err != nil {
+			if !strings.Contains(v.Source, ":") { // a flag or a variable names it already
+				return v, fmt.Errorf("%s: %w", v.Source, err)
+			}
 			return v, fmt.Errorf("%s: %s: %w", v.Source, s.Name, err)
 		}
 	}
