@@ -71,7 +71,7 @@ the hooks after a swap, and serve the [proxy] sections of the file of settings. 
 that was refused for good asks once a day.
 
 With --once do what is due now and end, for devices that sleep or have a timer; with
---json the answer says when there is more to do. SIGHUP makes a running agent look at
+--json the answer says when there is more to do, or what failed is to be tried again. SIGHUP makes a running agent look at
 once.
 
 A board without identity enrols by itself if the settings (or the ticket in
@@ -96,12 +96,13 @@ HALLMARK_TICKET) say where, and waits otherwise.
 		a.Serial = from.serialNumber
 		if once {
 			next, err := a.Once(c.Context())
-			if err != nil {
+			if err != nil && (!o.json || next.IsZero()) {
 				return err
 			}
-			return o.print(c, struct {
+			// A device that sleeps wants to know when to try again, too.
+			return errors.Join(o.print(c, struct {
 				Next time.Time `json:"next"`
-			}{next}, "nothing to do before "+when(next))
+			}{next}, "nothing to do before "+when(next)), err)
 		}
 		a.Log = agent.NewLog(os.Stderr, agent.IsJournal(os.Stderr, os.Getenv("JOURNAL_STREAM")), time.Now)
 		a.Options.Report = func(line string) { a.Log(agent.Warning, line) }
