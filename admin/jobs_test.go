@@ -331,8 +331,15 @@ func TestSecondOperator(t *testing.T) {
 	_, err = h.anna.Revoke(ctx, "w49-005", wire.StatusRequest{Reason: "superseded"})
 	check(t, err)
 
-	if j, err := h.anna.Job(ctx, beyond.ID); err != nil || j.State != record.JobWaiting || j.Approval != "" {
-		t.Errorf("after a day its request has ended: %+v, %v", j, err)
+	h.jobs.Wake()
+	if j := h.reaches(beyond.ID, record.JobExpired); j.Approval != "" || j.Outcomes["cancelled"] != 1 {
+		t.Errorf("after a day its request has ended: %+v", j)
+	}
+	bo = h.operator("bo")
+	alerts, err := bo.Alerts(ctx)
+	check(t, err)
+	if last := alerts.Items[len(alerts.Items)-1]; last.Verb != "job.expired" || last.Object != beyond.ID || last.Detail["operator"] != "anna" {
+		t.Errorf("everybody hears %+v", last)
 	}
 
 	for _, bad := range []string{"", "-1", "x", "1000001"} {

@@ -38,9 +38,11 @@ const (
 	JobPaused = "paused"
 	// JobPublishing: every device has its outcome, and the last CRLs are not out yet.
 	JobPublishing = "publishing"
-	// JobDone and JobCancelled are final.
+	// JobDone, JobCancelled and JobExpired are final.
 	JobDone      = "done"
 	JobCancelled = "cancelled"
+	// JobExpired: nobody approved it in time; its devices have OutcomeCancelled.
+	JobExpired = "expired"
 )
 
 // Outcomes of a job for one device; a job of another kind may have others.
@@ -50,6 +52,7 @@ const (
 	OutcomeUnchanged = "unchanged" // it was in that state already
 	OutcomeRefused   = "refused"   // it is revoked, and that is final
 	OutcomeCancelled = "cancelled" // the job ended before it came to it
+	OutcomeRevoked   = "revoked"   // of a renewal plan: it was revoked before it renewed
 )
 
 // Job is one act on many devices. The set of devices is fixed when the job is made.
@@ -162,6 +165,8 @@ type Jobs interface {
 	// CancelJob ends a job that is waiting, running or paused: its pending devices get
 	// OutcomeCancelled. ErrConflict if it is publishing or over.
 	CancelJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
+	// ExpireJobs ends the waiting jobs whose requests have expired, each with the event.
+	ExpireJobs(ctx context.Context, at time.Time, event func(Job) Event) error
 	// StepJob brings at most limit pending devices of a running status job into its
 	// target, as Revoke, Suspend and Restore do, with one outcome and, where something
 	// changed, one event each, all in one transaction. At the end of a stage, when the
@@ -195,8 +200,8 @@ type Jobs interface {
 	// revoked, is not about to be by a job that waits for nobody's approval, and does not hold
 	// a grant for a new key of which no use was made.
 	LotsEnded(ctx context.Context, devices []string, at time.Time) ([]string, error)
-	// Conclude gives a device its outcome in every running job of a kind that is not a
-	// status job, and ends the jobs in which nothing is pending then. Nothing happens if
+	// Conclude gives a device its outcome in every running or paused job of a kind that is not
+	// a status job, and ends the jobs in which nothing is pending then. Nothing happens if
 	// there is none; no event is written.
 	Conclude(ctx context.Context, kind, device, outcome string, at time.Time) error
 }

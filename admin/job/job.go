@@ -32,6 +32,7 @@ const (
 
 // Store is what running asks of the record.
 type Store interface {
+	ExpireJobs(ctx context.Context, at time.Time, event func(record.Job) record.Event) error
 	UnfinishedJobs(ctx context.Context) ([]record.Job, error)
 	Job(ctx context.Context, id string) (record.Job, error)
 	StepJob(ctx context.Context, id string, limit int, at time.Time, event func(record.Device) record.Event) (record.JobStep, error)
@@ -128,6 +129,9 @@ func (r *Runner) look(ctx context.Context) error {
 			return nil
 		}
 	}
+	if err := r.store.ExpireJobs(ctx, r.now(), func(j record.Job) record.Event { return expired(j, r.now()) }); err != nil {
+		return err
+	}
 	all, err := r.store.UnfinishedJobs(ctx)
 	if err == nil {
 		r.jobs = slices.DeleteFunc(all, func(j record.Job) bool { return j.Target() == "" && j.Kind != record.JobRevokeIssuer }) // not ours
@@ -197,6 +201,12 @@ func (r *Runner) finish(ctx context.Context, j *record.Job) error {
 	}
 	*j, err = r.store.FinishJob(ctx, j.ID, r.now(), e)
 	return err
+}
+
+// expired is the line of audit, and the alert, for a job that nobody approved.
+func expired(j record.Job, now time.Time) record.Event {
+	return record.Event{Time: now, Actor: "server", Verb: "job.expired", Object: j.ID, Reason: "nobody approved it in time; nothing was done", Alert: true,
+		Detail: map[string]string{"kind": j.Kind, "operator": j.Operator}}
 }
 
 // event is the line of audit for one device of a job.

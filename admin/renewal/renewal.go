@@ -230,5 +230,5 @@ func (s *Service) cancel(ctx context.Context, c *gate.Call) (any, error) {
 
 func showPlan(j record.Job) renewal.Plan {
 	return renewal.Plan{ID: j.ID, State: j.State, Operator: j.Operator, Where: j.Expression, Why: j.Why, Created: j.Created, Due: j.Due, Ended: j.Ended,
-		Total: j.Total, Told: j.Told, Renewed: j.Outcomes[record.OutcomeDone], Pending: j.Outcomes[record.OutcomePending]}
+		Total: j.Total, Told: j.Told, Renewed: j.Outcomes[record.OutcomeDone], Revoked: j.Outcomes[record.OutcomeRevoked], Pending: j.Outcomes[record.OutcomePending]}
 }

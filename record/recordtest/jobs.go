@@ -566,6 +566,79 @@ func issuerRevoked(t *testing.T, b *bench) {
 	}
 }
 
+// revokedInPlan: a device that is revoked is waited for no more.
+func revokedInPlan(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(3)
+	j := b.create(record.Job{Kind: record.JobRenew, Due: Now.Add(time.Hour)}, record.Selection{Devices: ids})
+	b.must(b.Conclude(b.ctx, record.JobRenew, ids[0], record.OutcomeDone, Now))
+	_, err := b.Suspend(b.ctx, ids[1], Now, event("device.suspended"))
+	b.must(err)
+	_, err = b.Revoke(b.ctx, ids[1], Now, 0, "scrapped", event("device.revoked"))
+	b.must(err)
+	got, err := b.Job(b.ctx, j.ID)
+	b.must(err)
+	b.equal("outcomes", got.Outcomes, map[string]int64{record.OutcomeDone: 1, record.OutcomeRevoked: 1, record.OutcomePending: 1})
+	b.equal("state", got.State, record.JobRunning)
+	_, err = b.PauseJob(b.ctx, j.ID, event("job.paused"))
+	b.must(err)
+	end := b.create(record.Job{Kind: record.JobRetire}, record.Selection{Devices: ids[2:]})
+	b.equal("the job that ends the last", b.step(end.ID, 10).Job.State, record.JobPublishing)
+	got, err = b.Job(b.ctx, j.ID)
+	b.must(err)
+	if got.State != record.JobDone || !got.Ended.Equal(Now) || got.Outcomes[record.OutcomeRevoked] != 2 {
+		t.Errorf("the plan: %+v", got)
+	}
+}
+
+// expired: a job that nobody approves in time ends, and says so.
+func expired(t *testing.T, b *bench) {
+	b.people("anna", "bo")
+	ids := b.many(2)
+	ask := func(kind string, until time.Time) record.Job {
+		t.Helper()
+		j, err := b.CreateJob(b.ctx, record.Selection{Devices: ids}, Now, func(v record.JobView) (record.JobPlan, error) {
+			p, err := plan(record.Job{Kind: kind, State: record.JobWaiting})(v)
+			p.Approval = &record.Approval{Kind: record.ApproveJob, Requester: "anna", Requested: Now, Expires: until}
+			return p, err
+		})
+		b.must(err)
+		return j
+	}
+	at := Now.Add(time.Hour)
+	late, open, approved := ask(record.JobRevoke, at), ask(record.JobRevoke, at.Add(time.Second)), ask(record.JobRetire, at)
+	of, err := b.ApprovalsOf(b.ctx, record.ApproveJob, approved.ID)
+	b.must(err)
+	_, err = b.Approve(b.ctx, of[0].ID, "bo", Now, event("approval.given"))
+	b.must(err)
+	expire := func() {
+		t.Helper()
+		b.must(b.ExpireJobs(b.ctx, at, func(j record.Job) record.Event {
+			e := event("job.expired")
+			e.Object = j.ID
+			return e
+		}))
+	}
+	expire()
+	b.recorded("job.expired")
+	b.equal("event's object", b.last().Object, late.ID)
+	for id, want := range map[string]string{late.ID: record.JobExpired, open.ID: record.JobWaiting, approved.ID: record.JobRunning} {
+		got, err := b.Job(b.ctx, id)
+		b.must(err)
+		b.equal("state of "+id, got.State, want)
+		if id == late.ID && (!got.Ended.Equal(at) || got.Outcomes[record.OutcomeCancelled] != 2) {
+			t.Errorf("expired: %+v", got)
+		}
+	}
+	before := b.last().Sequence
+	expire()
+	b.equal("events of expiring again", b.last().Sequence, before)
+	b.refused("cancel what has expired", record.ErrConflict, func() error { _, err := b.CancelJob(b.ctx, late.ID, at, event("x")); return err })
+	ofLate, err := b.ApprovalsOf(b.ctx, record.ApproveJob, late.ID)
+	b.must(err)
+	b.refused("approve what has expired", record.ErrConflict, func() error { _, err := b.Approve(b.ctx, ofLate[0].ID, "bo", at, event("x")); return err })
+}
+
 // lotsEnded: what would leave a lot with nothing in force that had several within a day.
 func lotsEnded(t *testing.T, b *bench) {
 	b.people("anna")

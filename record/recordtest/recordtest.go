@@ -91,6 +91,8 @@ func Run(t *testing.T, p Place) {
 		"job of another kind":  jobOfAnotherKind,
 		"revoked alone":        revokedAlone,
 		"lots ended":           lotsEnded,
+		"revoked in a plan":    revokedInPlan,
+		"expired":              expired,
 		"job and its operator": jobAndItsOperator,
 		"approvals":            approvals,
 		"approvals refused":    approvalsRefused,

@@ -101,7 +101,7 @@ type New struct {
 }
 
 // Job is an act on many devices. State is "waiting" (for approval), "running", "paused",
-// "publishing", "done" or "cancelled".
+// "publishing", "done", "cancelled" or "expired" (nobody approved it).
 type Job struct {
 	ID       string `json:"id"`
 	Kind     string `json:"kind"`

@@ -41,10 +41,11 @@ type Plan struct {
 	Due     time.Time `json:"due"`
 	Ended   time.Time `json:"ended,omitzero"`
 	// Total counts its devices, Told those that have asked and know their moment, Renewed
-	// those that are done, Pending those that are not.
+	// those that are done, Revoked those that were revoked before, Pending the others.
 	Total   int64 `json:"total"`
 	Told    int64 `json:"told"`
 	Renewed int64 `json:"renewed"`
+	Revoked int64 `json:"revoked"`
 	Pending int64 `json:"pending"`
 	// Missing names at most ten of the pending, when a plan is shown.
 	Missing []string `json:"missing,omitempty"`

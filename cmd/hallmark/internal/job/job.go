@@ -118,8 +118,8 @@ func printed(c *cobra.Command, p jobs.Progress) error {
 	switch {
 	case p.Approval != "":
 		waits = "hallmark approve " + p.Approval
-	case p.State == "waiting":
-		waits = "nobody: its request has ended; hallmark job cancel " + p.ID + ", and ask again"
+	case p.State == "expired" || p.State == "waiting":
+		waits = "nobody: it was not approved in time, and nothing was done; to go on, ask again"
 	}
 	var stages []string
 	for _, n := range p.Stages {

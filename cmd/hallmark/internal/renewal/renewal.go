@@ -133,7 +133,7 @@ func verb(a *terminal.App, c *cobra.Command, open func(*cobra.Command) (*client.
 		return terminal.Show(c, *asJSON, p, [2]string{"Plan", p.ID}, [2]string{"State", p.State}, [2]string{"Selected by", p.Where}, [2]string{"Why", p.Why},
 			[2]string{"Operator", p.Operator}, [2]string{"From", terminal.Exactly(p.Created)}, [2]string{"Until", terminal.Exactly(p.Due)}, [2]string{"Ended", terminal.Exactly(p.Ended)},
 			[2]string{"Devices", number(p.Total)}, [2]string{"Know their moment", number(p.Told)}, [2]string{"Renewed", number(p.Renewed)},
-			[2]string{"Not yet", number(p.Pending)}, [2]string{"Among them", missing})
+			[2]string{"Revoked before", number(p.Revoked)}, [2]string{"Not yet", number(p.Pending)}, [2]string{"Among them", missing})
 	})
 	return c
 }

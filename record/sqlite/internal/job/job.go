@@ -15,6 +15,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/outcome"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
@@ -111,7 +112,7 @@ func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
 	return audit.Add(c, plan.Event)
 }
 
-const selectJob = "SELECT seq, kind, operator, expression, reason, why, state, created, ended, stages, until, total, due, told, change, changed, issuer FROM jobs"
+const selectJob = "SELECT seq, kind, operator, expression, reason, why, iif(expired, 'expired', state), created, ended, stages, until, total, due, told, change, changed, issuer FROM jobs"
 
 type numbered struct {
 	seq int64
@@ -311,16 +312,51 @@ func (s Store) CancelJob(ctx context.Context, id string, at time.Time, e record.
 		if !slices.Contains([]string{record.JobWaiting, record.JobRunning, record.JobPaused}, j.State) {
 			return fmt.Errorf("%w: job %s is %s", record.ErrConflict, id, j.State)
 		}
-		if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND outcome = ''", record.OutcomeCancelled, at, rows.Number("j", id)); err != nil {
-			return err
-		}
-		j.State, j.Ended = record.JobCancelled, at
-		if err := setState(c, j); err != nil {
-			return err
-		}
-		return count(ctx, c, &j)
+		return end(ctx, c, &j, at)
 	})
 	return j, err
+}
+
+// end cancels what a job has not come to.
+func end(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time) error {
+	if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND outcome = ''", record.OutcomeCancelled, at, rows.Number("j", j.ID)); err != nil {
+		return err
+	}
+	j.State, j.Ended = record.JobCancelled, at
+	if err := setState(c, *j); err != nil {
+		return err
+	}
+	return count(ctx, c, j)
+}
+
+// ExpireJobs looks at the requests that nobody has approved, which are few.
+func (s Store) ExpireJobs(ctx context.Context, at time.Time, event func(record.Job) record.Event) error {
+	var overdue []numbered
+	look := func(c *engine.Conn) (err error) {
+		overdue, err = engine.Query(ctx, c, scan, selectJob+` WHERE state = 'waiting' AND seq IN (
+			SELECT CAST(substr(subject, 2) AS INTEGER) FROM approvals WHERE approver IS NULL AND kind = 'job' AND expires <= ?)`, at)
+		return err
+	}
+	if err := s.db.Read(ctx, look); err != nil || len(overdue) == 0 {
+		return err
+	}
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		if err := look(c); err != nil {
+			return err
+		}
+		for _, j := range overdue {
+			if err := end(ctx, c, &j.Job, at); err != nil {
+				return err
+			}
+			if _, err := c.Exec("UPDATE jobs SET expired = 1 WHERE seq = ?", j.seq); err != nil {
+				return err
+			}
+			if err := audit.Add(c, event(j.Job)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // RevokedAlone adds up events and jobs; the events of a job name it. A job counts until a
@@ -343,34 +379,22 @@ func (s Store) RevokedAlone(ctx context.Context, operator string, since time.Tim
 }
 
 // Conclude looks before it writes: few devices are in a job.
-func (s Store) Conclude(ctx context.Context, kind, device, outcome string, at time.Time) error {
-	if outcome == record.OutcomePending || (record.Job{Kind: kind}).Target() != "" {
-		return fmt.Errorf("conclude: outcome %q of a job of kind %q", outcome, kind)
+func (s Store) Conclude(ctx context.Context, kind, device, as string, at time.Time) error {
+	if as == record.OutcomePending || (record.Job{Kind: kind}).Target() != "" {
+		return fmt.Errorf("conclude: outcome %q of a job of kind %q", as, kind)
 	}
-	const pending = `SELECT jd.job FROM job_devices jd JOIN jobs j ON j.seq = jd.job
-		WHERE jd.device = (SELECT seq FROM devices WHERE id = ?) AND jd.outcome = '' AND j.kind = ? AND j.state = 'running'`
-	var jobs []int64
-	look := func(c *engine.Conn) (err error) {
-		jobs, err = engine.Query(ctx, c, engine.Number, pending, device, kind)
-		return err
-	}
-	if err := s.db.Read(ctx, look); err != nil || len(jobs) == 0 {
-		return err
-	}
-	return s.db.Write(ctx, func(c *engine.Conn) error {
-		if err := look(c); err != nil {
-			return err
+	var seq *int64
+	var pending []int64
+	err := s.db.View(ctx, func(c *engine.Conn) (err error) {
+		if seq, err = engine.First(c, engine.Number, "SELECT seq FROM devices WHERE id = ?", device); err == nil && seq != nil {
+			pending, err = outcome.Pending(c, kind, *seq)
 		}
-		for _, seq := range jobs {
-			if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE device = (SELECT seq FROM devices WHERE id = ?) AND job = ? AND outcome = ''", outcome, at, device, seq); err != nil {
-				return err
-			}
-			if _, err := c.Exec("UPDATE jobs SET state = 'done', ended = ? WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM job_devices WHERE job = ? AND outcome = '')", at, seq, seq); err != nil {
-				return err
-			}
-		}
-		return nil
+		return err
 	})
+	if err != nil || len(pending) == 0 {
+		return err
+	}
+	return s.db.Write(ctx, func(c *engine.Conn) error { return outcome.Conclude(c, kind, *seq, as, at) })
 }
 
 func scanTally(r engine.Row) record.Tally { return record.Tally{Name: r.Text(0), Count: r.Int(1)} }

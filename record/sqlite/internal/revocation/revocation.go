@@ -13,6 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/changes"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/outcome"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
@@ -89,6 +90,9 @@ func End(c *engine.Conn, d *rows.Recorded, act Act) ([]record.Shard, error) {
 	}
 	if act.State == record.StateRevoked {
 		if err := bury(c, d, act.At, act.Why); err != nil {
+			return nil, err
+		}
+		if err := outcome.Conclude(c, record.JobRenew, d.Seq, record.OutcomeRevoked, act.At); err != nil {
 			return nil, err
 		}
 	}
