@@ -2,6 +2,7 @@ package device_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -40,14 +41,15 @@ type owner struct {
 	certificate *x509.Certificate
 	pair        tls.Certificate
 	file        string
+	lists       []string // that clients' certificates name
 }
 
 func newOwner(t *testing.T) owner {
 	t.Helper()
 	key := newKey(t)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
 	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
-	o := owner{must[*x509.Certificate](t)(x509.ParseCertificate(der)), tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, filepath.Join(t.TempDir(), "owner.pem")}
+	o := owner{must[*x509.Certificate](t)(x509.ParseCertificate(der)), tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, filepath.Join(t.TempDir(), "owner.pem"), nil}
 	if err := os.WriteFile(o.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +60,7 @@ func newOwner(t *testing.T) owner {
 func (o owner) client(t *testing.T, life time.Duration, usage x509.ExtKeyUsage) tls.Certificate {
 	t.Helper()
 	key := newKey(t)
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life), ExtKeyUsage: []x509.ExtKeyUsage{usage}}
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life), ExtKeyUsage: []x509.ExtKeyUsage{usage}, CRLDistributionPoints: o.lists}
 	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, o.certificate, key.Public(), o.pair.PrivateKey))
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
@@ -84,7 +86,7 @@ func TestPageCertificate(t *testing.T) {
 	identity := must[*device.Identity](t)(device.OpenIdentity(u.options()))
 	defer identity.Close()
 	server := page.Server{Identity: identity}
-	if _, err := server.ServerTLSConfig(page.Operators); !errors.Is(err, page.ErrNone) {
+	if _, err := server.ServerTLSConfig(page.Operators, page.FailOpen); !errors.Is(err, page.ErrNone) {
 		t.Errorf("%v", err)
 	}
 	i.serveNames(t, record.DefaultModel, "{serial}.local,unit-{serial}.example.com")
@@ -111,8 +113,11 @@ func TestPageCertificate(t *testing.T) {
 	}
 	i.serveNames(t, record.DefaultModel, "{serial}.local")
 	u.renew(t, "ldevid")
+	if _, err := server.ServerTLSConfig(page.Operators, ""); err == nil {
+		t.Error("it was not said what is to happen")
+	}
 	for _, clients := range []string{"", device.SystemRoots, device.InfrastructureRoots, "/nonexistent"} {
-		if _, err := server.ServerTLSConfig(clients); err == nil {
+		if _, err := server.ServerTLSConfig(clients, page.FailOpen); err == nil {
 			t.Errorf("open to %q", clients)
 		}
 	}
@@ -163,8 +168,8 @@ func TestPageServes(t *testing.T) {
 	identity := must[*device.Identity](t)(device.OpenIdentity(u.options()))
 	defer identity.Close()
 	server := page.Server{Identity: identity}
-	listen := func(clients string) string {
-		l := must[net.Listener](t)(tls.Listen("tcp", "127.0.0.1:0", must[*tls.Config](t)(server.ServerTLSConfig(clients))))
+	listen := func(clients, fail string) string {
+		l := must[net.Listener](t)(tls.Listen("tcp", "127.0.0.1:0", must[*tls.Config](t)(server.ServerTLSConfig(clients, fail))))
 		t.Cleanup(func() { l.Close() })
 		go func() {
 			for c, err := l.Accept(); err == nil; c, err = l.Accept() {
@@ -195,8 +200,16 @@ func TestPageServes(t *testing.T) {
 		}
 		return c, err
 	}
-	owners, operators := listen(o.file), listen(page.Operators)
+	// The list of the owner's CA says that its clients' serial number was revoked.
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(2), RevocationTime: time.Now()}}}
+	der := must[[]byte](t)(x509.CreateRevocationList(rand.Reader, list, o.certificate, o.pair.PrivateKey.(crypto.Signer)))
+	lists := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(der) }))
+	defer lists.Close()
+	stolen, away := o, o
+	stolen.lists, away.lists = []string{lists.URL}, []string{"http://127.0.0.1:1/none"}
+	owners, operators, strict := listen(o.file, page.FailOpen), listen(page.Operators, page.FailOpen), listen(o.file, page.FailClosed)
 	good, ended, other := o.client(t, time.Hour, x509.ExtKeyUsageClientAuth), o.client(t, -time.Minute, x509.ExtKeyUsageClientAuth), stranger.client(t, time.Hour, x509.ExtKeyUsageClientAuth)
+	revoked, unknown := stolen.client(t, time.Hour, x509.ExtKeyUsageClientAuth), away.client(t, time.Hour, x509.ExtKeyUsageClientAuth)
 	machine := o.client(t, time.Hour, x509.ExtKeyUsageServerAuth)
 	itself := tls.Certificate{Certificate: u.load(t).LDevID, PrivateKey: must[*device.Credential](t)(identity.Credential()).Signer()}
 	for _, c := range []struct {
@@ -208,6 +221,8 @@ func TestPageServes(t *testing.T) {
 		{"the owner's", owners, &good, 0, true}, {"the owner's, TLS 1.2", owners, &good, tls.VersionTLS12, true}, {"TLS 1.1", owners, &good, tls.VersionTLS11, false},
 		{"none", owners, nil, 0, false}, {"none, TLS 1.2", owners, nil, tls.VersionTLS12, false}, {"one that has ended", owners, &ended, 0, false},
 		{"another CA's", owners, &other, 0, false}, {"a server's", owners, &machine, 0, false}, {"a device's", owners, &itself, 0, false},
+		{"one that was revoked", owners, &revoked, 0, false}, {"one that was revoked, TLS 1.2", owners, &revoked, tls.VersionTLS12, false}, {"one whose list is not to be had", owners, &unknown, 0, true},
+		{"one that was revoked, fail closed", strict, &revoked, 0, false}, {"one whose list is not to be had, fail closed", strict, &unknown, 0, false}, {"one that names no list, fail closed", strict, &good, 0, false},
 		{"the owner's, where operators are meant", operators, &good, 0, false}, {"a device's, where operators are meant", operators, &itself, 0, false},
 	} {
 		conn, err := visit(c.address, c.with, c.version)

@@ -159,6 +159,8 @@ type lent struct {
 	o  device.Options
 	mu sync.Mutex
 	i  *device.Identity
+
+	lists page.Lists
 }
 
 func (l *lent) identity() (_ *device.Identity, err error) {
@@ -180,13 +182,13 @@ func (l *lent) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error)
 }
 
 // ServerTLSConfig looks for the certificate when a client comes.
-func (l *lent) ServerTLSConfig(clients string) (*tls.Config, error) {
+func (l *lent) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		i, err := l.identity()
 		if err != nil {
 			return nil, err
 		}
-		config, err := page.Server{Identity: i}.ServerTLSConfig(clients)
+		config, err := page.Server{Identity: i, Lists: &l.lists, Report: l.o.Report}.ServerTLSConfig(clients, fail)
 		if err != nil {
 			return nil, err
 		}

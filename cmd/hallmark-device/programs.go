@@ -69,7 +69,9 @@ and to each --user and --group; a number names one that only a container knows.
 --serve ADDRESS is the other way round: it puts the web page, or whatever the program
 --to 127.0.0.1:PORT serves, on the network behind TLS, with the device's server
 certificate ("hallmark model set MODEL --serve-names '{serial}.local'"). Clients need a
-certificate: an operator's, or with --clients FILE one that chains to those in FILE.
+certificate: an operator's, or with --clients FILE one that chains to those in FILE. One
+that the CRL it names says is revoked is refused; if that list is not to be had, --fail
+says what happens.
 
 --listen and --serve may be repeated; what follows one belongs to it, what comes before
 the first holds for all. Without them the [proxy] sections of the file of settings are
@@ -102,7 +104,7 @@ served, as "hallmark-device run" does.
 				return advised{err, "--roots takes a PEM file of the certificates that the server's chain ends in"}
 			}
 		}
-		p := &proxy.Proxy{Dialer: identity, Tunnels: tunnels, Server: page.Server{Identity: identity}, Sites: sites, Report: options.Report}
+		p := &proxy.Proxy{Dialer: identity, Tunnels: tunnels, Server: page.Server{Identity: identity, Report: options.Report}, Sites: sites, Report: options.Report}
 		if verbose {
 			p.Trace = options.Report
 		}
@@ -117,6 +119,7 @@ served, as "hallmark-device run" does.
 type sockets struct {
 	every    proxy.Tunnel // what comes before the first
 	everyone string       // --clients before the first
+	fail     string       // --fail before the first
 	tunnels  []proxy.Tunnel
 	sites    []proxy.Site
 	serving  bool // the newest is a site
@@ -167,7 +170,7 @@ func (s *sockets) flags(c *cobra.Command) {
 		return nil
 	})
 	add("serve", "ADDRESS", "where the network finds it: :443, or HOST:PORT", func(v string) error {
-		s.sites, s.serving = append(s.sites, proxy.Site{Listen: v, Clients: s.everyone, Limit: s.every.Limit}), true
+		s.sites, s.serving = append(s.sites, proxy.Site{Listen: v, Clients: s.everyone, Fail: s.fail, Limit: s.every.Limit}), true
 		return nil
 	})
 	add("to", "HOST:PORT", "the server it leads to; after --serve the program, 127.0.0.1:PORT or unix:PATH", func(v string) error {
@@ -183,6 +186,17 @@ func (s *sockets) flags(c *cobra.Command) {
 			s.site().Clients = v
 		case len(s.tunnels) == 0:
 			s.everyone = v
+		default:
+			return errors.New("belongs to --serve, not to --listen")
+		}
+		return nil
+	})
+	add("fail", "OPEN|CLOSED", "whether clients are let in of whom cannot be learnt if they were revoked: open or closed (default \""+page.FailOpen+"\")", func(v string) error {
+		switch {
+		case s.serving:
+			s.site().Fail = v
+		case len(s.tunnels) == 0:
+			s.fail = v
 		default:
 			return errors.New("belongs to --serve, not to --listen")
 		}

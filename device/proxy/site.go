@@ -16,7 +16,7 @@ import (
 
 // Server makes the server's side of TLS (page.Server).
 type Server interface {
-	ServerTLSConfig(clients string) (*tls.Config, error)
+	ServerTLSConfig(clients, fail string) (*tls.Config, error)
 }
 
 // Site is a local program's page, served to the network: the other way round. Clients
@@ -30,6 +30,9 @@ type Site struct {
 	// Clients says who is admitted, as page.Server takes it; empty means
 	// page.Operators.
 	Clients string `json:"clients,omitempty"`
+	// Fail says what becomes of a client whose CRL is not to be had: page.FailOpen, also if
+	// empty, or page.FailClosed.
+	Fail string `json:"fail,omitempty"`
 	// Limit is how many connections stand at once, more wait; 0 means DefaultLimit.
 	Limit int `json:"limit,omitempty"`
 }
@@ -48,6 +51,9 @@ func (s Site) Check() error {
 	}
 	if s.Limit < 0 || s.Limit > MaxLimit {
 		return fmt.Errorf("%d connections at once: 1 to %d", s.Limit, MaxLimit)
+	}
+	if f := cmp.Or(s.Fail, page.FailOpen); f != page.FailOpen && f != page.FailClosed {
+		return fmt.Errorf("fail %q: %s or %s", s.Fail, page.FailOpen, page.FailClosed)
 	}
 	_, _, err := s.program()
 	return err
@@ -79,7 +85,7 @@ func (p *Proxy) openSite(s Site) (net.Listener, *tls.Config, error) {
 	if p.Server == nil {
 		return nil, nil, errors.New("there is nothing to serve with")
 	}
-	config, err := p.Server.ServerTLSConfig(cmp.Or(s.Clients, page.Operators))
+	config, err := p.Server.ServerTLSConfig(cmp.Or(s.Clients, page.Operators), cmp.Or(s.Fail, page.FailOpen))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,8 +19,8 @@ import (
 // page serves with a key in memory, and admits the holders of that key alone.
 type page struct{ *keyholder }
 
-func (p page) ServerTLSConfig(clients string) (*tls.Config, error) {
-	if clients != "owners" {
+func (p page) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
+	if clients != "owners" || fail != "open" {
 		return nil, fmt.Errorf("clients are %q", clients)
 	}
 	return &tls.Config{Certificates: []tls.Certificate{p.identity}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: p.roots}, nil

@@ -132,7 +132,7 @@ var doors = []door{
 	{"github.com/prometheus/client_golang", "cmd/hallmarkd/...", "", "rooms say what happened in return values; the server counts"},
 	{"net", "wire config device device/... attest/*/collect ca ca/... provisioner provisioner/... relay relay/* admin admin/... cmd/... internal/*", "",
 		"the record and the verifiers have no network"},
-	{"net/http", "device device/client device/proxy ca/status ca/status/feed ca/trust provisioner/* relay relay/* admin admin/gate admin/selection admin/consent admin/bulk admin/renewal admin/issuing admin/credential admin/party admin/client cmd/... internal/*", "",
+	{"net/http", "device device/client device/page device/proxy ca/status ca/status/feed ca/trust provisioner/* relay relay/* admin admin/gate admin/selection admin/consent admin/bulk admin/renewal admin/issuing admin/credential admin/party admin/client cmd/... internal/*", "",
 		"serving and asking are the business of a few rooms; the rest can be tested without a connection"},
 	{"os", "config record/... device device/... attest/*/collect ca/keys ca/trust relay relay/* admin/client cmd/... internal/*", "",
 		"what has no files cannot leak into them: verifiers and judges have none"},

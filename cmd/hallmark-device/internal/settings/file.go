@@ -108,9 +108,9 @@ func (f *file) set(name, value string, number int) error {
 // tunnel or, with "serve" in place of "listen", a site.
 type socket struct {
 	proxy.Tunnel
-	serve, clients string
-	number         int
-	seen           map[string]bool
+	serve, clients, fail string
+	number               int
+	seen                 map[string]bool
 }
 
 // end puts a whole section where it belongs.
@@ -119,13 +119,16 @@ func (t *socket) end(f *file) error {
 		if t.clients != "" {
 			return errors.New("clients belongs to serve, not to listen")
 		}
+		if t.fail != "" {
+			return errors.New("fail belongs to serve, not to listen")
+		}
 		f.tunnels = append(f.tunnels, t.Tunnel)
 		return t.Check()
 	}
 	if t.Listen+t.Name+t.Roots != "" || len(t.ALPN)+len(t.Users)+len(t.Groups) > 0 {
-		return errors.New("beside serve there are to, clients and limit, nothing else")
+		return errors.New("beside serve there are to, clients, fail and limit, nothing else")
 	}
-	site := proxy.Site{Listen: t.serve, To: t.To, Clients: t.clients, Limit: t.Limit}
+	site := proxy.Site{Listen: t.serve, To: t.To, Clients: t.clients, Fail: t.fail, Limit: t.Limit}
 	f.sites = append(f.sites, site)
 	return site.Check()
 }
@@ -151,6 +154,8 @@ func (t *socket) set(name, value string) (err error) {
 		t.Listen = value
 	case "serve":
 		t.serve = value
+	case "fail":
+		t.fail = value
 	case "clients":
 		t.clients = value
 	case "to":

@@ -1,0 +1,202 @@
+package page
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// listTimeout bounds the fetching of a list, whose visitor waits meanwhile.
+	listTimeout = 5 * time.Second
+	// maxList bounds a list, in bytes: a shard of 65,536 certificates, all revoked.
+	maxList = 4 << 20
+	// listAge is how long a list is not asked for again, failureAge a server that did not
+	// answer.
+	listAge    = 5 * time.Minute
+	failureAge = time.Minute
+	// maxLists bounds how many are kept.
+	maxLists = 16
+	// skew is by how much another clock may be ahead.
+	skew = 5 * time.Minute
+)
+
+// errNoList: a certificate names no list.
+var errNoList = errors.New("the certificate names no CRL")
+
+// Lists knows which certificates were revoked: it asks for the CRLs that they name, and
+// keeps them for a while. The zero value knows none yet. It may be used from several
+// goroutines; one fetches at a time.
+type Lists struct {
+	mu    sync.Mutex
+	known map[string]*list
+	told  time.Time
+}
+
+// tell reports whether it is time to say again that lists are not to be had.
+func (l *Lists) tell() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.told.IsZero() && time.Since(l.told) < listAge {
+		return false
+	}
+	l.told = time.Now()
+	return true
+}
+
+type list struct {
+	asked   time.Time // by the clock that only goes forward
+	err     error
+	until   time.Time
+	number  *big.Int
+	revoked map[string]bool // serial numbers
+}
+
+// revoked reports whether issuer has revoked a certificate, as of now. An error means that
+// this is not known.
+func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error) {
+	i := slices.IndexFunc(c.CRLDistributionPoints, func(u string) bool { return strings.HasPrefix(u, "http://") })
+	if i < 0 {
+		return false, errNoList
+	}
+	url := c.CRLDistributionPoints[i]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	have := l.known[url]
+	age := listAge
+	if have != nil && have.err != nil {
+		age = failureAge
+	}
+	if have == nil || time.Since(have.asked) > age {
+		fresh := &list{}
+		if err := fresh.fetch(url, issuer, now); err != nil {
+			if have == nil {
+				have = fresh
+			}
+			have.err = err // what was known stays
+		} else if have != nil && have.number != nil && fresh.number.Cmp(have.number) < 0 {
+			have.err = errors.New("an older CRL than before: somebody in between repeats old answers")
+		} else {
+			have = fresh
+		}
+		have.asked = time.Now()
+		if len(l.known) >= maxLists {
+			clear(l.known)
+		}
+		if l.known == nil {
+			l.known = map[string]*list{}
+		}
+		l.known[url] = have
+	}
+	switch {
+	case have.revoked[string(c.SerialNumber.Bytes())]: // also by a list that has ended
+		return true, nil
+	case have.number != nil && now.Before(have.until):
+		return false, nil
+	case have.err != nil:
+		return false, fmt.Errorf("%s: %w", url, have.err)
+	}
+	return false, fmt.Errorf("%s: the CRL has ended", url)
+}
+
+// client follows nobody elsewhere: what is fetched is signed, but where it is fetched is what
+// the CA has written into a certificate.
+var client = &http.Client{Timeout: listTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
+func (l *list) fetch(url string, issuer *x509.Certificate, now time.Time) error {
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return errors.New(answer.Status)
+	}
+	der, err := io.ReadAll(io.LimitReader(answer.Body, maxList+1))
+	if err == nil && len(der) > maxList {
+		err = fmt.Errorf("more than %d bytes", maxList)
+	}
+	if err != nil {
+		return err
+	}
+	return l.read(der, url, issuer, now)
+}
+
+// read takes a list if it is issuer's for what url stands for, and has not ended.
+func (l *list) read(der []byte, url string, issuer *x509.Certificate, now time.Time) error {
+	crl, err := x509.ParseRevocationList(der)
+	if err == nil && !bytes.Equal(crl.RawIssuer, issuer.RawSubject) {
+		err = errors.New("another issuer's CRL")
+	}
+	if err == nil {
+		err = crl.CheckSignatureFrom(issuer)
+	}
+	switch {
+	case err != nil:
+		return err
+	case crl.Number == nil: // RFC 5280 §5.2.3
+		return errors.New("a CRL without a number")
+	case !now.Before(crl.NextUpdate):
+		return fmt.Errorf("a CRL that ended on %s", crl.NextUpdate.Format(time.RFC3339))
+	case crl.ThisUpdate.After(now.Add(skew)):
+		return errors.New("a CRL of the future")
+	}
+	if err := scope(crl.Extensions, url); err != nil {
+		return err
+	}
+	l.number, l.until, l.revoked = crl.Number, crl.NextUpdate, make(map[string]bool, len(crl.RevokedCertificateEntries))
+	for _, e := range crl.RevokedCertificateEntries {
+		l.revoked[string(e.SerialNumber.Bytes())] = true
+	}
+	return nil
+}
+
+// point is issuingDistributionPoint (RFC 5280 §5.2.5).
+type point struct {
+	Point struct {
+		Full []asn1.RawValue `asn1:"optional,tag:0"`
+	} `asn1:"optional,tag:0"`
+	OnlyUser bool           `asn1:"optional,tag:1"`
+	OnlyCA   bool           `asn1:"optional,tag:2"`
+	Reasons  asn1.BitString `asn1:"optional,tag:3"`
+	Indirect bool           `asn1:"optional,tag:4"`
+}
+
+// scope refuses a list that is of something else than url stands for: another shard of the
+// same issuer is signed as well, and does not know the certificate.
+func scope(extensions []pkix.Extension, url string) error {
+	for _, e := range extensions {
+		switch {
+		case e.Id.Equal([]int{2, 5, 29, 28}):
+			var p point
+			rest, err := asn1.Unmarshal(e.Value, &p)
+			if err != nil || len(rest) > 0 || p.Indirect || p.OnlyCA || p.Reasons.BitLength > 0 {
+				return errors.New("a CRL of a kind that is not understood")
+			}
+			const uri = 6 // GeneralName.uniformResourceIdentifier
+			if !slices.ContainsFunc(p.Point.Full, func(n asn1.RawValue) bool {
+				return n.Class == asn1.ClassContextSpecific && n.Tag == uri && string(n.Bytes) == url
+			}) {
+				return errors.New("the CRL of another shard")
+			}
+		case e.Critical: // a delta, or what is to come
+			return errors.New("a CRL of a kind that is not understood")
+		}
+	}
+	return nil
+}
