@@ -15,13 +15,17 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
+	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/program"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -122,13 +126,31 @@ func place(o Options, set state.Set, folder string) keys.Place {
 
 // openKeys opens what holds the keys. create allows them to be made.
 func (a *agent) openKeys(create bool) (err error) {
-	p := place(a.Options, a.set, a.dir.Path())
-	if a.keys, err = keys.Open(p, create); err != nil {
+	var p keys.Place
+	if a.keys, p, err = open(a.Options, a.set, a.dir, create); err != nil {
 		return err
 	}
 	a.set.Key, a.set.TPM = p.Key, p.TPM
 	a.birth, err = a.keys.Birth()
 	return err
+}
+
+// open opens what holds the keys. A command is not taken from a state folder that somebody
+// else may write to: he would act as this user.
+func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, keys.Place, error) {
+	p := place(o, set, dir.Path())
+	if o.Key == "" && strings.HasPrefix(p.Key, "external:") {
+		err := program.Safe(dir.Path())
+		if err == nil {
+			err = program.Safe(dir.SettingsFile())
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, p, &softkey.Error{Kind: softkey.ErrUnsafe, Detail: "the external signer that is on file: " + err.Error(),
+				Hint: "run as the user that the folder belongs to, or name the command with --key"}
+		}
+	}
+	h, err := keys.Open(p, create)
+	return h, p, err
 }
 
 // close ends the run.

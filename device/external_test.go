@@ -15,6 +15,7 @@ import (
 
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -117,6 +118,40 @@ func TestSignerCommandIsPrivate(t *testing.T) {
 	}
 	if _, err := exec.Command("grep", "-r", "4711", u.dir).Output(); err != nil {
 		t.Errorf("it is not on file, so this shows nothing: %v", err)
+	}
+}
+
+// A command that somebody else may have written into the state folder is not run.
+func TestSignerOfOthers(t *testing.T) {
+	t.Parallel()
+	e := newElement(t)
+	u := install(t, false).soft(t, "external:"+e.command).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	key := u.key
+	u.key = ""
+	ran := filepath.Join(e.dir, "ran")
+	e.script(t, "touch "+ran)
+	for _, path := range []string{u.dir, state.At(u.dir).SettingsFile()} {
+		info := must[os.FileInfo](t)(os.Stat(path))
+		if err := os.Chmod(path, info.Mode()|0o020); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := device.Renew(t.Context(), u.options()); !errors.Is(err, softkey.ErrUnsafe) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if _, err := device.OpenCredential(u.dir, ""); !errors.Is(err, softkey.ErrUnsafe) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err := os.Chmod(path, info.Mode()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Fatal("it was run")
+	}
+	u.key = key // the one that whoever asks has named
+	if _, err := device.Renew(t.Context(), u.options()); !errors.Is(err, softkey.ErrSigner) {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -154,7 +154,7 @@ func OpenCredential(folder, tpm string) (*Credential, error) {
 	if err := json.Unmarshal(set.Trust.Bundle, &c.Trust); err != nil {
 		return nil, fmt.Errorf("the trust bundle on file: %w", err)
 	}
-	if c.keys, err = keys.Open(place(Options{TPM: tpm}, set, dir.Path()), false); err != nil {
+	if c.keys, _, err = open(Options{TPM: tpm}, set, dir, false); err != nil {
 		return nil, err
 	}
 	key, err := c.keys.LoadWorking(set.LDevIDKey)

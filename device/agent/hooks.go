@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/device"
@@ -113,7 +112,7 @@ func (h Hooks) list() (names, failures []string) {
 		return nil, nil
 	}
 	if err == nil {
-		err = owned(h.Dir)
+		err = program.Safe(h.Dir)
 	}
 	if err != nil {
 		return nil, []string{err.Error()}
@@ -129,7 +128,7 @@ func (h Hooks) list() (names, failures []string) {
 		case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
 			err = fmt.Errorf("%s is not an executable file", path)
 		default:
-			err = owned(path)
+			err = program.Safe(path)
 		}
 		if err != nil {
 			failures = append(failures, err.Error())
@@ -140,34 +139,10 @@ func (h Hooks) list() (names, failures []string) {
 	return names, failures
 }
 
-// owned refuses a file by which somebody else would act as this user: one that others may
-// write, or put another in the place of. In a folder like /tmp, whose files only their
-// owners replace, it is enough to own the file.
-func owned(path string) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	for at := path; ; at = filepath.Dir(at) {
-		info, err := os.Lstat(at)
-		if err != nil {
-			return err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		shared := info.Mode()&0o022 != 0 && (at == path || info.Mode()&os.ModeSticky == 0)
-		if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() || shared {
-			return fmt.Errorf("%s is not run: others may change %s (chmod go-w, chown root)", path, at)
-		}
-		if at == "/" {
-			return nil
-		}
-	}
-}
-
 // run runs one hook and, if it takes too long, ends it and all that it has started.
 func (h Hooks) run(ctx context.Context, name string, environment []string) error {
 	path, limit := filepath.Join(h.Dir, name), cmp.Or(h.Limit, DefaultHookLimit)
-	if err := owned(path); err != nil { // the hook before it may have taken its time
+	if err := program.Safe(path); err != nil { // the hook before it may have taken its time
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it had not finished after %v and was ended", limit))

@@ -21,6 +21,9 @@ type Access struct {
 	Groups []string `json:"groups,omitempty"`
 }
 
+// oPath is O_PATH (open(2)), which package syscall does not name.
+const oPath = 0x200000
+
 // maxPath is the longest path of a socket (sockaddr_un, unix(7)).
 const maxPath = 107
 
@@ -160,12 +163,27 @@ func number(name string, lookup func() (string, error)) (int, error) {
 
 // hand gives the socket's file to those who may use it, as narrowly as owner, group and
 // mode can say it. Where they cannot, or the process may not change them, everybody may
-// knock, and admit alone decides.
+// knock, and admit alone decides. Where others may write to the folder, what stands under the
+// path by now may lead to any file of the system: only a socket of ours is handed over.
 func (g gate) hand(path string) error {
+	if len(g.users)+len(g.groups) == 0 {
+		return nil
+	}
+	fd, err := syscall.Open(path, oPath|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer syscall.Close(fd)
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&syscall.S_IFMT != syscall.S_IFSOCK || int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s was replaced by something else: others may write to its folder", path)
+	}
+	path = fmt.Sprintf("/proc/self/fd/%d", fd) // leads to what was looked at, not to a name
 	owner, group, mode := -1, -1, fs.FileMode(0o600)
 	switch {
-	case len(g.users)+len(g.groups) == 0:
-		return nil
 	case len(g.users) <= 1 && len(g.groups) <= 1:
 		if len(g.users) == 1 {
 			owner = g.users[0]

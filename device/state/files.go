@@ -162,6 +162,9 @@ const (
 	agentFile = "agent.lock"
 )
 
+// SettingsFile is the path of the settings in use.
+func (d *Dir) SettingsFile() string { return filepath.Join(d.path, currentLink, settingsFile) }
+
 // Lock makes the folder if needed and takes it for the calling process, until release
 // is called or the process ends. The error is *HeldError if another process has it.
 func (d *Dir) Lock() (release func(), err error) { return d.lock(lockFile) }

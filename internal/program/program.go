@@ -4,13 +4,42 @@ package program
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
+
+// Safe refuses a file by which somebody else would act as this user: one that others may
+// write, or put another in the place of. In a folder like /tmp, whose files only their
+// owners replace, it is enough to own the file.
+func Safe(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return err
+	}
+	for at := path; ; at = filepath.Dir(at) {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		shared := info.Mode()&0o022 != 0 && (at == path || info.Mode()&os.ModeSticky == 0)
+		if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() || shared {
+			return fmt.Errorf("%s is not run: others may change %s (chmod go-w, chown root)", path, at)
+		}
+		if at == "/" {
+			return nil
+		}
+	}
+}
 
 // leftover is how long is waited, after a program has ended, for what it left behind to
 // let go of its output.
