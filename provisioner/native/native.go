@@ -57,7 +57,7 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 	mux.HandleFunc("POST "+wire.PathEnrol, h.through(h.enrol))
 	mux.HandleFunc("POST "+wire.PathActivate, h.through(h.activate))
 	mux.HandleFunc("POST "+wire.PathRenew, h.through(h.renew))
-	mux.HandleFunc("POST "+wire.PathPoll, h.through(h.poll))
+	mux.HandleFunc("POST "+wire.PathPoll, h.poll) // less than the handshake of another try
 	if c.NonceMode {
 		mux.HandleFunc("POST "+wire.PathNonce, h.nonce)
 	}
