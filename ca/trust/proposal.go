@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/hallmark-pki/hallmark/wire"
@@ -121,9 +122,25 @@ func rootsOf(b wire.Bundle) (all []Key) {
 	return all
 }
 
-// Sign adds the signatures that a key can give: as one of the keys that sign for either
+// ahead is by how much a proposal's clock may be before that of whoever signs it.
+const ahead = 24 * time.Hour
+
+// Timely refuses a proposal that says that it was made after now: devices that follow it
+// would believe in no earlier time, and so in no certificate, ever again.
+func (p *Proposal) Timely(now time.Time) error {
+	if p.next.Created.After(now.Add(ahead)) {
+		return fmt.Errorf("the proposal says that it was made at %s, and it is %s: devices would take every certificate for one that has ended; propose again, with the right clock",
+			p.next.Created.Format(time.RFC3339), now.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Sign adds the signatures that a key can give, now: as one of the keys that sign for either
 // bundle, and as an infrastructure root of the next. It says as which.
-func (p *Proposal) Sign(signer crypto.Signer) (as []Key, err error) {
+func (p *Proposal) Sign(signer crypto.Signer, now time.Time) (as []Key, err error) {
+	if err := p.Timely(now); err != nil {
+		return nil, err
+	}
 	public, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok {
 		return nil, errors.New("this is not a key that signs trust bundles")
@@ -304,7 +321,7 @@ func (p *Proposal) Listing() (lines []string) {
 			lines = append(lines, c.What+" "+c.Name)
 		}
 	}
-	return lines
+	return append(lines, "made at "+p.next.Created.Format(time.RFC3339)+": no device believes in an earlier time")
 }
 
 func texts(all []string) (out [][]byte) {

@@ -52,7 +52,7 @@ func again(t testing.TB, p *Proposal) *Proposal {
 func sign(t testing.TB, p *Proposal, keys ...crypto.Signer) {
 	t.Helper()
 	for _, key := range keys {
-		if _, err := p.Sign(key); err != nil {
+		if _, err := p.Sign(key, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestProposalOfANewRoot(t *testing.T) {
 func TestProposalRefuses(t *testing.T) {
 	root, a, b, c := newRoot(t), newKey(t), newKey(t), newKey(t)
 	p := handOver(t, root, a, b, c)
-	if _, err := p.Sign(newKey(t)); err == nil || !strings.Contains(err.Error(), "has no say") {
+	if _, err := p.Sign(newKey(t), time.Now()); err == nil || !strings.Contains(err.Error(), "has no say") {
 		t.Errorf("a stranger's key: %v", err)
 	}
 	// Signatures of others' making count for nothing, and are not taken along.
@@ -200,6 +200,31 @@ func TestProposalAfterAnother(t *testing.T) {
 		if !strings.Contains(listing, want) {
 			t.Errorf("%s is not in\n%s", want, listing)
 		}
+	}
+}
+
+// A bundle of the future would end every certificate for every device that follows it.
+func TestProposalOfTheFuture(t *testing.T) {
+	root, timeKey := newRoot(t), newKey(t)
+	first := newBundle(t, timeKey, root)
+	base, err := Sign(first, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, now := first, time.Now()
+	next.Name, next.Created = "Other", now.Add(10*365*24*time.Hour)
+	p, err := Propose(base, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Sign(root.Signer, now); err == nil || !strings.Contains(err.Error(), "right clock") {
+		t.Errorf("signed: %v", err)
+	}
+	if got := p.Listing(); !strings.Contains(got[len(got)-1], next.Created.Format("made at 2006-")) {
+		t.Errorf("not said: %q", got)
+	}
+	if _, err := p.Sign(root.Signer, next.Created.Add(-time.Hour)); err != nil {
+		t.Errorf("a clock that is a little behind: %v", err)
 	}
 }
 

@@ -299,8 +299,10 @@ func signCommand() *cobra.Command {
 		Long: `Sign adds the key's signature to a proposal's file and shows what it signed; look before
 with "hallmarkd trust show PROPOSAL". It needs neither the installation nor the network,
 so it cannot know which bundle is in use: a file that was changed on its way may claim
-one that already has what it should not. What is signed is the whole of what is listed. The key is a file, or a key URI: the
-infrastructure root's, or one made by new-key.`,
+one that already has what it should not. What is signed is the whole of what is listed.
+A date more than a day ahead is refused: devices that followed would never again take a
+certificate for one that is in force. The key is a file, or a key URI: the infrastructure
+root's, or one made by new-key.`,
 		Example: "  hallmarkd trust sign --key /media/anna/trust.key proposal.json",
 		RunE: func(c *cobra.Command, args []string) error {
 			if key == "" {
@@ -314,7 +316,7 @@ infrastructure root's, or one made by new-key.`,
 			if err != nil {
 				return err
 			}
-			as, err := p.Sign(signer)
+			as, err := p.Sign(signer, time.Now())
 			if err != nil {
 				return err
 			}

@@ -212,7 +212,7 @@ func (h *house) publish(change func(*wire.Bundle), further ...crypto.Signer) {
 		signers = append(signers, f.RootSigner)
 	}
 	for _, signer := range signers {
-		p.Sign(signer) // a root that was retired has no say, and says so
+		p.Sign(signer, h.now()) // a root that was retired has no say, and says so
 	}
 	h.bundles = append(h.bundles, must[wire.SignedBundle](h.t)(p.Signed()))
 	h.restart()

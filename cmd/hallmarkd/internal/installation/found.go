@@ -293,7 +293,7 @@ func (f Founding) handOver(first wire.SignedBundle, next wire.Bundle, root crypt
 		return first, err
 	}
 	for _, key := range signers {
-		if _, err := p.Sign(key); err != nil {
+		if _, err := p.Sign(key, next.Created); err != nil {
 			return first, err
 		}
 	}

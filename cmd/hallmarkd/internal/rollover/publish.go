@@ -57,6 +57,9 @@ func Publish(ctx context.Context, in *installation.Installation, note Noter, cop
 			return nil, err
 		}
 	}
+	if err := p.Timely(now); err != nil {
+		return nil, err
+	}
 	if missing := p.Missing(); len(missing) > 0 {
 		return nil, &UnsignedError{missing}
 	}

@@ -98,7 +98,7 @@ func propose(in *installation.Installation, next wire.Bundle, signers ...crypto.
 		return nil, errors.New("the trust bundle in use says so already: there is nothing to change")
 	}
 	for _, signer := range signers {
-		if _, err := p.Sign(signer); err != nil {
+		if _, err := p.Sign(signer, next.Created); err != nil {
 			return nil, err
 		}
 	}

@@ -65,7 +65,7 @@ func (h *house) publish() {
 	h.check(err)
 	key, err := keys.Open("file:infrastructure-root.key", h.safe)
 	h.check(err)
-	_, err = p.Sign(key)
+	_, err = p.Sign(key, time.Now())
 	h.check(err)
 	h.check(WriteFile(p, ProposalFile(h.in)))
 	_, err = Publish(h.Context(), h.in, h.store, nil, time.Now())
@@ -215,7 +215,7 @@ func TestPublishCutOff(t *testing.T) {
 	h.check(err)
 	key, err := keys.Open("file:infrastructure-root.key", h.safe)
 	h.check(err)
-	_, err = p.Sign(key)
+	_, err = p.Sign(key, time.Now())
 	h.check(err)
 	h.check(WriteFile(p, ProposalFile(h.in)))
 	if _, err := Publish(h.Context(), h.in, deaf{}, nil, time.Now()); err == nil {
