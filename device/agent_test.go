@@ -136,6 +136,30 @@ func TestAgentComesBack(t *testing.T) {
 	}
 }
 
+// An agent that is run now and then fails when it must let something wait, and not because
+// something failed that was done by hand.
+func TestOnceAfterAFailure(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file")
+	u.sleep(0)
+	u.enrolled(t, "L-1")
+	must[time.Time](t)(u.agent().Once(t.Context()))
+	u.refused(http.StatusServiceUnavailable, wire.CodeUnavailable, "600")
+	if _, err := u.agent().Renew(t.Context(), false); problem(err) != wire.CodeUnavailable {
+		t.Fatal(err)
+	}
+	if next, err := u.agent().Once(t.Context()); err != nil || next.Before(u.clock().Add(time.Hour)) {
+		t.Fatalf("nothing is due, but: %v, %v", next, err)
+	}
+	u.sleep(25 * day)
+	if _, err := u.agent().Once(t.Context()); problem(err) != wire.CodeUnavailable {
+		t.Fatal(err)
+	}
+	if next, err := u.agent().Once(t.Context()); !errors.As(err, new(*agent.WaitError)) || next.After(u.clock().Add(time.Hour)) {
+		t.Fatalf("a renewal has to wait, but: %v, %v", next, err)
+	}
+}
+
 // A device that was refused for good asks once a day, whoever starts it again, and comes
 // back by itself should that be lifted.
 func TestAgentOfARevokedDevice(t *testing.T) {

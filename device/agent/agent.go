@@ -120,7 +120,7 @@ func (a *Agent) accompanied(ctx context.Context) (end func()) {
 }
 
 // Once does what is due now, for a device that sleeps or has a timer, and says when there
-// is more to do. What is due and has to wait is an error: *WaitError.
+// is more to do. What is due and has to wait is an error, as is a refusal for good: *WaitError.
 func (a *Agent) Once(ctx context.Context) (next time.Time, err error) {
 	release, err := a.dir().LockAgent()
 	if err != nil {
@@ -131,10 +131,19 @@ func (a *Agent) Once(ctx context.Context) (next time.Time, err error) {
 	wait, err := a.Turn(ctx)
 	a.publish()
 	now := a.now()
-	if o := a.outcome(); err == nil && o.Failure != nil && o.Attempt.Equal(before.Attempt) {
+	if o := a.outcome(); err == nil && o.Failure != nil && o.Attempt.Equal(before.Attempt) && (o.Final != nil || a.due()) {
 		err = &WaitError{Failure: *o.Failure, Until: now.Add(wait)}
 	}
 	return now.Add(wait), err
+}
+
+// due reports whether there is something to do that waits for nothing but a failure to be
+// far enough back.
+func (a *Agent) due() bool {
+	s, now, err := a.read()
+	o := a.outcome()
+	o.NotBefore = time.Time{}
+	return !plan(s, err, o, now, a.doubts(s, o)).at.After(now)
 }
 
 // WaitError: what is due has failed before, and it is too early to try again.
