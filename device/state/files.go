@@ -203,13 +203,15 @@ func (d *Dir) lock(name string) (release func(), err error) {
 	}
 	// Whoever else may write in the folder shall not have another file emptied by us.
 	path := filepath.Join(d.path, name)
-	f, err := create(path, os.O_RDWR, 0o644)
+	// And who can read a file can lock it (flock(2)), and keep the agent from it for ever.
+	f, err := create(path, os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrExist) {
 		f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	}
 	if err != nil {
 		return nil, err
 	}
+	f.Chmod(0o600) // one that an earlier version made
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {

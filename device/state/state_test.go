@@ -176,11 +176,19 @@ func TestLock(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	release()
+	// Another user who can open the file could lock it; one of an earlier version can be opened.
+	path := filepath.Join(d.Path(), lockFile)
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	release, err = d.Lock()
 	if err != nil {
 		t.Fatal(err)
 	}
 	release()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
 }
 
 // A link in the place of the lock does not empty the file that it leads to.
