@@ -514,6 +514,7 @@ func TestBadBodies(t *testing.T) {
 		"twice deep": {`{"message":{"serial":"a","serial":"b"},"statement":"","signature":""}`, wire.CodeMalformed},
 		"no message": {`{"statement":"","signature":""}`, wire.CodeMalformed},
 		"nonce":      {`{"message":{},"statement":"","signature":"","nonce":"AQ=="}`, wire.CodeMalformed},
+		"client":     {`{"message":{},"statement":"","signature":"","client":{"certificates":["AQ=="],"signature":"AQ=="}}`, wire.CodeMalformed},
 	} {
 		for _, path := range []string{wire.PathEnrol, wire.PathActivate, wire.PathRenew} {
 			if path == wire.PathActivate && (name == "nonce" || name == "no message") {

@@ -106,3 +106,57 @@ func TestNonceMode(t *testing.T) {
 		t.Errorf("the same message twice: %v", err)
 	}
 }
+
+// The secret that another chip has opened shows nothing of this one: a second message must.
+func TestSecretOfAnotherDevice(t *testing.T) {
+	i := install(t, settings{nonceMode: true})
+	a, b := proxied{i.unit(t, simtpm.Options{})}, proxied{i.unit(t, simtpm.Options{})}
+	for serial, p := range map[string]proxied{"SN-1": a, "SN-2": b} {
+		e, err := p.Enrolment(i.ticket(t, nil), serial, wire.Binding{Nonce: p.nonce(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := p.send(t, wire.PathEnrol, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := p.answer(first.Challenge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.IDevID = tls.Certificate{Certificate: second.Identity.IDevID, PrivateKey: p.TPM.IDevID}
+		p.Next = second.Identity.Next
+	}
+	for name, c := range map[string]struct {
+		opener proxied
+		once   bool
+	}{"its own": {a, true}, "another's": {b, false}} {
+		opened, err := c.opener.Open(c.opener.Next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := a.TPM.NewLDevID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		message, err := json.Marshal(wire.Renew{Key: key.Area, Activated: &opened})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bound := wire.Binding{Label: wire.LabelRenew, Nonce: a.nonce(t), Client: a.IDevID.Certificate[0], Message: message}
+		sum := bound.Sum()
+		evidence, err := a.TPM.Certify(key, sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signature, err := a.TPM.IDevID.Sign(rand.Reader, sum[:], crypto.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := a.send(t, wire.PathRenew, wire.Envelope{Message: message, Statement: evidence.Statement, Signature: evidence.Signature, Nonce: bound.Nonce,
+			Client: &wire.ClientProof{Certificates: a.IDevID.Certificate, Signature: signature}})
+		if err != nil || (answer.Identity != nil) != c.once || (answer.Challenge != nil) == c.once {
+			t.Errorf("%s secret: %+v, %v", name, answer, err)
+		}
+	}
+}
