@@ -40,7 +40,7 @@ func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 	}
 	pending, err := s.Verifier.Verify(r.Evidence, r.Binding, s.Now())
 	if err != nil {
-		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: r.Ticket, serial: r.Serial}, err)
+		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: r.Ticket, serial: bound.Serial}, err)
 	}
 	if claims, ok := pending.Proved(); ok {
 		bound.Expires = s.Now().Add(s.SessionLife)

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	gotpm "github.com/google/go-tpm/tpm2"
+
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -24,6 +26,15 @@ func TestAudit(t *testing.T) {
 		_, err := u.Renew(u.IDevID)
 		return err
 	}
+	signer := i.unit(t, simtpm.Options{AlterAK: func(p *gotpm.TPMTPublic) { p.ObjectAttributes.Restricted = false }})
+	guessing := func() error {
+		a, err := thief.begin(bound, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = thief.activate(wire.Activate{Session: a.Challenge.Session, Secret: random(32)})
+		return err
+	}
 	for _, c := range []struct {
 		do                          func() error
 		actor, verb, object, reason string
@@ -34,6 +45,12 @@ func TestAudit(t *testing.T) {
 		{func() error { _, err := thief.Enrol(bound, "SN-3"); return err }, "ticket:" + bound.ID, "enrolment.refused", "SN-3", "ticket-serial: "},
 		{func() error { _, err := thief.Enrol(invalid, "SN-3"); return err }, "stranger", "enrolment.refused", "SN-3", "ticket-invalid: "},
 		{func() error { _, err := thief.Enrol(wire.Permission{}, ""); return err }, "stranger", "enrolment.refused", "", "ticket-needed: "},
+		{func() error { _, err := signer.Enrol(bound, ""); return err }, "ticket:" + bound.ID, "enrolment.refused", "SN-2", "ak-not-restricted: "},
+		{func() error {
+			_, err := thief.activate(wire.Activate{Session: random(200), Secret: random(32)})
+			return err
+		}, "stranger", "activation.refused", "", "session-invalid: "},
+		{guessing, "ticket:" + bound.ID, "activation.refused", "SN-2", "evidence-refused: "},
 		{suspended, "device:default:SN-1", "renewal.refused", "default:SN-1", "device-suspended: "},
 	} {
 		before := i.sequence(t)
