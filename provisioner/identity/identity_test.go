@@ -14,7 +14,7 @@ import (
 
 func TestCheckSerial(t *testing.T) {
 	for _, bad := range []string{"", " ", "To be filled by O.E.M.", "to-be-filled-by-o.e.m.", "Default-string", "System Serial Number", "0000000000", "00:00:00",
-		"None", "N.A.", "SN\x00\x00", "SN 1", "SN/1", "SN+1", "SN#1", "Sé1", strings.Repeat("A", 41), "....", "1234567890", "\tSN1"} {
+		"None", "N.A.", "SN\x00\x00", "SN 1", "SN/1", "SN+1", "SN#1", "Sé1", strings.Repeat("A", 41), "....", "1234567890", "\tSN1", "-rf", "--to:x"} {
 		if CheckSerial(bad) == nil {
 			t.Errorf("%q was accepted", bad)
 		}

@@ -30,6 +30,9 @@ func CheckSerial(serial string) error {
 	case len(serial) > MaxSerial:
 		return fmt.Errorf("the serial number has %d characters; at most %d are allowed", len(serial), MaxSerial)
 	}
+	if serial[0] == '-' { // relays and stations hand it to commands
+		return fmt.Errorf("the serial number %q begins with a hyphen, as the options of commands do", serial)
+	}
 	letters := 0
 	var folded strings.Builder
 	for _, r := range serial {
