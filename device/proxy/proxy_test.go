@@ -437,6 +437,9 @@ func TestAccess(t *testing.T) {
 		open("user", proxy.Access{Users: []string{strconv.Itoa(stranger)}}),
 		open("group", proxy.Access{Groups: []string{strconv.Itoa(group)}}),
 		open("several", proxy.Access{Users: []string{"daemon", "65532"}, Groups: []string{"daemon"}}))
+	if info, err := os.Stat(filepath.Join(dir, "own")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("a socket for nobody else is open to others: %v, %v", info.Mode(), err)
+	}
 	as := func(uid, gid uint32, name string) bool {
 		if os.Geteuid() != 0 {
 			uid, gid = uint32(os.Geteuid()), uint32(os.Getegid())

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -74,10 +75,14 @@ func (t Tunnel) open() (*socket, error) {
 	if err := removeStale(address); err != nil {
 		return nil, err
 	}
-	// Nobody gets in before the mode is right.
-	mask := syscall.Umask(0o177)
-	l, err := net.Listen(network, address)
-	syscall.Umask(mask)
+	// Nobody gets in before the mode is right: bind makes the file with the mode that the
+	// socket has. A umask would be that of the state folder's files as well.
+	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var chmod error
+		err := c.Control(func(fd uintptr) { chmod = syscall.Fchmod(int(fd), 0o600) })
+		return errors.Join(err, chmod)
+	}}
+	l, err := private.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, err
 	}
