@@ -131,6 +131,9 @@ func permissionHint(path string) string {
 	if syscall.Stat(strings.TrimPrefix(path, "unix:"), &st) != nil {
 		return hint
 	}
+	if st.Gid == 0 { // as Debian's udev leaves /dev/tpm0
+		return "run as root, or let udev give the file to a group, such as tss"
+	}
 	group := strconv.FormatUint(uint64(st.Gid), 10)
 	if g, err := user.LookupGroupId(group); err == nil {
 		group = g.Name
