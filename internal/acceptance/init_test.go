@@ -16,7 +16,7 @@ func TestSystemdUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()
-	units := []string{"hallmark-device.service", "hallmark-device-once.service", "hallmark-device-once.timer"}
+	units := []string{"hallmark-device.service", "hallmark-device-once.service", "hallmark-device-once.timer", "hallmark-healthy.service"}
 	for i, unit := range units {
 		text, err := os.ReadFile(filepath.Join("../../init/systemd", unit))
 		if err != nil {
