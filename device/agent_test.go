@@ -394,7 +394,7 @@ func TestGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.refused(http.StatusServiceUnavailable, wire.CodeUnavailable, "1")
-	if err := u.agent().Check(t.Context()); problem(err) != wire.CodeUnavailable {
+	if err := next.Check(t.Context()); problem(err) != wire.CodeUnavailable {
 		t.Fatalf("another start: %v", err)
 	}
 }
