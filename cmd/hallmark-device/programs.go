@@ -36,7 +36,10 @@ input and output.
 	c.Flags().StringVar(&connection.To, "to", "", "`HOST:PORT` to connect to")
 	c.Flags().StringVar(&connection.Roots, "roots", "", rootsFlag)
 	c.Flags().StringVar(&connection.Name, "name", "", "name in the server's certificate, if it is not HOST")
-	c.Flags().StringSliceVar(&connection.ALPN, "alpn", nil, "application protocol to ask for, such as http/1.1")
+	c.Flags().Func("alpn", "application `PROTOCOL` to ask for, such as http/1.1; may be repeated", func(v string) error {
+		connection.ALPN = append(connection.ALPN, v)
+		return nil
+	})
 	c.RunE = run(func(c *cobra.Command, _ []string) error {
 		if connection.To == "" {
 			return usageError{errors.New("--to is needed"), c.CommandPath()}

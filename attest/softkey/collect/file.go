@@ -11,6 +11,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ func New() (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	der, err := marshal(key)
 	if err != nil {
 		return nil, err
 	}
@@ -60,16 +61,62 @@ func Parse(text []byte) (*File, error) {
 	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) != 0 {
 		return malformed("is not one PRIVATE KEY block")
 	}
-	any, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
+	var outer privateKeyInfo
+	if rest, err := asn1.Unmarshal(block.Bytes, &outer); err != nil || len(rest) != 0 {
 		return malformed("cannot be read")
 	}
-	key, ok := any.(*ecdsa.PrivateKey)
-	if !ok || key.Curve != elliptic.P256() {
+	if !bytes.Equal(outer.Algorithm.FullBytes, p256) {
 		return malformed("holds another kind of key")
+	}
+	var inner ecPrivateKey
+	rest, err := asn1.Unmarshal(outer.Key, &inner)
+	if err != nil || len(rest) != 0 || inner.Version != 1 {
+		return malformed("cannot be read")
+	}
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), inner.Key)
+	if err != nil {
+		return malformed("holds no key on P-256")
 	}
 	return newFile(key, bytes.Clone(text))
 }
+
+// What follows is for one kind of key; crypto/x509 knows them all, which weighs 90 KiB in
+// the agent.
+
+func marshal(key *ecdsa.PrivateKey) ([]byte, error) {
+	secret, err := key.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	inner, err := asn1.Marshal(ecPrivateKey{Version: 1, Key: secret, Public: asn1.BitString{Bytes: point, BitLength: 8 * len(point)}})
+	if err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(privateKeyInfo{Algorithm: asn1.RawValue{FullBytes: p256}, Key: inner})
+}
+
+// privateKeyInfo is that of RFC 5208 §5; attributes may follow.
+type privateKeyInfo struct {
+	Version   int
+	Algorithm asn1.RawValue
+	Key       []byte
+}
+
+// ecPrivateKey is that of RFC 5915 §3. The public key follows from the private one, and is
+// for others.
+type ecPrivateKey struct {
+	Version int
+	Key     []byte
+	Curve   asn1.ObjectIdentifier `asn1:"optional,explicit,tag:0"`
+	Public  asn1.BitString        `asn1:"optional,explicit,tag:1"`
+}
+
+// p256 is the AlgorithmIdentifier of a key on P-256: id-ecPublicKey, prime256v1 (RFC 5480 §2.1.1).
+var p256 = []byte("\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07")
 
 // Open reads a key from a file that nobody but its owner, who is the caller, or root, can
 // read or write.
