@@ -1,16 +1,20 @@
 package native_test
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/ca"
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -36,7 +40,8 @@ func TestWhoMayRenew(t *testing.T) {
 		"LDevID that has run out":  {u.LDevID, 31 * day, wire.CodeCertificateExpired},
 		"LDevID of tomorrow":       {u.LDevID, -day, wire.CodeCertificateExpired},
 		"AK's":                     {tls.Certificate{Certificate: id.AK, PrivateKey: u.TPM.AK}, 0, wire.CodeUnauthorised},
-		"of another CA, alike":     {i.forged(t, u.LDevID), 0, wire.CodeUnauthorised},
+		"of another CA, alike":     {forged(t, u.LDevID, nil), 0, wire.CodeUnauthorised},
+		"of this CA, not recorded": {forged(t, u.LDevID, i.signer(t, profile.Operational)), 0, wire.CodeCertificateUnknown},
 		"a server's":               {i.foundation.server, 0, wire.CodeUnauthorised},
 		"IDevID, years afterwards": {u.IDevID, 3000 * day, ""},
 	} {
@@ -57,8 +62,19 @@ func TestWhoMayRenew(t *testing.T) {
 	}
 }
 
-// forged is the same certificate but for its key and the key that signed it.
-func (i *installation) forged(t *testing.T, original tls.Certificate) tls.Certificate {
+// signer is an issuer's key.
+func (i *installation) signer(t *testing.T, issuer string) crypto.Signer {
+	t.Helper()
+	n := slices.IndexFunc(i.founded, func(f ca.Founded) bool { return f.Name == issuer })
+	if n < 0 {
+		t.Fatal("no issuer", issuer)
+	}
+	return i.founded[n].Signer
+}
+
+// forged is the same certificate for another key: with another serial number and signed by
+// the issuer's key, or, if that is nil, with the same one and signed by a key of its own.
+func forged(t *testing.T, original tls.Certificate, issuer crypto.Signer) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -68,8 +84,13 @@ func (i *installation) forged(t *testing.T, original tls.Certificate) tls.Certif
 	if err != nil {
 		t.Fatal(err)
 	}
-	parent := x509.Certificate{RawSubject: template.RawIssuer, SubjectKeyId: template.AuthorityKeyId, PublicKey: key.Public()}
-	der, err := x509.CreateCertificate(rand.Reader, template, &parent, key.Public(), key)
+	if issuer != nil {
+		template.SerialNumber = profile.NewSerial()
+	} else {
+		issuer = key
+	}
+	parent := x509.Certificate{RawSubject: template.RawIssuer, SubjectKeyId: template.AuthorityKeyId, PublicKey: issuer.Public()}
+	der, err := x509.CreateCertificate(rand.Reader, template, &parent, key.Public(), issuer)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -392,6 +392,7 @@ func TestLostJournal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFactory(t)
 			f.enrol("before", record.DefaultLot)
+			older := f.backup()
 			if found := Check(t.Context(), f.in.Config.File, time.Now()); about(found, "journal").Level != OK {
 				t.Errorf("a sound journal: %+v", found)
 			}
@@ -420,6 +421,9 @@ func TestLostJournal(t *testing.T) {
 			done, err := restore(t, Restoring{From: file})
 			if err != nil || done.Lost {
 				t.Fatalf("%+v, %v", done, err)
+			}
+			if _, err := restore(t, Restoring{From: older}); err == nil {
+				t.Error("a backup of before goes with the new journal")
 			}
 			again := open(t, done.Config)
 			for _, id := range []string{"id-before", "id-after"} {
