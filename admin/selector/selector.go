@@ -42,8 +42,9 @@ const (
 // words are the values of fields that have only a few: a misspelt one would select
 // nothing, and look like an answer.
 var words = map[string][]string{
-	"state":  {record.StateActive, record.StateSuspended, record.StateRevoked},
-	"status": {"intended", "good", "hold", "revoked", "expired"}, // record.StatusOf
+	"assurance": {record.LevelCertified + "+" + record.LevelRegistered, record.LevelCertified, record.LevelRegistered, record.LevelFirstUse, record.LevelSoftware},
+	"state":     {record.StateActive, record.StateSuspended, record.StateRevoked},
+	"status":    {"intended", "good", "hold", "revoked", "expired"}, // record.StatusOf
 }
 
 // Fields are what an expression may name.
@@ -204,9 +205,9 @@ func (p *parser) textComparison(field, operator string, operatorAt int, value st
 	equality := operator == record.OpEqual || operator == record.OpNotEqual
 	choice := words[field]
 	switch {
-	case choice != nil && !equality:
+	case choice != nil && !equality && field != "assurance": // of which "certified*" is a choice too
 		return nil, p.errorAt(operatorAt, fmt.Sprintf("%s compares with = and != only", field))
-	case choice != nil && !slices.Contains(choice, value):
+	case choice != nil && equality && !slices.Contains(choice, value):
 		return nil, p.errorAt(valueAt, fmt.Sprintf("%s is one of %s", field, strings.Join(choice, ", ")))
 	case equality && strings.Contains(value, "*"):
 		return nil, p.errorAt(operatorAt, fmt.Sprintf("a pattern is compared with a colon: %s:%s", field, clip(value)))
@@ -214,6 +215,9 @@ func (p *parser) textComparison(field, operator string, operatorAt int, value st
 		return nil, p.errorAt(operatorAt, fmt.Sprintf("%s is text: it compares with = != and : only", field))
 	case strings.Count(value, "*") > maxStars:
 		return nil, p.errorAt(valueAt, fmt.Sprintf("more than %d stars in one pattern", maxStars))
+	}
+	if many := field == "ek.issuer" || strings.HasPrefix(field, record.LabelField); value == "*" && !many { // there is one at all
+		operator, value = record.OpNotEqual, ""
 	}
 	return &record.Selector{Op: operator, Field: field, Value: value}, nil
 }
@@ -282,11 +286,14 @@ func (p *parser) quoted(quote byte) (string, error) {
 
 // timeComparison compares with an instant, or with the day that a bare date means.
 func (p *parser) timeComparison(field, operator string, operatorAt int, value string, valueAt int) (*record.Selector, error) {
-	if operator == record.OpHas {
-		return nil, p.errorAt(operatorAt, fmt.Sprintf("%s is a time: it compares with = != < <= > >= only", field))
-	}
 	compare := func(op string, t time.Time) *record.Selector {
 		return &record.Selector{Op: op, Field: field, Value: t}
+	}
+	switch {
+	case operator == record.OpHas && value == "*": // it has come at all
+		return compare(record.OpGreaterEqual, time.Unix(0, 0).UTC()), nil
+	case operator == record.OpHas:
+		return nil, p.errorAt(operatorAt, fmt.Sprintf("%s is a time: it compares with = != < <= > >= and :* only", field))
 	}
 	if instant, err := time.Parse(time.RFC3339, value); err == nil {
 		return compare(operator, instant.UTC()), nil

@@ -69,6 +69,11 @@ func TestParse(t *testing.T) {
 		"key.alg=rsa-2048 expires>2027-01-01T00:00:00Z": `(key.alg = "rsa-2048" AND expires > "2027-01-01T00:00:00Z")`,
 		`lot=""`:                            `lot = ""`,
 		"seen >= 2026-11-22T10:00:00+02:00": `seen >= "2026-11-22T08:00:00Z"`,
+		// A star alone asks whether there is a value.
+		"tpm.maker:* ek.issuer:* label.a:*": `(tpm.maker != "" AND ek.issuer : "*" AND labels.a : "*")`,
+		"renewed:*":                         `renewed >= "1970-01-01T00:00:00Z"`,
+		"assurance = certified+registered":  `assurance = "certified+registered"`,
+		"assurance:certified*":              `assurance : "certified*"`,
 		// A date is its whole day.
 		"seen < 2026-11-22":  `seen < "2026-11-22T00:00:00Z"`,
 		"seen <= 2026-11-22": `seen < "2026-11-23T00:00:00Z"`,
@@ -118,6 +123,7 @@ func TestErrorsPointAtThePlace(t *testing.T) {
 		{"serial<a", 7, "serial is text"},
 		{"serial=SN*", 7, "a pattern is compared with a colon: serial:SN*"},
 		{"state=actve", 7, "state is one of active, suspended, revoked"},
+		{"assurance=high", 11, "assurance is one of certified+registered, certified, registered, first-use, software"},
 		{"state:act*", 6, "state compares with = and != only"},
 		{"serial:" + strings.Repeat("*", 9), 8, "more than 8 stars"},
 		{"seen:2026*", 5, "seen is a time: it compares with"},

@@ -70,6 +70,9 @@ enrolled, renewed, expires (of the working certificate), seen.`,
 
 // tpmName describes a chip; only an EK certificate tells maker and model.
 func tpmName(t wire.TPM) string {
+	if t.Firmware == "" { // it has none
+		return strings.TrimSpace(t.Maker + " " + t.Model)
+	}
 	return strings.TrimSpace(strings.TrimSpace(t.Maker+" "+t.Model) + " firmware " + t.Firmware)
 }
 

@@ -155,7 +155,7 @@ func (t acting) many(c *cobra.Command, cl *client.Client) error {
 			fmt.Fprintln(c.OutOrStdout(), j.ID)
 		}
 		return terminal.Waiting(fmt.Errorf("job %s, %s of %s, waits for another operator", j.ID, j.Kind, terminal.Count(int(j.Total), "device")),
-			"another operator types: hallmark approve "+j.Approval+"; until then suspending needs nobody: hallmark device suspend")
+			"another operator types: hallmark approve "+j.Approval+"; until then suspending needs nobody: hallmark device suspend "+t.selected())
 	case t.detach:
 		if *t.asJSON {
 			return terminal.Show(c, true, j)
@@ -169,6 +169,14 @@ func (t acting) many(c *cobra.Command, cl *client.Client) error {
 		return terminal.Shown(c, p, err)
 	}
 	return t.ended(c, p)
+}
+
+// selected is the selection, to type it again.
+func (t acting) selected() string {
+	if len(t.in.Devices) > 0 {
+		return strings.Join(t.in.Devices, " ")
+	}
+	return "--where '" + strings.ReplaceAll(t.in.Where, "'", `'\''`) + "'"
 }
 
 // ended says what a job has come to.

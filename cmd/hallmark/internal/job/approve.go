@@ -1,8 +1,10 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -82,12 +84,45 @@ func approvals(a *terminal.App) *cobra.Command {
 		return terminal.List(c, *asJSON, 0, "REQUEST\tABOUT\tWHERE\tASKED BY\tASKED\tUNTIL\tWHY", func(p jobs.Approval) []string {
 			where := ""
 			if p.Job != nil {
-				where = p.Job.Where
+				where = cmp.Or(p.Job.Where, named(c, cl, *p.Job))
 			}
 			return []string{p.ID, about(p), where, p.Requester, terminal.When(p.Requested), terminal.When(p.Expires), p.Why}
 		}, func(int, string) (wire.List[jobs.Approval], error) { return cl.Approvals(c.Context()) })
 	})
 	return c
+}
+
+// named are the devices of a job that were named: one line has room for a few.
+func named(c *cobra.Command, cl *client.Client, j jobs.Job) string {
+	const room = 3
+	found, err := cl.JobDevices(c.Context(), j.ID, client.Query{Limit: room})
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, d := range found.Items {
+		names = append(names, d.Name)
+	}
+	if more := j.Total - int64(len(names)); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more: hallmark job show %s --devices", more, j.ID))
+	}
+	return strings.Join(names, ", ")
+}
+
+// happened is what an alert is about: of a job its kind and size, and that it broke the glass.
+func happened(e wire.Event) string {
+	text := e.Verb
+	if kind := e.Detail["kind"]; kind != "" {
+		text += " (" + kind
+		if n := e.Detail["devices"]; n != "" {
+			text += ", devices: " + n
+		}
+		text += ")"
+	}
+	if why := e.Detail["break_glass"]; why != "" {
+		text += ", WITHOUT ANOTHER OPERATOR: " + why
+	}
+	return text
 }
 
 // Alert is `hallmark alert`.
@@ -103,7 +138,7 @@ func Alert(a *terminal.App) *cobra.Command {
 		}
 		newest := int64(0)
 		err = terminal.List(c, *asJSON, 0, "TIME\tBY\tWHAT\tOBJECT\tWHY", func(e wire.Event) []string {
-			return []string{terminal.When(e.Time), e.Actor, e.Verb, e.Object, e.Reason}
+			return []string{terminal.When(e.Time), e.Actor, happened(e), e.Object, e.Reason}
 		}, func(int, string) (wire.List[wire.Event], error) {
 			got, err := cl.Alerts(c.Context())
 			if n := len(got.Items); n > 0 {
