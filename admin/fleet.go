@@ -150,7 +150,7 @@ func (s *Service) lift(ctx context.Context, c *gate.Call) (any, error) {
 	case d.State != record.StateRevoked:
 		return wire.StatusChange{Device: d.Name(), State: d.State}, nil
 	}
-	if err := s.Watch.Need(ctx, c, record.ApproveTombstone, d.ID, in.Why); err != nil {
+	if err := s.Watch.Need(ctx, c, record.ApproveTombstone, d.ID, d.Name(), in.Why); err != nil {
 		return nil, err
 	}
 	e := c.Event("device.lifted", d.Name())

@@ -44,7 +44,7 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 	if g.NewKey && !d.Assurance.Hardware && d.State != record.StateRevoked {
 		done, err := s.Watch.RevokeOne(ctx, c, d)
 		if err != nil && gate.Problem(err).Code == wire.CodeApproval {
-			done, err = func() {}, s.Watch.Need(ctx, c, record.ApproveGrant, d.ID, in.Why)
+			done, err = func() {}, s.Watch.Need(ctx, c, record.ApproveGrant, d.ID, d.Name(), in.Why)
 		}
 		if err != nil {
 			return nil, err

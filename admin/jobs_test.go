@@ -545,6 +545,17 @@ func TestLift(t *testing.T) {
 	if !got.Changed || got.State != "active" {
 		t.Errorf("lifted: %+v", got)
 	}
+	// People know the device by its name, before and after.
+	alerts, err := bo.Alerts(ctx)
+	check(t, err)
+	for _, e := range alerts.Items {
+		if e.Object != d.Name() {
+			t.Errorf("bo hears of %q: %+v", e.Object, e)
+		}
+	}
+	if alerts, err = h.anna.Alerts(ctx); err != nil || alerts.Items[len(alerts.Items)-1].Object != d.Name() {
+		t.Errorf("anna hears %+v, %v", alerts.Items, err)
+	}
 	shown, err := h.anna.Device(ctx, d.ID)
 	check(t, err)
 	for _, c := range shown.Certificates {

@@ -35,7 +35,7 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
 	o := record.Operator{Name: in.Name, Created: c.Now, Invitation: s.Permissions.NewID(), InvitedUntil: c.Now.Add(ttl)}
-	if err := s.Watch.Need(ctx, c, record.ApproveOperator, o.Name, ""); err != nil {
+	if err := s.Watch.Need(ctx, c, record.ApproveOperator, o.Name, o.Name, ""); err != nil {
 		return nil, err
 	}
 	e := c.Event("operator.invited", o.Name)

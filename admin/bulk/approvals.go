@@ -59,16 +59,20 @@ func (s *Service) approve(ctx context.Context, c *gate.Call) (any, error) {
 	if err != nil {
 		return nil, worded(err, id)
 	}
+	if asked.Requester == c.Caller.Name {
+		return nil, s.ownRequest(ctx, c, asked)
+	}
 	verb := "approval.given"
 	if asked.Kind == record.ReviewJob {
 		verb = "review.done"
 	}
-	e := c.Event(verb, asked.Subject)
+	shown, err := s.showApproval(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	e := c.Event(verb, shown.Subject)
 	e.Reason, e.Alert = asked.Why, true
 	e.Detail["request"], e.Detail["kind"], e.Detail["requester"] = asked.ID, asked.Kind, asked.Requester
-	if asked.Requester == c.Caller.Name {
-		return nil, s.ownRequest(ctx, c, asked)
-	}
 	a, err := s.Store.Approve(ctx, id, c.Caller.Name, c.Now, e)
 	if err != nil {
 		return nil, worded(err, id)
@@ -143,7 +147,7 @@ func (s *Service) set(ctx context.Context, c *gate.Call) (any, error) {
 	if err != nil || n == now {
 		return threshold(now), err
 	}
-	if err := s.Watch.Need(ctx, c, record.ApproveSetting, name+"="+value, in.Why); err != nil {
+	if err := s.Watch.Need(ctx, c, record.ApproveSetting, name+"="+value, name+"="+value, in.Why); err != nil {
 		return nil, err
 	}
 	e := c.Event("setting.changed", name)

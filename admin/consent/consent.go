@@ -75,18 +75,18 @@ func (w *Watch) Others(ctx context.Context, caller string, now time.Time) (other
 
 // Need returns nil if the caller may do now what kind and subject (record.Approval) say:
 // alone, or with another's consent, which is used up. Otherwise it asks for consent and
-// returns the refusal that says so.
-func (w *Watch) Need(ctx context.Context, c *gate.Call, kind, subject, why string) error {
+// returns the refusal that says so. To people the subject is known as name.
+func (w *Watch) Need(ctx context.Context, c *gate.Call, kind, subject, name, why string) error {
 	able, err := w.store.Able(ctx, c.Now)
 	if err != nil || Alone(able, c.Caller.Name) {
 		return err
 	}
-	e := c.Event("approval.spent", subject)
+	e := c.Event("approval.spent", name)
 	e.Detail["kind"] = kind
 	if err := w.store.SpendApproval(ctx, kind, subject, c.Caller.Name, c.Now, e); !errors.Is(err, record.ErrNotFound) {
 		return err
 	}
-	e = c.Event("approval.requested", subject)
+	e = c.Event("approval.requested", name)
 	e.Reason, e.Alert, e.Detail["kind"] = why, true, kind
 	a, err := w.store.RequestApproval(ctx, record.Approval{Kind: kind, Subject: subject, Why: why,
 		Requester: c.Caller.Name, Requested: c.Now, Expires: c.Now.Add(Life)}, e)

@@ -38,10 +38,11 @@ const recently = `(CASE d.state WHEN 'revoked' THEN EXISTS (SELECT 1 FROM tombst
 	ELSE NOT EXISTS (` + keyless + ` AND k.created <= ?2) END)`
 
 // lotsEnded judges the devices that a statement selects by its parameter ?1. The search
-// for a device that is left ends with the first, and that for several with the second.
+// for a device that is left ends with the first, the newest, since old ones are retired;
+// that for several with the second.
 func lotsEnded(ctx context.Context, c *engine.Conn, ends string, which any, at time.Time) ([]string, error) {
 	return engine.Query(ctx, c, func(r engine.Row) string { return r.Text(0) },
 		"SELECT g.lot FROM (SELECT DISTINCT d.lot FROM ("+ends+") e CROSS JOIN devices d ON d.seq = e.device WHERE "+inForce+`) g
-		WHERE NOT EXISTS (SELECT 1 FROM devices d WHERE d.lot = g.lot AND `+inForce+" AND d.seq NOT IN ("+ends+`))
+		WHERE (SELECT 1 FROM devices d WHERE d.lot = g.lot AND `+inForce+" AND d.seq NOT IN ("+ends+`) ORDER BY d.seq DESC LIMIT 1) IS NULL
 		AND (SELECT 1 FROM devices d WHERE d.lot = g.lot AND `+recently+" LIMIT 1 OFFSET 1) IS NOT NULL", which, at.Add(-record.LotMemory))
 }
