@@ -29,7 +29,7 @@ const mebibyte = 1 << 20
 func BenchmarkDeviceSize(b *testing.B) {
 	for range b.N {
 		file := filepath.Join(b.TempDir(), "hallmark-device")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "../../cmd/hallmark-device")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -R 0x1000", "-o", file, "../../cmd/hallmark-device")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=7")
 		if out, err := build.CombinedOutput(); err != nil {
 			b.Fatalf("%v\n%s", err, out)
