@@ -71,16 +71,12 @@ func checkKeys(value []byte) error {
 		case ':':
 			key = false
 		case '"':
-			begin := i + 1
-			for i = begin; value[i] != '"'; i++ {
-				if value[i] == '\\' {
-					i++
-				}
-			}
+			text := quoted(value[i+1:])
+			i += 1 + len(text)
 			if !key {
 				continue
 			}
-			name := string(value[begin:i])
+			name := string(text)
 			if strings.Trim(name, keyLetters) != "" {
 				return fmt.Errorf("key %q is not lower case", name)
 			}
@@ -94,6 +90,21 @@ func checkKeys(value []byte) error {
 		}
 	}
 	return nil
+}
+
+// quoted is what stands before the quotation mark that ends a string.
+func quoted(s []byte) []byte {
+	end := bytes.IndexByte(s, '"')
+	escape := bytes.IndexByte(s[:end], '\\')
+	if escape < 0 {
+		return s[:end] // base64, nearly always
+	}
+	for end = escape; s[end] != '"'; end++ {
+		if s[end] == '\\' {
+			end++
+		}
+	}
+	return s[:end]
 }
 
 // Bytes is base64 in JSON, read strictly: encoding/json's own reading ignores line
