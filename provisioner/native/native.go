@@ -113,9 +113,9 @@ func (h *handler) nonce(w http.ResponseWriter, r *http.Request) {
 	h.reply(w, wire.NonceAnswer{Nonce: nonce, Expires: expires})
 }
 
-func (h *handler) enrol(w http.ResponseWriter, r *http.Request) {
+func (h *handler) enrol(w http.ResponseWriter, r *http.Request, body []byte) {
 	var m wire.Enrol
-	p, err := h.open(r, wire.LabelEnrol, &m)
+	p, err := h.open(r, body, wire.LabelEnrol, &m)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -128,9 +128,9 @@ func (h *handler) enrol(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, a, err)
 }
 
-func (h *handler) renew(w http.ResponseWriter, r *http.Request) {
+func (h *handler) renew(w http.ResponseWriter, r *http.Request, body []byte) {
 	var m wire.Renew
-	p, err := h.open(r, wire.LabelRenew, &m)
+	p, err := h.open(r, body, wire.LabelRenew, &m)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -155,7 +155,12 @@ func (h *handler) renew(w http.ResponseWriter, r *http.Request) {
 
 // poll tells a device when to renew. No evidence is asked for: nothing is issued.
 func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
-	p, err := h.open(r, wire.LabelPoll, new(wire.Poll))
+	body, err := read(r)
+	if err != nil {
+		h.fail(w, r, malformed(err))
+		return
+	}
+	p, err := h.open(r, body, wire.LabelPoll, new(wire.Poll))
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -186,9 +191,9 @@ var noCertificate = &wire.Problem{Status: http.StatusUnauthorized, Code: wire.Co
 // kind is the verifier's word for a message's; what it does not know it refuses.
 func kind(named string) string { return cmp.Or(named, attest.KindTPM2) }
 
-func (h *handler) activate(w http.ResponseWriter, r *http.Request) {
+func (h *handler) activate(w http.ResponseWriter, r *http.Request, body []byte) {
 	var m wire.Activate
-	if err := wire.Decode(r.Body, wire.MaxMessage, &m); err != nil {
+	if err := wire.DecodeBytes(body, &m); err != nil {
 		h.fail(w, r, malformed(err))
 		return
 	}
@@ -207,9 +212,9 @@ type proof struct {
 }
 
 // open reads an envelope and its message and computes the binding (design decision 7).
-func (h *handler) open(r *http.Request, label string, message any) (*proof, error) {
+func (h *handler) open(r *http.Request, body []byte, label string, message any) (*proof, error) {
 	p := &proof{}
-	if err := wire.Decode(r.Body, wire.MaxMessage, &p.Envelope); err != nil {
+	if err := wire.DecodeBytes(body, &p.Envelope); err != nil {
 		return nil, malformed(err)
 	}
 	if err := wire.DecodeBytes(p.Message, message); err != nil {

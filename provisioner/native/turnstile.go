@@ -81,14 +81,13 @@ func (t *turnstile) later(now time.Time) time.Duration {
 // through lets requests through the turnstile. Neither a device that sends slowly nor one
 // that reads slowly keeps a place meanwhile. Message two of an enrolment waits in any case:
 // half of the work is done.
-func (h *handler) through(work http.HandlerFunc) http.HandlerFunc {
+func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body []byte)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(io.LimitReader(r.Body, wire.MaxMessage+1))
+		body, err := read(r)
 		if err != nil {
 			h.fail(w, r, malformed(err))
 			return
 		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
 		wait := patience
 		if r.URL.Path == wire.PathActivate {
 			wait = time.Hour // the listener's time limit ends it sooner
@@ -102,10 +101,23 @@ func (h *handler) through(work http.HandlerFunc) http.HandlerFunc {
 		out := &held{ResponseWriter: w}
 		func() {
 			defer leave()
-			work(out, r)
+			work(out, r, body)
 		}()
 		out.send()
 	}
+}
+
+// usual is more than most messages have, in bytes.
+const usual = 8 << 10
+
+// read gives the whole body. What a device says its length is, it is believed as far as is usual.
+func read(r *http.Request) ([]byte, error) {
+	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usual)+bytes.MinRead))
+	_, err := body.ReadFrom(io.LimitReader(r.Body, wire.MaxMessage+1))
+	if err == nil && body.Len() > wire.MaxMessage {
+		err = wire.ErrTooLarge
+	}
+	return body.Bytes(), err
 }
 
 // held is an answer that is sent later.
