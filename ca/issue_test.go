@@ -367,6 +367,13 @@ func TestStrangeSigner(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	f := foundation(t)
+	other := func(change func(*x509.Certificate)) func(*ca.Config) {
+		return func(c *ca.Config) {
+			cert := *c.Issuers[0].Certificate
+			change(&cert)
+			c.Issuers[0].Certificate = &cert
+		}
+	}
 	for name, change := range map[string]func(*ca.Config){
 		"no store":             func(c *ca.Config) { c.Store = nil },
 		"no clock":             func(c *ca.Config) { c.Now = nil },
@@ -379,6 +386,11 @@ func TestNewRefuses(t *testing.T) {
 		"another's root":       func(c *ca.Config) { c.Issuers[0].Root = f[1].Root },
 		"no signer":            func(c *ca.Config) { c.Issuers[0].CAS = nil },
 		"a leaf as the issuer": func(c *ca.Config) { c.Issuers[0].Certificate = leaf(t) },
+		"no certificate":       func(c *ca.Config) { c.Issuers[0].Certificate = nil },
+		"no root":              func(c *ca.Config) { c.Issuers[0].Root = nil },
+		"no CA":                other(func(c *x509.Certificate) { c.IsCA = false }),
+		"a CA of CRLs alone":   other(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }),
+		"no key identifier":    other(func(c *x509.Certificate) { c.SubjectKeyId = nil }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := ca.Config{Store: newStore(t), BaseURL: baseURL, Organisation: "Acme Devices", Now: time.Now}

@@ -1,6 +1,7 @@
 package native_test
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -15,6 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -59,6 +61,32 @@ func TestWhoMayRenew(t *testing.T) {
 	ahead.Store(int64(31 * day))
 	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Errorf("and its IDevID: %v", err)
+	}
+}
+
+// A working certificate lives for thirty days, or for what its model says.
+func TestLifeOfAWorkingCertificate(t *testing.T) {
+	i := install(t, settings{})
+	u := i.unit(t, simtpm.Options{})
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, life := range []time.Duration{0, 7 * 24 * time.Hour} {
+		m, err := i.store.Model(t.Context(), record.DefaultModel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.LDevIDLifetime = life
+		if err := i.store.SetModel(t.Context(), m, record.Event{Time: time.Now(), Actor: "test", Verb: "model.changed"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Renew(u.IDevID); err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(u.LDevID.Certificate[0])
+		if want := cmp.Or(life, 30*24*time.Hour) - time.Second; err != nil || c.NotAfter.Sub(c.NotBefore) != want {
+			t.Errorf("a model that says %v: %v, %v", life, c.NotAfter.Sub(c.NotBefore), err)
+		}
 	}
 }
 
