@@ -54,12 +54,12 @@ func Propose(base wire.SignedBundle, next wire.Bundle) (*Proposal, error) {
 	return &Proposal{Base: base, Next: wire.SignedBundle{Bundle: text}, base: b, next: next}, nil
 }
 
-// maxProposal bounds a proposal's file: two bundles with their signatures, in base64.
-const maxProposal = 3 * wire.MaxMessage
+// MaxProposal bounds a proposal's file: two bundles with their signatures, in base64.
+const MaxProposal = 3 * wire.MaxMessage
 
 // ReadProposal reads what Write wrote, and believes none of its signatures.
 func ReadProposal(text []byte) (*Proposal, error) {
-	if len(text) > maxProposal {
+	if len(text) > MaxProposal {
 		return nil, wire.ErrTooLarge
 	}
 	p := new(Proposal)

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,9 +51,14 @@ func Pending(in *installation.Installation) (*trust.Proposal, error) {
 	return p, nil
 }
 
-// ReadFile reads a proposal from a file.
+// ReadFile reads a proposal from a file, which may be anything that somebody has brought.
 func ReadFile(path string) (*trust.Proposal, error) {
-	text, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, trust.MaxProposal+1))
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // house is an installation on its host.
@@ -243,4 +244,11 @@ type deaf struct{}
 
 func (deaf) Note(context.Context, ...record.Event) error {
 	return errors.New("no space left on device")
+}
+
+// A file without end is read to its bound.
+func TestReadFileIsBounded(t *testing.T) {
+	if _, err := ReadFile("/dev/zero"); !errors.Is(err, wire.ErrTooLarge) {
+		t.Error(err)
+	}
 }
