@@ -31,8 +31,8 @@ const (
 	// answer.
 	listAge    = 5 * time.Minute
 	failureAge = time.Minute
-	// maxLists bounds how many are kept.
-	maxLists = 16
+	// maxLists bounds how many are kept, 6 MB each at most: a visitor names one, its CA another.
+	maxLists = 4
 	// skew is by how much another clock may be ahead.
 	skew = 5 * time.Minute
 )
