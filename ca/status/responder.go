@@ -50,7 +50,16 @@ func (s *Service) answerOCSP(ctx context.Context, request []byte) (a answer, onl
 	if i == nil {
 		return answer{der: ocsp.Unauthorized}, true
 	}
-	a, err = s.current(ctx, i, r, s.now())
+	for _, m := range r.More { // one signature cannot speak for two issuers
+		if s.byHash[issuerKey(m.Hash, m.NameHash, m.KeyHash)] != i {
+			return answer{der: ocsp.Unauthorized}, true
+		}
+	}
+	if len(r.More) > 0 {
+		a, err = s.together(ctx, i, r, s.now())
+	} else {
+		a, err = s.current(ctx, i, r, s.now())
+	}
 	switch {
 	case errors.Is(err, errUnreadable):
 		s.log.Error("OCSP: the record cannot be read", "error", err)
@@ -59,7 +68,7 @@ func (s *Service) answerOCSP(ctx context.Context, request []byte) (a answer, onl
 		s.log.Error("OCSP: an answer could not be signed", "issuer", i.Name, "error", err)
 		return answer{der: ocsp.InternalError}, true
 	}
-	return a, r.Nonce != nil || a.status == ocsp.Unknown
+	return a, r.Nonce != nil || len(r.More) > 0 || a.status == ocsp.Unknown
 }
 
 var errUnreadable = errors.New("no verdict")
@@ -85,7 +94,7 @@ func (s *Service) current(ctx context.Context, i *issuer, r ocsp.Request, now ti
 		return answer{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	if kept.der == nil || kept.verdict != v || !kept.fresh(now) {
-		if kept, err = s.signAnswer(ctx, i, r, v, now); err != nil {
+		if kept, err = s.signAnswer(ctx, i, r, now, v); err != nil {
 			return answer{}, err
 		}
 	}
@@ -96,12 +105,26 @@ func (s *Service) current(ctx context.Context, i *issuer, r ocsp.Request, now ti
 	return kept, nil
 }
 
+// together signs one answer about several certificates. It is for whoever asked alone:
+// nobody else asks for the same ones.
+func (s *Service) together(ctx context.Context, i *issuer, r ocsp.Request, now time.Time) (answer, error) {
+	vs := make([]verdict, 0, ocsp.MaxCertificates)
+	for _, one := range append([]ocsp.Request{r}, r.More...) {
+		v, err := s.verdict(ctx, i.Name, one)
+		if err != nil {
+			return answer{}, fmt.Errorf("%w: %w", errUnreadable, err)
+		}
+		vs = append(vs, v)
+	}
+	return s.signAnswer(ctx, i, r, now, vs...)
+}
+
 // signAhead signs the kept answers anew that were asked for and will soon be too old.
 func (s *Service) signAhead(ctx context.Context) (failed error) {
 	for _, a := range s.answers.aging(s.now().Add(ahead - resignAfter)) {
 		v, err := s.verdict(ctx, a.issuer.Name, a.request)
 		if err == nil {
-			a, err = s.signAnswer(ctx, a.issuer, a.request, v, s.now())
+			a, err = s.signAnswer(ctx, a.issuer, a.request, s.now(), v)
 		}
 		if err != nil {
 			failed = fmt.Errorf("OCSP answers: %w", err)
@@ -136,7 +159,8 @@ func (s *Service) verdict(ctx context.Context, issuer string, r ocsp.Request) (v
 	return verdict{status: ocsp.Good}, nil
 }
 
-func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, v verdict, now time.Time) (answer, error) {
+// signAnswer answers a request with a verdict for each of its certificates.
+func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now time.Time, vs ...verdict) (answer, error) {
 	certificate, key, err := s.responder(ctx, i.Name)
 	if err != nil {
 		return answer{}, err
@@ -144,22 +168,29 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, v v
 	if err := checkResponder(certificate, key, i.Certificate, now); err != nil {
 		return answer{}, err
 	}
-	a := answer{verdict: v, thisUpdate: now.UTC().Truncate(time.Second), request: r, issuer: i}
+	a := answer{verdict: vs[0], thisUpdate: now.UTC().Truncate(time.Second), request: r, issuer: i}
 	a.modified = a.thisUpdate.Format(http.TimeFormat)
 	life := ocspLife
-	if v.status == ocsp.Unknown {
+	if slices.ContainsFunc(vs, func(v verdict) bool { return v.status == ocsp.Unknown }) {
 		life = cacheFor // it may be issued at any moment
 	}
 	a.nextUpdate = a.thisUpdate.Add(life)
 	if a.nextUpdate.After(certificate.NotAfter) {
 		a.nextUpdate = certificate.NotAfter
 	}
-	a.der, err = ocsp.Response{
-		CertID: r.CertID, Status: v.status, Since: time.Unix(v.since, 0), Reason: v.reason,
-		ThisUpdate: a.thisUpdate, NextUpdate: a.nextUpdate, Nonce: r.Nonce,
-	}.Sign(certificate, key)
+	response := vs[0].of(r)
+	response.ThisUpdate, response.NextUpdate, response.Nonce = a.thisUpdate, a.nextUpdate, r.Nonce
+	for n, m := range r.More {
+		response.More = append(response.More, vs[n+1].of(m))
+	}
+	a.der, err = response.Sign(certificate, key)
 	a.etag = etag(a.der)
 	return a, err
+}
+
+// of words a verdict on the certificate that was asked for.
+func (v verdict) of(r ocsp.Request) ocsp.Response {
+	return ocsp.Response{CertID: r.CertID, Status: v.status, Since: time.Unix(v.since, 0), Reason: v.reason}
 }
 
 // checkResponder holds a responder against RFC 6960 §4.2.2.2: issued by the very CA it

@@ -31,6 +31,59 @@ func (p *pki) request(serial *big.Int, hash crypto.Hash) []byte {
 	return der
 }
 
+// severally is a request for several certificates.
+func (p *pki) severally(serials ...*big.Int) []byte {
+	p.Helper()
+	var list []byte
+	for _, serial := range serials {
+		in := cryptobyte.String(p.request(serial, crypto.SHA256))
+		var request, tbs, singles cryptobyte.String
+		if !in.ReadASN1(&request, cbasn1.SEQUENCE) || !request.ReadASN1(&tbs, cbasn1.SEQUENCE) || !tbs.ReadASN1(&singles, cbasn1.SEQUENCE) {
+			p.Fatal("request")
+		}
+		list = append(list, singles...)
+	}
+	b := cryptobyte.NewBuilder(nil)
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(list) })
+		})
+	})
+	return b.BytesOrPanic()
+}
+
+// An answer about several says of each what the record says, at once: none of them is kept,
+// and no cache may keep them.
+func TestOCSPForSeveral(t *testing.T) {
+	p := newPKI(t)
+	one, other := newSerial(), newSerial()
+	p.record("d", 0, one, func(*record.Certificate) {})
+	p.record("e", 0, other, func(*record.Certificate) {})
+	ask := func(want ...int) {
+		t.Helper()
+		der := p.severally(one, other)
+		w := httptest.NewRecorder()
+		p.service.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/ocsp/"+url.PathEscape(base64.StdEncoding.EncodeToString(der)), nil))
+		if w.Header().Get("Cache-Control") != "no-store" {
+			t.Error(w.Header())
+		}
+		for n, serial := range []*big.Int{one, other} {
+			for _, answer := range [][]byte{w.Body.Bytes(), p.post(der)} {
+				r, err := second.ParseResponseForCert(answer, &x509.Certificate{SerialNumber: serial}, p.issuer)
+				if err != nil || r.Status != want[n] || r.NextUpdate.Sub(r.ThisUpdate) != ocspLife {
+					t.Errorf("certificate %d: %+v, %v", n+1, r, err)
+				}
+			}
+		}
+	}
+	ask(second.Good, second.Good)
+	p.must(err2(p.service.Suspend(background, "e", record.Event{})))
+	ask(second.Good, second.Revoked)
+	p.must(err2(p.service.Restore(background, "e", record.Event{})))
+	p.must(err2(p.service.Suspend(background, "d", record.Event{})))
+	ask(second.Revoked, second.Good)
+}
+
 func (p *pki) post(der []byte) []byte {
 	p.Helper()
 	w := httptest.NewRecorder()
@@ -157,12 +210,14 @@ func TestOCSPErrors(t *testing.T) {
 			t.Errorf("%s: %x, want %x", name, got, answer)
 		}
 	}
+	several := p.severally(serial, newSerial())
 	want("empty", nil, ocsp.Malformed)
 	want("garbage", []byte("garbage"), ocsp.Malformed)
 	want("another CA", newPKI(t).request(serial, crypto.SHA1), ocsp.Unauthorized)
 	want("a hash that is not ours", p.request(serial, crypto.SHA384), ocsp.Unauthorized)
 	p.store.set(func(m *memory) { m.fail = record.ErrUnavailable })
 	want("the record is away", good, ocsp.TryLater)
+	want("the record is away, and several are asked for", several, ocsp.TryLater)
 	p.store.set(func(m *memory) { m.fail = nil })
 
 	right := p.service.responder
@@ -189,6 +244,7 @@ func TestOCSPErrors(t *testing.T) {
 		return nil, nil, context.DeadlineExceeded
 	}
 	want("no responder", good, ocsp.InternalError)
+	want("no responder for several", several, ocsp.InternalError)
 	p.service.responder = right
 	if r := p.ask(serial); r.Status != second.Good {
 		t.Error("not good again:", r.Status)

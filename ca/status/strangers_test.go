@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -167,13 +168,26 @@ func TestStrangersAskOCSP(t *testing.T) {
 			t.Errorf("ocsptool, %s: %v\n%s", c.name, err, out)
 		}
 	}
-	// Many at once (RFC 9919 §3.1.1 has clients ask for one): a clear answer, however many.
-	for n, want := range map[int]string{2: "malformedrequest (1)", 100: "413"} {
-		args := []string{"ocsp", "-issuer", issuer, "-url", p.url + "/ocsp", "-CAfile", root}
-		for range n {
-			args = append(args, "-serial", "0x"+good.SerialNumber.Text(16))
+	// Several at once (RFC 6960 §4.1.1): one signed answer about each, up to a bound.
+	several := func(n int, extra ...string) string {
+		args := append([]string{"ocsp"}, extra...)
+		args = append(args, "-issuer", issuer, "-url", p.url+"/ocsp", "-CAfile", root, "-verify_other", issuer)
+		for i := range n {
+			args = append(args, "-serial", "0x"+[]*x509.Certificate{good, bad, held, never}[i%4].SerialNumber.Text(16))
 		}
-		if out, _ := f.run("openssl", args...); !strings.Contains(out, want) {
+		out, _ := f.run("openssl", args...)
+		return out
+	}
+	for _, extra := range [][]string{{"-nonce"}, {"-no_nonce"}, {"-sha256", "-nonce"}, {"-sha256", "-no_nonce"}} {
+		out := several(ocsp.MaxCertificates, extra...)
+		for status, want := range map[string]int{": good": 4, ": revoked": 8, "Reason: superseded": 4, "Reason: certificateHold": 4, ": unknown": 4, "Response verify OK": 1, "WARNING": 0} {
+			if strings.Count(out, status) != want {
+				t.Errorf("%v: %q stands there %d times, not %d:\n%s", extra, status, strings.Count(out, status), want, out)
+			}
+		}
+	}
+	for _, n := range []int{ocsp.MaxCertificates + 1, 100} {
+		if out := several(n); !strings.Contains(out, "malformedrequest (1)") {
 			t.Errorf("%d at once: %s", n, out)
 		}
 	}
@@ -183,5 +197,10 @@ func TestStrangersAskOCSP(t *testing.T) {
 	leaf := f.pem("leaf.pem", "CERTIFICATE", stranger.leaf("x", 0).Raw)
 	if out, _ := f.run("openssl", "ocsp", "-issuer", theirs, "-cert", leaf, "-url", p.url+"/ocsp", "-CAfile", root); !strings.Contains(out, "unauthorized (6)") {
 		t.Errorf("another issuer's certificate: %s", out)
+	}
+	// Nor is it answered beside one of ours: one signature speaks for one issuer.
+	ours := "0x" + good.SerialNumber.Text(16)
+	if out, _ := f.run("openssl", "ocsp", "-issuer", issuer, "-serial", ours, "-issuer", theirs, "-cert", leaf, "-url", p.url+"/ocsp", "-CAfile", root); !strings.Contains(out, "unauthorized (6)") {
+		t.Errorf("ours and another issuer's certificate: %s", out)
 	}
 }

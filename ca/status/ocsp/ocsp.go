@@ -21,9 +21,14 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// MaxRequest bounds a request, in bytes. An honest one has about 120, with a nonce of
-// the largest size 260; the rest is room for a signature, which is not read.
-const MaxRequest = 4 << 10
+// MaxRequest bounds a request, in bytes. An honest one has about 120 for each certificate
+// and at most 140 for a nonce; the rest is room for a signature, which is not read, and for
+// a hundred certificates, whose asker learns from Malformed more than from HTTP.
+const MaxRequest = 16 << 10
+
+// MaxCertificates bounds how many certificates one request may ask for: a device with its
+// issuers and their spares, not a fleet.
+const MaxCertificates = 16
 
 // ErrMalformed is wrapped by every error of ParseRequest: the answer is Malformed.
 var ErrMalformed = errors.New("not an OCSP request")
@@ -41,7 +46,7 @@ var (
 // certificate is meant.
 var Hashes = []crypto.Hash{crypto.SHA1, crypto.SHA256}
 
-// Request asks for the status of one certificate.
+// Request asks for the status of one certificate, and of those in More.
 type Request struct {
 	// CertID is the DER of the CertID as it was sent. The response repeats it, so a
 	// client that compares bytes finds its own.
@@ -53,40 +58,58 @@ type Request struct {
 	Serial *big.Int
 	// Nonce is to be repeated in the answer; nil if none was sent.
 	Nonce []byte
+	// More are the further certificates that were asked for, each without nonce and More.
+	// RFC 9919 §3.1.1 has clients ask for one, RFC 6960 §4.1.1 lets them ask for several.
+	More []Request
 }
 
-// ParseRequest reads an OCSPRequest, strictly DER. It must hold exactly one Request
-// (RFC 9919 §3.1.1 binds clients to that) and no critical extension but a nonce. A
-// requestor's name and a signature are passed over: the answer is public.
+// ParseRequest reads an OCSPRequest, strictly DER. It must hold 1 to MaxCertificates Requests
+// and no critical extension but a nonce. A requestor's name and a signature are passed
+// over: the answer is public.
 func ParseRequest(der []byte) (Request, error) {
 	if len(der) > MaxRequest {
 		return Request{}, fmt.Errorf("%w: over %d bytes", ErrMalformed, MaxRequest)
 	}
 	input := cryptobyte.String(der)
-	var request, tbs, list, single cryptobyte.String
-	var r Request
+	var request, tbs, list cryptobyte.String
 	switch {
 	case !input.ReadASN1(&request, cbasn1.SEQUENCE) || !input.Empty(),
 		!request.ReadASN1(&tbs, cbasn1.SEQUENCE),
 		!skipOptional(&request, 0) || !request.Empty(), // optionalSignature
 		!skipOptional(&tbs, 0),                         // version: v1 is all there is
 		!skipOptional(&tbs, 1),                         // requestorName
-		!tbs.ReadASN1(&list, cbasn1.SEQUENCE),
-		!list.ReadASN1(&single, cbasn1.SEQUENCE):
+		!tbs.ReadASN1(&list, cbasn1.SEQUENCE):
 		return Request{}, ErrMalformed
-	case !list.Empty():
-		return Request{}, fmt.Errorf("%w: more than one certificate", ErrMalformed)
+	}
+	r, err := readSingle(&list)
+	if err != nil {
+		return Request{}, err
+	}
+	for !list.Empty() {
+		if len(r.More) == MaxCertificates-1 {
+			return Request{}, fmt.Errorf("%w: more than %d certificates", ErrMalformed, MaxCertificates)
+		}
+		next, err := readSingle(&list)
+		if err != nil {
+			return Request{}, err
+		}
+		r.More = append(r.More, next)
+	}
+	r.Nonce, err = readExtensions(&tbs, 2)
+	return r, err
+}
+
+// readSingle reads one Request of the list. singleRequestExtensions [0] are not
+// requestExtensions [2]; only the latter may carry a nonce (RFC 6960 §4.4.1).
+func readSingle(list *cryptobyte.String) (r Request, err error) {
+	var single cryptobyte.String
+	if !list.ReadASN1(&single, cbasn1.SEQUENCE) {
+		return r, ErrMalformed
 	}
 	if err := r.readCertID(&single); err != nil {
-		return Request{}, err
+		return r, err
 	}
-	// singleRequestExtensions [0] and requestExtensions [2]; only the latter may carry
-	// a nonce (RFC 6960 §4.4.1).
-	if _, err := readExtensions(&single, 0); err != nil {
-		return Request{}, err
-	}
-	var err error
-	r.Nonce, err = readExtensions(&tbs, 2)
+	_, err = readExtensions(&single, 0)
 	return r, err
 }
 

@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -143,7 +144,15 @@ func TestParseRequest(t *testing.T) {
 		{"nonce for a single request", func(r *request) { r.TBS.List[0].Extensions = []ext{nonce(t, 16)} }, false, 0},
 		{"critical extension", func(r *request) { r.TBS.Extensions = []ext{critical} }, false, 0},
 		{"critical single extension", func(r *request) { r.TBS.List[0].Extensions = []ext{critical} }, false, 0},
-		{"two certificates", func(r *request) { r.TBS.List = append(r.TBS.List, r.TBS.List[0]) }, false, 0},
+		{"as many certificates as there may be", func(r *request) { r.TBS.List = slices.Repeat(r.TBS.List, MaxCertificates) }, true, 0},
+		{"one certificate more", func(r *request) { r.TBS.List = slices.Repeat(r.TBS.List, MaxCertificates+1) }, false, 0},
+		{"a hundred certificates", func(r *request) { r.TBS.List = slices.Repeat(r.TBS.List, 100) }, false, 0},
+		{"a second one that is none", func(r *request) {
+			r.TBS.List = append(r.TBS.List, single{ID: certID{Algorithm: r.TBS.List[0].ID.Algorithm, Serial: big.NewInt(-1)}})
+		}, false, 0},
+		{"a nonce for the second", func(r *request) {
+			r.TBS.List = append(r.TBS.List, single{ID: r.TBS.List[0].ID, Extensions: []ext{nonce(t, 16)}})
+		}, false, 0},
 		{"no certificate", func(r *request) { r.TBS.List = nil }, false, 0},
 		{"negative serial", func(r *request) { r.TBS.List[0].ID.Serial = big.NewInt(-1) }, false, 0},
 		{"serial too long", func(r *request) { r.TBS.List[0].ID.Serial = new(big.Int).Lsh(big.NewInt(1), 160) }, false, 0},
@@ -161,6 +170,9 @@ func TestParseRequest(t *testing.T) {
 		}
 		if !c.ok {
 			continue
+		}
+		if len(got.More) != len(r.TBS.List)-1 {
+			t.Errorf("%s: %d more", c.name, len(got.More))
 		}
 		if _, err := ParseRequest(append(der, 0)); err == nil {
 			t.Errorf("%s: trailing byte accepted", c.name)
@@ -252,17 +264,24 @@ func FuzzParseRequest(f *testing.F) {
 	r := sample()
 	r.TBS.Extensions = []ext{nonce(f, 16)}
 	f.Add(encode(f, r))
+	r.TBS.List = slices.Repeat(r.TBS.List, 3)
+	f.Add(encode(f, r))
 	f.Fuzz(func(t *testing.T, der []byte) {
 		got, err := ParseRequest(der)
 		if err != nil {
 			return
 		}
-		if !bytes.Contains(der, got.CertID) || got.Serial.BitLen() > 160 || len(got.Nonce) > 128 {
+		if len(got.Nonce) > 128 || len(got.More) >= MaxCertificates {
 			t.Fatalf("%+v", got)
 		}
-		var id certID
-		if rest, err := asn1.Unmarshal(got.CertID, &id); err != nil || len(rest) > 0 || id.Serial.Cmp(got.Serial) != 0 {
-			t.Fatalf("CertID %x: %v", got.CertID, err)
+		for _, one := range append([]Request{got}, got.More...) {
+			if !bytes.Contains(der, one.CertID) || one.Serial.BitLen() > 160 {
+				t.Fatalf("%+v", one)
+			}
+			var id certID
+			if rest, err := asn1.Unmarshal(one.CertID, &id); err != nil || len(rest) > 0 || id.Serial.Cmp(one.Serial) != 0 {
+				t.Fatalf("CertID %x: %v", one.CertID, err)
+			}
 		}
 	})
 }

@@ -39,7 +39,7 @@ const (
 	Unknown Status = 2
 )
 
-// Response is one certificate's status, to be signed.
+// Response is one certificate's status, with those in More, to be signed.
 type Response struct {
 	// CertID is Request.CertID.
 	CertID []byte
@@ -52,6 +52,9 @@ type Response struct {
 	ThisUpdate, NextUpdate time.Time
 	// Nonce is Request.Nonce; nil leaves it out.
 	Nonce []byte
+	// More are the statuses of Request.More, each with CertID, Status, Since and Reason
+	// alone: what was known at the same time is relied upon for as long.
+	More []Response
 }
 
 var oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
@@ -88,6 +91,10 @@ func (r Response) data(responder *x509.Certificate) ([]byte, error) {
 		b.AddASN1GeneralizedTime(r.ThisUpdate.UTC())
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			b.AddASN1(cbasn1.SEQUENCE, r.single)
+			for _, m := range r.More {
+				m.ThisUpdate, m.NextUpdate = r.ThisUpdate, r.NextUpdate
+				b.AddASN1(cbasn1.SEQUENCE, m.single)
+			}
 		})
 		if r.Nonce != nil {
 			b.AddASN1(explicit(1), r.extensions)
