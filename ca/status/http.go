@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -244,7 +242,7 @@ func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
 		http.Error(w, "request too long: use POST", http.StatusRequestURITooLong)
 		return
 	}
-	request, err := decodePath(path)
+	request, err := ocsp.DecodePath(path)
 	if err != nil {
 		writeOCSP(w, answer{der: ocsp.Malformed})
 		return
@@ -272,24 +270,6 @@ func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
 	header.Set("Content-Length", strconv.Itoa(len(a.der)))
 	w.Write(a.der)
 }
-
-// decodePath undoes what clients and proxies do to the base64 of a request in a path
-// (RFC 6960 appendix A.1), beyond the escapes that net/url has undone: escapes of escapes,
-// the alphabet of RFC 4648 §5, a "+" that became a space, line breaks, padding left out, and
-// slashes too many in front. None of those can be confused: a request begins with 0x30,
-// its base64 with "M".
-func decodePath(path string) ([]byte, error) {
-	if strings.Contains(path, "%") {
-		var err error
-		if path, err = url.PathUnescape(path); err != nil {
-			return nil, err
-		}
-	}
-	text := strings.TrimRight(strings.TrimLeft(fashions.Replace(path), "/"), "=")
-	return base64.RawStdEncoding.DecodeString(text)
-}
-
-var fashions = strings.NewReplacer(" ", "+", "-", "+", "_", "/", "\r", "", "\n", "")
 
 func (h *handler) postOCSP(w http.ResponseWriter, r *http.Request) {
 	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, ocsp.MaxRequest))

@@ -1,11 +1,7 @@
 package status
 
 import (
-	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -165,7 +161,7 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now
 	if err != nil {
 		return answer{}, err
 	}
-	if err := checkResponder(certificate, key, i.Certificate, now); err != nil {
+	if err := ocsp.CheckResponder(certificate, key, i.Certificate, now); err != nil {
 		return answer{}, err
 	}
 	a := answer{verdict: vs[0], thisUpdate: now.UTC().Truncate(time.Second), request: r, issuer: i}
@@ -191,22 +187,6 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now
 // of words a verdict on the certificate that was asked for.
 func (v verdict) of(r ocsp.Request) ocsp.Response {
 	return ocsp.Response{CertID: r.CertID, Status: v.status, Since: time.Unix(v.since, 0), Reason: v.reason}
-}
-
-// checkResponder holds a responder against RFC 6960 §4.2.2.2: issued by the very CA it
-// answers for, for this purpose, and still valid.
-func checkResponder(c *x509.Certificate, key crypto.Signer, issuer *x509.Certificate, now time.Time) error {
-	switch public, ok := c.PublicKey.(*ecdsa.PublicKey); {
-	case !ok || !public.Equal(key.Public()):
-		return errors.New("the OCSP responder's certificate is not for its key")
-	case !bytes.Equal(c.RawIssuer, issuer.RawSubject) || !bytes.Equal(c.AuthorityKeyId, issuer.SubjectKeyId):
-		return errors.New("the OCSP responder's certificate is not by this issuer")
-	case !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning):
-		return errors.New("the OCSP responder's certificate lacks id-kp-OCSPSigning")
-	case now.Before(c.NotBefore) || !now.Before(c.NotAfter):
-		return errors.New("the OCSP responder's certificate is not valid now")
-	}
-	return nil
 }
 
 // fresh reports whether an answer may still be given out: younger than resignAfter,

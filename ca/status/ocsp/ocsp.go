@@ -13,9 +13,12 @@ import (
 	_ "crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/big"
+	"net/url"
+	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -187,6 +190,24 @@ func readNonce(value cryptobyte.String) (nonce []byte, err error) {
 	}
 	return nonce, nil
 }
+
+// DecodePath undoes what clients and proxies do to the base64 of a request in a path
+// (RFC 6960 appendix A.1), beyond the escapes that net/url has undone: escapes of escapes,
+// the alphabet of RFC 4648 §5, a "+" that became a space, line breaks, padding left out, and
+// slashes too many in front. None of those can be confused: a request begins with 0x30,
+// its base64 with "M".
+func DecodePath(path string) ([]byte, error) {
+	if strings.Contains(path, "%") {
+		var err error
+		if path, err = url.PathUnescape(path); err != nil {
+			return nil, err
+		}
+	}
+	text := strings.TrimRight(strings.TrimLeft(fashions.Replace(path), "/"), "=")
+	return base64.RawStdEncoding.DecodeString(text)
+}
+
+var fashions = strings.NewReplacer(" ", "+", "-", "+", "_", "/", "\r", "", "\n", "")
 
 // IssuerHashes are the two hashes that name an issuer in a CertID: over its subject
 // and over its public key's bits, without tag, length and unused bits (RFC 6960 §4.1.1).

@@ -1,6 +1,7 @@
 package ocsp
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,6 +12,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -76,6 +78,22 @@ func (r Response) Sign(responder *x509.Certificate, key crypto.Signer) ([]byte, 
 		return nil, fmt.Errorf("ocsp: signing: %w", err)
 	}
 	return envelope(tbs, signature, responder.Raw)
+}
+
+// CheckResponder holds a responder against RFC 6960 §4.2.2.2: issued by the very CA it
+// answers for, for this purpose, and still valid.
+func CheckResponder(c *x509.Certificate, key crypto.Signer, issuer *x509.Certificate, now time.Time) error {
+	switch public, ok := c.PublicKey.(*ecdsa.PublicKey); {
+	case !ok || !public.Equal(key.Public()):
+		return errors.New("the OCSP responder's certificate is not for its key")
+	case !bytes.Equal(c.RawIssuer, issuer.RawSubject) || !bytes.Equal(c.AuthorityKeyId, issuer.SubjectKeyId):
+		return errors.New("the OCSP responder's certificate is not by this issuer")
+	case !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning):
+		return errors.New("the OCSP responder's certificate lacks id-kp-OCSPSigning")
+	case now.Before(c.NotBefore) || !now.Before(c.NotAfter):
+		return errors.New("the OCSP responder's certificate is not valid now")
+	}
+	return nil
 }
 
 // data is ResponseData (RFC 6960 §4.2.1).
