@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"math/big"
 	"time"
@@ -93,7 +92,7 @@ func (f Founding) found(lints *linter, name string) (Founded, error) {
 	if made.Certificate, err = certify(lints, a, p, made.RootSigner); err != nil {
 		return made, err
 	}
-	made.RootCRL, err = rootCRL(made.Root, made.RootSigner, big.NewInt(1), nil, f.Now, made.Certificate.NotAfter)
+	made.RootCRL, err = rootCRL(made.Root, made.RootSigner, rootCRLOf(big.NewInt(1), nil, f.Now, made.Certificate.NotAfter))
 	return made, err
 }
 
@@ -137,49 +136,4 @@ func certify(lints *linter, a profile.Authority, p profile.Placement, signer cry
 		parent = cert
 	}
 	return cert, profile.CheckSignature(cert, parent)
-}
-
-// rootCRL is a root's CRL (RFC 5280 §5).
-func rootCRL(root *x509.Certificate, signer crypto.Signer, number *big.Int, entries []x509.RevocationListEntry, now, next time.Time) ([]byte, error) {
-	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-		Number: number, ThisUpdate: now.UTC().Add(-backdate).Truncate(time.Second), NextUpdate: next, RevokedCertificateEntries: entries,
-	}, root, signer)
-	if err != nil {
-		return nil, fmt.Errorf("sign the root's CRL: %w", err)
-	}
-	crl, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return nil, err
-	}
-	if len(crl.RevokedCertificateEntries) != len(entries) {
-		return nil, fmt.Errorf("the root's CRL should have %d entries", len(entries))
-	}
-	return der, crl.CheckSignatureFrom(root)
-}
-
-// RevokeIssuer signs the next CRL of a root: it names an issuer, beside those that the
-// list (DER) names which is in use, and lasts as long as that. Reason is a CRLReason.
-func RevokeIssuer(list []byte, root, issuer *x509.Certificate, signer crypto.Signer, reason int, now time.Time) ([]byte, error) {
-	in, err := x509.ParseRevocationList(list)
-	if err != nil {
-		return nil, err
-	}
-	if err := in.CheckSignatureFrom(root); err != nil {
-		return nil, fmt.Errorf("the list in use: %w", err)
-	}
-	if err := profile.CheckSignature(issuer, root); err != nil {
-		return nil, err
-	}
-	if key, ok := root.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !key.Equal(signer.Public()) {
-		return nil, errors.New("this is not the root's key")
-	}
-	since := now.UTC().Add(-backdate).Truncate(time.Second) // as the list, which tells nothing of the future
-	entries := []x509.RevocationListEntry{{SerialNumber: issuer.SerialNumber, RevocationTime: since, ReasonCode: reason}}
-	for _, e := range in.RevokedCertificateEntries {
-		if e.SerialNumber.Cmp(issuer.SerialNumber) == 0 {
-			return nil, fmt.Errorf("the list names this issuer already, since %s", e.RevocationTime.Format(time.DateOnly))
-		}
-		entries = append(entries, x509.RevocationListEntry{SerialNumber: e.SerialNumber, RevocationTime: e.RevocationTime, ReasonCode: e.ReasonCode})
-	}
-	return rootCRL(root, signer, new(big.Int).Add(in.Number, big.NewInt(1)), entries, now, in.NextUpdate)
 }

@@ -76,19 +76,20 @@ func (a *Authority) placement(j *job, shard int64, now time.Time) profile.Placem
 // specimenSignature is one that a throw-away key of the same algorithm as the issuer's has
 // made. It stands in what is linted where the issuer's will; nobody verifies it.
 func specimenSignature(issuer crypto.PublicKey) ([]byte, error) {
-	var key crypto.Signer
-	var err error
-	switch k := issuer.(type) {
-	case *ecdsa.PublicKey:
-		key, err = ecdsa.GenerateKey(k.Curve, rand.Reader)
-	case *rsa.PublicKey:
-		key, err = rsa.GenerateKey(rand.Reader, k.N.BitLen())
-	default:
-		err = errors.New("its key must be ECDSA or RSA")
-	}
+	key, err := throwAwayKey(issuer)
 	if err != nil {
 		return nil, err
 	}
 	nothing := sha256.Sum256(nil)
 	return key.Sign(rand.Reader, nothing[:], crypto.SHA256)
+}
+
+func throwAwayKey(like crypto.PublicKey) (crypto.Signer, error) {
+	switch k := like.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.GenerateKey(k.Curve, rand.Reader)
+	case *rsa.PublicKey:
+		return rsa.GenerateKey(rand.Reader, k.N.BitLen())
+	}
+	return nil, errors.New("its key must be ECDSA or RSA")
 }

@@ -1,11 +1,13 @@
 package ca_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"math/big"
@@ -225,4 +227,137 @@ func TestRevokeIssuer(t *testing.T) {
 			t.Errorf("%s: signed", name)
 		}
 	}
+}
+
+// TestListSignedElsewhere: OpenSSL, where the root's key is kept, signs what is brought to it,
+// and what it signs follows the list in use.
+func TestListSignedElsewhere(t *testing.T) {
+	f := foundation(t)[1]
+	unsigned, err := ca.UnsignedRevocation(f.RootCRL, f.Root, f.Certificate, 2, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(f.RootSigner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := files(t, f, f.Certificate)
+	for name, content := range map[string][]byte{"list.tbs": unsigned.RawTBSRevocationList, "root.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := run(dir, "openssl", "dgst", "-sha256", "-sign", "root.key", "-out", "list.sig", "list.tbs"); err != nil {
+		t.Fatal(err)
+	}
+	signature, err := os.ReadFile(filepath.Join(dir, "list.sig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := ca.SignedRevocation(unsigned.RawTBSRevocationList, signature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range [][]byte{list, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: list})} {
+		crl, err := ca.ReadRootCRL(text, f.RootCRL, f.Root, time.Now())
+		if err != nil || !bytes.Equal(crl.Raw, list) || crl.Number.Int64() != 2 || crl.RevokedCertificateEntries[0].SerialNumber.Cmp(f.Certificate.SerialNumber) != 0 {
+			t.Errorf("%+v, %v", crl, err)
+		}
+	}
+	signature[len(signature)-1] ^= 1
+	forged, err := ca.SignedRevocation(unsigned.RawTBSRevocationList, signature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.ReadRootCRL(forged, f.RootCRL, f.Root, time.Now()); err == nil {
+		t.Error("a forged list is taken")
+	}
+	if _, err := ca.SignedRevocation(list[:20], signature); err == nil {
+		t.Error("half a list is joined with a signature")
+	}
+}
+
+// TestReadRootCRL: a list that must not follow the one in use is refused, whoever signed it.
+func TestReadRootCRL(t *testing.T) {
+	f, other := foundation(t)[1], foundation(t)[2]
+	now := time.Now()
+	inUse, err := ca.RevokeIssuer(f.RootCRL, f.Root, f.Certificate, f.RootSigner, 2, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := *f.Root // another subject with the same key
+	same.RawSubject = other.Root.RawSubject
+	list := func(change func(*x509.RevocationList)) []byte {
+		t.Helper()
+		template := &x509.RevocationList{Number: big.NewInt(3), ThisUpdate: now, NextUpdate: now.AddDate(1, 0, 0),
+			RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: f.Certificate.SerialNumber, RevocationTime: now, ReasonCode: 2}}}
+		change(template)
+		der, err := x509.CreateRevocationList(rand.Reader, template, f.Root, f.RootSigner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	good := list(func(*x509.RevocationList) {})
+	if _, err := ca.ReadRootCRL(good, inUse, f.Root, now); err != nil {
+		t.Fatal(err)
+	}
+	asPEM := pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: good})
+	for name, text := range map[string][]byte{
+		"the one in use": inUse,
+		"an earlier one": f.RootCRL,
+		"another root's": other.RootCRL,
+		"yet to come":    list(func(l *x509.RevocationList) { l.ThisUpdate = now.Add(time.Hour) }),
+		"over": list(func(l *x509.RevocationList) {
+			l.ThisUpdate, l.NextUpdate = now.AddDate(0, -2, 0), now.AddDate(0, -1, 0)
+		}),
+		"one that forgets":   list(func(l *x509.RevocationList) { l.RevokedCertificateEntries = nil }),
+		"one that holds":     list(func(l *x509.RevocationList) { l.RevokedCertificateEntries[0].ReasonCode = 6 }),
+		"one that takes out": list(func(l *x509.RevocationList) { l.RevokedCertificateEntries[0].ReasonCode = 8 }),
+		"a delta": list(func(l *x509.RevocationList) {
+			l.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}}
+		}),
+		"another's entry": list(func(l *x509.RevocationList) {
+			l.RevokedCertificateEntries[0].ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 29}, Critical: true, Value: []byte{0x30, 0}}}
+		}),
+		"with more behind it": append(bytes.Clone(good), 0),
+		"two":                 append(bytes.Clone(asPEM), asPEM...),
+		"a certificate":       pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.Root.Raw}),
+		"nothing":             nil,
+		"too much":            make([]byte, ca.MaxRootCRL+1),
+	} {
+		if crl, err := ca.ReadRootCRL(text, inUse, f.Root, now); err == nil {
+			t.Errorf("%s: taken: %+v", name, crl)
+		}
+	}
+	if _, err := ca.ReadRootCRL(good, inUse, &same, now); err == nil {
+		t.Error("a list of another name is taken")
+	}
+}
+
+// FuzzReadRootCRL: whatever is brought, only the root's own list follows the one in use.
+func FuzzReadRootCRL(f *testing.F) {
+	found := foundation(f)[1]
+	now := time.Now()
+	next, err := ca.RevokeIssuer(found.RootCRL, found.Root, found.Certificate, found.RootSigner, 2, now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	crl, err := x509.ParseRevocationList(next)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(next, crl.Signature)
+	f.Add(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: next}), []byte(nil))
+	f.Add(crl.RawTBSRevocationList, crl.Signature)
+	f.Fuzz(func(t *testing.T, text, signature []byte) {
+		if got, err := ca.ReadRootCRL(text, found.RootCRL, found.Root, now); err == nil && !bytes.Equal(got.RawTBSRevocationList, crl.RawTBSRevocationList) {
+			t.Fatalf("%x", got.Raw)
+		}
+		if joined, err := ca.SignedRevocation(text, signature); err == nil {
+			if got, err := ca.ReadRootCRL(joined, found.RootCRL, found.Root, now); err == nil && !bytes.Equal(got.RawTBSRevocationList, crl.RawTBSRevocationList) {
+				t.Fatalf("%x", got.Raw)
+			}
+		}
+	})
 }

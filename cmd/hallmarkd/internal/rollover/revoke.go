@@ -1,8 +1,10 @@
 package rollover
 
 import (
+	"bytes"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/internal/durable"
 	"github.com/hallmark-pki/hallmark/record"
@@ -18,22 +21,117 @@ import (
 // RevokeIssuer has the root of an issuer, whose key signer holds, name it on its CRL, and
 // gives the root's name. An issuer that is in use is refused.
 func RevokeIssuer(ctx context.Context, in *installation.Installation, note Noter, name string, signer crypto.Signer, reason int, now time.Time) (root string, err error) {
-	at := slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == name })
-	if at < 0 {
-		return "", installation.Hint(fmt.Errorf("there is no issuer %q", name), "hallmarkd trust show lists them")
-	}
-	line := profile.LineOf(name)
-	if in.Issuer(line).Name == name {
-		return "", installation.Hint(fmt.Errorf("%s issues: every certificate of its line would be refused, and none could take its place", name),
-			"put its successor to use first: hallmarkd trust add-root %s, publish, activate", line)
+	at, err := revocable(in, name)
+	if err != nil {
+		return "", err
 	}
 	root = profile.RootOf(name)
 	list, err := ca.RevokeIssuer(in.Roots[at].CRL, in.Issuers[at].Root, in.Issuers[at].Certificate, signer, reason, now)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", root, err)
 	}
-	if err := durable.Replace(filepath.Join(in.Config.Trust.Roots, root+".crl"), list, 0o600); err != nil {
+	if err := replaceList(in, root, list); err != nil {
 		return "", err
 	}
-	return root, note.Note(ctx, record.Event{Time: now, Actor: "host", Verb: "issuer.listed", Object: name, Detail: map[string]string{"root": root}})
+	return root, note.Note(ctx, listed(name, root, now))
+}
+
+// UnsignedRevocation is the list that RevokeIssuer would have signed
+// (ca.UnsignedRevocation). Nothing changes.
+func UnsignedRevocation(in *installation.Installation, name string, reason int, now time.Time) (*x509.RevocationList, error) {
+	at, err := revocable(in, name)
+	if err != nil {
+		return nil, err
+	}
+	list, err := ca.UnsignedRevocation(in.Roots[at].CRL, in.Issuers[at].Root, in.Issuers[at].Certificate, reason, now)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", profile.RootOf(name), err)
+	}
+	return list, nil
+}
+
+// Imported is what a list that was signed elsewhere says.
+type Imported struct {
+	Root string
+	List *x509.RevocationList
+	// Named are the issuers that it names and the one before did not.
+	Named []string
+}
+
+// ImportList puts a root's CRL (PEM or DER) that was signed elsewhere in the place of the
+// one in use, if it may follow it (ca.ReadRootCRL) and names no issuer that is in use.
+func ImportList(ctx context.Context, in *installation.Installation, note Noter, text []byte, now time.Time) (done Imported, err error) {
+	at, err := signerOf(in, text)
+	if err != nil {
+		return done, err
+	}
+	done.Root = in.Roots[at].Name
+	if done.List, err = ca.ReadRootCRL(text, in.Roots[at].CRL, in.Roots[at].Certificate, now); err != nil {
+		return done, installation.Hint(fmt.Errorf("%s: %w", done.Root, err), "hallmarkd issuer revoke ISSUER --unsigned FILE makes what may be signed")
+	}
+	before, err := x509.ParseRevocationList(in.Roots[at].CRL)
+	if err != nil {
+		return done, err
+	}
+	for _, i := range in.Issuers {
+		if !bytes.Equal(i.Root.Raw, in.Roots[at].Certificate.Raw) || !names(done.List, i.Certificate) || names(before, i.Certificate) {
+			continue
+		}
+		if _, err := revocable(in, i.Name); err != nil {
+			return done, err
+		}
+		done.Named = append(done.Named, i.Name)
+	}
+	if err := replaceList(in, done.Root, done.List.Raw); err != nil {
+		return done, err
+	}
+	e := record.Event{Time: now, Actor: "host", Verb: "list.imported", Object: done.Root,
+		Detail: map[string]string{"number": done.List.Number.String(), "until": done.List.NextUpdate.UTC().Format(time.RFC3339)}}
+	events := []record.Event{e}
+	for _, name := range done.Named {
+		events = append(events, listed(name, done.Root, now))
+	}
+	return done, note.Note(ctx, events...)
+}
+
+// signerOf finds the root that has signed a list.
+func signerOf(in *installation.Installation, text []byte) (int, error) {
+	list, err := ca.ParseRootCRL(text)
+	if err != nil {
+		return -1, err
+	}
+	at := slices.IndexFunc(in.Roots, func(r status.Root) bool {
+		return bytes.Equal(r.Certificate.RawSubject, list.RawIssuer) && list.CheckSignatureFrom(r.Certificate) == nil
+	})
+	if at < 0 {
+		return -1, fmt.Errorf("no root of this installation has signed the list, whose issuer is %s", list.Issuer)
+	}
+	return at, nil
+}
+
+// revocable finds an issuer, unless it is in use.
+func revocable(in *installation.Installation, name string) (at int, err error) {
+	at = slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == name })
+	if at < 0 {
+		return at, installation.Hint(fmt.Errorf("there is no issuer %q", name), "hallmarkd trust show lists them")
+	}
+	line := profile.LineOf(name)
+	if in.Issuer(line).Name == name {
+		return at, installation.Hint(fmt.Errorf("%s issues: every certificate of its line would be refused, and none could take its place", name),
+			"put its successor to use first: hallmarkd trust add-root %s, publish, activate", line)
+	}
+	return at, nil
+}
+
+func names(list *x509.RevocationList, issuer *x509.Certificate) bool {
+	return slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(issuer.SerialNumber) == 0 })
+}
+
+func replaceList(in *installation.Installation, root string, list []byte) error {
+	return durable.Replace(filepath.Join(in.Config.Trust.Roots, root+".crl"), list, 0o600)
+}
+
+// listed is the event of an issuer that its root's list names from now on.
+func listed(name, root string, now time.Time) record.Event {
+	return record.Event{Time: now, Actor: "host", Verb: "issuer.listed", Object: name, Detail: map[string]string{"root": root}}
 }

@@ -2,9 +2,13 @@ package rollover
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -41,12 +45,7 @@ func TestRevokeIssuer(t *testing.T) {
 	}
 	refused("it issues", profile.Operational, name(profile.Operational))
 	refused("unknown", "operational-7", name("operational-7"))
-	_, err = AddRoot(h.in, profile.Operational, h.safe, time.Now())
-	h.check(err)
-	h.read()
-	h.publish()
-	h.check(Activate(t.Context(), h.in, h.store, "operational-2", time.Now()))
-	h.read()
+	h.rollOver()
 	refused("the successor issues", "operational-2", name("operational-2"))
 	refused("another root's key", profile.Operational, func() error {
 		_, err := RevokeIssuer(t.Context(), h.in, h.store, profile.Operational, other, 2, time.Now())
@@ -78,4 +77,93 @@ func TestRevokeIssuer(t *testing.T) {
 	if err := Activate(t.Context(), h.in, h.store, profile.Operational, time.Now()); err == nil {
 		t.Error("a revoked issuer was put to use again")
 	}
+}
+
+// TestImportList: a list that was signed where the root's key is takes the place of the one
+// in use; one that names an issuer in use, or is no root's of ours, does not.
+func TestImportList(t *testing.T) {
+	h := newHouse(t)
+	path := filepath.Join(h.in.Config.Trust.Roots, "operational-root.crl")
+	before, err := os.ReadFile(path)
+	h.check(err)
+	sign := func(root string, number int64, issuers ...string) []byte {
+		t.Helper()
+		key, err := keys.Open("file:"+root+".key", h.safe)
+		h.check(err)
+		list := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: time.Now(), NextUpdate: time.Now().AddDate(1, 0, 0)}
+		var by *x509.Certificate
+		for _, i := range h.in.Issuers {
+			if profile.RootOf(i.Name) == root {
+				by = i.Root
+			}
+			if slices.Contains(issuers, i.Name) {
+				list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: i.Certificate.SerialNumber, RevocationTime: time.Now(), ReasonCode: 2})
+			}
+		}
+		der, err := x509.CreateRevocationList(rand.Reader, list, by, key)
+		h.check(err)
+		return der
+	}
+	refused := func(what string, text []byte) {
+		t.Helper()
+		if done, err := ImportList(t.Context(), h.in, h.store, text, time.Now()); err == nil {
+			t.Errorf("%s: %+v", what, done)
+		}
+		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+			t.Errorf("%s: the list has changed (%v)", what, err)
+		}
+	}
+	refused("it issues", sign("operational-root", 2, profile.Operational))
+	if _, err := UnsignedRevocation(h.in, profile.Operational, 2, time.Now()); err == nil {
+		t.Error("it issues, and its revocation is written to be signed")
+	}
+	refused("garbage", []byte("list"))
+	h.rollOver()
+	refused("the same number", sign("operational-root", 1, profile.Operational))
+
+	unsigned, err := UnsignedRevocation(h.in, profile.Operational, 2, time.Now())
+	h.check(err)
+	if len(unsigned.RevokedCertificateEntries) != 1 || unsigned.Number.Int64() != 2 {
+		t.Errorf("to be signed: %+v", unsigned)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: sign("operational-root", 7, profile.Operational)})
+	done, err := ImportList(t.Context(), h.in, h.store, text, time.Now())
+	h.check(err)
+	if done.Root != "operational-root" || done.List.Number.Int64() != 7 || !slices.Equal(done.Named, []string{profile.Operational}) {
+		t.Errorf("%+v", done)
+	}
+	h.read() // as the server does, which holds the list against its root
+	before, err = os.ReadFile(path)
+	h.check(err)
+	if !bytes.Equal(before, done.List.Raw) {
+		t.Error("another list is in use")
+	}
+	events, err := h.store.LastEvents(t.Context(), 2)
+	h.check(err)
+	var verbs []string
+	for _, e := range events {
+		verbs = append(verbs, e.Verb+" "+e.Object)
+	}
+	slices.Sort(verbs)
+	if !slices.Equal(verbs, []string{"issuer.listed operational", "list.imported operational-root"}) {
+		t.Errorf("the audit says %v", verbs)
+	}
+	refused("one that forgets", sign("operational-root", 8))
+	// Another list of the same is only newer.
+	done, err = ImportList(t.Context(), h.in, h.store, sign("operational-root", 9, profile.Operational), time.Now())
+	h.check(err)
+	if len(done.Named) != 0 {
+		t.Errorf("%+v", done)
+	}
+}
+
+// rollOver puts a second operational issuer to use.
+func (h *house) rollOver() {
+	h.Helper()
+	_, err := AddRoot(h.in, profile.Operational, h.safe, time.Now())
+	h.check(err)
+	h.read()
+	h.publish()
+	h.check(Activate(h.Context(), h.in, h.store, "operational-2", time.Now()))
+	h.read()
 }

@@ -1,0 +1,185 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/hallmark-pki/hallmark/ca/profile"
+)
+
+// rootCRL is a root's CRL (RFC 5280 §5).
+func rootCRL(root *x509.Certificate, signer crypto.Signer, list *x509.RevocationList) ([]byte, error) {
+	der, err := x509.CreateRevocationList(rand.Reader, list, root, signer)
+	if err != nil {
+		return nil, fmt.Errorf("sign the root's CRL: %w", err)
+	}
+	crl, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, err
+	}
+	if len(crl.RevokedCertificateEntries) != len(list.RevokedCertificateEntries) {
+		return nil, fmt.Errorf("the root's CRL should have %d entries", len(list.RevokedCertificateEntries))
+	}
+	return der, crl.CheckSignatureFrom(root)
+}
+
+// RevokeIssuer signs the next CRL of a root: it names an issuer, beside those that the
+// list (DER) names which is in use, and lasts as long as that. Reason is a CRLReason.
+func RevokeIssuer(list []byte, root, issuer *x509.Certificate, signer crypto.Signer, reason int, now time.Time) ([]byte, error) {
+	next, err := nextRootCRL(list, root, issuer, reason, now)
+	if err != nil {
+		return nil, err
+	}
+	if key, ok := root.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !key.Equal(signer.Public()) {
+		return nil, errors.New("this is not the root's key")
+	}
+	return rootCRL(root, signer, next)
+}
+
+// UnsignedRevocation is the list that RevokeIssuer would sign. What there is to sign, where
+// the root's key is kept, is its RawTBSRevocationList; its signature is a throw-away key's.
+func UnsignedRevocation(list []byte, root, issuer *x509.Certificate, reason int, now time.Time) (*x509.RevocationList, error) {
+	next, err := nextRootCRL(list, root, issuer, reason, now)
+	if err != nil {
+		return nil, err
+	}
+	key, err := throwAwayKey(root.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, next, root, key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseRevocationList(der)
+}
+
+// nextRootCRL is what comes after a list that is in use.
+func nextRootCRL(list []byte, root, issuer *x509.Certificate, reason int, now time.Time) (*x509.RevocationList, error) {
+	in, err := x509.ParseRevocationList(list)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.CheckSignatureFrom(root); err != nil {
+		return nil, fmt.Errorf("the list in use: %w", err)
+	}
+	if err := profile.CheckSignature(issuer, root); err != nil {
+		return nil, err
+	}
+	since := now.UTC().Add(-backdate).Truncate(time.Second) // as the list, which tells nothing of the future
+	entries := []x509.RevocationListEntry{{SerialNumber: issuer.SerialNumber, RevocationTime: since, ReasonCode: reason}}
+	for _, e := range in.RevokedCertificateEntries {
+		if e.SerialNumber.Cmp(issuer.SerialNumber) == 0 {
+			return nil, fmt.Errorf("the list names this issuer already, since %s", e.RevocationTime.Format(time.DateOnly))
+		}
+		entries = append(entries, x509.RevocationListEntry{SerialNumber: e.SerialNumber, RevocationTime: e.RevocationTime, ReasonCode: e.ReasonCode})
+	}
+	return rootCRLOf(new(big.Int).Add(in.Number, big.NewInt(1)), entries, now, in.NextUpdate), nil
+}
+
+func rootCRLOf(number *big.Int, entries []x509.RevocationListEntry, now, next time.Time) *x509.RevocationList {
+	return &x509.RevocationList{Number: number, ThisUpdate: now.UTC().Add(-backdate).Truncate(time.Second), NextUpdate: next, RevokedCertificateEntries: entries}
+}
+
+// MaxRootCRL bounds a root's CRL, in bytes: it names a few issuers.
+const MaxRootCRL = 64 << 10
+
+// SignedRevocation joins a list as UnsignedRevocation gave it and a signature over it.
+func SignedRevocation(tbs, signature []byte) ([]byte, error) {
+	if len(tbs) > MaxRootCRL || len(signature) > 1<<10 {
+		return nil, errors.New("the list or its signature is too long to be one")
+	}
+	// TBSCertList begins with its version and the signature's algorithm (RFC 5280 §5.1.2).
+	in, list, version, algorithm := cryptobyte.String(tbs), cryptobyte.String(nil), 0, cryptobyte.String(nil)
+	if !in.ReadASN1(&list, cbasn1.SEQUENCE) || !in.Empty() || !list.ReadASN1Integer(&version) || !list.ReadASN1Element(&algorithm, cbasn1.SEQUENCE) {
+		return nil, errors.New("this is not a list that is to be signed")
+	}
+	b := cryptobyte.NewBuilder(nil)
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(tbs)
+		b.AddBytes(algorithm)
+		b.AddASN1BitString(signature)
+	})
+	return b.Bytes()
+}
+
+// ReadRootCRL reads a root's CRL that was signed elsewhere, PEM or DER, and refuses one that
+// must not follow the list (DER) that is in use: it is the root's, complete, newer by its
+// number, not over, and takes back nothing.
+func ReadRootCRL(text, inUse []byte, root *x509.Certificate, now time.Time) (*x509.RevocationList, error) {
+	crl, err := ParseRootCRL(text)
+	if err != nil {
+		return nil, err
+	}
+	before, err := x509.ParseRevocationList(inUse)
+	if err != nil {
+		return nil, fmt.Errorf("the list in use: %w", err)
+	}
+	if !bytes.Equal(crl.RawIssuer, root.RawSubject) || crl.CheckSignatureFrom(root) != nil {
+		return nil, fmt.Errorf("%s has not signed it", root.Subject.CommonName)
+	}
+	switch {
+	case crl.Number == nil || crl.Number.BitLen() > 159: // RFC 5280 §5.2.3: at most 20 octets
+		return nil, errors.New("it has no crlNumber, or one that is too long")
+	case crl.Number.Cmp(before.Number) <= 0:
+		return nil, fmt.Errorf("its crlNumber is %v, and that of the list in use %v: who has the latter would not take it", crl.Number, before.Number)
+	case crl.ThisUpdate.After(now.Add(backdate)):
+		return nil, fmt.Errorf("it is of %s, which is yet to come", crl.ThisUpdate.Format(time.RFC3339))
+	case !crl.NextUpdate.After(now): // absent, too, which RFC 5280 §5.1.2.5 does not allow
+		return nil, fmt.Errorf("its nextUpdate, %s, is over", crl.NextUpdate.Format(time.RFC3339))
+	}
+	for _, e := range crl.Extensions {
+		if e.Critical { // of a delta or a part (RFC 5280 §5.2)
+			return nil, fmt.Errorf("it has a critical extension, %v: a root's list is complete", e.Id)
+		}
+	}
+	return crl, checkRootEntries(crl, before)
+}
+
+// checkRootEntries makes sure that a list names, for good, all that the one before it names.
+func checkRootEntries(crl, before *x509.RevocationList) error {
+	for _, e := range crl.RevokedCertificateEntries {
+		if slices.ContainsFunc(e.Extensions, func(x pkix.Extension) bool { return x.Critical }) {
+			return fmt.Errorf("its entry for %x has a critical extension", e.SerialNumber)
+		}
+		if e.ReasonCode == 6 || e.ReasonCode == 8 { // certificateHold, removeFromCRL (RFC 5280 §5.3.1)
+			return fmt.Errorf("its entry for %x can be taken back: an issuer is revoked for good", e.SerialNumber)
+		}
+	}
+	for _, e := range before.RevokedCertificateEntries {
+		if !slices.ContainsFunc(crl.RevokedCertificateEntries, func(x x509.RevocationListEntry) bool { return x.SerialNumber.Cmp(e.SerialNumber) == 0 }) {
+			return fmt.Errorf("it does not name %x, which the list in use names since %s", e.SerialNumber, e.RevocationTime.Format(time.DateOnly))
+		}
+	}
+	return nil
+}
+
+// ParseRootCRL reads a CRL, PEM or DER, of at most MaxRootCRL bytes, and verifies nothing.
+func ParseRootCRL(text []byte) (*x509.RevocationList, error) {
+	if len(text) > MaxRootCRL {
+		return nil, fmt.Errorf("more than %d bytes are no root's CRL", MaxRootCRL)
+	}
+	if block, rest := pem.Decode(text); block != nil {
+		if block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 {
+			return nil, errors.New("the PEM file holds something else than one X509 CRL")
+		}
+		text = block.Bytes
+	}
+	crl, err := x509.ParseRevocationList(text)
+	if err != nil || !bytes.Equal(crl.Raw, text) {
+		return nil, errors.New("this is no CRL, PEM or DER")
+	}
+	return crl, nil
+}
