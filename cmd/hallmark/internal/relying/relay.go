@@ -93,7 +93,7 @@ _SUCCESSOR, _ISSUER and _CHANGE. What is enforced is reported when they have suc
 relay.yaml in the folder.`,
 		Example: `  hallmark relay run --dir /var/lib/hallmark-relay \
     --write roots=/etc/mosquitto/devices.pem,crl=/etc/mosquitto/crls.pem \
-    --reload 'pkill -HUP -x mosquitto' --fail closed`,
+    --reload 'systemctl try-reload-or-restart mosquitto' --fail closed`,
 		Args: cobra.NoArgs}
 	dir := dirFlag(c)
 	f := c.Flags()
