@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +33,7 @@ func TestOneHostDoesNotTakeAllPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &limit{Listener: inner, places: make(chan struct{}, 4), perHost: 2, hosts: map[netip.Prefix]int{}}
+	l := newLimit(inner, 8)
 	defer l.Close()
 	accepted := make(chan net.Conn, 10)
 	go func() {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -169,14 +170,15 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 	defer hangUp()
 	background.Go(func() { h.feed.Run(streaming) })
 	failed := make(chan error, len(all))
-	servers := make([]*http.Server, len(all))
+	servers, limits := make([]*http.Server, len(all)), make([]*limit, len(all))
 	places := places(len(all), openFiles())
 	if places < maxConnections {
 		log.Warn("the limit on open files leaves fewer connections than there could be", "each listener", places, "instead of", maxConnections)
 	}
 	for i, l := range all {
 		servers[i] = h.server(l, log)
-		go func() { failed <- serveOn(servers[i], sockets[i], l, places) }()
+		limits[i] = newLimit(sockets[i], places)
+		go func() { failed <- serveOn(servers[i], limits[i], l) }()
 	}
 	log.Info("ready", "name", in.Config.Name, "version", version, "devices", in.Config.Public.Devices, "operators", in.Config.Public.Operators,
 		"status", in.Config.Public.Status, "metrics", in.Config.Listen.Metrics)
@@ -189,7 +191,7 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 	for _, socket := range sockets {
 		socket.Close()
 	}
-	h.fresh.settle()
+	h.fresh.settle(limits)
 	err = errors.Join(err, shutdown(servers))
 	stop()
 	background.Wait()
@@ -219,9 +221,16 @@ func (f *fresh) note(c net.Conn, state http.ConnState) {
 // settleTimeout bounds the wait for a handshake and a question; a slow TPM signs in it.
 const settleTimeout = 3 * time.Second
 
-// settle waits until there are none.
-func (f *fresh) settle() {
-	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+// settle waits until there are none, and none that was accepted and is not known yet.
+func (f *fresh) settle(closed []*limit) {
+	deadline := time.Now().Add(settleTimeout)
+	for _, l := range closed {
+		select {
+		case <-l.refused:
+		case <-time.After(time.Until(deadline)):
+		}
+	}
+	for ; time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		f.mu.Lock()
 		n := len(f.open)
 		f.mu.Unlock()
@@ -246,8 +255,7 @@ func openFiles() uint64 {
 	return r.Cur // Go has raised it as far as it may
 }
 
-func serveOn(s *http.Server, socket net.Listener, l listener, places int) error {
-	limited := &limit{Listener: socket, places: make(chan struct{}, places), perHost: places / hostShare, hosts: map[netip.Prefix]int{}}
+func serveOn(s *http.Server, limited *limit, l listener) error {
 	err := error(nil)
 	if l.tls != nil {
 		err = s.ServeTLS(limited, "", "")
@@ -327,6 +335,14 @@ type limit struct {
 	perHost int
 	mu      sync.Mutex
 	hosts   map[netip.Prefix]int
+	refuse  func()        // closes refused
+	refused chan struct{} // closed when the socket gives no more, and all that it gave are being served
+}
+
+func newLimit(socket net.Listener, places int) *limit {
+	l := &limit{Listener: socket, places: make(chan struct{}, places), perHost: places / hostShare, hosts: map[netip.Prefix]int{}, refused: make(chan struct{})}
+	l.refuse = sync.OnceFunc(func() { close(l.refused) })
+	return l
 }
 
 func (l *limit) Accept() (net.Conn, error) {
@@ -335,6 +351,9 @@ func (l *limit) Accept() (net.Conn, error) {
 		c, err := l.Listener.Accept()
 		if err != nil {
 			<-l.places
+			if errors.Is(err, os.ErrDeadlineExceeded) { // door.Close
+				l.refuse()
+			}
 			return nil, err
 		}
 		host := hostOf(c)
