@@ -14,7 +14,7 @@ BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 RACY     := ./relay/... ./record/sqlite/... ./ca ./ca/status/... ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./device/agent ./device/proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fuzz bench build setup
+.PHONY: help demo test machine lint fuzz bench build setup
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-7s %s\n", $$1, $$2 }'
@@ -33,9 +33,13 @@ test: ## set up and run everything
 	$(GO) test -race -timeout 15m $(RACY)
 	@sh scripts/device-size
 
+machine: ## what docs/device.md says, on an emulated PC with a TPM (as root)
+	@sh scripts/machine
+
 lint: ## formatting, vet, staticcheck, go.mod
 	@sh scripts/formatted
 	$(GO) vet ./...
+	$(GO) vet -tags machine ./internal/acceptance
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	$(GO) mod tidy -diff
 
