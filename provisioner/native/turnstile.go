@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,60 +25,166 @@ const (
 	firstTook = 10 * time.Millisecond
 	// maxTurn bounds how far ahead turns are given out.
 	maxTurn = 10 * time.Minute
+	// maxHosts bounds the hosts that are told apart. All others are as one.
+	maxHosts = 1 << 12
 )
 
 // turnstile keeps a server that many devices ask at once from being late for all of them:
 // so many requests are worked on, the others are given turns one after the other, as fast
 // as the ones before them were answered, and are told at once.
+//
+// Places and turns are shared by the hosts that ask, whatever each asks: a flood from one
+// leaves the others their part, and a factory behind one address has it all to itself
+// while nobody else wants it.
 type turnstile struct {
-	places chan struct{}
+	places int
 
-	mu   sync.Mutex
-	took time.Duration // how long a request keeps its place, on average
-	turn time.Time     // until when turns are given out
+	mu    sync.Mutex
+	taken int
+	took  time.Duration // how long a request keeps its place, on average
+	hosts map[netip.Prefix]*host
+	queue []*host // those for whom a request waits; the first has the next place
+	// Each host has one turn in a round; round is the one that it is, at the time at.
+	round float64
+	at    time.Time
+}
+
+// host is where requests come from.
+type host struct {
+	waiting []chan struct{} // each closed when it is given a place
+	round   float64         // that of its last turn
 }
 
 func newTurnstile(places int) *turnstile {
 	if places == 0 {
 		places = defaultPlaces
 	}
-	return &turnstile{places: make(chan struct{}, places), took: firstTook}
+	return &turnstile{places: places, took: firstTook, hosts: map[netip.Prefix]*host{}}
+}
+
+// HostOf is the host of an address with a port; of IPv6 the network, which one host has to
+// itself (RFC 6177). It is the zero Prefix for what is no such address.
+func HostOf(remote string) netip.Prefix {
+	at, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	address := at.Addr().Unmap().WithZone("")
+	return netip.PrefixFrom(address, min(address.BitLen(), 64)).Masked()
+}
+
+// host finds where requests come from, or what stands for all that are too many; mu is held.
+func (t *turnstile) host(from netip.Prefix) *host {
+	if t.hosts[from] == nil && len(t.hosts) >= maxHosts {
+		from = netip.Prefix{}
+	}
+	if t.hosts[from] == nil {
+		t.hosts[from] = &host{}
+	}
+	return t.hosts[from]
 }
 
 // enter waits for a place, at most as long as patience. It gives what leaves the place
 // again, or nil and after how long to come back.
-func (t *turnstile) enter(ctx context.Context, patience time.Duration, now func() time.Time) (leave func(), again time.Duration) {
+func (t *turnstile) enter(ctx context.Context, from netip.Prefix, patience time.Duration, now func() time.Time) (leave func(), again time.Duration) {
+	h, place := t.ask(from)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case t.places <- struct{}{}:
+	case <-place:
 	case <-ctx.Done():
-		return nil, time.Second
+		if t.giveUp(h, place) {
+			return nil, time.Second
+		}
 	case <-timer.C:
-		return nil, t.later(now())
+		if t.giveUp(h, place) {
+			return nil, t.later(from, now())
+		}
 	}
 	begun := now()
-	return func() {
-		t.mu.Lock()
-		t.took += (max(now().Sub(begun), 0) - t.took) / 16
-		t.mu.Unlock()
-		<-t.places
-	}, 0
+	return func() { t.leave(max(now().Sub(begun), 0)) }, 0
 }
 
-// later gives out the next turn.
-func (t *turnstile) later(now time.Time) time.Duration {
+// ask takes a place, or stands in the row of its host for one; place is closed with it.
+func (t *turnstile) ask(from netip.Prefix) (h *host, place chan struct{}) {
+	place = make(chan struct{})
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.turn.Before(now) || t.turn.Sub(now) > maxTurn { // the clock may have been set
-		t.turn = now
+	if t.taken < t.places {
+		t.taken++
+		close(place)
+		return nil, place
 	}
-	t.turn = t.turn.Add(t.took/time.Duration(cap(t.places)) + 1)
-	if last := now.Add(maxTurn); t.turn.After(last) {
-		t.turn = last // the last minute is crowded then; agents add a jitter of their own
+	h = t.host(from)
+	if h.waiting = append(h.waiting, place); len(h.waiting) == 1 {
+		t.queue = append(t.queue, h)
+	}
+	return h, place
+}
+
+// giveUp leaves the row, unless the place has just come.
+func (t *turnstile) giveUp(h *host, place chan struct{}) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h == nil {
+		return false
+	}
+	n := slices.Index(h.waiting, place)
+	if n < 0 {
+		return false
+	}
+	if h.waiting = slices.Delete(h.waiting, n, n+1); len(h.waiting) == 0 {
+		t.queue = slices.DeleteFunc(t.queue, func(other *host) bool { return other == h })
+	}
+	return true
+}
+
+// leave hands the place on: hosts come one after the other, and of each whoever came first.
+func (t *turnstile) leave(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.took += (took - t.took) / 16
+	if len(t.queue) == 0 {
+		t.taken--
+		return
+	}
+	h := t.queue[0]
+	t.queue = t.queue[1:]
+	close(h.waiting[0])
+	if h.waiting = h.waiting[1:]; len(h.waiting) > 0 {
+		t.queue = append(t.queue, h)
+	}
+}
+
+// later gives out a host's next turn. Until it comes, each of the others has as many turns
+// as this one, if it was given so many.
+func (t *turnstile) later(from netip.Prefix, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pace := float64(t.took/time.Duration(t.places) + 1)
+	t.advance(now, pace)
+	h := t.host(from)
+	h.round = max(h.round, t.round) + 1
+	before := 0.0
+	for _, other := range t.hosts {
+		before += max(min(other.round, h.round)-t.round, 0)
+	}
+	wait := time.Duration(min(pace*before, float64(maxTurn)))
+	if wait == maxTurn {
+		h.round-- // the last minute is crowded then; agents add a jitter of their own
 	}
 	// A whole second more, which is what Retry-After counts in (RFC 9110 §10.2.3).
-	return t.turn.Sub(now).Truncate(time.Second) + time.Second
+	return wait.Truncate(time.Second) + time.Second
+}
+
+// advance lets the rounds go on, and forgets the hosts whose turns have passed. A clock
+// that is set back stops them for once. mu is held.
+func (t *turnstile) advance(now time.Time, pace float64) {
+	if passed := now.Sub(t.at); passed > 0 {
+		t.round += float64(passed) / pace / float64(max(len(t.hosts), 1))
+	}
+	t.at = now
+	maps.DeleteFunc(t.hosts, func(_ netip.Prefix, h *host) bool { return len(h.waiting) == 0 && h.round <= t.round })
 }
 
 // through lets requests through the turnstile. Neither a device that sends slowly nor one
@@ -92,7 +201,7 @@ func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body
 		if r.URL.Path == wire.PathActivate {
 			wait = time.Hour // the listener's time limit ends it sooner
 		}
-		leave, again := h.turnstile.enter(r.Context(), wait, h.Now)
+		leave, again := h.turnstile.enter(r.Context(), HostOf(r.RemoteAddr), wait, h.Now)
 		if leave == nil {
 			h.fail(w, r, &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, RetryAfter: again,
 				Detail: "many devices ask at once, and this one has been given a turn", Hint: "nothing is wrong: the device asks again by itself"})

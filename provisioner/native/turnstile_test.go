@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -91,7 +92,7 @@ func TestTurnstile(t *testing.T) {
 	if most.Load() > places {
 		t.Errorf("%d were worked on at once", most.Load())
 	}
-	if len(h.turnstile.places) != 0 {
+	if h.turnstile.taken != 0 {
 		t.Error("a place is lost")
 	}
 }
@@ -103,19 +104,125 @@ func TestTurnsAndClocks(t *testing.T) {
 	stile.took = time.Second
 	now := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 	for i := range 5 {
-		if got := stile.later(now); got != time.Duration(i+2)*time.Second {
+		if got := stile.later(one, now); got != time.Duration(i+2)*time.Second {
 			t.Errorf("turn %d: %v", i, got)
 		}
 	}
-	for _, set := range []time.Time{now.AddDate(-5, 0, 0), now.AddDate(5, 0, 0)} {
-		if got := stile.later(set); got != 2*time.Second {
-			t.Errorf("at %v: %v", set, got)
-		}
+	if got := stile.later(one, now.AddDate(-5, 0, 0)); got != 7*time.Second {
+		t.Errorf("set back: %v", got)
+	}
+	if got := stile.later(one, now.AddDate(5, 0, 0)); got != 2*time.Second {
+		t.Errorf("set forward: %v", got)
 	}
 	for range 5000 {
-		if got := stile.later(now); got > maxTurn+2*time.Second {
+		if got := stile.later(one, now.AddDate(5, 0, 0)); got > maxTurn+2*time.Second {
 			t.Fatalf("%v", got)
 		}
+	}
+	if got := stile.later(one, now.AddDate(5, 0, 0).Add(maxTurn/2)); got < maxTurn/2 || got > maxTurn/2+3*time.Second {
+		t.Errorf("half of them later: %v", got)
+	}
+}
+
+var (
+	one   = HostOf("192.0.2.1:5000")
+	other = HostOf("192.0.2.2:5000")
+)
+
+func TestHostOf(t *testing.T) {
+	for remote, want := range map[string]string{
+		"192.0.2.1:5000": "192.0.2.1/32", "[::ffff:192.0.2.1]:5000": "192.0.2.1/32", "[2001:db8:1:2:3:4:5:6]:5000": "2001:db8:1:2::/64",
+		"[fe80::1%eth0]:5000": "fe80::/64", "@": "invalid Prefix",
+	} {
+		if got := HostOf(remote).String(); got != want {
+			t.Errorf("%s: %s, want %s", remote, got, want)
+		}
+	}
+}
+
+// A flood from one host moves its own turns alone. Hosts of one device each have theirs one
+// after the other; and one address with a whole factory behind it has every turn that nobody
+// else wants.
+func TestTurnsAreSharedByHosts(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+	stile := newTurnstile(1)
+	stile.took = time.Second
+	for range 10_000 {
+		stile.later(one, now)
+	}
+	if got := stile.later(other, now); got != 3*time.Second {
+		t.Errorf("behind a flood: %v", got)
+	}
+	if got := stile.later(other, now); got != 5*time.Second {
+		t.Errorf("its second turn: %v", got)
+	}
+	stile = newTurnstile(1)
+	stile.took = time.Second
+	for n := range 100 { // a fleet, and then the factory
+		if got := stile.later(HostOf(fmt.Sprintf("198.51.100.%d:1", n)), now); got != time.Duration(n+2)*time.Second {
+			t.Errorf("device %d: %v", n, got)
+		}
+	}
+	for n := range 100 {
+		if got := stile.later(one, now); got != time.Duration(n+102)*time.Second {
+			t.Errorf("device %d of the factory: %v", n, got)
+		}
+	}
+	for n := range 4 * maxHosts {
+		stile.later(HostOf(fmt.Sprintf("[2001:db8:%x:%x::1]:1", n>>8, n&0xff)), now)
+	}
+	if len(stile.hosts) > maxHosts+1 {
+		t.Errorf("%d hosts are remembered", len(stile.hosts))
+	}
+	stile.later(one, now.Add(time.Hour))
+	if len(stile.hosts) != 1 {
+		t.Errorf("%d hosts are remembered an hour later", len(stile.hosts))
+	}
+}
+
+// Places go round the hosts as well: whoever is alone waits for one before him of the
+// flood, not for all of it.
+func TestPlacesAreSharedByHosts(t *testing.T) {
+	t.Parallel()
+	stile := newTurnstile(1)
+	_, first := stile.ask(one)
+	<-first
+	flood := make([]chan struct{}, 5)
+	for n := range flood {
+		_, flood[n] = stile.ask(one)
+	}
+	h, lonely := stile.ask(other)
+	_, second := stile.ask(other)
+	given := func() (n int) {
+		for _, place := range append(flood, lonely, second) {
+			select {
+			case <-place:
+				n++
+			default:
+			}
+		}
+		return n
+	}
+	if given() != 0 {
+		t.Fatal("more places than there are")
+	}
+	stile.leave(0)
+	<-flood[0]
+	stile.leave(0)
+	<-lonely
+	stile.leave(0)
+	<-flood[1]
+	if !stile.giveUp(h, second) || stile.giveUp(h, lonely) {
+		t.Error("what waits cannot give up, or what has a place can")
+	}
+	for range 3 {
+		stile.leave(0)
+	}
+	<-flood[4]
+	stile.leave(0)
+	if given() != 6 || stile.taken != 0 || len(stile.queue) != 0 {
+		t.Errorf("%d given, %d taken, %d hosts wait", given(), stile.taken, len(stile.queue))
 	}
 }
 
@@ -128,12 +235,12 @@ func TestTurnstileIsLeft(t *testing.T) {
 		h.through(func(http.ResponseWriter, *http.Request, []byte) { panic("a mistake") })(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, wire.PathPoll, nil))
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
-	leave, _ := h.turnstile.enter(ctx, time.Hour, time.Now)
+	leave, _ := h.turnstile.enter(ctx, one, time.Hour, time.Now)
 	if leave == nil {
 		t.Fatal("the place is lost")
 	}
 	cancel()
-	if second, _ := h.turnstile.enter(ctx, time.Hour, time.Now); second != nil {
+	if second, _ := h.turnstile.enter(ctx, one, time.Hour, time.Now); second != nil {
 		t.Fatal("two in one place")
 	}
 	leave()

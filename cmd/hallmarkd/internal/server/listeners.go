@@ -18,6 +18,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/config"
+	"github.com/hallmark-pki/hallmark/provisioner/native"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -356,7 +357,7 @@ func (l *limit) Accept() (net.Conn, error) {
 			}
 			return nil, err
 		}
-		host := hostOf(c)
+		host := native.HostOf(c.RemoteAddr().String())
 		if l.count(host, 1) <= l.perHost {
 			return &limited{Conn: c, free: sync.OnceFunc(func() { l.count(host, -1); <-l.places })}, nil
 		}
@@ -375,17 +376,6 @@ func (l *limit) count(host netip.Prefix, by int) int {
 		delete(l.hosts, host)
 	}
 	return n
-}
-
-// hostOf is the address of the other end; of IPv6 the network, which one host has to
-// itself (RFC 6177).
-func hostOf(c net.Conn) netip.Prefix {
-	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	address := tcp.AddrPort().Addr().Unmap().WithZone("")
-	return netip.PrefixFrom(address, min(address.BitLen(), 64)).Masked()
 }
 
 type limited struct {
