@@ -88,7 +88,7 @@ func newSite(t testing.TB) *site {
 	running.Go(func() { changes.Run(ctx) })
 	running.Go(func() { s.status.Run(ctx) })
 	mux := http.NewServeMux()
-	mux.Handle(wire.PathFeed+"/", changes.Handler())
+	mux.Handle(wire.PathFeed+"/", changes.Handler(func(context.Context) bool { return true }))
 	mux.Handle("/", s.status.Handler())
 	mux.HandleFunc("GET "+wire.PathRelayTrust, func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(wire.RelayTrust{Bundle: bundle, Issuers: []string{"operational"}})

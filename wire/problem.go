@@ -64,6 +64,7 @@ const (
 	CodeApproval      = "approval-needed"   // 403: another operator must approve; Detail names the request
 	CodeCount         = "count-needed"      // 409: everything is selected, and the count was not typed back
 	CodeTooOften      = "too-often"         // 429: one device asks for certificates without end
+	CodeStreams       = "too-many-streams"  // 429: one relying party follows the feed too often at once
 	CodeUnavailable   = "unavailable"       // 503: try again
 	CodeInternal      = "internal"          // 500
 )

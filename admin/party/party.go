@@ -70,18 +70,22 @@ type Config struct {
 	Followed func() []string
 	// Newest is the number of the newest change in the feed (record.Changes.LastChange).
 	Newest func(ctx context.Context) (int64, error)
-	// Feed serves the feed; Lists the CRLs and CA certificates that the status listener
-	// serves as well, here over a connection that is warm.
-	Feed, Lists http.Handler
-	Now         func() time.Time
-	Log         *slog.Logger
+	// Feed serves the feed to whoever may still hear it; with nil, its documents
+	// (ca/status/feed.Feed.Handler).
+	Feed func(still func(context.Context) bool) http.Handler
+	// Lists serves the CRLs and CA certificates that the status listener serves as well,
+	// here over a connection that is warm.
+	Lists http.Handler
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
 // Service answers relays, and operators who ask about them.
 type Service struct {
 	Config
 	// ending keeps a relay from getting a certificate while it is being disabled.
-	ending sync.Mutex
+	ending  sync.Mutex
+	streams streams
 }
 
 // New checks that nothing is missing.
@@ -120,7 +124,8 @@ func (s *Service) Handler() http.Handler {
 		{Pattern: "GET " + wire.PathRelayTrust, Handle: func(context.Context, *gate.Call) (any, error) {
 			return wire.RelayTrust{Bundle: s.Bundle(), Steps: s.steps(), Issuers: s.Followed()}, nil
 		}},
-		{Pattern: "GET " + wire.PathFeed + "/", Handle: func(context.Context, *gate.Call) (any, error) { return http.HandlerFunc(s.feed), nil }},
+		{Pattern: "GET " + wire.PathChanges, Handle: s.follow},
+		{Pattern: "GET " + wire.PathFeed + "/", Handle: func(context.Context, *gate.Call) (any, error) { return s.Feed(nil), nil }},
 		{Pattern: "GET /crl/", Handle: lists},
 		{Pattern: "GET /ca/", Handle: lists},
 	})
@@ -148,28 +153,6 @@ func (s *Service) steps() (all []wire.SignedBundle) {
 		after = last.Number
 	}
 	return nil
-}
-
-// feed serves the feed for as long as its follower is recognised: a stream has no end of
-// its own, and whoever is disabled shall not hear more.
-func (s *Service) feed(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	go func() {
-		again := time.NewTicker(wire.Heartbeat)
-		defer again.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-again.C:
-				if _, err := s.callers().Recognise(ctx, r.TLS); err != nil {
-					cancel()
-				}
-			}
-		}
-	}()
-	s.Feed.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // Routes are for operators.

@@ -140,7 +140,7 @@ type kept struct {
 // fetchAll is a second before the next signing: lists and answers are as old as they get.
 func (o *office) fetchAll(before []byte, fleet ...*x509.Certificate) *kept {
 	o.Helper()
-	handler, documents := o.status.Handler(), o.feed.Documents()
+	handler, documents := o.status.Handler(), o.feed.Handler(nil)
 	shards := must[[]record.Shard](o)(o.store.Shards(o.Context(), profile.Operational, o.clock))
 	if err := o.status.Publish(o.Context(), shards...); err != nil {
 		o.Fatal(err)

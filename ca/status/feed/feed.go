@@ -2,8 +2,9 @@
 // the signed documents to begin from: a deny-list and a filter (wire/denylist).
 //
 // Its promise: a change is announced when the CRL that shows it is out, whoever made
-// it; a follower that resumes after the last number it was told misses nothing; and no
-// follower, however slow, costs the others anything.
+// it; a follower that resumes after the last number it was told misses nothing; one that
+// is barred hears nothing of what happens from then on; and no follower, however slow,
+// costs the others anything.
 package feed
 
 import (
@@ -181,12 +182,14 @@ func (f *Feed) announce(changes []record.Change) error {
 	if err != nil {
 		return err
 	}
+	others := func(c record.Change) bool { return f.Issuers[c.Issuer] == nil }
+	what := news{text, slices.ContainsFunc(changes, others)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.position = changes[len(changes)-1].Number
 	for who := range f.followers {
 		select {
-		case who.news <- text:
+		case who.news <- what:
 		default:
 			f.leave(who)
 		}
@@ -251,8 +254,15 @@ func commonName(subject string) string {
 	return name.String()
 }
 
+// news is an announcement. With doubt, the certificate by which a follower is known may be
+// among what changed.
+type news struct {
+	text  []byte
+	doubt bool
+}
+
 // follower is one open stream. news is closed when it is dropped.
-type follower struct{ news chan []byte }
+type follower struct{ news chan news }
 
 // behind is how many announcements a follower may have before it. All followers share
 // their bytes.
@@ -268,7 +278,7 @@ func (f *Feed) follow() (who *follower, position int64, ok bool) {
 	if f.stopped || len(f.followers) >= maxFollowers {
 		return nil, 0, false
 	}
-	who = &follower{make(chan []byte, behind)}
+	who = &follower{make(chan news, behind)}
 	f.followers[who] = true
 	return who, f.position, true
 }
@@ -288,11 +298,4 @@ func (f *Feed) stop() {
 	for who := range f.followers {
 		f.leave(who)
 	}
-}
-
-// Followers is how many streams are open.
-func (f *Feed) Followers() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.followers)
 }

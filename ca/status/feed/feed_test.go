@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,7 @@ type site struct {
 	feed    *Feed
 	server  *httptest.Server
 	roots   *x509.CertPool
+	barred  atomic.Bool // nobody may hear the feed
 	devices int
 }
 
@@ -67,7 +69,7 @@ func newSite(t testing.TB) *site {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { s.feed.Run(ctx); close(done) }()
-	s.server = httptest.NewServer(s.feed.Handler())
+	s.server = httptest.NewServer(s.feed.Handler(func(context.Context) bool { return !s.barred.Load() }))
 	t.Cleanup(func() { stop(); <-done; s.server.Close() })
 	return s
 }
@@ -458,9 +460,7 @@ func TestSlowFollowerIsDropped(t *testing.T) {
 	}()
 	quick := s.follow(0)
 	quick.until(0)
-	for s.feed.Followers() < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	s.await("two followers", func() bool { return s.followers() == 2 })
 	page := make([]record.Change, 1000)
 	for n := range 300 {
 		for i := range page {
@@ -469,8 +469,52 @@ func TestSlowFollowerIsDropped(t *testing.T) {
 		s.must(s.feed.announce(page))
 		quick.until(page[len(page)-1].Number)
 	}
-	if n := s.feed.Followers(); n != 1 {
+	if n := s.followers(); n != 1 {
 		t.Errorf("%d followers", n)
+	}
+}
+
+// followers is how many streams are open.
+func (s *site) followers() int {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	return len(s.feed.followers)
+}
+
+// await polls until a condition holds.
+func (s *site) await(what string, holds func() bool) {
+	s.Helper()
+	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Fatalf("%s: not after a minute", what)
+		}
+	}
+}
+
+// Whoever is barred hears nothing of what happens from then on: he is not asked after
+// while nothing happened to relays' certificates, and before anything that did is told.
+func TestWhoIsBarredHearsNoMore(t *testing.T) {
+	s := newSite(t)
+	r := s.follow(0)
+	r.until(0)
+	ours := record.Change{Number: 1, Issuer: "operational", Serial: strings.Repeat("4a", 16), Device: "default:x", NotAfter: time.Now()}
+	s.must(s.feed.announce([]record.Change{ours}))
+	if told := r.until(1); len(told) != 1 {
+		t.Fatalf("%+v", told)
+	}
+	s.barred.Store(true)
+	relays, later := ours, ours
+	relays.Number, relays.Issuer, later.Number = 2, "infrastructure", 3
+	s.must(s.feed.announce([]record.Change{relays, later}))
+	if name, data := r.next(); name != "" {
+		t.Errorf("he is told %s %s", name, data)
+	}
+	s.await("nobody follows", func() bool { return s.followers() == 0 })
+	answer, err := http.Get(s.server.URL + wire.PathChanges + "?after=0")
+	s.must(err)
+	defer answer.Body.Close()
+	if text, err := io.ReadAll(answer.Body); len(text) > 0 || err != nil {
+		t.Errorf("who was barred while he came hears %q, %v", text, err)
 	}
 }
 

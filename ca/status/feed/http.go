@@ -23,20 +23,17 @@ const (
 )
 
 // Handler serves wire.PathFeed and below: documents and the stream. Who may ask is the
-// caller's business.
+// caller's business; still says whether he still may, and is asked before anything is sent
+// that happened since he might have been barred, and with each heartbeat. With nil there
+// are the documents alone: they are signed, and need no protected connection.
 //
 // The stream outlives the time limits of its listener by setting its own; a context that
 // ends, ends it.
-func (f *Feed) Handler() http.Handler {
+func (f *Feed) Handler(still func(context.Context) bool) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+wire.PathChanges, f.serveChanges)
-	mux.Handle("GET "+wire.PathFeed+"/", f.Documents())
-	return mux
-}
-
-// Documents serves the signed documents alone: they need no protected connection.
-func (f *Feed) Documents() http.Handler {
-	mux := http.NewServeMux()
+	if still != nil {
+		mux.HandleFunc("GET "+wire.PathChanges, func(w http.ResponseWriter, r *http.Request) { f.serveChanges(w, r, still) })
+	}
 	mux.HandleFunc("GET "+wire.PathFeed+"/", f.serveDocument)
 	return mux
 }
@@ -90,7 +87,7 @@ func after(r *http.Request) (int64, error) {
 	return n, nil
 }
 
-func (f *Feed) serveChanges(w http.ResponseWriter, r *http.Request) {
+func (f *Feed) serveChanges(w http.ResponseWriter, r *http.Request, still func(context.Context) bool) {
 	from, err := after(r)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, wire.CodeMalformed, err.Error(), "take the deny-list and ask with ?after=ITS-NUMBER")
@@ -115,7 +112,7 @@ func (f *Feed) serveChanges(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusGone, wire.CodeFeedGone, fmt.Sprintf("the stream does not go on after %d", from),
 			"take the deny-list of "+wire.PathFeed+"/ISSUER and go on after its number")
 	default:
-		s := &stream{w, http.NewResponseController(w), f.Now}
+		s := &stream{w, http.NewResponseController(w), f.Now, still}
 		f.stream(r.Context(), s, who, from, position)
 	}
 }
@@ -133,24 +130,26 @@ func (f *Feed) gone(ctx context.Context, from, position int64) (bool, error) {
 
 // stream sends what happened after from, and then what happens.
 func (f *Feed) stream(ctx context.Context, s *stream, who *follower, from, position int64) {
-	if s.begin() != nil || f.catchUp(ctx, s, from, position) != nil {
+	// What barred him while he came was announced before he was a follower.
+	if !s.still(ctx) || s.begin() != nil || f.catchUp(ctx, s, from, position) != nil {
 		return
 	}
 	heartbeat := time.NewTicker(wire.Heartbeat)
 	defer heartbeat.Stop()
 	for {
-		text := []byte(":\n\n") // a comment
+		var next news
 		select {
 		case <-ctx.Done():
 			return
-		case news, ok := <-who.news:
+		case told, ok := <-who.news:
 			if !ok {
 				return
 			}
-			text = news
+			next = told
 		case <-heartbeat.C:
+			next = news{[]byte(":\n\n"), true} // a comment
 		}
-		if s.send(text) != nil {
+		if next.doubt && !s.still(ctx) || s.send(next.text) != nil {
 			return
 		}
 	}
@@ -189,9 +188,10 @@ func (f *Feed) catchUp(ctx context.Context, s *stream, from, position int64) err
 
 // stream is the answer of one follower.
 type stream struct {
-	w   http.ResponseWriter
-	c   *http.ResponseController
-	now func() time.Time
+	w     http.ResponseWriter
+	c     *http.ResponseController
+	now   func() time.Time
+	still func(context.Context) bool
 }
 
 // begin sends the header. The limits of the listener are for answers that end.

@@ -127,7 +127,7 @@ func TestHostileRequests(t *testing.T) {
 		}
 		conn.Close()
 	}
-	if code, _ := get(t, client(in, nil), in.Config.Public.Devices[0]+wire.PathTrust); code != http.StatusOK {
+	if code, _ := get(t, caller(in, nil), in.Config.Public.Devices[0]+wire.PathTrust); code != http.StatusOK {
 		t.Errorf("afterwards: %d", code)
 	}
 }

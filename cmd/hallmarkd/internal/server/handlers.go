@@ -38,7 +38,7 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 	parties, err := party.New(party.Config{
 		Store: store, Status: h.status, Issuer: installation.OwnIssuer{Authority: h.authority}, Permissions: p,
 		Issuers: in.Pins(profile.Infrastructure), Root: sha256.Sum256(infrastructure.Root.Raw), Server: in.Config.Public.Devices[0],
-		Bundle: bundle, Since: in.Trust.Since, Followed: func() []string { return slices.Sorted(maps.Keys(in.Pins(profile.Operational))) }, Newest: store.LastChange, Feed: h.feed.Handler(), Lists: h.status.Handler(), Now: time.Now, Log: log,
+		Bundle: bundle, Since: in.Trust.Since, Followed: func() []string { return slices.Sorted(maps.Keys(in.Pins(profile.Operational))) }, Newest: store.LastChange, Feed: h.feed.Handler, Lists: h.status.Handler(), Now: time.Now, Log: log,
 	})
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (h *house) seal(issuer installation.Issuer) func(context.Context) ([]*x509.
 
 // public is what anyone may fetch over plain HTTP.
 func (h *house) public(withFeed bool) http.Handler {
-	lists, documents := h.status.Handler(), h.feed.Documents()
+	lists, documents := h.status.Handler(), h.feed.Handler(nil)
 	if !withFeed {
 		return lists
 	}

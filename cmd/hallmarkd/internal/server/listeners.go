@@ -29,6 +29,7 @@ const (
 	readTimeout     = 60 * time.Second
 	writeTimeout    = 90 * time.Second
 	idleTimeout     = 30 * time.Second
+	unacknowledged  = 45 * time.Second
 	requestTimeout  = 60 * time.Second
 	shutdownTimeout = 20 * time.Second
 	maxHeader       = 16 << 10
@@ -91,6 +92,19 @@ type door struct{ *net.TCPListener }
 
 func (d door) Close() error { return d.SetDeadline(time.Unix(1, 0)) }
 
+// listening opens sockets whose connections end when the other end has acknowledged nothing
+// for unacknowledged: of one that vanished the kernel would otherwise keep what it was
+// sent for a quarter of an hour, and a relay that lost its network comes again and again.
+var listening = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+	const userTimeout = 18 // TCP_USER_TIMEOUT (RFC 5482), tcp(7), in milliseconds
+	if failed := c.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, userTimeout, int(unacknowledged/time.Millisecond))
+	}); failed != nil {
+		return failed
+	}
+	return err
+}}
+
 // openAll opens what listeners need, before the first request: a port that is taken is an
 // error, not half a server. What none of them needs is closed.
 func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listener, err error) {
@@ -98,7 +112,7 @@ func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listene
 	for _, l := range all {
 		socket := d.open[l.address]
 		if socket == nil {
-			opened, err := net.Listen("tcp", l.address)
+			opened, err := listening.Listen(context.Background(), "tcp", l.address)
 			if err != nil {
 				for address, fresh := range needed {
 					if d.open[address] == nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -87,7 +89,7 @@ type sessions struct{ offered int }
 func (s *sessions) Get(string) (*tls.ClientSessionState, bool)  { return nil, false }
 func (s *sessions) Put(_ string, state *tls.ClientSessionState) { s.offered++ }
 
-func client(in *installation.Installation, change func(*tls.Config)) *http.Client {
+func caller(in *installation.Installation, change func(*tls.Config)) *http.Client {
 	c := &tls.Config{RootCAs: x509.NewCertPool()}
 	c.RootCAs.AddCert(in.Issuer(profile.Infrastructure).Root)
 	if change != nil {
@@ -116,7 +118,7 @@ func TestListeners(t *testing.T) {
 	devices, operators := in.Config.Public.Devices[0], in.Config.Public.Operators
 
 	offered := &sessions{}
-	code, body := get(t, client(in, func(c *tls.Config) { c.ClientSessionCache = offered }), devices+wire.PathTrust)
+	code, body := get(t, caller(in, func(c *tls.Config) { c.ClientSessionCache = offered }), devices+wire.PathTrust)
 	var signed wire.SignedBundle
 	if err := json.Unmarshal([]byte(body), &signed); err != nil || code != http.StatusOK {
 		t.Fatalf("trust: %d %s", code, body)
@@ -128,17 +130,17 @@ func TestListeners(t *testing.T) {
 	if offered.offered != 0 {
 		t.Error("the server offers to resume TLS sessions")
 	}
-	if _, err := client(in, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }).Get(devices + wire.PathTrust); err == nil {
+	if _, err := caller(in, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }).Get(devices + wire.PathTrust); err == nil {
 		t.Error("TLS 1.2 is accepted")
 	}
-	if _, err := client(in, func(c *tls.Config) { c.ServerName = "elsewhere.example" }).Get(devices + wire.PathTrust); err == nil {
+	if _, err := caller(in, func(c *tls.Config) { c.ServerName = "elsewhere.example" }).Get(devices + wire.PathTrust); err == nil {
 		t.Error("the certificate is for every name")
 	}
-	if code, _ := get(t, client(in, nil), in.Config.Public.Devices[1]+wire.PathTrust); code != http.StatusOK {
+	if code, _ := get(t, caller(in, nil), in.Config.Public.Devices[1]+wire.PathTrust); code != http.StatusOK {
 		t.Errorf("by address: %d", code)
 	}
 
-	if code, body := get(t, client(in, nil), operators+wire.PathWhoami); code != http.StatusUnauthorized {
+	if code, body := get(t, caller(in, nil), operators+wire.PathWhoami); code != http.StatusUnauthorized {
 		t.Errorf("a stranger on the operators' listener: %d %s", code, body)
 	}
 	identity := filepath.Join(in.Config.Dir, installation.OperatorDir, "identity.pem")
@@ -147,10 +149,10 @@ func TestListeners(t *testing.T) {
 		t.Fatal(err)
 	}
 	asOperator := func(c *tls.Config) { c.Certificates = []tls.Certificate{pair} }
-	if code, body := get(t, client(in, asOperator), operators+wire.PathWhoami); code != http.StatusOK || !strings.Contains(body, `"operator":"admin"`) {
+	if code, body := get(t, caller(in, asOperator), operators+wire.PathWhoami); code != http.StatusOK || !strings.Contains(body, `"operator":"admin"`) {
 		t.Errorf("the first operator: %d %s", code, body)
 	}
-	if code, _ := get(t, client(in, asOperator), devices+wire.PathTrust); code == http.StatusOK {
+	if code, _ := get(t, caller(in, asOperator), devices+wire.PathTrust); code == http.StatusOK {
 		t.Error("an operator's certificate passes for a device's")
 	}
 
@@ -425,5 +427,52 @@ func TestReplacingTheServer(t *testing.T) {
 	defer serve()()
 	if err := <-answered; err != nil {
 		t.Error("turned away:", err)
+	}
+}
+
+// A relying party that is disabled hears no more at once: not first with the next heartbeat.
+func TestStreamsEndWithTheirRelyingParty(t *testing.T) {
+	in := found(t)
+	start(t, in)
+	dir := filepath.Dir(in.Config.File)
+	operator, err := client.Load(filepath.Join(dir, installation.OperatorDir), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := map[string]*http.Response{}
+	for _, name := range []string{"broker-1", "broker-2"} {
+		invited, err := operator.InviteRelyingParty(t.Context(), wire.NewRelyingParty{Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := client.AcceptRelay(t.Context(), invited.Invitation, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		relay, err := client.LoadRelay(filepath.Join(dir, name), func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if streams[name], err = relay.Send(t.Context(), http.MethodGet, wire.PathChanges+"?after=0", http.Header{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		defer streams[name].Body.Close()
+		if streams[name].StatusCode != http.StatusOK {
+			t.Fatal(streams[name].Status)
+		}
+	}
+	if _, err := operator.DisableRelyingParty(t.Context(), "broker-1"); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(streams["broker-1"].Body); err != nil || strings.Contains(string(text), "\n:") {
+		t.Errorf("it hears, up to a heartbeat or further: %q, %v", text, err)
+	}
+	// The other is told that something happened which was none of its business.
+	for lines := bufio.NewScanner(streams["broker-2"].Body); ; {
+		if !lines.Scan() {
+			t.Fatalf("another relying party's stream ends: %v", lines.Err())
+		}
+		if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok && id != "0" {
+			break
+		}
 	}
 }
