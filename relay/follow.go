@@ -21,9 +21,10 @@ type event struct {
 }
 
 // follow sends the changes after a number until the stream fails or ctx ends. A stream
-// that ends in order is taken up again where it ended.
+// that ends in order is taken up again where it ended: if that was for a reason, the server
+// says it now.
 func (r *Relay) follow(ctx context.Context, after int64, to chan<- event) error {
-	for {
+	for short := 0; ; {
 		began := time.Now()
 		last, err := r.stream(ctx, after, to)
 		if ctx.Err() != nil {
@@ -32,7 +33,10 @@ func (r *Relay) follow(ctx context.Context, after int64, to chan<- event) error 
 		if err != nil {
 			return fmt.Errorf("the feed: %w", err)
 		}
-		if after = last; time.Since(began) < time.Second {
+		if short++; time.Since(began) >= time.Second {
+			short = 0
+		}
+		if after = last; short == 2 {
 			return errors.New("the feed ends as soon as it begins: does a proxy in between hold it back?")
 		}
 	}
