@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -94,7 +96,7 @@ func (p *plans) check(t *testing.T) {
 		}
 		checked++
 		err := s.db.Read(t.Context(), func(c *engine.Conn) error {
-			steps, err := engine.Query(t.Context(), c, func(r engine.Row) string { return r.Text(3) }, "EXPLAIN QUERY PLAN "+sql, make([]any, 20)...)
+			steps, err := engine.Query(t.Context(), c, func(r engine.Row) string { return r.Text(3) }, "EXPLAIN QUERY PLAN "+sql, make([]any, parameters(sql))...)
 			for _, step := range steps {
 				words := strings.Fields(step + " -")
 				small := slices.Contains([]string{"models", "lots", "operators", "authorities", "ek_types", "sqlite_schema", "sqlite_sequence", "CONSTANT", "json_each", "g", "o"}, words[1]) || // g: the lots of a job; o: operators
@@ -113,6 +115,18 @@ func (p *plans) check(t *testing.T) {
 	if checked < 60 {
 		t.Errorf("only %d statements were checked", checked)
 	}
+}
+
+// parameters counts those of a statement: ? is the one after the largest so far, ?2 the second.
+func parameters(sql string) (n int) {
+	for _, p := range regexp.MustCompile(`\?\d*`).FindAllString(sql, -1) {
+		if number, err := strconv.Atoi(p[1:]); err == nil {
+			n = max(n, number)
+		} else {
+			n++
+		}
+	}
+	return n
 }
 
 // The questions of an emergency are answered through an index.

@@ -104,12 +104,14 @@ func (c *Conn) run(sql string, args []any, show func(*thin.Stmt)) (err error) {
 	if err != nil {
 		return err
 	}
-	c.bind(s, args)
 	defer func() {
-		if e := errors.Join(s.Reset(), s.ClearBindings()); err == nil {
+		if e := s.Reset(); err == nil {
 			err = e
 		}
 	}()
+	if err := c.bind(s, args); err != nil {
+		return err
+	}
 	for {
 		if row, err := s.Step(); err != nil || !row {
 			return err
@@ -146,24 +148,35 @@ func First[T any](c *Conn, scan func(Row) T, sql string, args ...any) (*T, error
 	return &found[0], nil
 }
 
-// bind gives a statement its values and keeps them for the journal. What cannot be bound
-// the statement's next step says.
-func (c *Conn) bind(s *thin.Stmt, args []any) {
+// bind gives a statement its values and keeps them for the journal. Each parameter gets one,
+// NULL too: those of the time before stay, since a statement that was interrupted lets nobody
+// clear them. What SQLite does not take the statement's next step says.
+func (c *Conn) bind(s *thin.Stmt, args []any) error {
+	if len(args) != s.BindParamCount() {
+		return fmt.Errorf("%d values for %d parameters", len(args), s.BindParamCount())
+	}
 	c.args = c.args[:0]
 	for i, a := range args {
 		a = value(a)
 		c.args = append(c.args, a)
 		switch a := a.(type) {
+		case nil:
+			s.BindNull(i + 1)
 		case int64:
 			s.BindInt64(i+1, a)
 		case string:
 			s.BindText(i+1, a)
 		case []byte:
-			if a != nil { // what is not bound is NULL
+			if a == nil {
+				s.BindNull(i + 1)
+			} else {
 				s.BindBytes(i+1, a)
 			}
+		default:
+			return fmt.Errorf("a %T cannot be a value", a)
 		}
 	}
+	return nil
 }
 
 // value turns what the verbs hold into what SQLite stores.

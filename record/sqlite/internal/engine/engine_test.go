@@ -255,6 +255,40 @@ func TestQueryIsInterrupted(t *testing.T) {
 	}
 }
 
+// What a query was asked that its caller gave up does not answer for the next, and what is no
+// value, or too few, is an error.
+func TestValues(t *testing.T) {
+	db := newDB(t)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := db.Read(t.Context(), func(c *Conn) error {
+		const isNull = "SELECT ?1 IS NULL"
+		for _, none := range []any{nil, []byte(nil), time.Time{}} {
+			if n, err := First(c, Number, isNull, "text"); err != nil || *n != 0 {
+				t.Errorf("%v, %v", n, err)
+			}
+			if _, err := Query(over, c, Number, isNull, "text"); !errors.Is(err, context.Canceled) {
+				t.Errorf("its caller gave up: %v", err)
+			}
+			if n, err := First(c, Number, isNull, none); err != nil || *n != 1 {
+				t.Errorf("%T: %v, %v", none, n, err)
+			}
+		}
+		if n, err := First(c, Number, isNull, []byte{}); err != nil || *n != 0 {
+			t.Errorf("empty: %v, %v", n, err)
+		}
+		for name, args := range map[string][]any{"none": {}, "too many": {1, 2}, "no value": {1.5}} {
+			if n, err := First(c, Number, isNull, args...); err == nil {
+				t.Errorf("%s: %v", name, *n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A connection keeps no more statements than it may, and those that it dropped work again.
 func TestStatementsAreBounded(t *testing.T) {
 	db := newDB(t)
