@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -497,13 +498,14 @@ func TestTrustBundles(t *testing.T) {
 func TestMessageTwoGoesOverTheSameConnection(t *testing.T) {
 	for name, c := range map[string]struct {
 		header  string
-		between func(*server)
+		between func(s *server, over context.CancelFunc) // what happens before message two
 		want    int
 	}{
-		"kept":                 {"", func(*server) {}, 1},
-		"closed as announced":  {"close", func(*server) {}, 2},
-		"closed unannounced":   {"", func(s *server) { s.hangUp() }, 2},
-		"challenged once more": {"", func(s *server) {}, 1},
+		"kept":                 {"", func(*server, context.CancelFunc) {}, 1},
+		"closed as announced":  {"close", func(*server, context.CancelFunc) {}, 2},
+		"closed unannounced":   {"", func(s *server, _ context.CancelFunc) { s.hangUp() }, 2},
+		"challenged once more": {"", func(*server, context.CancelFunc) {}, 1},
+		"message one is over":  {"", func(_ *server, over context.CancelFunc) { over() }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, nil)
@@ -515,15 +517,17 @@ func TestMessageTwoGoesOverTheSameConnection(t *testing.T) {
 				write(w, wire.Answer{Identity: &wire.Identity{Device: "m:1"}})
 			}
 			n := newClient(t, s, nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
 			for range 2 {
-				if _, err := n.Enrol(t.Context(), wire.Enrol{Serial: "1"}, prove, ticket); err != nil {
+				if _, err := n.Enrol(ctx, wire.Enrol{Serial: "1"}, prove, ticket); err != nil {
 					t.Fatal(err)
 				}
 				if name != "challenged once more" {
 					break
 				}
 			}
-			c.between(s)
+			c.between(s, cancel)
 			if answer, err := n.Activate(t.Context(), wire.Activate{}, nil); err != nil || answer.Identity == nil {
 				t.Fatalf("%+v, %v", answer, err)
 			}

@@ -87,7 +87,7 @@ func elsewhere(err error) bool {
 }
 
 func (c *Client) useServer(ctx context.Context, server string, id *tls.Certificate, do func(*connection) error) error {
-	conn := c.takeKept(server, id)
+	conn := c.takeKept(ctx, server, id)
 	if conn == nil {
 		var err error
 		if conn, err = c.openServer(ctx, server, id); err != nil {
@@ -95,7 +95,7 @@ func (c *Client) useServer(ctx context.Context, server string, id *tls.Certifica
 		}
 	}
 	err := do(conn)
-	if conn.awaited && !conn.over {
+	if conn.awaited && !conn.over && conn.stop() { // message two may have a context of its own
 		c.kept, c.keptFor = conn, id
 	} else {
 		conn.Close()
@@ -105,12 +105,13 @@ func (c *Client) useServer(ctx context.Context, server string, id *tls.Certifica
 
 // takeKept gives the connection that was kept, if it is of this server and certificate and
 // still open; nil if not. A handshake is most of what a message costs.
-func (c *Client) takeKept(server string, id *tls.Certificate) *connection {
+func (c *Client) takeKept(ctx context.Context, server string, id *tls.Certificate) *connection {
 	conn := c.kept
 	if c.kept = nil; conn == nil {
 		return nil
 	}
 	if conn.awaited = false; conn.server == server && c.keptFor == id && conn.open() {
+		conn.obey(ctx)
 		return conn
 	}
 	conn.Close()
@@ -234,8 +235,13 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 	}
 	conn.bounded = &io.LimitedReader{R: conn.Conn}
 	conn.reader = bufio.NewReader(conn.bounded)
-	conn.stop = context.AfterFunc(ctx, func() { raw.Close() })
+	conn.obey(ctx)
 	return conn, nil
+}
+
+// obey lets the end of a context end the connection.
+func (conn *connection) obey(ctx context.Context) {
+	conn.stop = context.AfterFunc(ctx, func() { conn.NetConn().Close() })
 }
 
 // reached remembers where a server was that has shown to be one.
