@@ -45,7 +45,7 @@ var errNoList = errors.New("the certificate names no CRL")
 // goroutines; one fetches at a time.
 type Lists struct {
 	mu    sync.Mutex
-	known map[string]*list
+	known map[string]*list // by URL and issuer
 	told  time.Time
 }
 
@@ -76,9 +76,10 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 		return false, errNoList
 	}
 	url := c.CRLDistributionPoints[i]
+	key := url + "\n" + string(issuer.Raw) // another CA that names the same place has not signed the same list
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	have := l.known[url]
+	have := l.known[key]
 	age := listAge
 	if have != nil && have.err != nil {
 		age = failureAge
@@ -96,13 +97,13 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 			have = fresh
 		}
 		have.asked = time.Now()
-		if len(l.known) >= maxLists {
+		if l.known[key] == nil && len(l.known) >= maxLists {
 			clear(l.known)
 		}
 		if l.known == nil {
 			l.known = map[string]*list{}
 		}
-		l.known[url] = have
+		l.known[key] = have
 	}
 	switch {
 	case have.revoked[string(c.SerialNumber.Bytes())]: // also by a list that has ended

@@ -156,7 +156,11 @@ func TestListsAreKept(t *testing.T) {
 	answer = a.list(server.URL, 5, nil)
 	look(false, true, 1)
 	look(false, true, 1)
-	older := func() { l.known[server.URL].asked = l.known[server.URL].asked.Add(-listAge) }
+	older := func() {
+		for _, k := range l.known {
+			k.asked = k.asked.Add(-listAge)
+		}
+	}
 	answer = []byte("nonsense") // what was known stays
 	older()
 	look(false, true, 2)
@@ -170,6 +174,19 @@ func TestListsAreKept(t *testing.T) {
 	answer = a.list(server.URL, 5, nil)
 	older()
 	look(true, true, 4)
+	// What another CA's list says at the same place is not known from this one.
+	other := newAuthority(t, "theirs")
+	if revoked, err := l.revoked(other.visitor(server.URL), other.certificate, now); revoked || err == nil {
+		t.Errorf("another CA's: %v, %v", revoked, err)
+	}
+	for i := 0; len(l.known) < maxLists; i++ {
+		l.revoked(a.visitor(server.URL+"/full"+strings.Repeat("x", i)), a.certificate, now)
+	}
+	older()
+	look(true, true, asked+1)
+	if len(l.known) != maxLists {
+		t.Errorf("to ask for one again the others were given up: %d are kept", len(l.known))
+	}
 	for i := range 2 * maxLists {
 		l.revoked(a.visitor(server.URL+"/"+strings.Repeat("x", i)), a.certificate, now)
 	}
