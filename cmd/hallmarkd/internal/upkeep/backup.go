@@ -113,11 +113,15 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 }
 
 // NewJournal makes an installation, which must not be running, begin a new journal because
-// the one that it kept is lost. A backup must follow: older ones do not go with it.
+// the one that it kept is lost; one that can go on is refused. A backup must follow: older
+// ones do not go with it.
 func NewJournal(ctx context.Context, in *installation.Installation) error {
 	path, err := in.Database()
 	if err != nil {
 		return err
+	}
+	if journal.Check(ctx, path, in.Config.Journal) == nil {
+		return installation.Hint(fmt.Errorf("the journal in %s can go on; older backups would not go with a new one", in.Config.Journal), "leave out --new-journal")
 	}
 	return journal.Restart(ctx, path)
 }

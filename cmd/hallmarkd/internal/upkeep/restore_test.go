@@ -397,6 +397,9 @@ func TestLostJournal(t *testing.T) {
 				t.Errorf("a sound journal: %+v", found)
 			}
 			f.store.Close()
+			if err := NewJournal(t.Context(), f.in); err == nil {
+				t.Error("a sound journal is given up")
+			}
 			if err := lose(f.in.Config.Journal); err != nil {
 				t.Fatal(err)
 			}
