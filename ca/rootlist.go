@@ -13,9 +13,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/hallmark-pki/hallmark/ca/profile"
 )
 
@@ -101,18 +98,11 @@ func SignedRevocation(tbs, signature []byte) ([]byte, error) {
 	if len(tbs) > MaxRootCRL || len(signature) > 1<<10 {
 		return nil, errors.New("the list or its signature is too long to be one")
 	}
-	// TBSCertList begins with its version and the signature's algorithm (RFC 5280 §5.1.2).
-	in, list, version, algorithm := cryptobyte.String(tbs), cryptobyte.String(nil), 0, cryptobyte.String(nil)
-	if !in.ReadASN1(&list, cbasn1.SEQUENCE) || !in.Empty() || !list.ReadASN1Integer(&version) || !list.ReadASN1Element(&algorithm, cbasn1.SEQUENCE) {
+	list, err := profile.Assemble(tbs, signature) // a CertificateList is made as a Certificate is (RFC 5280 §5.1)
+	if err != nil {
 		return nil, errors.New("this is not a list that is to be signed")
 	}
-	b := cryptobyte.NewBuilder(nil)
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(signature)
-	})
-	return b.Bytes()
+	return list, nil
 }
 
 // ReadRootCRL reads a root's CRL that was signed elsewhere, PEM or DER, and refuses one that
