@@ -71,7 +71,7 @@ import-list" takes what was signed.`,
 				if err != nil {
 					return "", err
 				}
-				return saidListed(c, store, root, args[0])
+				return saidListed(c, store, root, args[0], reason)
 			})
 		},
 	}
@@ -85,11 +85,11 @@ import-list" takes what was signed.`,
 }
 
 // saidListed tells what was done, and what is left to do.
-func saidListed(c *cobra.Command, store record.Store, root, issuer string) (string, error) {
+func saidListed(c *cobra.Command, store record.Store, root, issuer, reason string) (string, error) {
 	said := fmt.Sprintf("The list of %s names %s now.\n", root, issuer)
 	begun, err := store.IssuerRevocations(c.Context())
 	if err == nil && !slices.ContainsFunc(begun, func(j record.Job) bool { return j.Issuer == issuer }) {
-		said += fmt.Sprintf("Left to do: its certificates are not revoked. hallmark issuer revoke %s --reissue --reason REASON\n", issuer)
+		said += fmt.Sprintf("Left to do: its certificates are not revoked. hallmark issuer revoke %s --reissue --reason %s\n", issuer, reason)
 	}
 	return said, err
 }
@@ -154,7 +154,7 @@ the signature over it.`,
 				}
 				said := fmt.Sprintf("The list of %s is number %v now, and lasts until %s.\n", done.Root, done.List.Number, done.List.NextUpdate.UTC().Format(time.DateOnly))
 				for _, issuer := range done.Named {
-					more, err := saidListed(c, store, done.Root, issuer)
+					more, err := saidListed(c, store, done.Root, issuer, "REASON")
 					if err != nil {
 						return "", err
 					}
