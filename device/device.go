@@ -258,7 +258,7 @@ func lost(err error) bool {
 		return true
 	}
 	p, ok := errors.AsType[*wire.Problem](err)
-	return ok && (p.Code == wire.CodeSession || p.Code == wire.CodeUnavailable)
+	return ok && (p.Code == wire.CodeSession || p.Code == wire.CodeUnavailable || p.Code == wire.CodeTurn)
 }
 
 // finish answers the challenge, if the answer is one, and returns the identity.

@@ -65,6 +65,7 @@ const (
 	CodeCount         = "count-needed"      // 409: everything is selected, and the count was not typed back
 	CodeTooOften      = "too-often"         // 429: one device asks for certificates without end
 	CodeStreams       = "too-many-streams"  // 429: one relying party follows the feed too often at once
+	CodeTurn          = "turn"              // 503: many ask at once; nothing failed, come again after Retry-After
 	CodeUnavailable   = "unavailable"       // 503: try again
 	CodeInternal      = "internal"          // 500
 )

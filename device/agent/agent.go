@@ -389,7 +389,7 @@ func (a *Agent) complain(err error) {
 	switch {
 	case errors.Is(err, state.ErrEmpty):
 		a.log(Warning, "%v: waiting for hallmark-device enrol", err)
-	case errors.As(err, new(*state.HeldError)):
+	case errors.As(err, new(*state.HeldError)) || code(err) == wire.CodeTurn:
 		a.log(Info, "waiting: %v", err)
 	default:
 		a.log(Error, "%s", text)

@@ -94,6 +94,14 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("%s: %+v", name, o)
 		}
 	}
+	// A turn is waited for, and is no failure; nor does it make good what failed before.
+	for _, before := range []state.Outcome{{}, {Failures: 2, Failure: &state.Failure{Code: "network"}}} {
+		o := before
+		fail(&o, &wire.Problem{Code: wire.CodeTurn, RetryAfter: time.Minute}, noon, 30*24*time.Hour, none)
+		if o.Failures != before.Failures || o.Failure != before.Failure || o.Attempt != noon || o.NotBefore.Sub(noon) != time.Minute+time.Second {
+			t.Errorf("a turn: %+v", o)
+		}
+	}
 }
 
 // An idle agent wakes up once a minute at most, notices what was done by hand, is woken by

@@ -85,7 +85,7 @@ func (s *Status) unhealthy(now time.Time) string {
 // refuses reports whether a code is a server's word on the device, not on the moment.
 func refuses(code string) bool {
 	switch code {
-	case wire.CodeUnavailable, wire.CodeInternal, wire.CodeTooOften, wire.CodeSession:
+	case wire.CodeUnavailable, wire.CodeTurn, wire.CodeInternal, wire.CodeTooOften, wire.CodeSession:
 		return false
 	}
 	return (&WaitError{Failure: state.Failure{Code: code}}).Class() == Refused

@@ -102,9 +102,13 @@ func backoff(failures int, life time.Duration, random func() float64) time.Durat
 	return max(time.Duration(random()*float64(bound)), time.Second)
 }
 
-// fail takes a failure into the outcome.
+// fail takes a failure into the outcome. A turn is none: the server answers, and says when.
 func fail(o *state.Outcome, err error, now time.Time, life time.Duration, random func() float64) {
 	o.Attempt = now
+	if code(err) == wire.CodeTurn {
+		o.NotBefore = now.Add(client.RetryAfter(err) + backoff(1, life, random))
+		return
+	}
 	o.Failures++
 	o.Failure = &state.Failure{Time: now, Code: code(err), Detail: err.Error()}
 	wait := backoff(o.Failures, life, random)

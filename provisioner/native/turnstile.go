@@ -203,7 +203,7 @@ func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body
 		}
 		leave, again := h.turnstile.enter(r.Context(), HostOf(r.RemoteAddr), wait, h.Now)
 		if leave == nil {
-			h.fail(w, r, &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, RetryAfter: again,
+			h.fail(w, r, &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeTurn, RetryAfter: again,
 				Detail: "many devices ask at once, and this one has been given a turn", Hint: "nothing is wrong: the device asks again by itself"})
 			return
 		}

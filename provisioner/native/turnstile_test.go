@@ -59,7 +59,7 @@ func TestTurnstile(t *testing.T) {
 			w := ask(wire.PathRenew)
 			var p wire.Problem
 			seconds, err := strconv.Atoi(w.Header().Get("Retry-After"))
-			if w.Code != http.StatusServiceUnavailable || err != nil || json.Unmarshal(w.Body.Bytes(), &p) != nil || p.Code != wire.CodeUnavailable {
+			if w.Code != http.StatusServiceUnavailable || err != nil || json.Unmarshal(w.Body.Bytes(), &p) != nil || p.Code != wire.CodeTurn {
 				t.Errorf("%d %s %v", w.Code, w.Body, err)
 			}
 			mu.Lock()
