@@ -46,7 +46,23 @@ type stage struct {
 	dir string
 	env []string
 	tpm *swtpm.TPM
+	// port is the first of four that found's installation listens on.
+	port int
 }
+
+// found makes an installation in the folder acme that takes software TPMs.
+func (s *stage) found(t *testing.T) {
+	t.Helper()
+	var err error
+	if s.port, err = freePorts(); err != nil {
+		t.Fatal(err)
+	}
+	s.bash(t, fmt.Sprintf(`hallmarkd init --dir acme --name "Acme Devices" --root-out roots --listen 127.0.0.1:%d --public-url https://localhost:%[1]d &&
+		sed -i 's/accept_simulated_tpms: false/accept_simulated_tpms: true/' acme/hallmark.yaml`, s.port))
+}
+
+// at is where the nth listener is: that for devices, for operators, for relying parties.
+func (s *stage) at(n int) string { return fmt.Sprintf("127.0.0.1:%d", s.port+n) }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()

@@ -30,8 +30,6 @@ import (
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
 
-const plain = "http://localhost:8445"
-
 // world is an installation served by the real program, its devices, and those who want to
 // know which of them hold.
 type world struct {
@@ -65,8 +63,7 @@ type member struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, stage: newStage(t), dir: "acme", known: map[string]bool{}, held: map[string]*x509.RevocationList{}, issuers: map[string]*x509.Certificate{}}
-	w.bash(t, `hallmarkd init --dir acme --name "Acme Devices" --root-out roots --public-url https://localhost:8443 &&
-		sed -i 's/accept_simulated_tpms: false/accept_simulated_tpms: true/' acme/hallmark.yaml`)
+	w.found(w.T)
 	w.start()
 	w.Cleanup(w.kill)
 	w.operator = want(client.Load(filepath.Join(w.stage.dir, "acme/operator"), func(string) {}))(t)
@@ -104,8 +101,8 @@ func (w *world) start() {
 	if err := w.server.Start(); err != nil {
 		w.Fatal(err)
 	}
-	await(w.T, "127.0.0.1:8445")
-	await(w.T, "127.0.0.1:8444")
+	await(w.T, w.at(2))
+	await(w.T, w.at(1))
 	w.republished(begun)
 }
 
@@ -150,7 +147,7 @@ func (w *world) get(path string) []byte {
 
 func (w *world) ask(path string) (int, []byte) {
 	w.Helper()
-	r := want(http.Get(plain + path))(w)
+	r := want(http.Get("http://" + w.at(2) + path))(w)
 	defer r.Body.Close()
 	return r.StatusCode, want(io.ReadAll(r.Body))(w)
 }
@@ -172,7 +169,7 @@ func (w *world) enrol() {
 	text := want(w.operator.CreateTickets(w.Context(), wire.NewTickets{Count: 1, TTL: 3600}))(w)
 	ticket := want(wire.ParsePermission(wire.KindTicket, text.Tickets[0]))(w)
 	m := &member{serial: fmt.Sprint("SN-", len(w.fleet)+1), state: "active", Device: &simdevice.Device{
-		Server: simdevice.Server{Address: "127.0.0.1:8443", Name: "localhost", Roots: w.roots}, TPM: want(simtpm.NewDevice(w.maker, simtpm.Options{}))(w)}}
+		Server: simdevice.Server{Address: w.at(0), Name: "localhost", Roots: w.roots}, TPM: want(simtpm.NewDevice(w.maker, simtpm.Options{}))(w)}}
 	id := want(m.Enrol(ticket, m.serial))(w)
 	m.keep(w, id.IDevID, id.AK)
 	m.keep(w, want(m.Renew(m.IDevID))(w).LDevID)
@@ -454,7 +451,7 @@ func (w *world) withDelta(issuer string) map[string]bool {
 func (w *world) ocsp(m *member, c, issuer *x509.Certificate) {
 	w.Helper()
 	request := want(ocsp.CreateRequest(c, issuer, &ocsp.RequestOptions{Hash: crypto.SHA256}))(w)
-	r := want(http.Post(plain+"/ocsp", "application/ocsp-request", bytes.NewReader(request)))(w)
+	r := want(http.Post("http://"+w.at(2)+"/ocsp", "application/ocsp-request", bytes.NewReader(request)))(w)
 	defer r.Body.Close()
 	answer := want(ocsp.ParseResponseForCert(want(io.ReadAll(r.Body))(w), c, issuer))(w)
 	status, reason := map[string]int{"active": ocsp.Good, "suspended": ocsp.Revoked, "revoked": ocsp.Revoked}[m.state], 0

@@ -28,7 +28,7 @@ func TestRelyingPartiesFollowTheCRLs(t *testing.T) {
 		if !found || !ended {
 			t.Fatalf("docs/administrator.md has no block in %s", language)
 		}
-		return strings.NewReplacer("/etc/hallmark", etc, "http://pki.acme.example", "http://localhost:8445").Replace(block)
+		return strings.NewReplacer("/etc/hallmark", etc, "http://pki.acme.example", "http://"+s.at(2)).Replace(block)
 	}
 	refresh := func(reload string) {
 		t.Helper()

@@ -73,11 +73,10 @@ func TestRelyingPartiesAcceptLDevIDsAlone(t *testing.T) {
 // of every kind that a client could show.
 func everyCertificate(t *testing.T, s *stage) []shown {
 	t.Helper()
-	s.bash(t, `hallmarkd init --dir acme --name "Acme Devices" --root-out roots --public-url https://localhost:8443 &&
-		sed -i 's/accept_simulated_tpms: false/accept_simulated_tpms: true/' acme/hallmark.yaml`)
+	s.found(t)
 	start(t, s, "hallmarkd", "serve", "--config", "acme/hallmark.yaml")
-	await(t, "127.0.0.1:8443")
-	await(t, "127.0.0.1:8444")
+	await(t, s.at(0))
+	await(t, s.at(1))
 	maker, err := simtpm.NewMaker(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +92,7 @@ func everyCertificate(t *testing.T, s *stage) []shown {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(read(t, s.dir, "acme/trust/infrastructure.pem"))
-	d := &simdevice.Device{Server: simdevice.Server{Address: "127.0.0.1:8443", Name: "localhost", Roots: roots}, TPM: chip}
+	d := &simdevice.Device{Server: simdevice.Server{Address: s.at(0), Name: "localhost", Roots: roots}, TPM: chip}
 	id, err := d.Enrol(ticket, "SN-1")
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +108,7 @@ func everyCertificate(t *testing.T, s *stage) []shown {
 		// Of the same root as LDevIDs, and for servers alone.
 		{"device server", d.Page, false, "unsupported certificate"},
 		{"operator", operatorCertificate(t, s.dir), false, stranger},
-		{"server", serverCertificate(t), false, stranger},
+		{"server", serverCertificate(t, s), false, stranger},
 	}
 }
 
@@ -126,9 +125,9 @@ func operatorCertificate(t *testing.T, dir string) tls.Certificate {
 
 // serverCertificate is the server's own chain with a key that is not its: a relying
 // party must refuse the chain before it comes to look at the key.
-func serverCertificate(t *testing.T) tls.Certificate {
+func serverCertificate(t *testing.T, s *stage) tls.Certificate {
 	t.Helper()
-	c, err := tls.Dial("tcp", "127.0.0.1:8443", &tls.Config{InsecureSkipVerify: true})
+	c, err := tls.Dial("tcp", s.at(0), &tls.Config{InsecureSkipVerify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
