@@ -180,7 +180,7 @@ func (t *turnstile) later(from netip.Prefix, now time.Time) time.Duration {
 // advance lets the rounds go on, and forgets the hosts whose turns have passed. A clock
 // that is set back stops them for once. mu is held.
 func (t *turnstile) advance(now time.Time, pace float64) {
-	if passed := now.Sub(t.at); passed > 0 {
+	if passed := now.Sub(t.at); passed > 0 && !t.at.IsZero() { // not from the year 1 on: one more must still count
 		t.round += float64(passed) / pace / float64(max(len(t.hosts), 1))
 	}
 	t.at = now

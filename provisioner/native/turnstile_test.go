@@ -122,6 +122,14 @@ func TestTurnsAndClocks(t *testing.T) {
 	if got := stile.later(one, now.AddDate(5, 0, 0).Add(maxTurn/2)); got < maxTurn/2 || got > maxTurn/2+3*time.Second {
 		t.Errorf("half of them later: %v", got)
 	}
+	// The first turn is given out when requests are quick, the next ones when they are not.
+	stile = newTurnstile(1)
+	stile.took = time.Nanosecond
+	stile.later(one, now)
+	stile.took = time.Second
+	if first, second := stile.later(one, now), stile.later(one, now); second-first != time.Second {
+		t.Errorf("two turns: %v and %v", first, second)
+	}
 }
 
 var (
