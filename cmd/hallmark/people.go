@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +33,7 @@ func (a *app) operatorInvite() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.ErrOrStderr(), "hallmark: valid until %s; %s runs: hallmark operator accept INVITATION\n", terminal.Exactly(got.Expires), args[0])
+		fmt.Fprintf(c.ErrOrStderr(), "hallmark: valid until %s; %s runs: hallmark operator accept - < INVITATION\n", terminal.Exactly(got.Expires), args[0])
 		_, err = fmt.Fprintln(c.OutOrStdout(), got.Invitation)
 		return err
 	})
@@ -55,8 +55,8 @@ processes.`,
 			}
 			invitation := args[0]
 			if invitation == "-" {
-				if invitation, err = bufio.NewReaderSize(c.InOrStdin(), 4096).ReadString('\n'); invitation == "" {
-					return fmt.Errorf("standard input holds no invitation: %w", err)
+				if invitation = terminal.Line(c.InOrStdin(), 4096); invitation == "" {
+					return terminal.Usage(errors.New("standard input holds no invitation"))
 				}
 			}
 			name, settings, err := client.Accept(c.Context(), invitation, folder(path))

@@ -1,7 +1,6 @@
 package job
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -205,8 +204,7 @@ func (t acting) ended(c *cobra.Command, p jobs.Progress) error {
 // typedBack asks for the number of devices; whoever does not type it gets the refusal.
 func typedBack(c *cobra.Command, refusal *wire.Problem) (int64, error) {
 	fmt.Fprintf(c.ErrOrStderr(), "%s\nType the number to go on: ", terminal.Printable(refusal.Detail, true))
-	line, _ := bufio.NewReaderSize(c.InOrStdin(), 64).ReadString('\n')
-	n, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	n, err := strconv.ParseInt(strings.TrimSpace(terminal.Line(c.InOrStdin(), 4096)), 10, 64)
 	if err != nil || n == 0 {
 		return 0, refusal
 	}

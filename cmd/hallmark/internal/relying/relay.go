@@ -1,7 +1,6 @@
 package relying
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -62,7 +61,7 @@ standard input, out of the list of processes.`,
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
 		invitation := args[0]
 		if invitation == "-" {
-			if invitation, _ = bufio.NewReaderSize(c.InOrStdin(), 4096).ReadString('\n'); invitation == "" {
+			if invitation = terminal.Line(c.InOrStdin(), 4096); invitation == "" {
 				return terminal.Usage(errors.New("standard input holds no invitation"))
 			}
 		}

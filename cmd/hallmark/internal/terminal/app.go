@@ -228,6 +228,20 @@ func (d *Days) Set(text string) error {
 
 func (d Days) Seconds() int64 { return int64(time.Duration(d) / time.Second) }
 
+// Line reads one line of at most limit bytes, and nothing after it: what else was pasted
+// is for the shell. A line that was pasted while the shell had the terminal ends in CR.
+func Line(r io.Reader, limit int) string {
+	var line []byte
+	for one := make([]byte, 1); len(line) < limit; {
+		if n, err := r.Read(one); n == 1 && one[0] != '\n' && one[0] != '\r' {
+			line = append(line, one[0])
+		} else if n == 1 || err != nil {
+			break
+		}
+	}
+	return string(line)
+}
+
 // Interactive reports whether a person is at the other end of this stream.
 func Interactive(stream any) bool {
 	f, ok := stream.(*os.File)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -71,6 +72,23 @@ func TestListPages(t *testing.T) {
 		var got []wire.Model
 		if err := json.Unmarshal([]byte(print(true, limit)), &got); err != nil || len(got) != want {
 			t.Errorf("limit %d: %d rows, %v", limit, len(got), err)
+		}
+	}
+}
+
+// What was pasted after the line is left to the shell.
+func TestLine(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"4\nhallmark job list\n":       {"4", "hallmark job list\n"},
+		"hallmark job list\rwhoami\r":  {"hallmark job list", "whoami\r"},
+		"hmi1.abc":                     {"hmi1.abc", ""},
+		"":                             {"", ""},
+		"an invitation without an end": {"an invitation withou", "t an end"},
+	} {
+		r := strings.NewReader(text)
+		line := Line(r, 20)
+		if rest, _ := io.ReadAll(r); line != want[0] || string(rest) != want[1] {
+			t.Errorf("%q: read %q and left %q", text, line, rest)
 		}
 	}
 }
