@@ -94,7 +94,7 @@ func (w *Watch) Need(ctx context.Context, c *gate.Call, kind, subject, name, why
 		return err
 	}
 	return gate.Refuse(http.StatusForbidden, wire.CodeApproval, "another operator types: hallmark approve "+a.ID+"; then type this again",
-		"this takes two operators: request %s waits for the other until %s", a.ID, a.Expires.UTC().Format(time.RFC3339))
+		"this takes two operators: request %s waits for the other until %s", a.ID, a.Expires.UTC().Format(time.DateTime+" UTC"))
 }
 
 // glassLife is for how long a job runs on a break-glass that nobody has reviewed.

@@ -307,7 +307,12 @@ func (p *Proposal) Changes() (all []Change) {
 	verbatim := func(text []byte) string { return plain(string(text)) }
 	compare("server", texts(b.Servers), texts(n.Servers), verbatim)
 	compare("name", [][]byte{[]byte(b.Name)}, [][]byte{[]byte(n.Name)}, verbatim)
-	value := func(v any) [][]byte { return [][]byte{fmt.Append(nil, v)} }
+	value := func(v any) [][]byte {
+		if text := fmt.Append(nil, v); len(text) > 0 && string(text) != "0" {
+			return [][]byte{text}
+		}
+		return nil // a bundle without signers has no threshold
+	}
 	compare("threshold", value(b.Threshold), value(n.Threshold), verbatim)
 	compare("nonce mode", value(b.NonceMode), value(n.NonceMode), verbatim)
 	return all

@@ -116,8 +116,8 @@ func writeUnsigned(c *cobra.Command, path, issuer string, reason int, file strin
 Look at it where the root's key is, sign it, and bring both files back:
   openssl asn1parse -inform DER -in %[1]s
   openssl dgst -%[6]s -sign %[2]s.key -out %[1]s.sig %[1]s
-  hallmarkd issuer import-list %[1]s --signature %[1]s.sig
-`, file, root, issuer, list.Number, list.NextUpdate.UTC().Format(time.DateOnly), hash)
+  hallmarkd issuer import-list %[1]s --signature %[1]s.sig --config %[7]s
+`, file, root, issuer, list.Number, list.NextUpdate.UTC().Format(time.DateOnly), hash, path)
 	return err
 }
 

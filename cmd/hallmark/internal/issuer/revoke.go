@@ -59,7 +59,7 @@ reviewed. What takes the root's key is said at the end.`,
 			_, err = io.WriteString(c.OutOrStdout(), terminal.Printable(said(r, in.Reason), true))
 		}
 		if err == nil && r.State == "waiting" {
-			err = terminal.Waiting(fmt.Errorf("job %s, the revocation of %s, waits for another operator", r.Job, r.Issuer), "hallmark approve "+r.Approval)
+			err = terminal.Waiting(fmt.Errorf("job %s, the revocation of %s, waits for another operator", r.Job, r.Issuer), "another operator types: hallmark approve "+r.Approval)
 		}
 		return err
 	})
@@ -86,6 +86,7 @@ func said(r issuers.Revocation, reason string) string {
 		fmt.Fprintf(&b, `These lists it signs itself, and whoever has its key can still make certificates that
 none names. Left to do, on the server:
   hallmarkd issuer revoke %[1]s --root-key KEY --reason %[2]s
+      (with --unsigned FILE in place of the key, to sign where it is kept)
       its root's CRL names it, for those who check the whole chain
 `, r.Issuer, reason)
 	}

@@ -170,7 +170,7 @@ func (r Retiring) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s is behind %s.\n", r.Root.Subject.CommonName, strings.Join(r.Issuers, ", "))
 	if r.Returning > 0 {
-		fmt.Fprintf(&b, "%d devices hold certificates under it and get others by themselves when they next ask.\n", r.Returning)
+		fmt.Fprintf(&b, "Devices with certificates under it, which get others by themselves when they next ask: %d.\n", r.Returning)
 	}
 	if len(r.Stranded) == 0 {
 		b.WriteString("Nobody on record is stranded without it.\n\n")
