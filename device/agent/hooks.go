@@ -97,8 +97,8 @@ func (a *Agent) runHooks(ctx context.Context, s device.Status, o state.Outcome) 
 		}
 	}
 	if len(failures) == 0 {
+		a.log(Info, "hooks were run: %s", strings.Join(done, ", "))
 		done = nil
-		a.log(Info, "hooks were run: %s", strings.Join(names, ", "))
 	}
 	o.Hooked, o.HookFailures, o.HooksDone = s.LDevID.SerialNumber, failures, done
 	a.remember(o)

@@ -62,8 +62,10 @@ func TestHooksAreRunAgain(t *testing.T) {
 	}
 	a.hookAgain, a.hookPause = early, 0 // another process
 	hook(t, dir+"/repaired", "")
-	if f := run(); len(f) != 0 {
-		t.Errorf("%q", f)
+	said := ""
+	a.Log = func(_ Priority, line string) { said = line }
+	if f := run(); len(f) != 0 || said != "hooks were run: 10-works, 20-fails" {
+		t.Errorf("%q; said %q", f, said)
 	}
 	a.hookAgain = early
 	run() // all is done
