@@ -148,29 +148,43 @@ func (w *Watch) left(ctx context.Context, operator string, now time.Time) (int64
 
 // RevokeOne refuses to end one device (wire.CodeApproval) beyond what the caller may do
 // alone: too many within a day, or the last of a lot. It counts the device until done is
-// called, after which the record does.
+// called, after which the record does, or ctx ends: publishing may hang, and shall not keep
+// everybody else from revoking for longer.
 func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device) (done func(), err error) {
 	able, err := w.store.Able(ctx, c.Now)
 	if err != nil {
 		return nil, err
 	}
 	w.one.RLock()
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	one := &ending{d.ID, c.Caller.Name}
-	if !Alone(able, c.Caller.Name) {
-		if err := w.judge(ctx, c, d); err != nil {
-			w.one.RUnlock()
-			return nil, err
-		}
-	}
-	w.ending[one] = true
-	return func() {
+	done = sync.OnceFunc(func() {
+		defer w.one.RUnlock()
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		delete(w.ending, one)
-		w.one.RUnlock()
-	}, nil
+	})
+	context.AfterFunc(ctx, done)
+	if err := w.admit(ctx, c, d, one, able); err != nil {
+		done()
+		return nil, err
+	}
+	return done, nil
+}
+
+// admit counts a device among those that are being ended, if the caller may end it.
+func (w *Watch) admit(ctx context.Context, c *gate.Call, d record.Device, one *ending, able []string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !Alone(able, c.Caller.Name) {
+		if err := w.judge(ctx, c, d); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err // done may have been called, and nobody would call it again
+	}
+	w.ending[one] = true
+	return nil
 }
 
 // judge says what keeps a caller from ending a device beside those that are being ended.
