@@ -169,7 +169,7 @@ func ParseRootCRL(text []byte) (*x509.RevocationList, error) {
 	}
 	crl, err := x509.ParseRevocationList(text)
 	if err != nil || !bytes.Equal(crl.Raw, text) {
-		return nil, errors.New("this is no CRL, PEM or DER")
+		return nil, errors.New("this is no signed CRL, PEM or DER")
 	}
 	return crl, nil
 }

@@ -81,7 +81,7 @@ func said(r issuers.Revocation, reason string) string {
 	}
 	fmt.Fprintf(&b, "\n%s\n", meanwhile(r.Issuer))
 	if !r.Listed.IsZero() {
-		fmt.Fprintln(&b, "Its root's CRL names it, for those who check the whole chain.")
+		b.WriteString("Its root's CRL names it, for those who check the whole chain. Left to do, on the server:\n")
 	} else {
 		fmt.Fprintf(&b, `These lists it signs itself, and whoever has its key can still make certificates that
 none names. Left to do, on the server:
