@@ -119,7 +119,7 @@ func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listene
 						fresh.Close()
 					}
 				}
-				return nil, installation.Hint(fmt.Errorf("listener for %s: %w", l.name, err), "change listen.%s in %s", l.name, c.File)
+				return nil, installation.Hint(fmt.Errorf("listener for %s: %w", l.name, err), "stop what listens there (ss -ltnp shows it), or change listen.%s in %s", l.name, c.File)
 			}
 			socket = opened.(*net.TCPListener)
 		}
