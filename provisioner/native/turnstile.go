@@ -25,8 +25,10 @@ const (
 	firstTook = 10 * time.Millisecond
 	// maxTurn bounds how far ahead turns are given out.
 	maxTurn = 10 * time.Minute
-	// maxHosts bounds the hosts that are told apart. All others are as one.
-	maxHosts = 1 << 12
+	// maxHosts bounds the hosts that are told apart, in a few MiB. All others are as one.
+	maxHosts = 1 << 16
+	// sweep is how often hosts whose turns have passed are forgotten.
+	sweep = 100 * time.Millisecond
 )
 
 // turnstile keeps a server that many devices ask at once from being late for all of them:
@@ -47,6 +49,8 @@ type turnstile struct {
 	// Each host has one turn in a round; round is the one that it is, at the time at.
 	round float64
 	at    time.Time
+	turn  time.Time // until when turns are given out
+	swept time.Time
 }
 
 // host is where requests come from.
@@ -156,22 +160,21 @@ func (t *turnstile) leave(took time.Duration) {
 	}
 }
 
-// later gives out a host's next turn. Until it comes, each of the others has as many turns
-// as this one, if it was given so many.
+// later gives out a host's next turn. It comes when each host has had as many, but not later
+// than all turns that were given out would take.
 func (t *turnstile) later(from netip.Prefix, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	pace := float64(t.took/time.Duration(t.places) + 1)
+	pace := t.took/time.Duration(t.places) + 1
 	t.advance(now, pace)
 	h := t.host(from)
 	h.round = max(h.round, t.round) + 1
-	before := 0.0
-	for _, other := range t.hosts {
-		before += max(min(other.round, h.round)-t.round, 0)
-	}
-	wait := time.Duration(min(pace*before, float64(maxTurn)))
-	if wait == maxTurn {
-		h.round-- // the last minute is crowded then; agents add a jitter of their own
+	t.turn = t.turn.Add(pace)
+	rounds := float64(pace) * float64(len(t.hosts)) * (h.round - t.round)
+	wait := time.Duration(min(rounds, float64(t.turn.Sub(now))))
+	if wait >= maxTurn {
+		wait = maxTurn // the last minute is crowded then; agents add a jitter of their own
+		h.round--
 	}
 	// A whole second more, which is what Retry-After counts in (RFC 9110 §10.2.3).
 	return wait.Truncate(time.Second) + time.Second
@@ -179,12 +182,24 @@ func (t *turnstile) later(from netip.Prefix, now time.Time) time.Duration {
 
 // advance lets the rounds go on, and forgets the hosts whose turns have passed. A clock
 // that is set back stops them for once. mu is held.
-func (t *turnstile) advance(now time.Time, pace float64) {
-	if passed := now.Sub(t.at); passed > 0 && !t.at.IsZero() { // not from the year 1 on: one more must still count
-		t.round += float64(passed) / pace / float64(max(len(t.hosts), 1))
+func (t *turnstile) advance(now time.Time, pace time.Duration) {
+	passed := now.Sub(t.at)
+	if passed < 0 {
+		t.turn = t.turn.Add(passed)
+	} else if !t.at.IsZero() { // not from the year 1 on: one more must still count
+		t.round += float64(passed) / float64(pace) / float64(max(len(t.hosts), 1))
 	}
 	t.at = now
-	maps.DeleteFunc(t.hosts, func(_ netip.Prefix, h *host) bool { return len(h.waiting) == 0 && h.round <= t.round })
+	over := t.turn.Before(now)
+	if last := now.Add(maxTurn); over {
+		t.turn = now
+	} else if t.turn.After(last) {
+		t.turn = last
+	}
+	if over || now.Sub(t.swept).Abs() >= sweep {
+		t.swept = now
+		maps.DeleteFunc(t.hosts, func(_ netip.Prefix, h *host) bool { return len(h.waiting) == 0 && (over || h.round <= t.round) })
+	}
 }
 
 // through lets requests through the turnstile. Neither a device that sends slowly nor one
