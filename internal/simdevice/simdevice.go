@@ -47,7 +47,7 @@ type Conn struct {
 
 // Dial opens a connection and shows a certificate, or none if cert is nil.
 func (s Server) Dial(cert *tls.Certificate) (*Conn, error) {
-	config := &tls.Config{RootCAs: s.Roots, ServerName: s.Name, MinVersion: tls.VersionTLS13}
+	config := &tls.Config{RootCAs: s.Roots, ServerName: s.Name, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.CurveP256}} // as device/client
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
 	}

@@ -18,7 +18,7 @@ import (
 const (
 	// defaultPlaces is how many requests are worked on at once: enough that they share the
 	// record's commits, and so few that each is answered soon, whatever stands in line.
-	defaultPlaces = 64
+	defaultPlaces = 32
 	// patience is how long a request waits for a place before it is told when to come again.
 	patience = 100 * time.Millisecond
 	// firstTook is how long a request is thought to take before any was seen.
