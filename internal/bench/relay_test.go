@@ -389,7 +389,12 @@ func (f *field) round(b *testing.B) map[string]time.Duration {
 	return took
 }
 
-// until tries doors, all of them if none is named, until each behaves as it should.
+// steady is how many times running a door must behave as it should: workers of before a
+// reload answer beside those of after it for a moment.
+const steady = 20
+
+// until tries doors, all of them if none is named, until each behaves as it should, and gives
+// how long that took.
 func (f *field) until(b *testing.B, done func(error) bool, began time.Time, names ...string) map[string]time.Duration {
 	b.Helper()
 	type result struct {
@@ -407,9 +412,19 @@ func (f *field) until(b *testing.B, done func(error) bool, began time.Time, name
 		try := f.doors[name]
 		go func() {
 			var err error
+			var took time.Duration
+			run := 0
 			for deadline := began.Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-				if err = try(); done(err) {
-					results <- result{name, time.Since(began), err}
+				tried := time.Since(began)
+				if err = try(); !done(err) {
+					run = 0
+					continue
+				}
+				if run++; run == 1 {
+					took = tried
+				}
+				if run == steady {
+					results <- result{name, took, err}
 					return
 				}
 			}
