@@ -83,9 +83,29 @@ func (h *house) tlsConfig() *tls.Config {
 	}
 }
 
-// Doors are the sockets of a server. They stay open between one Run and the next: who
-// knocks meanwhile waits, and is not turned away. The zero value has none open yet.
-type Doors struct{ open map[string]*net.TCPListener }
+// Doors are the sockets of a server, and the lock of its installation. They stay between one
+// Run and the next: who knocks meanwhile waits, and is not turned away; who looks for the
+// server ([Reload]) finds it. The zero value has none open yet.
+type Doors struct {
+	open   map[string]*net.TCPListener
+	dir    string // that is locked
+	unlock func() // nil: none is
+}
+
+func (d *Doors) lock(dir string) error {
+	if d.unlock != nil && d.dir == dir {
+		return nil
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	if d.unlock != nil {
+		d.unlock()
+	}
+	d.dir, d.unlock = dir, unlock
+	return nil
+}
 
 // door is one that a server closes behind itself without giving up the address.
 type door struct{ *net.TCPListener }
@@ -138,12 +158,16 @@ func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listene
 	return sockets, nil
 }
 
-// Close gives up the addresses.
+// Close gives up the addresses and the lock.
 func (d *Doors) Close() {
 	for _, socket := range d.open {
 		socket.Close()
 	}
 	d.open = nil
+	if d.unlock != nil {
+		d.unlock()
+		d.unlock = nil
+	}
 }
 
 // crowd has a place for each handshake that goes on. When a fleet comes at once, the

@@ -37,11 +37,9 @@ import (
 func (d *Doors) Run(ctx context.Context, in *installation.Installation, version string) error {
 	log := logger(in.Config.Log)
 	collectSeldom()
-	unlock, err := lock(in.Config.Dir)
-	if err != nil {
+	if err := d.lock(in.Config.Dir); err != nil {
 		return err
 	}
-	defer unlock()
 	store, err := in.OpenStore(ctx)
 	if err != nil {
 		return err

@@ -422,6 +422,9 @@ func TestReplacingTheServer(t *testing.T) {
 		}
 	}
 	end()
+	if _, err := lock(in.Config.Dir); err == nil {
+		t.Error("whoever has something to tell finds no server meanwhile")
+	}
 	answered := make(chan error, 1)
 	go func() { answered <- healthy() }()
 	defer serve()()
