@@ -17,7 +17,8 @@ import (
 // and a minute at most; the last good lists are served meanwhile.
 func (s *Service) Run(ctx context.Context) {
 	const tick = time.Minute
-	started, first := s.now().Truncate(time.Second), true
+	// Lists name whole seconds: one of this second may be of the process before.
+	started, first := s.now().Truncate(time.Second).Add(time.Second), true
 	backoff := time.Second
 	for {
 		oldest := s.now().Add(-resignAfter)

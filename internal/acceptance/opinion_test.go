@@ -97,7 +97,7 @@ func (w *world) start() {
 	w.server = exec.Command("/usr/bin/env", "hallmarkd", "serve", "--config", w.dir+"/hallmark.yaml")
 	w.server.Dir, w.server.Env, w.server.Stderr = w.stage.dir, w.env, &w.log
 	w.server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	begun := time.Now().Truncate(time.Second)
+	begun := big.NewInt(time.Now().UnixMilli())
 	if err := w.server.Start(); err != nil {
 		w.Fatal(err)
 	}
@@ -108,10 +108,9 @@ func (w *world) start() {
 
 // republished waits until every shard was signed since the server began: so it makes good what
 // it had recorded, and not published, when the power failed.
-func (w *world) republished(begun time.Time) {
+func (w *world) republished(begun *big.Int) {
 	w.Helper()
-	// A list begins five minutes before it is signed.
-	old := func(l *x509.RevocationList) bool { return l.ThisUpdate.Add(5 * time.Minute).Before(begun) }
+	old := func(l *x509.RevocationList) bool { return l.Number.Cmp(begun) < 0 } // crlNumber is the time in milliseconds
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		behind := false
 		for name := range w.issuers {
