@@ -240,7 +240,7 @@ func TestTurnstileIsLeft(t *testing.T) {
 	h := &handler{Config: Config{Now: time.Now, Log: slog.New(slog.DiscardHandler)}, turnstile: newTurnstile(1)}
 	func() {
 		defer func() { recover() }()
-		h.through(func(http.ResponseWriter, *http.Request, []byte) { panic("a mistake") })(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, wire.PathPoll, nil))
+		h.through(func(http.ResponseWriter, *http.Request, []byte) { panic("a mistake") })(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, wire.PathRenew, nil))
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
 	leave, _ := h.turnstile.enter(ctx, one, time.Hour, time.Now)
