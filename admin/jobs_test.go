@@ -268,6 +268,12 @@ func TestSecondOperator(t *testing.T) {
 	if lot.State != record.JobWaiting || lot.Approval == "" {
 		t.Fatalf("a whole lot: %+v", lot)
 	}
+	if again := revoke(h.anna, "lot = w47", ""); !again.Repeated || again.ID != lot.ID || again.Approval != lot.Approval || again.Created != lot.Created {
+		t.Errorf("typed again: %+v", again)
+	}
+	if alerts, err := bo.Alerts(ctx); err != nil || len(alerts.Items) != 1 {
+		t.Errorf("the others hear of one request: %+v, %v", alerts.Items, err)
+	}
 	h.runJobs()
 	if j := revoke(h.anna, "serial = w47-000", ""); j.State == record.JobWaiting {
 		t.Errorf("one device: %+v", j)

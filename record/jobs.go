@@ -147,7 +147,9 @@ type Jobs interface {
 	// CreateJob fixes the devices of a selection, in the order of their IDs, which is
 	// random, and records the job that judge decides on, all in one serialisable
 	// transaction. An error of judge comes back unchanged and nothing is written.
-	// ErrNotFound if there is no device of one of the IDs.
+	// ErrNotFound if there is no device of one of the IDs. ErrExists, with that job, if the
+	// same operator has asked before for the same, of the same devices and in the same
+	// words, and that still waits for approval as this would: nothing is written.
 	CreateJob(ctx context.Context, of Selection, at time.Time, judge JobJudge) (Job, error)
 	Job(ctx context.Context, id string) (Job, error)
 	// Jobs lists jobs, newest first.

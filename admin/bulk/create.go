@@ -3,6 +3,7 @@ package bulk
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"net/http"
 	"strconv"
@@ -61,11 +62,14 @@ func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
 	} else {
 		err = judge(math.MaxInt64)
 	}
-	if err != nil {
+	repeated := errors.Is(err, record.ErrExists)
+	if err != nil && !repeated {
 		return nil, err
 	}
 	s.Wake()
-	return s.shown(ctx, made, c.Now)
+	out, err := s.shown(ctx, made, c.Now)
+	out.Repeated = repeated
+	return out, err
 }
 
 // counted refuses what selects nothing, and everything unless the number was typed back.

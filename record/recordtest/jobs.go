@@ -330,6 +330,63 @@ func jobRefused(t *testing.T, b *bench) {
 	}
 }
 
+// jobAskedAgain: while a job waits, whoever asks for the same again gets that one.
+func jobAskedAgain(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	ids := b.many(3)
+	ask := func(j record.Job, at time.Time, devices ...string) (record.Job, error) {
+		return b.CreateJob(b.ctx, record.Selection{Devices: devices}, at, func(v record.JobView) (record.JobPlan, error) {
+			p, err := plan(j)(v)
+			if j.State == record.JobWaiting {
+				p.Approval = &record.Approval{Kind: record.ApproveJob, Requester: p.Job.Operator, Requested: at, Expires: at.Add(time.Hour)}
+			}
+			return p, err
+		})
+	}
+	asked := record.Job{Kind: record.JobRevoke, State: record.JobWaiting, Reason: 1, Why: "stolen", Stages: []int64{1}}
+	first, err := ask(asked, Now, ids[0], ids[1])
+	b.must(err)
+	b.unchanged("ask again", func() error {
+		again, err := ask(asked, Now.Add(time.Minute), ids[1], ids[0])
+		b.isErr("ask again", err, record.ErrExists)
+		b.equal("the job that waits", again, first)
+		return nil
+	})
+	different := map[string]record.Job{"operator": asked, "kind": asked, "reason": asked, "why": asked, "stages": asked, "expression": asked, "running": asked}
+	for what, j := range different {
+		switch what {
+		case "operator":
+			j.Operator = "bert"
+		case "kind":
+			j.Kind = record.JobRetire
+		case "reason":
+			j.Reason = 4
+		case "why":
+			j.Why = "lost"
+		case "stages":
+			j.Stages = nil
+		case "expression":
+			j.Expression = "lot = w47"
+		case "running":
+			j.State = record.JobRunning
+		}
+		if got, err := ask(j, Now, ids[0], ids[1]); err != nil || got.ID == first.ID {
+			t.Errorf("another %s: %s, %v", what, got.ID, err)
+		}
+	}
+	for _, devices := range [][]string{ids, ids[:1], ids[1:]} {
+		got, err := ask(asked, Now, devices...)
+		b.must(err)
+		b.equal("other devices", got.Total, int64(len(devices)))
+	}
+	late, err := ask(asked, Now.Add(time.Hour), ids[0], ids[1])
+	b.must(err) // the first request has expired
+	_, err = b.CancelJob(b.ctx, late.ID, Now, event("job.cancelled"))
+	b.must(err)
+	_, err = ask(asked, Now.Add(time.Hour), ids[0], ids[1])
+	b.must(err) // what was cancelled waits no more
+}
+
 func jobOfAnotherKind(t *testing.T, b *bench) {
 	b.people("anna")
 	ids := b.many(2)
@@ -598,7 +655,7 @@ func expired(t *testing.T, b *bench) {
 	ask := func(kind string, until time.Time) record.Job {
 		t.Helper()
 		j, err := b.CreateJob(b.ctx, record.Selection{Devices: ids}, Now, func(v record.JobView) (record.JobPlan, error) {
-			p, err := plan(record.Job{Kind: kind, State: record.JobWaiting})(v)
+			p, err := plan(record.Job{Kind: kind, State: record.JobWaiting, Why: until.String()})(v)
 			p.Approval = &record.Approval{Kind: record.ApproveJob, Requester: "anna", Requested: Now, Expires: until}
 			return p, err
 		})

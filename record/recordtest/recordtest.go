@@ -88,6 +88,7 @@ func Run(t *testing.T, p Place) {
 		"issuer revoked":       issuerRevoked,
 		"job in stages":        jobInStages,
 		"job refused":          jobRefused,
+		"job asked again":      jobAskedAgain,
 		"job of another kind":  jobOfAnotherKind,
 		"revoked alone":        revokedAlone,
 		"lots ended":           lotsEnded,

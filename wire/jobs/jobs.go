@@ -122,6 +122,8 @@ type Job struct {
 	Outcomes map[string]int64 `json:"outcomes"`
 	// Approval is the request or review that is open; empty if there is none.
 	Approval string `json:"approval,omitempty"`
+	// Repeated: a New asked for what waits already, which this is; nothing was made.
+	Repeated bool `json:"repeated,omitempty"`
 	// Change is the number of the last change of a certificate that it made, Changed when;
 	// zero before the first.
 	Change  int64     `json:"change,omitempty"`

@@ -153,7 +153,11 @@ func (t acting) many(c *cobra.Command, cl *client.Client) error {
 		} else if t.detach {
 			fmt.Fprintln(c.OutOrStdout(), j.ID)
 		}
-		return terminal.Waiting(fmt.Errorf("job %s, %s of %s, waits for another operator", j.ID, j.Kind, terminal.Count(int(j.Total), "device")),
+		waits := "waits for another operator"
+		if j.Repeated {
+			waits = "was asked for before and " + waits + " still; nothing new was made"
+		}
+		return terminal.Waiting(fmt.Errorf("job %s, %s of %s, %s", j.ID, j.Kind, terminal.Count(int(j.Total), "device"), waits),
 			"another operator types: hallmark approve "+j.Approval+"; until then suspending needs nobody: hallmark device suspend "+t.selected())
 	case t.detach:
 		if *t.asJSON {

@@ -54,6 +54,12 @@ func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time,
 			return err
 		}
 		plan.Job.ID, plan.Job.Total = rows.ID("j", *seq), total
+		if earlier, err := alike(ctx, c, *seq, plan.Job, at); err != nil || earlier != nil {
+			if err == nil {
+				j, err = *earlier, fmt.Errorf("job %s waits for the same: %w", earlier.ID, record.ErrExists)
+			}
+			return err
+		}
 		if err := add(c, *seq, plan); err != nil {
 			return err
 		}
@@ -62,6 +68,23 @@ func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time,
 		return err
 	})
 	return j, err
+}
+
+// alike finds the job that waits for what a job that would wait asks for again; nil if there
+// is none. Of the same devices each has the same position in both.
+func alike(ctx context.Context, c *engine.Conn, seq int64, j record.Job, at time.Time) (*record.Job, error) {
+	if j.State != record.JobWaiting {
+		return nil, nil
+	}
+	waiting, err := engine.Query(ctx, c, scan, selectJob+` WHERE state = 'waiting' AND operator = ? AND kind = ? AND expression = ? AND issuer = ? AND reason = ? AND why = ? AND total = ?
+		AND EXISTS (SELECT 1 FROM approvals WHERE subject = 'j' || jobs.seq AND kind = 'job' AND expires > ?)
+		AND NOT EXISTS (SELECT 1 FROM job_devices a CROSS JOIN job_devices b WHERE a.job = ? AND b.job = jobs.seq AND b.position = a.position AND b.device <> a.device)`, j.Operator, j.Kind, j.Expression, j.Issuer, j.Reason, j.Why, j.Total, at, seq)
+	for _, w := range waiting {
+		if err == nil && slices.Equal(w.Stages, j.Stages) {
+			return &w.Job, count(ctx, c, &w.Job)
+		}
+	}
+	return nil, err
 }
 
 func view(c *engine.Conn, seq, total int64, at time.Time) (v record.JobView, err error) {
