@@ -173,7 +173,7 @@ func (c *Client) Activate(ctx context.Context, m wire.Activate, id *tls.Certific
 }
 
 // Poll asks the server when to renew and takes a newer trust bundle if there is one. It
-// fails like Probe if the server turns the certificate away.
+// fails if the server turns the certificate away.
 func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, error) {
 	var answer wire.Steering
 	err := c.enveloped(ctx, wire.PathPoll, wire.LabelPoll, wire.Poll{}, nil, nil, id, &answer)
@@ -181,13 +181,6 @@ func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, 
 		err = c.UpdateTrust(ctx)
 	}
 	return answer, err
-}
-
-// Probe opens a connection in which a certificate's key signs and fetches the trust
-// bundle over it, adopting a newer one. It fails if the key does not work or the
-// server turns the certificate away.
-func (c *Client) Probe(ctx context.Context, id *tls.Certificate) error {
-	return c.use(ctx, id, c.fetchTrust)
 }
 
 // evidence sends a message with the evidence for it.
