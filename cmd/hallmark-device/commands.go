@@ -15,6 +15,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -89,7 +90,7 @@ func (o *common) jsonFlag(c *cobra.Command) {
 
 func (o *common) options(c *cobra.Command) device.Options {
 	return device.Options{State: o.state, TPM: o.tpm, Key: o.key, Proxy: o.proxy, Built: buildTime(),
-		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), printable(line)) }}
+		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), agent.Printable(line)) }}
 }
 
 // print prints v as JSON if asked for, else the lines.
@@ -100,7 +101,7 @@ func (o *common) print(c *cobra.Command, v any, lines ...string) error {
 		return e.Encode(v)
 	}
 	for _, l := range lines {
-		fmt.Fprintln(c.OutOrStdout(), printable(l))
+		fmt.Fprintln(c.OutOrStdout(), agent.Printable(l))
 	}
 	return nil
 }

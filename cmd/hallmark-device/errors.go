@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"syscall"
-	"unicode"
 
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
@@ -96,9 +94,9 @@ func exitCode(err error) int {
 
 // complain says what is wrong and what to do next.
 func complain(w io.Writer, err error) {
-	fmt.Fprintln(w, "error:", printable(err.Error()))
+	fmt.Fprintln(w, "error:", agent.Printable(err.Error()))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintln(w, "hint:", printable(hint))
+		fmt.Fprintln(w, "hint:", agent.Printable(hint))
 	}
 }
 
@@ -175,17 +173,3 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("the server refused: %s [%s]", r.problem.Detail, r.problem.Code)
 }
 func (r *refusal) Unwrap() error { return r.problem }
-
-// printable keeps foreign text from steering the terminal: an impostor's certificate has
-// names in it, and error messages repeat them.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t': // before what cobra suggests
-			return ' '
-		case r == '\n' || unicode.IsPrint(r):
-			return r
-		}
-		return '?'
-	}, text)
-}

@@ -28,7 +28,7 @@ func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, stri
 	return func(p Priority, text string) {
 		mu.Lock()
 		defer mu.Unlock()
-		text = printable(text)
+		text = Printable(strings.ReplaceAll(text, "\n", " "))
 		if journal {
 			fmt.Fprintf(w, "<%d>%s\n", p, text)
 			return
@@ -37,14 +37,14 @@ func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, stri
 	}
 }
 
-// printable makes one line of foreign text that neither steers a terminal nor looks like
-// two lines of ours.
-func printable(text string) string {
+// Printable keeps foreign text from steering the terminal: an impostor's certificate has
+// names in it, and error messages repeat them. Lines stay lines.
+func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\n' || r == '\t':
+		case r == '\t': // before what cobra suggests
 			return ' '
-		case unicode.IsPrint(r):
+		case r == '\n' || unicode.IsPrint(r):
 			return r
 		}
 		return '?'
