@@ -27,7 +27,7 @@ var rows = []row{
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/denylist", "wire",
 		"a signed document is read in places that never talk to a server, and by readers in other languages"},
-	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports internal/durable internal/powercut internal/sdnotify internal/program", "",
+	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports internal/durable internal/powercut internal/sdnotify internal/program internal/origin", "",
 		"a leaf can be understood, and trusted, by itself"},
 
 	{"attest", "attest/internal/seal",
@@ -72,7 +72,7 @@ var rows = []row{
 		"identity and decision are judged from claims and record alone, so that they can be read and tested without a protocol"},
 	{"provisioner/factory", "attest record wire",
 		"tickets are spoken in wire's words; the rest of the factory is the record's"},
-	{"provisioner/*", "provisioner provisioner/decide provisioner/identity provisioner/factory provisioner/session attest record wire",
+	{"provisioner/*", "provisioner provisioner/decide provisioner/identity provisioner/factory provisioner/session attest internal/origin record wire",
 		"a protocol moves bytes and maps errors to a status (decide, identity and record are there for their errors); it reaches neither store nor key"},
 	{"provisioner", "provisioner/identity provisioner/decide provisioner/session provisioner/factory attest ca ca/profile record",
 		"the pipeline reads top to bottom and knows no protocol"},

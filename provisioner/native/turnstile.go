@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/origin"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -64,17 +65,6 @@ func newTurnstile(places int) *turnstile {
 		places = defaultPlaces
 	}
 	return &turnstile{places: places, took: firstTook, hosts: map[netip.Prefix]*host{}}
-}
-
-// HostOf is the host of an address with a port; of IPv6 the network, which one host has to
-// itself (RFC 6177). It is the zero Prefix for what is no such address.
-func HostOf(remote string) netip.Prefix {
-	at, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	address := at.Addr().Unmap().WithZone("")
-	return netip.PrefixFrom(address, min(address.BitLen(), 64)).Masked()
 }
 
 // host finds where requests come from, or what stands for all that are too many; mu is held.
@@ -216,7 +206,7 @@ func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body
 		if r.URL.Path == wire.PathActivate {
 			wait = time.Hour // the listener's time limit ends it sooner
 		}
-		leave, again := h.turnstile.enter(r.Context(), HostOf(r.RemoteAddr), wait, h.Now)
+		leave, again := h.turnstile.enter(r.Context(), origin.Of(r.RemoteAddr), wait, h.Now)
 		if leave == nil {
 			h.fail(w, r, &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeTurn, RetryAfter: again,
 				Detail: "many devices ask at once, and this one has been given a turn", Hint: "nothing is wrong: the device asks again by itself"})

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/origin"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -133,20 +134,9 @@ func TestTurnsAndClocks(t *testing.T) {
 }
 
 var (
-	one   = HostOf("192.0.2.1:5000")
-	other = HostOf("192.0.2.2:5000")
+	one   = origin.Of("192.0.2.1:5000")
+	other = origin.Of("192.0.2.2:5000")
 )
-
-func TestHostOf(t *testing.T) {
-	for remote, want := range map[string]string{
-		"192.0.2.1:5000": "192.0.2.1/32", "[::ffff:192.0.2.1]:5000": "192.0.2.1/32", "[2001:db8:1:2:3:4:5:6]:5000": "2001:db8:1:2::/64",
-		"[fe80::1%eth0]:5000": "fe80::/64", "@": "invalid Prefix",
-	} {
-		if got := HostOf(remote).String(); got != want {
-			t.Errorf("%s: %s, want %s", remote, got, want)
-		}
-	}
-}
 
 // A flood from one host moves its own turns alone. Hosts of one device each have theirs one
 // after the other; and one address with a whole factory behind it has every turn that nobody
@@ -168,7 +158,7 @@ func TestTurnsAreSharedByHosts(t *testing.T) {
 	stile = newTurnstile(1)
 	stile.took = time.Second
 	for n := range 100 { // a fleet, and then the factory
-		if got := stile.later(HostOf(fmt.Sprintf("198.51.100.%d:1", n)), now); got != time.Duration(n+2)*time.Second {
+		if got := stile.later(origin.Of(fmt.Sprintf("198.51.100.%d:1", n)), now); got != time.Duration(n+2)*time.Second {
 			t.Errorf("device %d: %v", n, got)
 		}
 	}
@@ -178,7 +168,7 @@ func TestTurnsAreSharedByHosts(t *testing.T) {
 		}
 	}
 	for n := range 4 * maxHosts {
-		stile.later(HostOf(fmt.Sprintf("[2001:db8:%x:%x::1]:1", n>>8, n&0xff)), now)
+		stile.later(origin.Of(fmt.Sprintf("[2001:db8:%x:%x::1]:1", n>>8, n&0xff)), now)
 	}
 	if len(stile.hosts) > maxHosts+1 {
 		t.Errorf("%d hosts are remembered", len(stile.hosts))

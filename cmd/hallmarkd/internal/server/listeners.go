@@ -18,7 +18,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/config"
-	"github.com/hallmark-pki/hallmark/provisioner/native"
+	"github.com/hallmark-pki/hallmark/internal/origin"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -395,7 +395,7 @@ func (l *limit) Accept() (net.Conn, error) {
 			}
 			return nil, err
 		}
-		host := native.HostOf(c.RemoteAddr().String())
+		host := origin.Of(c.RemoteAddr().String())
 		if l.count(host, 1) <= l.perHost {
 			return &limited{Conn: c, free: sync.OnceFunc(func() { l.count(host, -1); <-l.places })}, nil
 		}
