@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
@@ -85,7 +84,7 @@ func (s *Service) refused(ctx context.Context, verb string, who subject, err err
 	case who.ticket != "" && code != "ticket-invalid":
 		e.Actor = "ticket:" + who.ticket
 	}
-	unseen, keep := s.refusals.take(e.Actor, maxRefusals, now)
+	unseen, keep := s.refusals.Take(e.Actor, maxRefusals, now)
 	if !keep {
 		return err
 	}
@@ -122,30 +121,6 @@ func reason(err error) (code, detail string, ok bool) {
 	return "", "", false
 }
 
-// sampler lets so many a minute of each actor through and counts the others, of all
-// actors together: it remembers nobody for longer than the minute.
-type sampler struct {
-	mu      sync.Mutex
-	minute  int64
-	let     map[string]int
-	dropped int
-}
-
-func (s *sampler) take(actor string, limit int, now time.Time) (dropped int, keep bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if m := now.Unix() / 60; m != s.minute || s.let == nil {
-		s.minute, s.let = m, map[string]int{}
-	}
-	if s.let[actor] >= limit {
-		s.dropped++
-		return 0, false
-	}
-	s.let[actor]++
-	dropped, s.dropped = s.dropped, 0
-	return dropped, true
-}
-
 // pace keeps one device, which may be a program that plays a TPM a thousand times a
 // second, from filling the record, and the CRLs on the day when it is revoked.
 func (s *Service) pace(f attest.Facts) error {
@@ -156,7 +131,7 @@ func (s *Service) pace(f attest.Facts) error {
 	if f.TPM != nil {
 		speaker = f.TPM.AKName
 	}
-	if _, ok := s.paces.take(string(speaker), s.Pace, s.Now()); !ok {
+	if _, ok := s.paces.Take(string(speaker), s.Pace, s.Now()); !ok {
 		return &decide.Refusal{Code: "too-often", Detail: fmt.Sprintf("this device asked for certificates %d times in this minute", s.Pace),
 			Hint: "wait a minute; a device renews at two thirds of its certificate's life"}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/internal/ration"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/provisioner/session"
 	"github.com/hallmark-pki/hallmark/record"
@@ -63,7 +64,7 @@ type Config struct {
 // Service is the pipeline.
 type Service struct {
 	Config
-	refusals, paces sampler
+	refusals, paces ration.Ration
 	plans           outlook
 	met             *memory
 }

@@ -17,9 +17,9 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/ration"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
@@ -85,7 +85,7 @@ func (g Gate) Handler(routes []Route) http.Handler {
 // door is a gate at work.
 type door struct {
 	Gate
-	strangers sampler
+	strangers ration.Ration
 }
 
 // serve judges who calls, lets the route do its work and writes down what it refused.
@@ -198,7 +198,7 @@ func (d *door) noteRefusal(c *Call, err error) {
 	e := c.Event(d.Kind+".refused", c.Request.Method+" "+shorten(c.Request.URL.Path, 200))
 	e.Reason = shorten(p.Code+": "+p.Detail, 500)
 	if c.Caller.Name == "" {
-		dropped, keep := d.strangers.take(c.Now)
+		dropped, keep := d.strangers.Take("", 1, c.Now)
 		if !keep {
 			return
 		}
@@ -240,24 +240,4 @@ func shorten(text string, bytes int) string {
 		return text
 	}
 	return strings.ToValidUTF8(text[:bytes], "") + "…"
-}
-
-// sampler lets one event a minute through and counts the others: strangers must not be
-// able to fill the record (design decision 19).
-type sampler struct {
-	mu      sync.Mutex
-	last    time.Time
-	dropped int
-}
-
-// take reports whether to write an event now and how many were passed over before it.
-func (s *sampler) take(now time.Time) (dropped int, keep bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now.Sub(s.last) < time.Minute {
-		s.dropped++
-		return 0, false
-	}
-	dropped, s.dropped, s.last = s.dropped, 0, now
-	return dropped, true
 }
