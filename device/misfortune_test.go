@@ -285,12 +285,16 @@ func TestDaemon(t *testing.T) {
 	told("READY=1")
 	told("STATUS=default:SN-1: ok; asking when to renew at ")
 	told("WATCHDOG=1") // again, although there is nothing to do
-	lent := must[net.Conn](t)(net.Dial("unix", socket))
-	fmt.Fprintln(lent, "hello")
-	if line, err := bufio.NewReader(lent).ReadString('\n'); err != nil || !strings.HasPrefix(line, "default:SN-1 ") || !strings.HasSuffix(line, " said hello\n") {
-		t.Fatalf("%q, %v", line, err)
+	hello := func() {
+		t.Helper()
+		lent := must[net.Conn](t)(net.Dial("unix", socket))
+		defer lent.Close()
+		fmt.Fprintln(lent, "hello")
+		if line, err := bufio.NewReader(lent).ReadString('\n'); err != nil || !strings.HasPrefix(line, "default:SN-1 ") || !strings.HasSuffix(line, " said hello\n") {
+			t.Fatalf("%q, %v", line, err)
+		}
 	}
-	lent.Close()
+	hello()
 	o := expect(t, 1, command(t, "", "run", "--config", config))
 	if want := fmt.Sprintf("process %d (hallmark-device run) is using", cmd.Process.Pid); !strings.Contains(o.errors, want) {
 		t.Fatalf("%q is not said: %s", want, o.errors)
@@ -309,10 +313,14 @@ func TestDaemon(t *testing.T) {
 	cmd.Process.Signal(syscall.SIGHUP)
 	told("STATUS=at work: enrolling")
 	told("STATUS=default:SN-1: ok") // the ticket's server knows the board
+	hello()
 	cmd.Process.Signal(syscall.SIGTERM)
 	told("STOPPING=1")
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
+	}
+	if left := u.loaded(t); len(left) > 0 {
+		t.Errorf("the agent leaves keys in the TPM: %#x", left)
 	}
 	journal := string(must[[]byte](t)(os.ReadFile(log.Name())))
 	for line := range strings.Lines(journal) {
@@ -326,4 +334,16 @@ func TestDaemon(t *testing.T) {
 	if _, _, err := state.At(u.dir).Load(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// loaded are the transient objects in the chip.
+func (u *unit) loaded(t *testing.T) []gotpm.TPMHandle {
+	t.Helper()
+	tpm := must[interface {
+		Send([]byte) ([]byte, error)
+		Close() error
+	}](t)(u.chip.Open())
+	defer tpm.Close()
+	r := must[*gotpm.GetCapabilityResponse](t)(gotpm.GetCapability{Capability: gotpm.TPMCapHandles, Property: 0x80000000, PropertyCount: 8}.Execute(tpm))
+	return must[*gotpm.TPMLHandle](t)(r.CapabilityData.Data.Handles()).Handle
 }

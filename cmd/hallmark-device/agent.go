@@ -142,6 +142,7 @@ func hangups(ctx context.Context) <-chan struct{} {
 func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 	identity := &lent{o: a.Options}
 	identity.o.Now = a.Now
+	defer identity.close()
 	p := &proxy.Proxy{Dialer: identity, Tunnels: found.Tunnels, Server: identity, Sites: found.Sites, Report: func(line string) { a.Log(agent.Warning, line) }}
 	for ctx.Err() == nil {
 		if err := p.Run(ctx); err != nil {
@@ -170,6 +171,16 @@ func (l *lent) identity() (_ *device.Identity, err error) {
 		l.i, err = device.OpenIdentity(l.o)
 	}
 	return l.i, err
+}
+
+// close leaves no key in the TPM: who uses it next through a resource manager could not
+// flush what was loaded without one.
+func (l *lent) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.i != nil {
+		l.i.Close()
+	}
 }
 
 // Dial makes a connection with the newest working certificate.

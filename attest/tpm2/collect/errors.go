@@ -87,7 +87,7 @@ func explain(doing string, err error) error {
 	case is(err, gotpm.TPMRCUpgrade):
 		e.Kind, e.Hint = ErrFailure, "a TPM firmware upgrade is unfinished: finish it with the maker's tool"
 	case is(err, gotpm.TPMRCObjectMemory, gotpm.TPMRCSessionMemory, gotpm.TPMRCMemory, gotpm.TPMRCSessionHandles, gotpm.TPMRCObjectHandles):
-		e.Kind, e.Hint = ErrMemory, "another program holds keys in the TPM: stop it, or use /dev/tpmrm0"
+		e.Kind, e.Hint = ErrMemory, "a program holds keys in the TPM without a resource manager, or has left them there: stop it, or restart the device"
 	case is(err, gotpm.TPMRCBadAuth, gotpm.TPMRCAuthFail, gotpm.TPMRCHierarchy, gotpm.TPMRCAuthUnavailable):
 		e.Kind, e.Hint = ErrPassword, "the owner or endorsement hierarchy has a password or is switched off: reset it in the firmware set-up"
 	case is(err, gotpm.TPMRCIntegrity):
