@@ -86,7 +86,19 @@ func TestRevokeIssuerTakesTwo(t *testing.T) {
 	h.succeed(profile.Operational)
 	h.succeed(profile.Manufacturing)
 
-	r, err := h.anna.RevokeIssuer(ctx, profile.Operational, issuers.NewRevocation{Reason: "superseded"})
+	// What nobody wants any more takes its renewal plan along.
+	r, err := h.anna.RevokeIssuer(ctx, profile.Operational, issuers.NewRevocation{Reason: "superseded", Reissue: true})
+	check(t, err)
+	_, err = h.anna.MoveJob(ctx, r.Job, "cancel")
+	check(t, err)
+	if p, err := h.anna.RenewalPlan(ctx, r.Plan.ID); err != nil || p.State != record.JobCancelled {
+		t.Errorf("the plan: %+v, %v", p, err)
+	}
+	if i, err := h.anna.Issuer(ctx, profile.Operational); err != nil || i.State != issuers.Succeeded {
+		t.Errorf("shown: %+v, %v", i, err)
+	}
+
+	r, err = h.anna.RevokeIssuer(ctx, profile.Operational, issuers.NewRevocation{Reason: "superseded"})
 	check(t, err)
 	if r.State != record.JobWaiting || r.Approval == "" || r.Plan != nil {
 		t.Errorf("begun: %+v", r)

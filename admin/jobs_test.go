@@ -493,7 +493,9 @@ func TestBreakGlass(t *testing.T) {
 		t.Errorf("the others hear %+v", alerts.Items)
 	}
 	h.runJobs()
-	h.reaches(j.ID, record.JobPaused)
+	if j := h.reaches(j.ID, record.JobPaused); j.BreakGlass != "nobody else answers" {
+		t.Errorf("the reason of the break-glass: %q", j.BreakGlass)
+	}
 	h.offset.Store(int64(61 * time.Minute))
 	_, err = h.anna.MoveJob(ctx, j.ID, "resume")
 	if p := wantProblem(t, err, wire.CodeConflict); !strings.Contains(p.Detail, "break-glass") {
@@ -511,7 +513,7 @@ func TestBreakGlass(t *testing.T) {
 	_, err = h.anna.MoveJob(ctx, j.ID, "resume")
 	check(t, err)
 	got := h.reaches(j.ID, record.JobDone)
-	if got.Approval != "" || got.Outcomes["done"] != 4 {
+	if got.Approval != "" || got.Outcomes["done"] != 4 || got.BreakGlass != "nobody else answers" {
 		t.Errorf("done: %+v", got)
 	}
 	// Where one may act alone there is no glass to break.

@@ -82,4 +82,13 @@ func TestRenewalPlan(t *testing.T) {
 	wantProblem(t, err, wire.CodeMalformed)
 	_, err = h.anna.PlanRenewal(ctx, renewal.NewPlan{Within: 60, Selection: jobs.Selection{Devices: []string{"SN-3"}}})
 	wantProblem(t, err, wire.CodeConflict)
+
+	for range record.MaxPlans {
+		_, err := h.anna.PlanRenewal(ctx, renewal.NewPlan{Within: 60, Selection: jobs.Selection{Devices: []string{"SN-1"}}})
+		check(t, err)
+	}
+	_, err = h.anna.PlanRenewal(ctx, renewal.NewPlan{Within: 60})
+	if p := wantProblem(t, err, wire.CodeConflict); p.Detail != "default:SN-1 is in 50 renewal plans that are not over" {
+		t.Errorf("one plan too many: %s", p.Detail)
+	}
 }

@@ -28,6 +28,10 @@ const (
 	JobRevokeIssuer = "revoke-issuer"
 )
 
+// MaxPlans is how many renewal plans that are not over a device may be in: each is asked and
+// written to when it renews.
+const MaxPlans = 50
+
 // States of a job.
 const (
 	// JobWaiting: it needs the approval of a second operator.
@@ -63,7 +67,7 @@ type Job struct {
 	Operator string
 	// Expression is what was typed to select the devices; empty if they were named.
 	Expression string
-	// Issuer is that of a JobRevokeIssuer.
+	// Issuer is that of a JobRevokeIssuer, and of the JobRenew that was made with it.
 	Issuer string
 	// Reason is the CRLReason of a revocation, Why is in words.
 	Reason  int
@@ -149,7 +153,8 @@ type Jobs interface {
 	// transaction. An error of judge comes back unchanged and nothing is written.
 	// ErrNotFound if there is no device of one of the IDs. ErrExists, with that job, if the
 	// same operator has asked before for the same, of the same devices and in the same
-	// words, and that still waits for approval as this would: nothing is written.
+	// words, and that still waits for approval as this would: nothing is written. ErrConflict
+	// if it is a JobRenew and one of its devices is pending in MaxPlans others.
 	CreateJob(ctx context.Context, of Selection, at time.Time, judge JobJudge) (Job, error)
 	Job(ctx context.Context, id string) (Job, error)
 	// Jobs lists jobs, newest first.
@@ -165,9 +170,12 @@ type Jobs interface {
 	// ended and was not reviewed.
 	ResumeJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
 	// CancelJob ends a job that is waiting, running or paused: its pending devices get
-	// OutcomeCancelled. ErrConflict if it is publishing or over.
+	// OutcomeCancelled. With a JobRevokeIssuer that has ended nothing goes the JobRenew that
+	// was made with it (at the same time), which the event names as its "plan".
+	// ErrConflict if it is publishing or over.
 	CancelJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
-	// ExpireJobs ends the waiting jobs whose requests have expired, each with the event.
+	// ExpireJobs ends the waiting jobs whose requests have expired, each with the event, as
+	// CancelJob does.
 	ExpireJobs(ctx context.Context, at time.Time, event func(Job) Event) error
 	// StepJob brings at most limit pending devices of a running status job into its
 	// target, as Revoke, Suspend and Restore do, with one outcome and, where something

@@ -57,9 +57,15 @@ func (s *Service) shown(ctx context.Context, j record.Job, now time.Time) (jobs.
 		}
 		about = append(about, found...)
 	}
-	return showJob(j, slices.DeleteFunc(about, func(a record.Approval) bool {
+	glass := ""
+	if n := len(about); n > 0 && about[n-1].Kind == record.ReviewJob {
+		glass = about[n-1].Why
+	}
+	out := showJob(j, slices.DeleteFunc(about, func(a record.Approval) bool {
 		return a.Approver != "" || a.Kind == record.ApproveJob && (j.State != record.JobWaiting || !a.Expires.After(now))
-	})), nil
+	}))
+	out.BreakGlass = glass
+	return out, nil
 }
 
 func (s *Service) show(ctx context.Context, c *gate.Call) (any, error) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
@@ -118,6 +119,7 @@ func (s *Service) For(ctx context.Context, c *gate.Call, of record.Selection, wi
 }
 
 func (s *Service) create(ctx context.Context, c *gate.Call, of record.Selection, j record.Job) (record.Job, error) {
+	j.Issuer = of.Holding
 	e := c.Event("renewal.planned", "")
 	e.Reason, e.Detail["within"] = j.Why, j.Due.Sub(j.Created).String()
 	if j.Expression != "" {
@@ -127,7 +129,11 @@ func (s *Service) create(ctx context.Context, c *gate.Call, of record.Selection,
 		e.Detail["devices"] = fmt.Sprint(v.Total)
 		return record.JobPlan{Job: j, Event: e}, nil
 	})
-	if err == nil {
+	switch {
+	case errors.Is(err, record.ErrConflict):
+		return j, gate.Refuse(http.StatusConflict, wire.CodeConflict, "end those that nobody needs: hallmark renew list, hallmark renew cancel ID",
+			"%s", strings.TrimPrefix(err.Error(), record.ErrConflict.Error()+": "))
+	case err == nil:
 		s.Changed()
 	}
 	return j, err

@@ -623,6 +623,59 @@ func issuerRevoked(t *testing.T, b *bench) {
 	}
 }
 
+// issuerPlan: the renewal plan of an issuer's revocation ends with it if nothing was ended.
+func issuerPlan(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(2)
+	begin := func() (plan, end record.Job) {
+		t.Helper()
+		of := record.Selection{Devices: ids}
+		return b.create(record.Job{Kind: record.JobRenew, Issuer: "operational", Due: Now.Add(time.Hour)}, of),
+			b.create(record.Job{Kind: record.JobRevokeIssuer, Issuer: "operational", Reason: 4}, of)
+	}
+	others := b.create(record.Job{Kind: record.JobRenew, Due: Now.Add(time.Hour)}, record.Selection{Devices: ids})
+	cancelled := func(end record.Job, plan record.Job, want string) {
+		t.Helper()
+		_, err := b.CancelJob(b.ctx, end.ID, Now, event("job.cancelled"))
+		b.must(err)
+		got, err := b.Job(b.ctx, plan.ID)
+		b.must(err)
+		b.equal("the plan", got.State, want)
+		b.equal("the event tells of the plan", b.last().Detail["plan"] == plan.ID, want == record.JobCancelled)
+	}
+	plan, end := begin()
+	cancelled(end, plan, record.JobCancelled)
+	begun, err := b.IssuerRevocations(b.ctx)
+	b.must(err)
+	b.equal("revocations", len(begun), 0)
+	plan, end = begin()
+	b.step(end.ID, 1)
+	cancelled(end, plan, record.JobRunning) // one device needs another certificate
+	got, err := b.Job(b.ctx, others.ID)
+	b.must(err)
+	b.equal("another plan", got.State, record.JobRunning)
+}
+
+// tooManyPlans: what a renewal costs does not grow with the plans that were ever made.
+func tooManyPlans(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(3)
+	renew := record.Job{Kind: record.JobRenew, Due: Now.Add(time.Hour)}
+	first := b.create(renew, record.Selection{Devices: ids[:2]})
+	for range record.MaxPlans - 1 {
+		b.create(renew, record.Selection{Devices: ids[1:]})
+	}
+	b.refused("one more", record.ErrConflict, func() error {
+		_, err := b.CreateJob(b.ctx, record.Selection{Devices: ids}, Now, plan(renew))
+		return err
+	})
+	b.create(record.Job{Kind: record.JobSuspend}, record.Selection{Devices: ids})
+	b.create(renew, record.Selection{Devices: []string{ids[0], ids[2]}})
+	_, err := b.CancelJob(b.ctx, first.ID, Now, event("renewal.cancelled"))
+	b.must(err)
+	b.create(renew, record.Selection{Devices: ids[1:2]})
+}
+
 // revokedInPlan: a device that is revoked is waited for no more.
 func revokedInPlan(t *testing.T, b *bench) {
 	b.people("anna")

@@ -89,6 +89,8 @@ func Run(t *testing.T, p Place) {
 		"job in stages":        jobInStages,
 		"job refused":          jobRefused,
 		"job asked again":      jobAskedAgain,
+		"issuer's plan":        issuerPlan,
+		"too many plans":       tooManyPlans,
 		"job of another kind":  jobOfAnotherKind,
 		"revoked alone":        revokedAlone,
 		"lots ended":           lotsEnded,

@@ -115,6 +115,8 @@ type Job struct {
 	Ended   time.Time `json:"ended,omitzero"`
 	// Stages are the numbers of devices after which it pauses.
 	Stages []int64 `json:"stages,omitempty"`
+	// BreakGlass is why it did not wait for another operator; empty in listings.
+	BreakGlass string `json:"break_glass,omitempty"`
 	// Until is when a break-glass ends that was not reviewed yet.
 	Until time.Time `json:"until,omitzero"`
 	Total int64     `json:"total"`

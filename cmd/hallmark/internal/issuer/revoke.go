@@ -70,9 +70,12 @@ reviewed. What takes the root's key is said at the end.`,
 func said(r issuers.Revocation, reason string) string {
 	var b strings.Builder
 	if r.State == "waiting" {
-		fmt.Fprintf(&b, "%s will be revoked by job %s once another operator types: hallmark approve %s\n(if nobody can, cancel it with hallmark job cancel %[2]s, and type this again with --break-glass WHY)\n", r.Issuer, r.Job, r.Approval)
+		fmt.Fprintf(&b, "%s will be revoked by job %s once another operator types: hallmark approve %s\n(if nobody can, cancel it and its renewal plan with hallmark job cancel %[2]s, and type this again with --break-glass WHY)\n", r.Issuer, r.Job, r.Approval)
 	} else {
 		fmt.Fprintf(&b, "%s is being revoked by job %s, with the certificates of %s: hallmark job show %[2]s\n", r.Issuer, r.Job, terminal.Count(int(r.Devices), "device"))
+		if r.Approval != "" {
+			fmt.Fprintf(&b, "It does not wait for another operator, who must review that however late: hallmark approve %s\n(what is not done after an hour without a review pauses)\n", r.Approval)
+		}
 	}
 	if p := r.Plan; p != nil {
 		fmt.Fprintf(&b, "%s issues to %s until %s: hallmark renew show %s\n", r.Successor, terminal.Count(int(p.Total), "device"), p.Due.Local().Format(time.DateTime), p.ID)

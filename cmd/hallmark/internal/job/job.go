@@ -111,9 +111,12 @@ it changed, if that is within seconds.`,
 }
 
 func printed(c *cobra.Command, p jobs.Progress) error {
-	until, waits := "", ""
-	if !p.Until.IsZero() {
-		until = "break-glass, runs until " + terminal.Exactly(p.Until)
+	glass, waits := p.BreakGlass, ""
+	switch {
+	case glass != "" && p.Until.IsZero():
+		glass += "; reviewed"
+	case glass != "":
+		glass += "; not reviewed yet, runs until " + terminal.Exactly(p.Until)
 	}
 	switch {
 	case p.Approval != "":
@@ -127,7 +130,7 @@ func printed(c *cobra.Command, p jobs.Progress) error {
 	}
 	err := terminal.Show(c, false, p, [2]string{"Job", p.ID}, [2]string{"Kind", p.Kind}, [2]string{"State", p.State}, [2]string{"Operator", p.Operator},
 		[2]string{"Where", p.Where}, [2]string{"Reason", p.Reason}, [2]string{"Why", p.Why}, [2]string{"Created", terminal.Exactly(p.Created)},
-		[2]string{"Ended", terminal.Exactly(p.Ended)}, [2]string{"Stages", strings.Join(stages, ", ")}, [2]string{"Approval", until},
+		[2]string{"Ended", terminal.Exactly(p.Ended)}, [2]string{"Stages", strings.Join(stages, ", ")}, [2]string{"Break-glass", glass},
 		[2]string{"Waits for", waits}, [2]string{"Devices", outcomes(p.Job)})
 	if line := enforced(p); err == nil && line != "" {
 		_, err = fmt.Fprintln(c.OutOrStdout(), terminal.Printable(line, false))

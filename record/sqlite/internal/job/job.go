@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -60,6 +61,11 @@ func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time,
 			}
 			return err
 		}
+		if plan.Job.Kind == record.JobRenew {
+			if err := crowded(c, *seq); err != nil {
+				return err
+			}
+		}
 		if err := add(c, *seq, plan); err != nil {
 			return err
 		}
@@ -85,6 +91,18 @@ func alike(ctx context.Context, c *engine.Conn, seq int64, j record.Job, at time
 		}
 	}
 	return nil, err
+}
+
+// crowded refuses a renewal plan of a device that is in record.MaxPlans others.
+func crowded(c *engine.Conn, seq int64) error {
+	full, err := engine.First(c, func(r engine.Row) string { return r.Text(0) }, `SELECT d.model || ':' || d.serial
+		FROM job_devices n CROSS JOIN job_devices p CROSS JOIN jobs j CROSS JOIN devices d
+		WHERE n.job = ? AND p.device = n.device AND p.outcome = '' AND p.job <> n.job AND j.seq = p.job AND j.kind = ? AND d.seq = n.device
+		GROUP BY n.position HAVING count(*) >= ? LIMIT 1`, seq, record.JobRenew, record.MaxPlans)
+	if err == nil && full != nil {
+		err = fmt.Errorf("%w: %s is in %d renewal plans that are not over", record.ErrConflict, *full, record.MaxPlans)
+	}
+	return err
 }
 
 func view(c *engine.Conn, seq, total int64, at time.Time) (v record.JobView, err error) {
@@ -256,7 +274,7 @@ func (s Store) PauseJob(ctx context.Context, id string, e record.Event) (record.
 // IssuerRevocations reads an index of them.
 func (s Store) IssuerRevocations(ctx context.Context) (list []record.Job, err error) {
 	err = s.db.View(ctx, func(c *engine.Conn) error {
-		found, err := engine.Query(ctx, c, scan, selectJob+` WHERE issuer <> '' AND (state <> 'cancelled' OR EXISTS (
+		found, err := engine.Query(ctx, c, scan, selectJob+` WHERE issuer <> '' AND kind = 'revoke-issuer' AND (state <> 'cancelled' OR EXISTS (
 			SELECT 1 FROM job_devices WHERE job = jobs.seq AND outcome IN ('done', 'unchanged'))) ORDER BY seq`)
 		for _, f := range found {
 			if err == nil {
@@ -328,20 +346,44 @@ func held(c *engine.Conn, j record.Job, at time.Time) (string, error) {
 
 // CancelJob also gives the devices that it did not come to their outcome.
 func (s Store) CancelJob(ctx context.Context, id string, at time.Time, e record.Event) (j record.Job, err error) {
-	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+	err = s.db.Write(ctx, func(c *engine.Conn) error {
 		if j, err = find(c, id); err != nil {
 			return err
 		}
 		if !slices.Contains([]string{record.JobWaiting, record.JobRunning, record.JobPaused}, j.State) {
 			return fmt.Errorf("%w: job %s is %s", record.ErrConflict, id, j.State)
 		}
-		return end(ctx, c, &j, at)
+		return end(ctx, c, &j, at, e)
 	})
 	return j, err
 }
 
-// end cancels what a job has not come to.
-func end(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time) error {
+// end cancels what a job has not come to. A plan that was made with it has an earlier number,
+// and no use if nothing was revoked.
+func end(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time, e record.Event) error {
+	if j.Kind == record.JobRevokeIssuer {
+		plan, err := engine.First(c, scan, selectJob+` WHERE issuer <> '' AND issuer = ? AND created = ? AND kind = 'renew' AND state IN ('running', 'paused')
+			AND NOT EXISTS (SELECT 1 FROM job_devices WHERE job = ? AND outcome IN ('done', 'unchanged'))`, j.Issuer, j.Created, rows.Number("j", j.ID))
+		if err != nil {
+			return err
+		}
+		if plan != nil {
+			detail := map[string]string{"plan": plan.ID}
+			maps.Copy(detail, e.Detail)
+			e.Detail = detail
+			if err := drop(ctx, c, &plan.Job, at); err != nil {
+				return err
+			}
+		}
+	}
+	if err := drop(ctx, c, j, at); err != nil {
+		return err
+	}
+	return audit.Add(c, e)
+}
+
+// drop ends a job with what it has come to.
+func drop(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time) error {
 	if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND outcome = ''", record.OutcomeCancelled, at, rows.Number("j", j.ID)); err != nil {
 		return err
 	}
@@ -368,13 +410,10 @@ func (s Store) ExpireJobs(ctx context.Context, at time.Time, event func(record.J
 			return err
 		}
 		for _, j := range overdue {
-			if err := end(ctx, c, &j.Job, at); err != nil {
+			if err := end(ctx, c, &j.Job, at, event(j.Job)); err != nil {
 				return err
 			}
 			if _, err := c.Exec("UPDATE jobs SET expired = 1 WHERE seq = ?", j.seq); err != nil {
-				return err
-			}
-			if err := audit.Add(c, event(j.Job)); err != nil {
 				return err
 			}
 		}
