@@ -8,7 +8,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
-	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/principal"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
@@ -108,7 +108,7 @@ func intend(c *engine.Conn, i record.Certificate, device any) error {
 // device's number or nil.
 func holder(c *engine.Conn, i record.Certificate) (any, error) {
 	if i.Operator != "" {
-		disabled, err := people.Disabled(c, i.Operator)
+		disabled, err := principal.Disabled(c, i.Operator)
 		if err != nil {
 			return nil, err
 		}

@@ -24,6 +24,18 @@ func Get[T any](ctx context.Context, db *DB, name string, find func(*Conn) (*T, 
 	return found, err
 }
 
+// One is First, or ErrNotFound, naming what there is none of.
+func One[T any](c *Conn, what string, scan func(Row) T, sql string, args ...any) (one T, err error) {
+	found, err := First(c, scan, sql, args...)
+	if err == nil && found == nil {
+		err = fmt.Errorf("%s: %w", what, record.ErrNotFound)
+	}
+	if err != nil {
+		return one, err
+	}
+	return *found, nil
+}
+
 // List reads all rows of one statement.
 func List[T any](ctx context.Context, db *DB, scan func(Row) T, sql string, args ...any) (found []T, err error) {
 	err = db.Read(ctx, func(c *Conn) error {

@@ -170,14 +170,11 @@ func scan(r engine.Row) numbered {
 
 // find gives a job with its counts, or ErrNotFound.
 func find(c *engine.Conn, id string) (record.Job, error) {
-	found, err := engine.First(c, scan, selectJob+" WHERE seq = ?", rows.Number("j", id))
-	if err == nil && found == nil {
-		err = fmt.Errorf("job %s: %w", id, record.ErrNotFound)
+	found, err := engine.One(c, "job "+id, scan, selectJob+" WHERE seq = ?", rows.Number("j", id))
+	if err == nil {
+		err = count(context.Background(), c, &found.Job)
 	}
-	if err != nil {
-		return record.Job{}, err
-	}
-	return found.Job, count(context.Background(), c, &found.Job)
+	return found.Job, err
 }
 
 func count(ctx context.Context, c *engine.Conn, j *record.Job) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/principal"
 )
 
 // People is a [record.Operators] and a [record.Authorities].
@@ -28,78 +29,22 @@ const isOperator = "kind = 'operator'"
 
 // Operator finds by name, or fails with ErrNotFound.
 func Operator(c *engine.Conn, name string) (record.Operator, error) {
-	o, err := engine.First(c, scanOperator, selectOperator+" WHERE name = ? AND "+isOperator, name)
-	if err == nil && o == nil {
-		err = fmt.Errorf("operator %s: %w", name, record.ErrNotFound)
-	}
-	if err != nil {
-		return record.Operator{}, err
-	}
-	return *o, nil
+	return engine.One(c, "operator "+name, scanOperator, selectOperator+" WHERE name = ? AND "+isOperator, name)
 }
 
-// Disabled is when whoever has that name, an operator or a relying party, was disabled:
-// zero if never, ErrNotFound if there is nobody.
-func Disabled(c *engine.Conn, name string) (time.Time, error) {
-	at, err := engine.First(c, func(r engine.Row) time.Time { return r.Time(0) }, "SELECT disabled FROM operators WHERE name = ?", name)
-	if err == nil && at == nil {
-		err = fmt.Errorf("operator %s: %w", name, record.ErrNotFound)
-	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	return *at, nil
-}
-
-// Invite judges "has a certificate" at o.Created: one that is good and has not expired.
+// Invite judges "has a certificate" at o.Created.
 func (s People) Invite(ctx context.Context, o record.Operator, e record.Event) error {
-	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		held, err := engine.First(c, engine.Number, `SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND issued IS NOT NULL AND revoked IS NULL AND not_after > ?
-			UNION ALL SELECT 1 FROM operators WHERE name = ? AND NOT `+isOperator+` LIMIT 1`, o.Name, o.Created, o.Name)
-		if err != nil {
-			return err
-		}
-		if held != nil {
-			return fmt.Errorf("%s has a certificate, or is a relying party: %w", o.Name, record.ErrExists)
-		}
-		_, err = c.Exec(`INSERT INTO operators (name, created, invitation, invited_until, alerted) VALUES (?, ?, ?, ?, (SELECT coalesce(max(seq), 0) FROM events))
-			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL, disabled = NULL`,
-			o.Name, o.Created, engine.OrNull(o.Invitation), o.InvitedUntil)
-		return engine.Exists(err, "invitation")
-	})
+	return principal.Operator.Invite(ctx, s.db, o, e)
 }
 
 // AcceptInvitation lets the first key have the invitation.
-func (s People) AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (o record.Operator, err error) {
-	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		found, err := engine.First(c, scanOperator, selectOperator+" WHERE invitation = ? AND invited_until > ? AND disabled IS NULL AND "+isOperator, id, at)
-		if err != nil {
-			return err
-		}
-		if found == nil || found.Accepted != [32]byte{} && found.Accepted != key {
-			return fmt.Errorf("invitation: %w", record.ErrNotFound)
-		}
-		if o = *found; o.Accepted == key {
-			return audit.ErrUnchanged
-		}
-		o.Accepted = key
-		_, err = c.Exec("UPDATE operators SET accepted = ? WHERE name = ?", key[:], o.Name)
-		return err
-	})
-	return o, err
+func (s People) AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (record.Operator, error) {
+	return principal.Accept(ctx, s.db, principal.Operator, id, key, at, e, Operator)
 }
 
 // DisableOperator also withdraws an invitation.
 func (s People) DisableOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
-	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		if o, err := Operator(c, name); err != nil {
-			return err
-		} else if !o.Disabled.IsZero() {
-			return audit.ErrUnchanged
-		}
-		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
-		return err
-	})
+	return principal.Operator.Disable(ctx, s.db, name, at, e)
 }
 
 // RecoverOperator always writes its event, which is no alert to an operator whom it makes.

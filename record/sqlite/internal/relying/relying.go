@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
-	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/principal"
 )
 
 // Parties is a [record.RelyingParties].
@@ -30,65 +30,24 @@ func scanParty(r engine.Row) record.RelyingParty {
 }
 
 // party finds by name, or fails with ErrNotFound.
-func party(c *engine.Conn, name string) (*record.RelyingParty, error) {
-	p, err := engine.First(c, scanParty, selectParty+" AND name = ?", name)
-	if err == nil && p == nil {
-		err = fmt.Errorf("relying party %s: %w", name, record.ErrNotFound)
-	}
-	return p, err
+func party(c *engine.Conn, name string) (record.RelyingParty, error) {
+	return engine.One(c, "relying party "+name, scanParty, selectParty+" AND name = ?", name)
 }
 
 // InviteRelyingParty judges "has a certificate" at p.Created.
 func (s Parties) InviteRelyingParty(ctx context.Context, p record.RelyingParty, e record.Event) error {
-	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		held, err := engine.First(c, engine.Number, "SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND issued IS NOT NULL AND revoked IS NULL AND not_after > ? LIMIT 1", p.Name, p.Created)
-		if err != nil {
-			return err
-		}
-		if held != nil {
-			return fmt.Errorf("%s has a certificate: %w", p.Name, record.ErrExists)
-		}
-		n, err := c.Exec(`INSERT INTO operators (name, created, invitation, invited_until, kind) VALUES (?, ?, ?, ?, 'relying-party')
-			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL, disabled = NULL WHERE kind = 'relying-party'`,
-			p.Name, p.Created, engine.OrNull(p.Invitation), p.InvitedUntil)
-		if err == nil && n == 0 {
-			err = fmt.Errorf("an operator has the name %s: %w", p.Name, record.ErrExists)
-		}
-		return engine.Exists(err, "invitation")
-	})
+	o := record.Operator{Name: p.Name, Created: p.Created, Invitation: p.Invitation, InvitedUntil: p.InvitedUntil}
+	return principal.RelyingParty.Invite(ctx, s.db, o, e)
 }
 
 // AcceptRelyingParty lets the first key have the invitation.
-func (s Parties) AcceptRelyingParty(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (p record.RelyingParty, err error) {
-	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		found, err := engine.First(c, scanParty, selectParty+" AND invitation = ? AND invited_until > ? AND disabled IS NULL", id, at)
-		if err != nil {
-			return err
-		}
-		if found == nil || found.Accepted != [32]byte{} && found.Accepted != key {
-			return fmt.Errorf("invitation: %w", record.ErrNotFound)
-		}
-		if p = *found; p.Accepted == key {
-			return audit.ErrUnchanged
-		}
-		p.Accepted = key
-		_, err = c.Exec("UPDATE operators SET accepted = ? WHERE name = ?", key[:], p.Name)
-		return err
-	})
-	return p, err
+func (s Parties) AcceptRelyingParty(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (record.RelyingParty, error) {
+	return principal.Accept(ctx, s.db, principal.RelyingParty, id, key, at, e, party)
 }
 
 // DisableRelyingParty also withdraws an invitation.
 func (s Parties) DisableRelyingParty(ctx context.Context, name string, at time.Time, e record.Event) error {
-	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		if p, err := party(c, name); err != nil {
-			return err
-		} else if !p.Disabled.IsZero() {
-			return audit.ErrUnchanged
-		}
-		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
-		return err
-	})
+	return principal.RelyingParty.Disable(ctx, s.db, name, at, e)
 }
 
 // steps is how many steps of a relying party are kept.
@@ -144,7 +103,10 @@ func (s Parties) TakenUp(ctx context.Context, number int64) ([]record.Taken, err
 
 // RelyingParty finds by name.
 func (s Parties) RelyingParty(ctx context.Context, name string) (record.RelyingParty, error) {
-	return engine.Get(ctx, s.db, "relying party "+name, func(c *engine.Conn) (*record.RelyingParty, error) { return party(c, name) })
+	return engine.Get(ctx, s.db, "relying party "+name, func(c *engine.Conn) (*record.RelyingParty, error) {
+		p, err := party(c, name)
+		return &p, err
+	})
 }
 
 // RelyingParties lists by name.

@@ -14,7 +14,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/changes"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/outcome"
-	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/principal"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
@@ -44,12 +44,9 @@ func (s Revocations) end(ctx context.Context, id string, act Act, e record.Event
 		return nil, err
 	}
 	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		d, err := engine.First(c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.id = ?", id)
-		if err == nil && d == nil {
-			err = fmt.Errorf("device %s: %w", id, record.ErrNotFound)
-		}
+		d, err := engine.One(c, "device "+id, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.id = ?", id)
 		if err == nil {
-			changed, err = End(c, d, act)
+			changed, err = End(c, &d, act)
 		}
 		return err
 	})
@@ -193,7 +190,7 @@ func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Ti
 		return nil, err
 	}
 	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		if _, err := people.Disabled(c, name); err != nil {
+		if _, err := principal.Disabled(c, name); err != nil {
 			return err
 		}
 		const theirs = "device IS NULL AND operator = ?"

@@ -1,0 +1,85 @@
+// Package principal lets in, and bars, whoever has a name of its own: operators and relying
+// parties, which share a table.
+package principal
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+)
+
+// Kind is what it is, as the table says; a name has one for ever.
+type Kind string
+
+const (
+	Operator     Kind = "operator"
+	RelyingParty Kind = "relying-party"
+)
+
+func (k Kind) only() string { return "kind = '" + string(k) + "'" }
+
+// Invite judges "has a certificate" at o.Created: one that is good and has not expired. Of o
+// it reads the name and the invitation.
+func (k Kind) Invite(ctx context.Context, db *engine.DB, o record.Operator, e record.Event) error {
+	return audit.Change(ctx, db, e, func(c *engine.Conn) error {
+		held, err := engine.First(c, engine.Number, `SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND issued IS NOT NULL AND revoked IS NULL AND not_after > ?
+			UNION ALL SELECT 1 FROM operators WHERE name = ? AND NOT `+k.only()+` LIMIT 1`, o.Name, o.Created, o.Name)
+		if err != nil {
+			return err
+		}
+		if held != nil {
+			return fmt.Errorf("%s has a certificate, or is no %s: %w", o.Name, k, record.ErrExists)
+		}
+		_, err = c.Exec(`INSERT INTO operators (name, kind, created, invitation, invited_until, alerted) VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) FROM events))
+			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL, disabled = NULL`,
+			o.Name, string(k), o.Created, engine.OrNull(o.Invitation), o.InvitedUntil)
+		return engine.Exists(err, "invitation")
+	})
+}
+
+// Accept lets the first key have the invitation, and reads whose it is.
+func Accept[T any](ctx context.Context, db *engine.DB, k Kind, id string, key [32]byte, at time.Time, e record.Event, read func(*engine.Conn, string) (T, error)) (found T, err error) {
+	err = audit.Change(ctx, db, e, func(c *engine.Conn) error {
+		name, err := engine.One(c, "invitation", func(r engine.Row) string { return r.Text(0) }, `SELECT name FROM operators
+			WHERE invitation = ? AND invited_until > ? AND disabled IS NULL AND coalesce(accepted, ?) = ? AND `+k.only(), id, at, key[:], key[:])
+		if err != nil {
+			return err
+		}
+		n, err := c.Exec("UPDATE operators SET accepted = ? WHERE name = ? AND accepted IS NULL", key[:], name)
+		if err != nil {
+			return err
+		}
+		if found, err = read(c, name); err == nil && n == 0 {
+			err = audit.ErrUnchanged
+		}
+		return err
+	})
+	return found, err
+}
+
+// Disable also withdraws an invitation.
+func (k Kind) Disable(ctx context.Context, db *engine.DB, name string, at time.Time, e record.Event) error {
+	return audit.Change(ctx, db, e, func(c *engine.Conn) error {
+		if before, err := disabled(c, string(k), name, k.only()); err != nil {
+			return err
+		} else if !before.IsZero() {
+			return audit.ErrUnchanged
+		}
+		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
+		return err
+	})
+}
+
+// Disabled is when whoever has that name was disabled: zero if never, ErrNotFound if there
+// is nobody.
+func Disabled(c *engine.Conn, name string) (time.Time, error) {
+	return disabled(c, "operator", name, "TRUE")
+}
+
+func disabled(c *engine.Conn, what, name, only string) (time.Time, error) {
+	return engine.One(c, what+" "+name, func(r engine.Row) time.Time { return r.Time(0) }, "SELECT disabled FROM operators WHERE name = ? AND "+only, name)
+}
