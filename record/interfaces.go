@@ -227,7 +227,8 @@ type Inventory interface {
 	CertificatesNumbered(ctx context.Context, serial string) ([]Certificate, error)
 }
 
-// AbleAfterDisabling is how long an operator counts as able after being disabled.
+// AbleAfterDisabling is how long an operator counts as able after being disabled, or after
+// the revocation of the last good certificate.
 const AbleAfterDisabling = 24 * time.Hour
 
 // Operators is who administers.
@@ -249,8 +250,9 @@ type Operators interface {
 	Operator(ctx context.Context, name string) (Operator, error)
 	Operators(ctx context.Context) ([]Operator, error)
 	// Able lists the operators who could act at that time: not disabled, and with a
-	// certificate that is good and has not expired. Who was disabled less than
-	// AbleAfterDisabling before is among them too: nobody becomes the only operator by disabling the other.
+	// certificate that is good and has not expired. Who was disabled, or lost the certificate
+	// by a revocation, less than AbleAfterDisabling before is among them too: nobody becomes the
+	// only operator by disabling the other, or by ending the issuer behind the other.
 	Able(ctx context.Context, at time.Time) ([]string, error)
 }
 

@@ -152,6 +152,12 @@ func ableOperators(t *testing.T, b *bench) {
 	able(Now, "anna", "bert") // nobody becomes the only one by disabling the other
 	able(Now.Add(record.AbleAfterDisabling), "anna")
 
+	// Nor by ending the issuer of the other's certificate.
+	_, err := b.RevokeOperator(b.ctx, "anna", Now, record.ReasonSuperseded, event("operator.revoked"))
+	b.must(err)
+	able(Now.Add(record.AbleAfterDisabling-time.Second), "anna", "bert")
+	able(Now.Add(record.AbleAfterDisabling), []string(nil)...)
+
 	b.must(b.Invite(b.ctx, record.Operator{Name: "bert", Created: Now.Add(100 * 24 * time.Hour), Invitation: "j", InvitedUntil: Now.Add(101 * 24 * time.Hour)}, event("operator.invited")))
 	o, err := b.Operator(b.ctx, "bert")
 	b.must(err)

@@ -77,8 +77,8 @@ func (s People) Able(ctx context.Context, at time.Time) ([]string, error) {
 // SelectAble selects the names that Able lists; its parameters are the time, and that
 // less record.AbleAfterDisabling.
 const SelectAble = "SELECT name FROM operators WHERE " + isOperator + ` AND (disabled IS NULL AND EXISTS (SELECT 1 FROM certificates c
-		WHERE c.device IS NULL AND c.operator = operators.name AND c.issued IS NOT NULL AND c.revoked IS NULL AND c.not_after > ?)
-	OR disabled > ?) ORDER BY name`
+		WHERE c.device IS NULL AND c.operator = operators.name AND c.issued IS NOT NULL AND c.not_after > ?1 AND (c.revoked IS NULL OR c.revoked > ?2))
+	OR disabled > ?2) ORDER BY name`
 
 // AddAuthorities writes no event if all are there already.
 func (s People) AddAuthorities(ctx context.Context, as []record.Authority, e record.Event) (added int, err error) {
