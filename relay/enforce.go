@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -34,7 +35,7 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 	for _, f := range r.Files {
 		maps.Copy(contents, r.contents(f))
 	}
-	if err := r.install(ctx, contents); err != nil {
+	if err := r.install(ctx, contents, r.stale(contents)); err != nil {
 		return err
 	}
 	if err := r.runEach(ctx); err != nil {
@@ -207,6 +208,20 @@ func (r *Relay) contents(f File) map[string][]byte {
 	return out
 }
 
+// stale are files of issuers that are followed no more. Nobody keeps them fresh: a reader
+// would take devices for denied that are not, and refuse everybody once one of them has ended.
+func (r *Relay) stale(contents map[string][]byte) (paths []string) {
+	for _, f := range r.Files {
+		if f.Format == wire.FormatDenylist || f.Format == wire.FormatFilter {
+			paths = append(paths, disk.Beside(f.Path, successor)...)
+		}
+	}
+	return slices.DeleteFunc(paths, func(path string) bool { return contents[path] != nil })
+}
+
+// successor is the name of a later issuer, which is what files beside are named after.
+var successor = regexp.MustCompile(`^operational-[0-9]+$`)
+
 // lines writes serial numbers as OpenSSL, nginx and haproxy print them: upper-case hex.
 func lines(format string, serials []string) []byte {
 	var b bytes.Buffer
@@ -231,10 +246,18 @@ func everybody(format string) []byte {
 	return lines(format, []string{"0", "1", "2", "3", "4", "5", "6", "7"})
 }
 
-// install replaces the files that change and has the program take them up. If it does
-// not, the files that it last took up come back: it may be started again meanwhile.
-func (r *Relay) install(ctx context.Context, contents map[string][]byte) error {
+// install replaces the files that change, removes those that are stale, and has the program
+// take that up. If it does not, the files that it last took up come back: it may be started
+// again meanwhile.
+func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale []string) error {
 	before := map[string][]byte{}
+	for _, path := range stale {
+		text, err := disk.Read(path)
+		if err != nil {
+			return err
+		}
+		before[path] = text
+	}
 	for path, text := range contents {
 		old := r.kept[path]
 		if _, err := os.Stat(path); err != nil || !bytes.Equal(old, text) {
@@ -249,7 +272,14 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte) error {
 		return fmt.Errorf("%w; the last good files stay", err)
 	}
 	for path := range before {
-		if err := disk.Replace(path, contents[path]); err != nil {
+		if text, wanted := contents[path]; wanted {
+			if err := disk.Replace(path, text); err != nil {
+				return fmt.Errorf("%w; the last good files stay", errors.Join(err, r.restore(before)))
+			}
+		}
+	}
+	for _, path := range stale { // now that what it said stands elsewhere
+		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("%w; the last good files stay", errors.Join(err, r.restore(before)))
 		}
 	}
@@ -260,7 +290,7 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte) error {
 	}
 	r.state.Behind = false
 	for path := range before {
-		r.kept[path] = contents[path]
+		r.kept[path] = contents[path] // nil of one that was removed
 	}
 	return nil
 }
@@ -348,7 +378,7 @@ func (r *Relay) close(ctx context.Context) error {
 			contents[f.Path] = everybody(f.Format)
 		}
 	}
-	if err := r.install(ctx, contents); err != nil {
+	if err := r.install(ctx, contents, nil); err != nil {
 		return err
 	}
 	r.state.Closed = true

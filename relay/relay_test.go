@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
 
 // Every format shows a suspension once it is reported as enforced, and no longer shows it
@@ -496,4 +498,49 @@ func TestFilterLagsBehind(t *testing.T) {
 	if r := p.last(); r.Number != was || r.Problem != "" {
 		t.Errorf("reported: %+v", r)
 	}
+}
+
+// Once an issuer is followed no more, the file of its successor changes places. The one that
+// is left behind would deny who was restored since, and everybody from its end on.
+func TestFilesOfIssuersNoLongerFollowed(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	list := p.file(wire.FormatDenylist)
+	stale, others := list+".operational-2", list+".operational-notes"
+	write(t, stale, "stale")
+	write(t, others, "ours")
+	p.Reload = "false"
+	stop := p.run()
+	p.troubled("the reload failed")
+	if p.read(stale) != "stale" {
+		t.Error("the program has not taken the removal up, and it stands")
+	}
+	stop()
+	p.Reload = "test ! -e " + stale
+	p.run()
+	p.enforced()
+	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) || p.read(others) != "ours" || !strings.HasPrefix(p.read(list), "hallmark") {
+		t.Errorf("the stale file: %v; the list: %.20q", err, p.read(list))
+	}
+}
+
+// A filter of before the last one is refused, also by a relay that was started meanwhile.
+func TestFilterOfBefore(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	filter := p.file(wire.FormatFilter)
+	stop := p.run()
+	p.enforced()
+	stop()
+	last := p.read(filter)
+	made, err := denylist.OpenFilter([]byte(last), s.roots, time.Now())
+	p.must(err)
+	p.must(os.Remove(filter)) // what is trusted does not depend on what others may change
+	state, err := readState(p.dir)
+	p.must(err)
+	path := wire.PathFeed + "/operational/filter"
+	state.Made[path] = made.Time.Add(time.Minute) // the filter of a minute later had come
+	p.must(writeState(p.dir, state))
+	p.run()
+	p.troubled("before the one that is known here")
 }

@@ -233,9 +233,10 @@ func (r *Relay) filter(ctx context.Context, name string, s *source) (document, e
 	if err != nil {
 		return known, err
 	}
-	if err := r.recent(f.Document, name, known.made); err != nil {
+	if err := r.recent(f.Document, name, r.state.Made[path]); err != nil {
 		return known, err
 	}
+	r.state.Made[path] = f.Time
 	s.documents[path] = document{etag: etag, body: body, until: f.NextUpdate, made: f.Time, number: f.Number}
 	return s.documents[path], nil
 }

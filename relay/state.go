@@ -26,7 +26,7 @@ type state struct {
 	// Closed: the lists ended, and files deny everybody.
 	Closed bool `json:"closed,omitempty"`
 	// Bundle is the number of the trust bundle, Made when the newest deny-list of each
-	// issuer was made: older ones are refused.
+	// issuer was made and, by path, the newest filter: older ones are refused.
 	Bundle  int64                `json:"bundle"`
 	Made    map[string]time.Time `json:"made,omitempty"`
 	Problem string               `json:"problem,omitempty"`
@@ -116,20 +116,11 @@ func lock(dir string) (unlock func(), err error) {
 // lockFiles keeps other relays off the files: each would undo what the other has its
 // program take up.
 func lockFiles(files []File) (unlock func(), err error) {
-	var held []func()
-	unlock = func() {
-		for _, free := range held {
-			free()
-		}
+	paths := make([]string, len(files))
+	for n, f := range files {
+		paths[n] = f.Path
 	}
-	for _, f := range files {
-		dir, name := filepath.Split(f.Path)
-		free, err := disk.Lock(dir+"."+name+".lock", fmt.Errorf("another relay writes %s: one relay for both programs will do, with a reload of both", f.Path))
-		if err != nil {
-			unlock()
-			return nil, err
-		}
-		held = append(held, free)
-	}
-	return unlock, nil
+	return disk.LockAll(paths, func(path string) error {
+		return fmt.Errorf("another relay writes %s: one relay for both programs will do, with a reload of both", path)
+	})
 }

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
@@ -43,6 +45,38 @@ func Read(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a file, or too large", path)
 	}
 	return os.ReadFile(path)
+}
+
+// Beside lists the regular files PATH.SUFFIX whose suffix matches.
+func Beside(path string, suffix *regexp.Regexp) (paths []string) {
+	entries, _ := os.ReadDir(filepath.Dir(path)) // who writes there sees what is wrong
+	for _, e := range entries {
+		end, beside := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
+		if beside && e.Type().IsRegular() && suffix.MatchString(end) {
+			paths = append(paths, path+"."+end)
+		}
+	}
+	return paths
+}
+
+// LockAll is Lock for the files that stand beside others, as .NAME.lock.
+func LockAll(paths []string, taken func(path string) error) (unlock func(), err error) {
+	var held []func()
+	unlock = func() {
+		for _, free := range held {
+			free()
+		}
+	}
+	for _, path := range paths {
+		dir, name := filepath.Split(path)
+		free, err := Lock(dir+"."+name+".lock", taken(path))
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		held = append(held, free)
+	}
+	return unlock, nil
 }
 
 // Replace replaces a file so that a reader, or a power cut, finds the old or the new
