@@ -11,6 +11,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/selection"
 	"github.com/hallmark-pki/hallmark/admin/selector"
 	"github.com/hallmark-pki/hallmark/admin/view"
+	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -76,16 +77,29 @@ func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 
 // end revokes a device, if the caller may.
 func (s *Service) end(ctx context.Context, c *gate.Call) func(record.Device, int, record.Event) ([]record.Shard, error) {
-	return func(d record.Device, reason int, e record.Event) ([]record.Shard, error) {
-		if d.State != record.StateRevoked {
-			done, err := s.Watch.RevokeOne(ctx, c, d)
-			if err != nil {
-				return nil, err
-			}
-			defer done()
+	return func(d record.Device, reason int, e record.Event) (shards []record.Shard, err error) {
+		write := func() error {
+			shards, err = s.Store.Revoke(ctx, d.ID, s.Now(), reason, e.Reason, e)
+			return err
 		}
-		return s.Status.Revoke(ctx, d.ID, reason, e.Reason, e)
+		if d.State == record.StateRevoked {
+			err = write()
+		} else {
+			err = s.Watch.RevokeOne(ctx, c, d, write)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return shards, s.publish(ctx, shards)
 	}
+}
+
+// publish shows what is recorded; the caller may hang up meanwhile.
+func (s *Service) publish(ctx context.Context, shards []record.Shard) error {
+	if err := s.Status.Publish(context.WithoutCancel(ctx), shards...); err != nil {
+		return errors.Join(status.ErrUnpublished, err)
+	}
+	return nil
 }
 
 // changes say what becomes of a device and of its certificates.
@@ -150,11 +164,11 @@ func (s *Service) lift(ctx context.Context, c *gate.Call) (any, error) {
 	case d.State != record.StateRevoked:
 		return wire.StatusChange{Device: d.Name(), State: d.State}, nil
 	}
-	if err := s.Watch.Need(ctx, c, record.ApproveTombstone, d.ID, d.Name(), in.Why); err != nil {
-		return nil, err
-	}
 	e := c.Event("device.lifted", d.Name())
 	e.Reason, e.Alert = in.Why, true
+	if err := s.Watch.Need(ctx, c, &e, record.ApproveTombstone, d.ID, d.Name()); err != nil {
+		return nil, err
+	}
 	err = s.Store.Lift(ctx, d.ID, e)
 	return wire.StatusChange{Device: d.Name(), State: record.StateActive, Changed: true}, err
 }

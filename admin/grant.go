@@ -11,7 +11,6 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/selection"
 	"github.com/hallmark-pki/hallmark/admin/view"
-	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/renewal"
@@ -41,17 +40,7 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 	e.Reason = in.Why
 	e.Alert = g.NewKey // it ends certificates
 	e.Detail["until"], e.Detail["new_key"] = g.Expires.UTC().Format(time.RFC3339), strconv.FormatBool(g.NewKey)
-	if g.NewKey && !d.Assurance.Hardware && d.State != record.StateRevoked {
-		done, err := s.Watch.RevokeOne(ctx, c, d)
-		if err != nil && gate.Problem(err).Code == wire.CodeApproval {
-			done, err = func() {}, s.Watch.Need(ctx, c, record.ApproveGrant, d.ID, d.Name(), in.Why)
-		}
-		if err != nil {
-			return nil, err
-		}
-		defer done()
-	}
-	shards, err := s.Store.Grant(ctx, g, e)
+	shards, err := s.recordGrant(ctx, c, d, g, e)
 	switch {
 	case errors.Is(err, record.ErrConflict) && d.Assurance.Hardware && d.State != record.StateRevoked:
 		return nil, gate.Refuse(http.StatusConflict, wire.CodeConflict, "without --new-key it comes back with the keys that its TPM has",
@@ -61,14 +50,33 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 	case err != nil:
 		return nil, err
 	}
-	if err := s.Status.Publish(context.WithoutCancel(ctx), shards...); err != nil {
-		return nil, errors.Join(status.ErrUnpublished, err)
+	if err := s.publish(ctx, shards); err != nil {
+		return nil, err
 	}
 	out := showGrant(d, g)
 	if g.NewKey {
 		out.Ticket = s.permission(wire.KindTicket, g.ID, s.DeviceServer)
 	}
 	return out, nil
+}
+
+// recordGrant asks another operator if the caller may not end so much alone.
+func (s *Service) recordGrant(ctx context.Context, c *gate.Call, d record.Device, g record.Grant, e record.Event) (shards []record.Shard, err error) {
+	write := func() error {
+		shards, err = s.Store.Grant(ctx, g, e)
+		return err
+	}
+	if !g.NewKey || d.Assurance.Hardware || d.State == record.StateRevoked {
+		err = write()
+		return shards, err
+	}
+	err = s.Watch.RevokeOne(ctx, c, d, write)
+	if err != nil && gate.Problem(err).Code == wire.CodeApproval {
+		if err = s.Watch.Need(ctx, c, &e, record.ApproveGrant, d.ID, d.Name()); err == nil {
+			err = write()
+		}
+	}
+	return shards, err
 }
 
 func showGrant(d record.Device, g record.Grant) renewal.Grant {

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -61,6 +62,7 @@ type house struct {
 	lose        atomic.Bool  // the next answer to an acceptance gets lost
 	life        time.Duration
 	jobs        *job.Runner
+	signing     sync.RWMutex // held, no list is signed
 	// anna is the first operator.
 	anna *client.Client
 }
@@ -136,13 +138,25 @@ func (h *house) serve(ctx context.Context) {
 	h.t.Cleanup(h.server.Close)
 }
 
+// slow signs lists once nobody holds the lock.
+type slow struct {
+	crypto.Signer
+	held *sync.RWMutex
+}
+
+func (s slow) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	s.held.RLock()
+	defer s.held.RUnlock()
+	return s.Signer.Sign(random, digest, opts)
+}
+
 func (h *house) status() *status.Service {
 	c := status.Config{Store: h.store, BaseURL: statusURL, Now: h.now,
 		Responder: func(context.Context, string) (*x509.Certificate, crypto.Signer, error) {
 			return nil, nil, errors.New("nobody asks OCSP here")
 		}}
 	for name, f := range h.founded {
-		c.Issuers = append(c.Issuers, status.Issuer{Name: name, Certificate: f.Certificate, Signer: f.Signer})
+		c.Issuers = append(c.Issuers, status.Issuer{Name: name, Certificate: f.Certificate, Signer: slow{f.Signer, &h.signing}})
 	}
 	s, err := status.New(c)
 	check(h.t, err)

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -440,6 +441,51 @@ func TestLotAtOnce(t *testing.T) {
 
 // TestDisabledOperatorsJob: what a disabled operator asked for is neither approved nor
 // gone on with.
+// TestSlowLists: whoever ends a device waits for its list, and nobody else does.
+func TestSlowLists(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	h.fleet("w47", 3)
+	soft := h.softDevice("SN-1")
+	h.signing.Lock()
+	var free sync.Once
+	release := func() { free.Do(h.signing.Unlock) }
+	defer release()
+	ended := make(chan error, 2)
+	go func() {
+		_, err := h.anna.Revoke(ctx, "w47-000", wire.StatusRequest{Reason: "key-compromise"})
+		ended <- err
+	}()
+	go func() {
+		_, err := h.anna.Grant(ctx, soft.Serial, renewal.NewGrant{NewKey: true})
+		ended <- err
+	}()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		rows, _, err := h.store.Certificates(ctx, &record.Selector{Op: record.OpEqual, Field: "status", Value: "revoked"}, record.Page{Limit: 10})
+		check(t, err)
+		if len(rows) == 3 { // one has a birth certificate
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("recorded: %+v", rows)
+		}
+	}
+	impatient, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	_, err := h.anna.CreateJob(impatient, jobs.New{Kind: jobs.Revoke, Reason: "superseded", Selection: jobs.Selection{Devices: []string{"w47-001"}}})
+	check(t, err)
+	select {
+	case err := <-ended:
+		t.Fatalf("the answer came before the list: %v", err)
+	default:
+	}
+	release()
+	check(t, <-ended)
+	check(t, <-ended)
+	if r := h.listed(); !slices.Contains(r, 1) || !slices.Contains(r, 4) {
+		t.Errorf("listed: %v", r)
+	}
+}
+
 func TestDisabledOperatorsJob(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	h.fleet("w47", 3)

@@ -35,11 +35,11 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
 	o := record.Operator{Name: in.Name, Created: c.Now, Invitation: s.Permissions.NewID(), InvitedUntil: c.Now.Add(ttl)}
-	if err := s.Watch.Need(ctx, c, record.ApproveOperator, o.Name, o.Name, ""); err != nil {
-		return nil, err
-	}
 	e := c.Event("operator.invited", o.Name)
 	e.Detail["until"] = o.InvitedUntil.UTC().Format(time.RFC3339)
+	if err := s.Watch.Need(ctx, c, &e, record.ApproveOperator, o.Name, o.Name); err != nil {
+		return nil, err
+	}
 	err := s.Store.Invite(ctx, o, e)
 	if errors.Is(err, record.ErrExists) {
 		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate, or a relying party", o.Name)

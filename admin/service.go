@@ -34,11 +34,12 @@ type Store interface {
 	Alerts(ctx context.Context, operator string, limit int) ([]record.Event, error)
 	// Status is record.Revocations.Status.
 	Status(ctx context.Context, issuer, serial string) (record.Certificate, error)
+	// Revoke is record.Revocations.Revoke.
+	Revoke(ctx context.Context, device string, at time.Time, reason int, why string, e record.Event) ([]record.Shard, error)
 }
 
 // Status ends identities and publishes that before it returns (ca/status.Service).
 type Status interface {
-	Revoke(ctx context.Context, device string, reason int, why string, e record.Event) (shards []record.Shard, err error)
 	Suspend(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
 	Restore(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
 	RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error)

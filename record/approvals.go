@@ -50,10 +50,10 @@ type Approvals interface {
 	// ErrConflict if the approver is the requester or is disabled, if the requester is
 	// disabled, if it has expired or was approved before, or if the job waits no more.
 	Approve(ctx context.Context, id, operator string, at time.Time, e Event) (Approval, error)
-	// SpendApproval uses up the requester's approval of this kind and subject, for the act
-	// that follows; ErrNotFound if there is none that was approved, has not expired and was
-	// not spent, or if its approver is disabled now.
-	SpendApproval(ctx context.Context, kind, subject, requester string, at time.Time, e Event) error
+	// GivenApproval finds the requester's newest approval of this kind and subject that an
+	// act's event may spend (Event.Spends): it was approved, has not expired and was not spent,
+	// and its approver is not disabled. ErrNotFound if there is none.
+	GivenApproval(ctx context.Context, kind, subject, requester string, at time.Time) (Approval, error)
 	Approval(ctx context.Context, id string) (Approval, error)
 	// ApprovalsOf lists the requests and reviews about one subject, oldest first.
 	ApprovalsOf(ctx context.Context, kind, subject string) ([]Approval, error)

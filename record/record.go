@@ -344,6 +344,10 @@ type Event struct {
 	Reason string
 	// Detail holds further facts under lower-case keys; never a secret.
 	Detail map[string]string
+	// Spends is the ID of the approval that the act needed: it is spent when the event is
+	// written, and if it cannot be (Approvals.GivenApproval), ErrNotFound, nothing is done. It
+	// is not read back.
+	Spends string
 	// Alert: the operators who did not cause it must hear of it (Alerts). It is not read back.
 	Alert bool
 }

@@ -147,11 +147,11 @@ func (s *Service) set(ctx context.Context, c *gate.Call) (any, error) {
 	if err != nil || n == now {
 		return threshold(now), err
 	}
-	if err := s.Watch.Need(ctx, c, record.ApproveSetting, name+"="+value, name+"="+value, in.Why); err != nil {
-		return nil, err
-	}
 	e := c.Event("setting.changed", name)
 	e.Reason, e.Alert = in.Why, true
 	e.Detail["value"] = value
+	if err := s.Watch.Need(ctx, c, &e, record.ApproveSetting, name+"="+value, name+"="+value); err != nil {
+		return nil, err
+	}
 	return threshold(n), s.Store.SetSetting(ctx, name, value, e)
 }

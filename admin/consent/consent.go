@@ -39,8 +39,8 @@ type Store interface {
 // Watch judges. Make one for a record with New.
 type Watch struct {
 	store Store
-	// one is held by everybody who ends a single device, until the record counts it, and
-	// by whoever makes a job of many, alone.
+	// one is held by everybody who ends a single device, while that is recorded, and by
+	// whoever makes a job of many, alone.
 	one sync.RWMutex
 	mu  sync.Mutex
 	// ending are the single devices that are being ended right now.
@@ -74,21 +74,24 @@ func (w *Watch) Others(ctx context.Context, caller string, now time.Time) (other
 }
 
 // Need returns nil if the caller may do now what kind and subject (record.Approval) say:
-// alone, or with another's consent, which is used up. Otherwise it asks for consent and
-// returns the refusal that says so. To people the subject is known as name.
-func (w *Watch) Need(ctx context.Context, c *gate.Call, kind, subject, name, why string) error {
+// alone, or with another's consent, which is used up when act is written, the event of what
+// is done. Otherwise it asks for consent and returns the refusal that says so. To people the
+// subject is known as name.
+func (w *Watch) Need(ctx context.Context, c *gate.Call, act *record.Event, kind, subject, name string) error {
 	able, err := w.store.Able(ctx, c.Now)
 	if err != nil || Alone(able, c.Caller.Name) {
 		return err
 	}
-	e := c.Event("approval.spent", name)
-	e.Detail["kind"] = kind
-	if err := w.store.SpendApproval(ctx, kind, subject, c.Caller.Name, c.Now, e); !errors.Is(err, record.ErrNotFound) {
+	given, err := w.store.GivenApproval(ctx, kind, subject, c.Caller.Name, c.Now)
+	if err == nil {
+		act.Spends, act.Detail["approval"], act.Detail["approver"] = given.ID, given.ID, given.Approver
+	}
+	if !errors.Is(err, record.ErrNotFound) {
 		return err
 	}
-	e = c.Event("approval.requested", name)
-	e.Reason, e.Alert, e.Detail["kind"] = why, true, kind
-	a, err := w.store.RequestApproval(ctx, record.Approval{Kind: kind, Subject: subject, Why: why,
+	e := c.Event("approval.requested", name)
+	e.Reason, e.Alert, e.Detail["kind"] = act.Reason, true, kind
+	a, err := w.store.RequestApproval(ctx, record.Approval{Kind: kind, Subject: subject, Why: act.Reason,
 		Requester: c.Caller.Name, Requested: c.Now, Expires: c.Now.Add(Life)}, e)
 	if err != nil {
 		return err
@@ -146,29 +149,26 @@ func (w *Watch) left(ctx context.Context, operator string, now time.Time) (int64
 	return threshold - already, err
 }
 
-// RevokeOne refuses to end one device (wire.CodeApproval) beyond what the caller may do
-// alone: too many within a day, or the last of a lot. It counts the device until done is
-// called, after which the record does, or ctx ends: publishing may hang, and shall not keep
-// everybody else from revoking for longer.
-func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device) (done func(), err error) {
+// RevokeOne calls record, which ends one device in the record, unless that is beyond what the
+// caller may do alone (wire.CodeApproval): too many within a day, or the last of a lot.
+// Meanwhile it counts the device; lists are for later, for they may take long.
+func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device, record func() error) error {
 	able, err := w.store.Able(ctx, c.Now)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	w.one.RLock()
+	defer w.one.RUnlock()
 	one := &ending{d.ID, c.Caller.Name}
-	done = sync.OnceFunc(func() {
-		defer w.one.RUnlock()
+	if err := w.admit(ctx, c, d, one, able); err != nil {
+		return err
+	}
+	defer func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		delete(w.ending, one)
-	})
-	context.AfterFunc(ctx, done)
-	if err := w.admit(ctx, c, d, one, able); err != nil {
-		done()
-		return nil, err
-	}
-	return done, nil
+	}()
+	return record()
 }
 
 // admit counts a device among those that are being ended, if the caller may end it.
@@ -179,9 +179,6 @@ func (w *Watch) admit(ctx context.Context, c *gate.Call, d record.Device, one *e
 		if err := w.judge(ctx, c, d); err != nil {
 			return err
 		}
-	}
-	if err := ctx.Err(); err != nil {
-		return err // done may have been called, and nobody would call it again
 	}
 	w.ending[one] = true
 	return nil

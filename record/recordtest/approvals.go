@@ -61,18 +61,37 @@ func approvals(t *testing.T, b *bench) {
 		b.equal("the same request", again, a)
 		return err
 	})
-	spend := func(at time.Time) error {
-		return b.SpendApproval(b.ctx, record.ApproveOperator, "cleo", "anna", at, event("approval.spent"))
+	spending := func(at time.Time) record.Event {
+		e := event("operator.invited")
+		e.Time, e.Spends = at, a.ID
+		return e
 	}
+	spend := func(at time.Time) error {
+		return b.Invite(b.ctx, record.Operator{Name: "cleo", Created: Now, Invitation: "i", InvitedUntil: Now.Add(time.Hour)}, spending(at))
+	}
+	given := func(requester string, at time.Time, want error) {
+		t.Helper()
+		got, err := b.GivenApproval(b.ctx, record.ApproveOperator, "cleo", requester, at)
+		b.isErr("given", err, want)
+		if err == nil {
+			b.equal("given", got.ID, a.ID)
+		}
+	}
+	given("anna", Now, record.ErrNotFound)
 	b.refused("spend before it is given", record.ErrNotFound, func() error { return spend(Now) })
 	b.must(b.approve(a.ID, "bert", Now))
-	b.refused("spend another's", record.ErrNotFound, func() error {
-		return b.SpendApproval(b.ctx, record.ApproveOperator, "cleo", "bert", Now, event("x"))
-	})
+	given("anna", Now, nil)
+	given("bert", Now, record.ErrNotFound)
+	given("anna", Now.Add(time.Hour), record.ErrNotFound)
 	b.refused("spend late", record.ErrNotFound, func() error { return spend(Now.Add(time.Hour)) })
+	b.refused("an act that fails", record.ErrExists, func() error {
+		return b.Invite(b.ctx, record.Operator{Name: "anna", Created: Now, Invitation: "i", InvitedUntil: Now.Add(time.Hour)}, spending(Now))
+	})
+	given("anna", Now, nil)
 	b.must(spend(Now))
-	b.recorded("approval.spent")
+	b.recorded("operator.invited")
 	b.refused("spend twice", record.ErrNotFound, func() error { return spend(Now) })
+	given("anna", Now, record.ErrNotFound)
 }
 
 func approvalsRefused(t *testing.T, b *bench) {
@@ -102,8 +121,12 @@ func approvalsRefused(t *testing.T, b *bench) {
 	b.must(b.approve(setting.ID, "anna", Now))
 	b.must(b.DisableOperator(b.ctx, "anna", Now, event("operator.disabled")))
 	b.refused("of a disabled operator's request", record.ErrConflict, func() error { return b.approve(a.ID, "bert", Now) })
+	_, err = b.GivenApproval(b.ctx, record.ApproveSetting, "x=1", "bert", Now)
+	b.isErr("a disabled operator's", err, record.ErrNotFound)
 	b.refused("spend a disabled operator's", record.ErrNotFound, func() error {
-		return b.SpendApproval(b.ctx, record.ApproveSetting, "x=1", "bert", Now, event("x"))
+		e := event("setting.changed")
+		e.Spends = setting.ID
+		return b.SetSetting(b.ctx, "x", "1", e)
 	})
 }
 

@@ -123,20 +123,10 @@ func release(c *engine.Conn, a record.Approval) error {
 	return nil
 }
 
-// SpendApproval takes the newest that fits.
-func (s Approvals) SpendApproval(ctx context.Context, kind, subject, requester string, at time.Time, e record.Event) error {
-	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		seq, err := engine.First(c, engine.Number, `SELECT seq FROM approvals WHERE kind = ? AND subject = ? AND requester = ? AND approved IS NOT NULL
-			AND spent IS NULL AND expires > ? AND (SELECT disabled FROM operators WHERE name = approver) IS NULL ORDER BY seq DESC LIMIT 1`,
-			kind, subject, requester, at)
-		if err != nil {
-			return err
-		}
-		if seq == nil {
-			return fmt.Errorf("approval of %s: %w", subject, record.ErrNotFound)
-		}
-		_, err = c.Exec("UPDATE approvals SET spent = ? WHERE seq = ?", at, *seq)
-		return err
+// GivenApproval takes the newest that fits.
+func (s Approvals) GivenApproval(ctx context.Context, kind, subject, requester string, at time.Time) (record.Approval, error) {
+	return engine.Get(ctx, s.db, "approval of "+subject, func(c *engine.Conn) (*record.Approval, error) {
+		return engine.First(c, scan, selectApproval+" WHERE kind = ? AND subject = ? AND requester = ? AND "+audit.Spendable+" ORDER BY seq DESC LIMIT 1", kind, subject, requester, at)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
 // Audit is a [record.Audit] and a [record.Alerts].
@@ -39,7 +40,11 @@ func Change(ctx context.Context, db *engine.DB, e record.Event, do func(*engine.
 	})
 }
 
-// Add writes one line of audit in the transaction of its change.
+// Spendable are the approvals that an act may spend at a time.
+const Spendable = "approved IS NOT NULL AND spent IS NULL AND expires > ? AND (SELECT disabled FROM operators WHERE name = approver) IS NULL"
+
+// Add writes one line of audit in the transaction of its change, and spends the approval that
+// this needed.
 func Add(c *engine.Conn, e record.Event) error {
 	if e.Verb == "" || e.Time.IsZero() {
 		return fmt.Errorf("an event needs a verb and a time: %+v", e)
@@ -53,6 +58,12 @@ func Add(c *engine.Conn, e record.Event) error {
 	}
 	_, err := c.Exec("INSERT INTO events (time, actor, verb, object, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
 		e.Time, e.Actor, e.Verb, e.Object, e.Reason, string(detail))
+	if err == nil && e.Spends != "" {
+		var n int64
+		if n, err = c.Exec("UPDATE approvals SET spent = ? WHERE seq = ? AND "+Spendable, e.Time, rows.Number("a", e.Spends), e.Time); err == nil && n == 0 {
+			err = fmt.Errorf("approval %s: %w", e.Spends, record.ErrNotFound)
+		}
+	}
 	if err == nil && e.Alert {
 		_, err = c.Exec("INSERT INTO alerts (event) SELECT max(seq) FROM events")
 	}
