@@ -33,10 +33,10 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/renewal"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca"
-	"github.com/hallmark-pki/hallmark/ca/cas"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/ca/trust"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/provisioner/identity"
 	"github.com/hallmark-pki/hallmark/record"
@@ -87,17 +87,14 @@ func newHouse(t *testing.T) *house {
 }
 
 func (h *house) found(ctx context.Context) {
-	founded, err := ca.Found(ca.Founding{Organisation: "Acme", BaseURL: statusURL, Now: h.now().Add(-30 * 24 * time.Hour),
-		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }})
+	founded, err := premises.Found(statusURL, h.now().Add(-30*24*time.Hour))
 	check(h.t, err)
-	c := ca.Config{Store: h.store, BaseURL: statusURL, Organisation: "Acme", Now: h.now}
 	for _, f := range founded {
 		h.founded[f.Name] = f
-		service, err := cas.New(ctx, cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{f.Certificate, f.Root}, Signer: f.Signer})
-		check(h.t, err)
-		c.Issuers = append(c.Issuers, ca.Issuer{Name: f.Name, Certificate: f.Certificate, Root: f.Root, CAS: service})
 	}
-	h.authority, err = ca.New(c)
+	issuers, err := premises.Issuers(ctx, founded...)
+	check(h.t, err)
+	h.authority, err = ca.New(ca.Config{Store: h.store, BaseURL: statusURL, Organisation: "Acme", Now: h.now, Issuers: issuers})
 	check(h.t, err)
 }
 

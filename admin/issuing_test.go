@@ -1,14 +1,10 @@
 package admin_test
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"testing"
 
-	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/issuers"
@@ -17,8 +13,7 @@ import (
 // succeed puts the successor of a line's issuer to use, as far as operators see it.
 func (h *house) succeed(line string) {
 	h.t.Helper()
-	founded, err := ca.Found(ca.Founding{Organisation: "Acme", BaseURL: statusURL, Names: []string{profile.Successor(line)}, Now: h.now(),
-		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }})
+	founded, err := premises.Found(statusURL, h.now(), profile.Successor(line))
 	check(h.t, err)
 	h.successors = append(h.successors, founded...)
 }

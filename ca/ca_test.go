@@ -1,7 +1,6 @@
 package ca_test
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,8 +15,8 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/ca"
-	"github.com/hallmark-pki/hallmark/ca/cas"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
 )
@@ -35,12 +34,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return k
 }
 
-var founded = sync.OnceValues(func() ([]ca.Founded, error) {
-	return ca.Found(ca.Founding{
-		Organisation: "Acme Devices", BaseURL: baseURL, Now: time.Now(),
-		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) },
-	})
-})
+var founded = sync.OnceValues(func() ([]ca.Founded, error) { return premises.Found(baseURL, time.Now()) })
 
 // foundation is one set of CAs for all tests.
 func foundation(t testing.TB) []ca.Founded {
@@ -55,14 +49,11 @@ func foundation(t testing.TB) []ca.Founded {
 // authority is a CA over the store; change may alter its configuration.
 func authority(t testing.TB, store record.Issuance, change ...func(*ca.Config)) *ca.Authority {
 	t.Helper()
-	c := ca.Config{Store: store, BaseURL: baseURL, Organisation: "Acme Devices", Now: time.Now}
-	for _, f := range foundation(t) {
-		s, err := cas.New(t.Context(), cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{f.Certificate, f.Root}, Signer: f.Signer})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Issuers = append(c.Issuers, ca.Issuer{Name: f.Name, Certificate: f.Certificate, Root: f.Root, CAS: s})
+	issuers, err := premises.Issuers(t.Context(), foundation(t)...)
+	if err != nil {
+		t.Fatal(err)
 	}
+	c := ca.Config{Store: store, BaseURL: baseURL, Organisation: "Acme", Now: time.Now, Issuers: issuers}
 	for _, f := range change {
 		f(&c)
 	}

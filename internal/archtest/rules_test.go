@@ -105,7 +105,7 @@ var rows = []row{
 	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/issuers wire/jobs wire/renewal cmd/hallmark/internal/*",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
-	{"internal/demo internal/bench internal/e2e internal/simdevice", "...", "demonstrations and measurements drive the whole house"},
+	{"internal/demo internal/bench internal/e2e internal/premises internal/simdevice", "...", "demonstrations and measurements drive the whole house"},
 }
 
 // A door says which packages may import a third party, or a standard package that

@@ -1,40 +1,28 @@
 package e2e
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"io"
-	"log"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest"
-	"github.com/hallmark-pki/hallmark/attest/tpm2"
-	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca"
-	"github.com/hallmark-pki/hallmark/ca/cas"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/trust"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
 	"github.com/hallmark-pki/hallmark/provisioner"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/provisioner/native"
-	"github.com/hallmark-pki/hallmark/provisioner/session"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -59,7 +47,6 @@ type house struct {
 	store   *sqlite.Store
 	secret  []byte
 	maker   *swtpm.Maker
-	makers  *vendorca.Set
 	timeKey *ecdsa.PrivateKey
 	url     string
 	// first is the infrastructure root that images and tickets of the first day name.
@@ -93,27 +80,24 @@ func open(t testing.TB) *house {
 	h.store = must[*sqlite.Store](t)(sqlite.Create(t.Context(), filepath.Join(t.TempDir(), "hallmark.db"), sqlite.Options{}))
 	t.Cleanup(func() { h.store.Close() })
 	h.maker = must[*swtpm.Maker](t)(swtpm.NewMaker(swtpm.P256, time.Now()))
-	h.makers = must[*vendorca.Set](t)(vendorca.New([][]byte{h.maker.Root.Raw, h.maker.Intermediate.Raw}))
 	for _, line := range profile.Issuers() {
 		h.found(line, line)
 		h.activate(line)
 	}
 	h.first = h.used[profile.Infrastructure].Root
-	server := httptest.NewUnstartedServer(h)
-	h.url = "https://" + server.Listener.Addr().String()
+	server := premises.Listen(h, func() (ca.Founded, time.Time) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.used[profile.Infrastructure], h.clock
+	})
+	t.Cleanup(server.Close)
+	h.url = server.URL
 	signed := must[wire.SignedBundle](t)(trust.Sign(wire.Bundle{Number: 1, Name: "Acme", Created: h.now(), Servers: []string{h.url},
 		Infrastructure: h.roots(profile.Infrastructure), Operational: h.roots(profile.Operational), Manufacturing: h.roots(profile.Manufacturing),
 		TimeKeys: [][]byte{must[[]byte](t)(x509.MarshalPKIXPublicKey(h.timeKey.Public()))},
 	}, trust.Root{Certificate: h.first, Signer: h.used[profile.Infrastructure].RootSigner}))
 	h.bundles = []wire.SignedBundle{signed}
 	h.restart()
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		own, err := h.certificate()
-		return &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, Certificates: []tls.Certificate{own}}, err
-	}}
-	server.StartTLS()
-	t.Cleanup(server.Close)
 	return h
 }
 
@@ -148,25 +132,10 @@ func (h *house) sleep(d time.Duration) {
 	h.clock = h.clock.Add(d)
 }
 
-// certificate is the server's own for a day around now.
-func (h *house) certificate() (tls.Certificate, error) {
-	h.mu.Lock()
-	issuer, now := h.used[profile.Infrastructure], h.clock
-	h.mu.Unlock()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(day),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, issuer.Certificate, key.Public(), issuer.Signer)
-	return tls.Certificate{Certificate: [][]byte{der, issuer.Certificate.Raw}, PrivateKey: key}, err
-}
-
 // found makes a CA of a line.
 func (h *house) found(line, name string) ca.Founded {
 	h.t.Helper()
-	f := must[[]ca.Founded](h.t)(ca.Found(ca.Founding{Organisation: "Acme", BaseURL: "http://localhost:8445", Names: []string{name}, Now: h.now(),
-		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }}))[0]
+	f := must[[]ca.Founded](h.t)(premises.Found("http://localhost:8445", h.now(), name))[0]
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lines[line] = append(h.lines[line], f)
@@ -283,19 +252,14 @@ func (h *house) restart() {
 			if f.Name == used.Name && len(config.Issuers) > 0 && slices.ContainsFunc(config.Issuers, func(i ca.Issuer) bool { return i.Name == f.Name }) {
 				continue
 			}
-			service := must[ca.CAS](h.t)(cas.New(h.t.Context(), cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{f.Certificate, f.Root}, Signer: f.Signer}))
-			config.Issuers = append(config.Issuers, ca.Issuer{Name: f.Name, Certificate: f.Certificate, Root: f.Root, CAS: service})
+			config.Issuers = append(config.Issuers, must[[]ca.Issuer](h.t)(premises.Issuers(h.t.Context(), f))...)
 			if slices.ContainsFunc(*list(&b, line), func(der []byte) bool { return string(der) == string(f.Root.Raw) }) {
 				pins[f.Name] = f.Certificate
 			}
 		}
 	}
-	service := must[*provisioner.Service](h.t)(provisioner.New(provisioner.Config{
-		Store: h.store, Authority: must[*ca.Authority](h.t)(ca.New(config)), Suspender: suspender{h},
-		Verifier: attest.Verifiers{attest.KindTPM2: tpm2.New(func() *vendorca.Set { return h.makers }, true)},
-		Sessions: must[*session.Keeper](h.t)(session.New(h.secret)), Permissions: h.permissions(), Issuers: pins,
-		SessionLife: 5 * time.Minute, LDevIDLife: 30 * day, Now: h.now, Log: slog.New(slog.DiscardHandler),
-	}))
+	service := must[*provisioner.Service](h.t)(premises.Pipeline(provisioner.Config{Authority: must[*ca.Authority](h.t)(ca.New(config)), Issuers: pins, Now: h.now},
+		h.store, h.secret, h.maker.Root.Raw, h.maker.Intermediate.Raw))
 	var files [][]byte
 	for _, signed := range h.bundles {
 		files = append(files, must[[]byte](h.t)(json.Marshal(signed)))
@@ -308,31 +272,14 @@ func (h *house) restart() {
 	h.next = handler
 }
 
-func (h *house) permissions() *factory.Permissions {
-	return must[*factory.Permissions](h.t)(factory.NewPermissions(h.secret))
-}
-
 func (h *house) ticket() *wire.Permission {
 	h.t.Helper()
-	permissions := h.permissions()
-	p := &wire.Permission{Kind: wire.KindTicket, ID: permissions.NewID(), Server: h.url, Root: sha256.Sum256(h.used[profile.Infrastructure].Root.Raw)}
-	p.Secret = permissions.Secret(p.Kind, p.ID)
-	if err := h.store.CreateTickets(h.t.Context(), []record.Ticket{{ID: p.ID, Lot: record.DefaultLot, Created: h.now(), Expires: h.now().Add(day)}},
-		record.Event{Time: h.now(), Actor: "test", Verb: "ticket.created"}); err != nil {
-		h.t.Fatal(err)
-	}
-	return p
+	permissions := must[*factory.Permissions](h.t)(factory.NewPermissions(h.secret))
+	return must[*wire.Permission](h.t)(premises.Ticket(h.t.Context(), h.store, permissions, h.url, h.used[profile.Infrastructure].Root, h.now(), nil))
 }
 
 // counted is how many devices the default lot counts.
 func (h *house) counted() (int64, error) {
 	lot, err := h.store.Lot(h.t.Context(), record.DefaultLot)
 	return lot.Used, err
-}
-
-// suspender suspends; what relying parties are told is ca/status's matter.
-type suspender struct{ *house }
-
-func (s suspender) Suspend(ctx context.Context, device string, e record.Event) ([]record.Shard, error) {
-	return s.store.Suspend(ctx, device, s.now(), e)
 }

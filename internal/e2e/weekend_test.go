@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -24,10 +21,10 @@ import (
 	"golang.org/x/crypto/ocsp"
 
 	"github.com/hallmark-pki/hallmark/ca"
-	"github.com/hallmark-pki/hallmark/ca/cas"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/ca/status/feed"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
 	"github.com/hallmark-pki/hallmark/relay/guard"
@@ -57,13 +54,11 @@ func openOffice(t *testing.T, at time.Time) *office {
 	o := &office{T: t, clock: at, dir: t.TempDir()}
 	o.store = must[*sqlite.Store](t)(sqlite.Create(t.Context(), filepath.Join(o.dir, "hallmark.db"), sqlite.Options{}))
 	t.Cleanup(func() { o.store.Close() })
-	key := func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 	const url = "http://pki.example"
-	o.founded = must[[]ca.Founded](t)(ca.Found(ca.Founding{Organisation: "Acme", BaseURL: url, Names: []string{profile.Operational}, Now: at, Key: key}))[0]
+	o.founded = must[[]ca.Founded](t)(premises.Found(url, at, profile.Operational))[0]
 	f := o.founded
-	service := must[ca.CAS](t)(cas.New(t.Context(), cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{f.Certificate, f.Root}, Signer: f.Signer}))
 	o.authority = must[*ca.Authority](t)(ca.New(ca.Config{Store: o.store, BaseURL: url, Organisation: "Acme", Now: o.now,
-		Issuers: []ca.Issuer{{Name: f.Name, Certificate: f.Certificate, Root: f.Root, CAS: service}}}))
+		Issuers: must[[]ca.Issuer](t)(premises.Issuers(t.Context(), f))}))
 	var ocspKey crypto.Signer
 	responder := func(ctx context.Context, issuer string) (*x509.Certificate, crypto.Signer, error) {
 		if o.responder == nil || !o.clock.Before(ca.Due(o.responder.NotBefore, o.responder.NotAfter)) {

@@ -2,7 +2,6 @@ package native_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -21,18 +20,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest"
-	"github.com/hallmark-pki/hallmark/attest/softkey"
-	"github.com/hallmark-pki/hallmark/attest/tpm2"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/ca"
-	"github.com/hallmark-pki/hallmark/ca/cas"
+	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/provisioner"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
 	"github.com/hallmark-pki/hallmark/provisioner/native"
-	"github.com/hallmark-pki/hallmark/provisioner/session"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -52,8 +48,7 @@ var found = sync.OnceValues(func() (*foundation, error) {
 	f := &foundation{secret: make([]byte, 32)}
 	rand.Read(f.secret)
 	var err error
-	if f.founded, err = ca.Found(ca.Founding{Organisation: "Acme Devices", BaseURL: "http://localhost:8445", Now: time.Now().Add(-time.Hour),
-		Key: func(string) (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }}); err != nil {
+	if f.founded, err = premises.Found("http://localhost:8445", time.Now().Add(-time.Hour)); err != nil {
 		return nil, err
 	}
 	if f.maker, err = simtpm.NewMaker(time.Now()); err != nil {
@@ -146,45 +141,25 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 	if o.wrap != nil {
 		used = o.wrap(store)
 	}
-	config := ca.Config{Store: used, BaseURL: "http://localhost:8445", Organisation: "Acme Devices", Now: now}
-	certificates := map[string]*x509.Certificate{}
-	for _, i := range f.founded {
-		signer, err := cas.New(ctx, cas.Options{Type: cas.SoftCAS, Chain: []*x509.Certificate{i.Certificate, i.Root}, Signer: i.Signer})
-		if err != nil {
-			return nil, nil, err
-		}
-		issuer := ca.Issuer{Name: i.Name, Certificate: i.Certificate, Root: i.Root, CAS: signer}
-		if o.wrapCAS != nil {
-			issuer.CAS = o.wrapCAS(signer)
-		}
-		config.Issuers = append(config.Issuers, issuer)
-		certificates[i.Name] = i.Certificate
+	issuers, err := premises.Issuers(ctx, f.founded...)
+	if err != nil {
+		return nil, nil, err
 	}
-	authority, err := ca.New(config)
+	pins := profile.Pins{}
+	for i := range issuers {
+		pins[issuers[i].Name] = issuers[i].Certificate
+		if o.wrapCAS != nil {
+			issuers[i].CAS = o.wrapCAS(issuers[i].CAS)
+		}
+	}
+	authority, err := ca.New(ca.Config{Store: used, BaseURL: "http://localhost:8445", Organisation: "Acme", Now: now, Issuers: issuers})
 	if err != nil {
 		return nil, nil, err
 	}
 	if _, err := authority.Recover(ctx); err != nil {
 		return nil, nil, err
 	}
-	makers, err := vendorca.New([][]byte{f.maker.Root.Raw})
-	if err != nil {
-		return nil, nil, err
-	}
-	sessions, err := session.New(secret)
-	if err != nil {
-		return nil, nil, err
-	}
-	permissions, err := factory.NewPermissions(secret)
-	if err != nil {
-		return nil, nil, err
-	}
-	service, err := provisioner.New(provisioner.Config{
-		Store: used, Authority: authority, Suspender: suspender{used, now}, Verifier: attest.Verifiers{
-			attest.KindTPM2: tpm2.New(func() *vendorca.Set { return makers }, true), attest.KindSoftKey: softkey.Verifier{}},
-		Sessions: sessions, Permissions: permissions, Issuers: certificates,
-		SessionLife: 5 * time.Minute, LDevIDLife: 30 * 24 * time.Hour, Pace: o.pace, Now: now, Log: slog.New(slog.DiscardHandler),
-	})
+	service, err := premises.Pipeline(provisioner.Config{Authority: authority, Issuers: pins, Pace: o.pace, Now: now}, used, secret, f.maker.Root.Raw)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -193,32 +168,17 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 		Since:    func(int64) wire.TrustSteps { return wire.TrustSteps{Newest: 1} },
 		SignTime: func([]byte, time.Time) (wire.TimeAnswer, error) { return wire.TimeAnswer{}, nil },
 		Now:      now, NonceMode: o.nonceMode, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
-	}), permissions, nil
-}
-
-// suspender suspends; what relying parties are told is ca/status's matter.
-type suspender struct {
-	record.Revocations
-	now func() time.Time
-}
-
-func (s suspender) Suspend(ctx context.Context, device string, e record.Event) ([]record.Shard, error) {
-	return s.Revocations.Suspend(ctx, device, s.now(), e)
+	}), service.Permissions, nil
 }
 
 // ticket makes a ticket in a lot.
 func (i *installation) ticket(t testing.TB, change func(*record.Ticket)) wire.Permission {
 	t.Helper()
-	p := wire.Permission{Kind: wire.KindTicket, ID: i.permissions.NewID(), Server: "https://" + i.server.Address}
-	p.Secret = i.permissions.Secret(p.Kind, p.ID)
-	row := record.Ticket{ID: p.ID, Lot: record.DefaultLot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}
-	if change != nil {
-		change(&row)
-	}
-	if err := i.store.CreateTickets(t.Context(), []record.Ticket{row}, record.Event{Time: time.Now(), Actor: "test", Verb: "ticket.created"}); err != nil {
+	p, err := premises.Ticket(t.Context(), i.store, i.permissions, "https://"+i.server.Address, i.founded[0].Root, time.Now(), change)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return *p
 }
 
 // allow lets the simulated make of chip enrol with another endorsement key.
