@@ -28,6 +28,9 @@ type Grants interface {
 	// ErrConflict if it is revoked, or if NewKey and it has hardware; ErrExists if the ID
 	// is taken.
 	Grant(ctx context.Context, g Grant, e Event) ([]Shard, error)
+	// EndGrants ends all grants that were not made use of. It is for a restore that lost
+	// which were.
+	EndGrants(ctx context.Context, at time.Time, e Event) error
 	// GrantsOf lists a device's grants, newest first.
 	GrantsOf(ctx context.Context, device string) ([]Grant, error)
 }

@@ -77,9 +77,9 @@ func restoreCommand() *cobra.Command {
 revoked after the backup stay revoked, spent quotas spent, and certificates issued
 after it are known. Stop the old server first; it must never run again.
 
-Without the journal it refuses. --accept-losses restores the moment of the backup
-and closes every lot; devices revoked later are back and must be revoked again, and
-devices enrolled later are unknown.`,
+Without the journal it refuses. --accept-losses restores the moment of the backup,
+closes every lot and ends open invitations and grants; devices revoked and operators
+disabled later are back and must be ended again, and devices enrolled later are unknown.`,
 		Example: `  hallmarkd restore --from /media/backup/hallmark-2026-11-22.tar --dir /srv/hallmark
   hallmarkd restore --from backup.tar --dir /srv/hallmark --journal /mnt/journal`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -106,6 +106,14 @@ devices enrolled later are unknown.`,
 	return c
 }
 
+// whose says who has to be invited again.
+func whose(invited []string) string {
+	if len(invited) == 0 {
+		return ""
+	}
+	return "; invite again: " + strings.Join(invited, ", ")
+}
+
 func tellRestored(out io.Writer, done upkeep.Restored) error {
 	var text strings.Builder
 	since := done.Snapshot.Format(time.RFC3339)
@@ -113,8 +121,10 @@ func tellRestored(out io.Writer, done upkeep.Restored) error {
 		fmt.Fprintf(&text, `Restored as of %s. LOST is what was recorded since then:
 - devices revoked or suspended since then count as good: revoke them again
 - devices enrolled since then are unknown, and their certificates cannot be revoked
+- operators and relying parties disabled since then are back: disable them again
 - closed, so that no quota is spent and no ticket used twice: %s
-`, since, strings.Join(done.ClosedLots, ", "))
+- open invitations and grants have ended, for they may have been used%s
+`, since, strings.Join(done.ClosedLots, ", "), whose(done.Disabled))
 	} else {
 		fmt.Fprintf(&text, "Restored: the backup of %s, and %d groups of changes from %s.\n", since, done.Replayed, done.OldJournal)
 		if done.Torn {

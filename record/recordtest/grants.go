@@ -87,6 +87,17 @@ func grantsGiven(t *testing.T, b *bench) {
 	v, err := b.Look(b.ctx, record.Query{Ticket: second.ID})
 	b.must(err)
 	b.equal("used grant", *v.Grant, second)
+
+	third := record.Grant{ID: id("grant"), Device: d.ID, Created: Now.Add(10 * time.Minute), Expires: Now.Add(3 * time.Hour)}
+	grant(third)
+	for range 2 { // the second time there is none
+		b.must(b.EndGrants(b.ctx, Now.Add(time.Hour), event("grant.ended")))
+	}
+	b.recorded("grant.ended")
+	second.Expires, third.Expires = third.Created, Now.Add(time.Hour)
+	got, err = b.GrantsOf(b.ctx, d.ID)
+	b.must(err)
+	b.equal("ended grants", got, []record.Grant{third, second, first})
 }
 
 // grantsOfNewKeys: the certificates for the lost key end, on hold or not, and those of

@@ -46,17 +46,19 @@ type Restored struct {
 	// in one that was never answered.
 	Replayed int64
 	Torn     bool
-	// Lost: there was no journal, and ClosedLots were closed for it.
+	// Lost: there was no journal, and ClosedLots were closed for it. Disabled are the
+	// operators and relying parties whose invitation was withdrawn.
 	Lost       bool
 	ClosedLots []string
+	Disabled   []string
 	// OldJournal and Journal are where the journal was and where it goes on.
 	OldJournal, Journal string
 }
 
 // Restore makes an installation of a backup and, with the journal, loses nothing that
 // was answered. Without it Restore refuses, unless told to accept losses: then it closes
-// every lot, so that no quota is spent and no ticket used a second time
-// (docs/decisions/0002-restore.md).
+// every lot and withdraws what is open, so that no quota is spent and no ticket, grant or
+// invitation used a second time (docs/decisions/0002-restore.md).
 func (r Restoring) Restore(ctx context.Context) (done Restored, err error) {
 	if r.Dir, err = filepath.Abs(r.Dir); err != nil {
 		return done, err
@@ -132,6 +134,9 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 		if done.ClosedLots, err = closeLots(ctx, store, e); err != nil {
 			return err
 		}
+		if done.Disabled, err = withdraw(ctx, store, e); err != nil {
+			return err
+		}
 		if err := leaveShards(ctx, in, store); err != nil {
 			return err
 		}
@@ -160,6 +165,44 @@ func closeLots(ctx context.Context, store record.Store, e record.Event) (closed 
 		closed = append(closed, l.Name)
 	}
 	return closed, nil
+}
+
+// withdraw ends the grants and invitations that are open: they may have been used since,
+// and whoever finds one that was would be let in by it.
+func withdraw(ctx context.Context, store record.Store, e record.Event) (disabled []string, err error) {
+	e.Verb, e.Object = "grant.ended", ""
+	if err := store.EndGrants(ctx, e.Time, e); err != nil {
+		return nil, err
+	}
+	operators, err := store.Operators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parties, err := store.RelyingParties(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range operators {
+		if o.Invitation == "" || o.Accepted != [32]byte{} {
+			continue
+		}
+		e.Verb, e.Object = "operator.disabled", o.Name
+		if err := store.DisableOperator(ctx, o.Name, e.Time, e); err != nil {
+			return nil, err
+		}
+		disabled = append(disabled, o.Name)
+	}
+	for _, p := range parties {
+		if p.Invitation == "" || p.Accepted != [32]byte{} {
+			continue
+		}
+		e.Verb, e.Object = "relying-party.disabled", p.Name
+		if err := store.DisableRelyingParty(ctx, p.Name, e.Time, e); err != nil {
+			return nil, err
+		}
+		disabled = append(disabled, p.Name)
+	}
+	return disabled, nil
 }
 
 // leaveShards gives the rest of each open CRL shard away: nobody knows how many lost

@@ -225,6 +225,19 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	if err := f.store.CreateTickets(t.Context(), []record.Ticket{{ID: "ticket", Lot: record.DefaultLot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}}, f.event("ticket.created")); err != nil {
 		t.Fatal(err)
 	}
+	until := time.Now().Add(time.Hour)
+	for _, err := range []error{
+		f.store.Invite(t.Context(), record.Operator{Name: "cleo", Created: time.Now(), Invitation: "of-cleo", InvitedUntil: until}, f.event("operator.invited")),
+		f.store.InviteRelyingParty(t.Context(), record.RelyingParty{Name: "broker", Created: time.Now(), Invitation: "of-broker", InvitedUntil: until}, f.event("relying-party.invited")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	early, _ := f.enrol("early", record.DefaultLot)
+	if _, err := f.store.Grant(t.Context(), record.Grant{ID: "grant", Device: early.ID, Created: time.Now(), Expires: until}, f.event("device.granted")); err != nil {
+		t.Fatal(err)
+	}
 	file := f.backup()
 	lost, certificate := f.enrol("lost", record.DefaultLot)
 	journal := f.in.Config.Journal
@@ -252,6 +265,19 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	}
 	if _, err := again.store.Device(t.Context(), lost.ID); !errors.Is(err, record.ErrNotFound) {
 		t.Errorf("the lost device: %v", err)
+	}
+	// Whether they were used is lost as well.
+	if !slices.Equal(done.Disabled, []string{"cleo", "broker"}) {
+		t.Errorf("to be invited again: %q", done.Disabled)
+	}
+	if _, err := again.store.AcceptInvitation(t.Context(), "of-cleo", [32]byte{1}, time.Now(), f.event("operator.accepted")); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("an operator's invitation: %v", err)
+	}
+	if _, err := again.store.AcceptRelyingParty(t.Context(), "of-broker", [32]byte{1}, time.Now(), f.event("relying-party.accepted")); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("a relying party's invitation: %v", err)
+	}
+	if g, err := again.store.GrantsOf(t.Context(), early.ID); err != nil || len(g) != 1 || g[0].Expires.After(time.Now()) {
+		t.Errorf("the grant: %+v, %v", g, err)
 	}
 	if n, err := again.store.LastChange(t.Context()); err != nil || n < 1e12 {
 		t.Errorf("the next change could bear a lost one's number: %d, %v", n, err)

@@ -4,6 +4,7 @@ package grants
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
@@ -48,6 +49,17 @@ func (s Grants) Grant(ctx context.Context, g record.Grant, e record.Event) (chan
 		return nil, err
 	}
 	return changed, nil
+}
+
+// EndGrants writes no event if there is none.
+func (s Grants) EndGrants(ctx context.Context, at time.Time, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		n, err := c.Exec("UPDATE grants SET expires = ? WHERE redeemed IS NULL AND expires > ?", at, at)
+		if err == nil && n == 0 {
+			err = audit.ErrUnchanged
+		}
+		return err
+	})
 }
 
 const selectGrant = "SELECT g.id, d.id, g.new_key, g.created, g.expires, g.redeemed FROM grants g JOIN devices d ON d.seq = g.device"
