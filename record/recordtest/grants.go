@@ -125,9 +125,16 @@ func grantsOfNewKeys(t *testing.T, b *bench) {
 	if shards, err = b.Restore(b.ctx, d.ID, Now.Add(time.Hour), event("device.restored")); err != nil || len(shards) != 0 {
 		t.Errorf("restoring: %v, %v", shards, err)
 	}
+	// A renewal that was admitted before comes too late.
+	intend := func() error { return b.Intend(b.ctx, []record.Certificate{newIntent(d.ID)}, nil) }
+	b.refused("sign for the lost key", record.ErrConflict, intend)
 	d.Key, d.AKPublic = sha256.Sum256([]byte("new key")), []byte("new spki")
-	b.must(b.admit(d))
+	_, err = b.Admit(b.ctx, record.Query{Ticket: g.ID}, func(record.View) (record.Admission, error) {
+		return record.Admission{Device: d, Grant: g.ID, Event: event("device.returned")}, nil
+	})
+	b.must(err)
 	b.equalDevice(d)
+	b.must(intend())
 }
 
 func grantsRefused(t *testing.T, b *bench) {

@@ -122,8 +122,10 @@ func holder(c *engine.Conn, i record.Certificate) (any, error) {
 	type state struct {
 		seq  int64
 		name string
+		lost bool // its key, and no other has taken its place (record.Grant.NewKey)
 	}
-	d, err := engine.First(c, func(r engine.Row) state { return state{r.Int(0), r.Text(1)} }, "SELECT seq, state FROM devices WHERE id = ?", i.Device)
+	d, err := engine.First(c, func(r engine.Row) state { return state{r.Int(0), r.Text(1), r.Bool(2)} }, `SELECT seq, state,
+		(SELECT new_key AND redeemed IS NULL FROM grants WHERE device = d.seq ORDER BY seq DESC LIMIT 1) FROM devices d WHERE id = ?`, i.Device)
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +134,9 @@ func holder(c *engine.Conn, i record.Certificate) (any, error) {
 	}
 	if d.name != record.StateActive {
 		return nil, fmt.Errorf("%w: the device is %s", record.ErrConflict, d.name)
+	}
+	if d.lost {
+		return nil, fmt.Errorf("%w: the device's key was declared lost", record.ErrConflict)
 	}
 	return d.seq, nil
 }
