@@ -3,19 +3,12 @@ package relay
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
-	mathrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,25 +18,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/ca/status"
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/status/feed"
 	"github.com/hallmark-pki/hallmark/ca/trust"
-	"github.com/hallmark-pki/hallmark/record"
-	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// site is a record with the services that publish its lists and its feed, served over
-// TLS as hallmarkd does, and a place in between where an attacker may stand.
+// site has its lists and a feed served over TLS as hallmarkd does, and a place in between
+// where an attacker may stand.
 type site struct {
 	testing.TB
-	store   *sqlite.Store
-	status  *status.Service
-	server  *httptest.Server
-	roots   *x509.CertPool // operational
-	pinned  [32]byte
-	devices int
-	expires time.Duration // of certificates to come
+	*premises.Site
+	server *httptest.Server
+	roots  *x509.CertPool // operational
+	pinned [32]byte
 
 	mu      sync.Mutex
 	between func(http.ResponseWriter, *http.Request, http.Handler) // nil: nobody
@@ -52,44 +41,28 @@ type site struct {
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{TB: t, expires: 30 * 24 * time.Hour}
-	var err error
-	s.store, err = sqlite.Create(t.Context(), filepath.Join(t.TempDir(), "hallmark.db"), sqlite.Options{})
+	s := &site{TB: t, Site: premises.OpenSite(t), roots: x509.NewCertPool()}
+	s.roots.AddCert(s.Issuer.Root)
+	changes, err := feed.New(t.Context(), feed.Config{Store: s.Store, Lists: s.Status, Responder: s.Responder, Now: time.Now,
+		Issuers: map[string]*x509.Certificate{s.Issuer.Name: s.Issuer.Certificate}})
 	s.must(err)
-	t.Cleanup(func() { s.store.Close() })
-	rootKey, key, ocspKey := s.key(), s.key(), s.key()
-	root := s.certify("Root", true, nil, rootKey, rootKey)
-	issuer := s.certify("Issuer", true, root, key, rootKey)
-	s.roots = x509.NewCertPool()
-	s.roots.AddCert(root)
-	responder := s.certify("OCSP", false, issuer, ocspKey, key)
-	sign := func(context.Context, string) (*x509.Certificate, crypto.Signer, error) {
-		return responder, ocspKey, nil
-	}
-	rootList, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().AddDate(1, 0, 0)}, root, rootKey)
+	founded, err := premises.Found("http://pki.example", time.Now().Add(-time.Hour), profile.Infrastructure)
 	s.must(err)
-	s.status, err = status.New(status.Config{Store: s.store, BaseURL: "http://pki.example", Now: time.Now, Responder: sign,
-		Issuers: []status.Issuer{{Name: "operational", Certificate: issuer, Signer: key}}, Roots: []status.Root{{Name: "operational-root", Certificate: root, CRL: rootList}}})
-	s.must(err)
-	changes, err := feed.New(t.Context(), feed.Config{Store: s.store, Lists: s.status, Responder: sign, Now: time.Now,
-		Issuers: map[string]*x509.Certificate{"operational": issuer}})
-	s.must(err)
-	infrastructureKey := s.key()
-	infrastructure := s.certify("Infrastructure", true, nil, infrastructureKey, infrastructureKey)
-	s.pinned = sha256.Sum256(infrastructure.Raw)
-	timeKey, err := x509.MarshalPKIXPublicKey(s.key().Public())
+	infrastructure := founded[0]
+	s.pinned = sha256.Sum256(infrastructure.Root.Raw)
+	timeKey, err := x509.MarshalPKIXPublicKey(infrastructure.Signer.Public())
 	s.must(err)
 	bundle, err := trust.Sign(wire.Bundle{Number: 1, Name: "Acme", Created: time.Now(), Servers: []string{"https://hallmark.example"}, TimeKeys: [][]byte{timeKey},
-		Infrastructure: [][]byte{infrastructure.Raw}, Operational: [][]byte{root.Raw}, Manufacturing: [][]byte{root.Raw}}, trust.Root{Certificate: infrastructure, Signer: infrastructureKey})
+		Infrastructure: [][]byte{infrastructure.Root.Raw}, Operational: [][]byte{s.Issuer.Root.Raw}, Manufacturing: [][]byte{s.Issuer.Root.Raw}}, trust.Root{Certificate: infrastructure.Root, Signer: infrastructure.RootSigner})
 	s.must(err)
 
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { changes.Run(ctx) })
-	running.Go(func() { s.status.Run(ctx) })
+	running.Go(func() { s.Status.Run(ctx) })
 	mux := http.NewServeMux()
 	mux.Handle(wire.PathFeed+"/", changes.Handler(func(context.Context) bool { return true }))
-	mux.Handle("/", s.status.Handler())
+	mux.Handle("/", s.Status.Handler())
 	mux.HandleFunc("GET "+wire.PathRelayTrust, func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(wire.RelayTrust{Bundle: bundle, Issuers: []string{"operational"}})
 	})
@@ -155,77 +128,12 @@ func (s *site) must(err error) {
 	}
 }
 
-func (s *site) key() *ecdsa.PrivateKey {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	s.must(err)
-	return key
-}
-
-func (s *site) certify(name string, ca bool, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
-	x := &x509.Certificate{Subject: pkix.Name{CommonName: name}, SerialNumber: big.NewInt(mathrand.Int64()), IsCA: ca, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 1, 0), SubjectKeyId: []byte(name)}
-	if ca {
-		x.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	} else {
-		x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
-	}
-	if parent == nil {
-		parent = x
-	}
-	der, err := x509.CreateCertificate(rand.Reader, x, parent, key.Public(), by)
-	s.must(err)
-	c, err := x509.ParseCertificate(der)
-	s.must(err)
-	return c
-}
-
-func note(verb string) record.Event {
-	return record.Event{Time: time.Now(), Actor: "host", Verb: verb}
-}
-
 // device records a device with one certificate, and gives its ID and the serial number
 // as lists have it.
 func (s *site) device() (id, serial string) {
 	s.Helper()
-	s.devices++
-	id = fmt.Sprint("device-", s.devices)
-	now := time.Now()
-	_, err := s.store.Admit(s.Context(), record.Query{}, func(record.View) (record.Admission, error) {
-		return record.Admission{Device: record.Device{ID: id, Model: record.DefaultModel, Lot: record.DefaultLot, Serial: id, State: record.StateActive,
-			EKs:    []record.EK{{Fingerprint: [32]byte{byte(s.devices)}, Name: []byte(id), Public: []byte(id)}},
-			AKName: []byte(id), AKPublic: []byte(id), Key: sha256.Sum256([]byte(id)), Enrolled: now, Seen: now}, Event: note("device.enrolled")}, nil
-	})
-	s.must(err)
-	shard, _, err := s.store.ReserveShard(s.Context(), "operational", 1, 16)
-	s.must(err)
-	var b [16]byte
-	rand.Read(b[:])
-	b[0] = b[0]&0x3f | 0x40
-	c := record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%x", b), Profile: record.ProfileLDevID, Device: id, Subject: "CN=acme-" + id + ",O=Acme",
-		Shard: shard, NotBefore: now, NotAfter: now.Add(s.expires), TBS: []byte{0x30, 0}, Intended: now}
-	s.must(s.store.Intend(s.Context(), []record.Certificate{c}, nil))
-	c.DER, c.Issued = []byte{0x30, 0}, now
-	s.must(s.store.Complete(s.Context(), []record.Certificate{c}, note("certificate.issued")))
-	return id, strings.ToUpper(c.Serial)
-}
-
-func (s *site) suspend(id string) {
-	s.Helper()
-	_, err := s.status.Suspend(s.Context(), id, note("device.suspended"))
-	s.must(err)
-}
-
-func (s *site) restore(id string) {
-	s.Helper()
-	_, err := s.status.Restore(s.Context(), id, note("device.restored"))
-	s.must(err)
-}
-
-func (s *site) newest() int64 {
-	s.Helper()
-	n, err := s.store.LastChange(s.Context())
-	s.must(err)
-	return n
+	id, serials := s.Device(1, 30*24*time.Hour)
+	return id, strings.ToUpper(serials[0])
 }
 
 // post is a relay's folder and the folder of the files that it writes, beside a site.
@@ -291,7 +199,7 @@ func (p *post) await(what string, holds func() bool) {
 // enforced waits until all that happened is reported as enforced.
 func (p *post) enforced() {
 	p.Helper()
-	newest := p.newest()
+	newest := p.Newest()
 	p.await(fmt.Sprint("change ", newest, " enforced"), func() bool { r := p.last(); return r.Number >= newest && r.Problem == "" })
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -32,10 +33,10 @@ func BenchmarkThousandFollowers(b *testing.B) {
 	}
 	ready.Wait()
 	var worst []float64
-	change := s.status.Suspend
+	change := s.Status.Suspend
 	for b.Loop() {
 		begin, last := time.Now(), time.Time{}
-		_, err := change(b.Context(), id, note("x"))
+		_, err := change(b.Context(), id, premises.Happened("x"))
 		s.must(err)
 		for range followers {
 			if at := <-told; at.After(last) {
@@ -43,8 +44,8 @@ func BenchmarkThousandFollowers(b *testing.B) {
 			}
 		}
 		worst = append(worst, last.Sub(begin).Seconds()*1000)
-		if change = s.status.Restore; len(worst)%2 == 0 {
-			change = s.status.Suspend
+		if change = s.Status.Restore; len(worst)%2 == 0 {
+			change = s.Status.Suspend
 		}
 	}
 	slices.Sort(worst)

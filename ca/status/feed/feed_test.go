@@ -4,67 +4,43 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/ca/status"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/record"
-	"github.com/hallmark-pki/hallmark/record/sqlite"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
 
-// site is a record, the service that publishes its lists, and a feed over both, served.
+// site has a feed over its record, served.
 type site struct {
 	testing.TB
-	store   *sqlite.Store
-	status  *status.Service
-	feed    *Feed
-	server  *httptest.Server
-	roots   *x509.CertPool
-	barred  atomic.Bool // nobody may hear the feed
-	devices int
+	*premises.Site
+	feed   *Feed
+	server *httptest.Server
+	roots  *x509.CertPool
+	barred atomic.Bool // nobody may hear the feed
 }
 
 func newSite(t testing.TB) *site {
-	s := &site{TB: t, roots: x509.NewCertPool()}
+	s := &site{TB: t, Site: premises.OpenSite(t), roots: x509.NewCertPool()}
+	s.roots.AddCert(s.Issuer.Root)
 	var err error
-	s.store, err = sqlite.Create(t.Context(), filepath.Join(t.TempDir(), "hallmark.db"), sqlite.Options{})
-	s.must(err)
-	t.Cleanup(func() { s.store.Close() })
-	rootKey, key, ocspKey := s.key(), s.key(), s.key()
-	root := s.certify("Root", true, nil, rootKey, rootKey)
-	issuer := s.certify("Issuer", true, root, key, rootKey)
-	responder := s.certify("OCSP", false, issuer, ocspKey, key)
-	s.roots.AddCert(root)
-	sign := func(context.Context, string) (*x509.Certificate, crypto.Signer, error) {
-		return responder, ocspKey, nil
-	}
-	s.status, err = status.New(status.Config{Store: s.store, BaseURL: "http://pki.example", Now: time.Now, Responder: sign,
-		Issuers: []status.Issuer{{Name: "operational", Certificate: issuer, Signer: key}}})
-	s.must(err)
-	s.feed, err = New(t.Context(), Config{Store: s.store, Lists: s.status, Responder: sign, Now: time.Now,
-		Issuers: map[string]*x509.Certificate{"operational": issuer}})
+	s.feed, err = New(t.Context(), Config{Store: s.Store, Lists: s.Status, Responder: s.Responder, Now: time.Now,
+		Issuers: map[string]*x509.Certificate{s.Issuer.Name: s.Issuer.Certificate}})
 	s.must(err)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -81,65 +57,10 @@ func (s *site) must(err error) {
 	}
 }
 
-func (s *site) key() *ecdsa.PrivateKey {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	s.must(err)
-	return key
-}
-
-func (s *site) certify(name string, ca bool, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
-	x := &x509.Certificate{Subject: pkix.Name{CommonName: name}, SerialNumber: big.NewInt(mathrand.Int64()), IsCA: ca, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 1, 0), SubjectKeyId: []byte(name)}
-	if ca {
-		x.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	} else {
-		x.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
-	}
-	if parent == nil {
-		parent = x
-	}
-	der, err := x509.CreateCertificate(rand.Reader, x, parent, key.Public(), by)
-	s.must(err)
-	c, err := x509.ParseCertificate(der)
-	s.must(err)
-	return c
-}
-
-func note(verb string) record.Event {
-	return record.Event{Time: time.Now(), Actor: "host", Verb: verb}
-}
-
-// device records a device with certificates, one to each place in a shard of 16.
+// device has certificates for a month.
 func (s *site) device(certificates int) (id string, serials []string) {
 	s.Helper()
-	s.devices++
-	id = fmt.Sprint("device-", s.devices)
-	now := time.Now()
-	_, err := s.store.Admit(s.Context(), record.Query{}, func(record.View) (record.Admission, error) {
-		return record.Admission{Device: record.Device{ID: id, Model: record.DefaultModel, Lot: record.DefaultLot, Serial: id, State: record.StateActive,
-			EKs:    []record.EK{{Fingerprint: [32]byte{byte(s.devices), byte(s.devices >> 8)}, Name: []byte(id), Public: []byte(id)}},
-			AKName: []byte(id), AKPublic: []byte(id), Key: sha256.Sum256([]byte(id)), Enrolled: now, Seen: now}, Event: note("device.enrolled")}, nil
-	})
-	s.must(err)
-	for range certificates {
-		serials = append(serials, s.issue(id))
-	}
-	return id, serials
-}
-
-func (s *site) issue(device string) string {
-	s.Helper()
-	shard, _, err := s.store.ReserveShard(s.Context(), "operational", 1, 16)
-	s.must(err)
-	var b [16]byte
-	rand.Read(b[:])
-	b[0] = b[0]&0x3f | 0x40
-	c := record.Certificate{Issuer: "operational", Serial: fmt.Sprintf("%x", b), Profile: record.ProfileLDevID, Device: device, Subject: "CN=" + device,
-		Shard: shard, NotBefore: time.Now(), NotAfter: time.Now().AddDate(0, 1, 0), TBS: []byte{0x30, 0}, Intended: time.Now()}
-	s.must(s.store.Intend(s.Context(), []record.Certificate{c}, nil))
-	c.DER, c.Issued = []byte{0x30, 0}, time.Now()
-	s.must(s.store.Complete(s.Context(), []record.Certificate{c}, note("certificate.issued")))
-	return c.Serial
+	return s.Device(certificates, 30*24*time.Hour)
 }
 
 // reader follows the stream.
@@ -210,12 +131,6 @@ func (r *reader) until(number int64) (all []wire.Change) {
 	return all
 }
 
-func (s *site) last() int64 {
-	n, err := s.store.LastChange(s.Context())
-	s.must(err)
-	return n
-}
-
 func (s *site) get(path string) []byte {
 	s.Helper()
 	r, err := http.Get(s.server.URL + wire.PathFeed + "/" + path)
@@ -231,11 +146,11 @@ func (s *site) get(path string) []byte {
 
 // listed are the serial numbers on all CRLs as they are served.
 func (s *site) listed() (serials []string) {
-	shards, err := s.store.Shards(s.Context(), "operational", time.Now())
+	shards, err := s.Store.Shards(s.Context(), "operational", time.Now())
 	s.must(err)
 	for _, shard := range shards {
 		w := httptest.NewRecorder()
-		s.status.Handler().ServeHTTP(w, httptest.NewRequest("GET", fmt.Sprintf("/crl/operational/%d.crl", shard.Number), nil))
+		s.Status.Handler().ServeHTTP(w, httptest.NewRequest("GET", fmt.Sprintf("/crl/operational/%d.crl", shard.Number), nil))
 		l, err := x509.ParseRevocationList(w.Body.Bytes())
 		s.must(err)
 		for _, e := range l.RevokedCertificateEntries {
@@ -255,17 +170,17 @@ func TestAChangeIsAnnouncedWhenItsListIsOut(t *testing.T) {
 		status string
 		do     func() error
 	}{
-		{wire.StatusHold, func() error { _, err := s.status.Suspend(t.Context(), id, note("x")); return err }},
-		{wire.StatusGood, func() error { _, err := s.status.Restore(t.Context(), id, note("x")); return err }},
+		{wire.StatusHold, func() error { _, err := s.Status.Suspend(t.Context(), id, premises.Happened("x")); return err }},
+		{wire.StatusGood, func() error { _, err := s.Status.Restore(t.Context(), id, premises.Happened("x")); return err }},
 		{wire.StatusRevoked, func() error {
-			_, err := s.status.Revoke(t.Context(), id, record.ReasonKeyCompromise, "", note("x"))
+			_, err := s.Status.Revoke(t.Context(), id, record.ReasonKeyCompromise, "", premises.Happened("x"))
 			return err
 		}},
 	} {
 		begin := time.Now()
 		s.must(step.do())
-		told := r.until(s.last())
-		if len(told) != 2 || told[0].Status != step.status || told[1].Status != step.status || told[0].Device != "default:"+id || told[0].Name != id {
+		told := r.until(s.Newest())
+		if len(told) != 2 || told[0].Status != step.status || told[1].Status != step.status || told[0].Device != "default:"+id || told[0].Name != "acme-"+id {
 			t.Fatalf("%s: %+v", step.status, told)
 		}
 		want := map[bool]int{true: 2, false: 0}[told[0].Denied()]
@@ -276,7 +191,7 @@ func TestAChangeIsAnnouncedWhenItsListIsOut(t *testing.T) {
 			t.Errorf("%s reached its follower after %v", step.status, took)
 		}
 	}
-	if told := s.follow(0).until(s.last()); len(told) != 2 || told[0].Status != wire.StatusRevoked || !slices.Contains(serials, told[0].Serial) {
+	if told := s.follow(0).until(s.Newest()); len(told) != 2 || told[0].Status != wire.StatusRevoked || !slices.Contains(serials, told[0].Serial) {
 		t.Errorf("who comes later is told %+v", told)
 	}
 }
@@ -287,9 +202,9 @@ func TestWhatNobodyPublishedIsPublished(t *testing.T) {
 	s := newSite(t)
 	id, serials := s.device(1)
 	r := s.follow(0)
-	_, err := s.store.Suspend(t.Context(), id, time.Now(), note("x"))
+	_, err := s.Store.Suspend(t.Context(), id, time.Now(), premises.Happened("x"))
 	s.must(err)
-	if told := r.until(s.last()); len(told) != 1 || told[0].Serial != serials[0] {
+	if told := r.until(s.Newest()); len(told) != 1 || told[0].Serial != serials[0] {
 		t.Errorf("%+v", told)
 	}
 	if got := s.listed(); !slices.Equal(got, serials) {
@@ -312,7 +227,7 @@ func TestOneOpinion(t *testing.T) {
 	known := map[string]bool{}
 	r := s.follow(0)
 	hear := func() {
-		for _, c := range r.until(s.last()) {
+		for _, c := range r.until(s.Newest()) {
 			if known[c.Serial] = true; !c.Denied() {
 				delete(known, c.Serial)
 			}
@@ -323,11 +238,11 @@ func TestOneOpinion(t *testing.T) {
 		var err error
 		switch random.IntN(7) {
 		case 0, 1, 2:
-			_, err = s.status.Suspend(t.Context(), id, note("x"))
+			_, err = s.Status.Suspend(t.Context(), id, premises.Happened("x"))
 		case 3, 4:
-			_, err = s.status.Restore(t.Context(), id, note("x"))
+			_, err = s.Status.Restore(t.Context(), id, premises.Happened("x"))
 		case 5:
-			_, err = s.status.Revoke(t.Context(), id, record.ReasonSuperseded, "", note("x"))
+			_, err = s.Status.Revoke(t.Context(), id, record.ReasonSuperseded, "", premises.Happened("x"))
 		case 6:
 			r.body.Close()
 			r = s.follow(r.number)
@@ -347,7 +262,7 @@ func (s *site) compare(known []string) {
 	s.Helper()
 	want := map[string]bool{}
 	all := map[string]bool{}
-	_, err := s.store.Standing(s.Context(), "operational", time.Now(), func(serial string, denied bool) {
+	_, err := s.Store.Standing(s.Context(), "operational", time.Now(), func(serial string, denied bool) {
 		if all[serial] = denied; denied {
 			want[serial] = true
 		}
@@ -364,8 +279,8 @@ func (s *site) compare(known []string) {
 	s.must(err)
 	filter, err := denylist.OpenFilter(s.get("operational/filter"), s.roots, time.Now())
 	s.must(err)
-	if list.Number != s.last() || filter.Number != s.last() || list.Len() != len(want) || int(filter.Issued) != len(all) {
-		s.Errorf("list %d with %d, filter %d over %d; the record is at %d with %d of %d", list.Number, list.Len(), filter.Number, filter.Issued, s.last(), len(want), len(all))
+	if list.Number != s.Newest() || filter.Number != s.Newest() || list.Len() != len(want) || int(filter.Issued) != len(all) {
+		s.Errorf("list %d with %d, filter %d over %d; the record is at %d with %d of %d", list.Number, list.Len(), filter.Number, filter.Issued, s.Newest(), len(want), len(all))
 	}
 	for text, denied := range all {
 		serial, err := denylist.ParseSerial(text)
@@ -397,8 +312,7 @@ func TestDocumentsAreFetchedAgainOnlyIfTheyChanged(t *testing.T) {
 	if r := ask(tag); tag == "" || r.StatusCode != http.StatusNotModified {
 		t.Error(r.Status)
 	}
-	_, err := s.status.Suspend(t.Context(), id, note("x"))
-	s.must(err)
+	s.Suspend(id)
 	time.Sleep(denyListEvery)
 	if r := ask(tag); r.StatusCode != http.StatusOK || r.Header.Get("ETag") == tag || r.Header.Get("Content-Type") != wire.DenyListType {
 		t.Error(r.Status, r.Header)
@@ -411,12 +325,10 @@ func TestDocumentsAreFetchedAgainOnlyIfTheyChanged(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	s := newSite(t)
 	id, _ := s.device(1)
-	_, err := s.status.Suspend(t.Context(), id, note("x"))
-	s.must(err)
-	s.must(s.store.SkipChanges(t.Context(), 1_000_000))
-	_, err = s.status.Restore(t.Context(), id, note("x"))
-	s.must(err)
-	s.follow(s.last() - 1).until(s.last()) // not from the last itself: that is told at once, announced or not
+	s.Suspend(id)
+	s.must(s.Store.SkipChanges(t.Context(), 1_000_000))
+	s.Restore(id)
+	s.follow(s.Newest() - 1).until(s.Newest()) // not from the last itself: that is told at once, announced or not
 	for _, c := range []struct {
 		path   string
 		status int
@@ -435,7 +347,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %s %s", c.path, r.Status, text)
 		}
 	}
-	s.store.Close()
+	s.Store.Close()
 	for _, path := range []string{"/v1/feed/operational", "/v1/feed/changes?after=9000000"} {
 		if r, err := http.Get(s.server.URL + path); err != nil || r.StatusCode != 503 || r.Header.Get("Retry-After") == "" {
 			t.Error(path, r.Status, err)
