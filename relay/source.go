@@ -16,10 +16,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/bundle"
 	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
-	"github.com/hallmark-pki/hallmark/wire/steps"
 )
 
 // source is what is known of one issuer's certificates.
@@ -111,8 +111,8 @@ func refusal(resp *http.Response, body []byte) error {
 	return fmt.Errorf("the server answers %s", resp.Status)
 }
 
-// fetchTrust takes the operational roots from the trust bundle, which an infrastructure
-// root must have signed, and keeps them in the folder for the program's use.
+// fetchTrust takes the operational roots from the trust bundle, and keeps them in the folder
+// for the program's use.
 func (r *Relay) fetchTrust(ctx context.Context) error {
 	body, _, err := r.fetch(ctx, wire.PathRelayTrust, document{}, maxSmall)
 	if err != nil {
@@ -125,19 +125,15 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 	if err := r.follows(trust.Issuers); err != nil {
 		return err
 	}
-	pinned := func(sum [32]byte) bool { return slices.Contains(r.Pinned, sum) }
-	bundle, err := wire.OpenBundle(trust.Bundle, pinned)
-	if err != nil && len(trust.Steps) > 0 {
-		bundle, err = steps.Open(trust.Steps, pinned)
-	}
+	newest, err := bundle.Take(r.Dir, trust, func(sum [32]byte) bool { return slices.Contains(r.Pinned, sum) })
 	if err != nil {
 		return err
 	}
-	if bundle.Number < r.state.Bundle {
-		return fmt.Errorf("trust bundle %d is older than %d, which is known here", bundle.Number, r.state.Bundle)
+	if newest.Number < r.state.Bundle {
+		return fmt.Errorf("trust bundle %d is older than %d, which is known here", newest.Number, r.state.Bundle)
 	}
 	var text []byte
-	for _, der := range bundle.Operational {
+	for _, der := range newest.Operational {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	path := filepath.Join(r.Dir, rootsFile)
@@ -146,7 +142,7 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 			return err
 		}
 	}
-	r.state.Bundle = bundle.Number
+	r.state.Bundle = newest.Number
 	return r.loadRoots()
 }
 
