@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// TestVendor is the TPM maker id that swtpm has of its own: it means "no maker", and
+// testVendor is the TPM maker id that swtpm has of its own: it means "no maker", and
 // a server refuses it unless it is configured for simulated TPMs.
-const TestVendor = "id:00001014"
+const testVendor = "id:00001014"
 
 // Algorithm is the kind of a maker's CA keys.
 type Algorithm string

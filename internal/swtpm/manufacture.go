@@ -26,7 +26,7 @@ type Options struct {
 	// IntermediateInNV also writes the intermediate, as Intel's chips carry theirs.
 	IntermediateInNV bool
 	// VendorID, Model and Version are the TCG attributes in the certificate; empty means
-	// TestVendor, "swtpm" and "id:00010002".
+	// testVendor, "swtpm" and "id:00010002".
 	VendorID, Model, Version string
 	// Edit changes the template of each EK certificate before it is signed; nil leaves it.
 	Edit func(*x509.Certificate)
@@ -38,7 +38,7 @@ func (m *Maker) Manufacture(t *TPM, o Options) error {
 	if !o.RSA && !o.P256 {
 		o.P256 = true
 	}
-	o.VendorID, o.Model, o.Version = or(o.VendorID, TestVendor), or(o.Model, "swtpm"), or(o.Version, "id:00010002")
+	o.VendorID, o.Model, o.Version = or(o.VendorID, testVendor), or(o.Model, "swtpm"), or(o.Version, "id:00010002")
 	chip, err := t.Open()
 	if err != nil {
 		return err
