@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// Life is how long a request for consent stands.
-	Life = 24 * time.Hour
+	// life is how long a request for consent stands.
+	life = 24 * time.Hour
 	// DefaultThreshold is the value of jobs.SettingRevokeThreshold until one is set.
 	DefaultThreshold = 100
 	// window is the time for which the threshold counts.
@@ -92,7 +92,7 @@ func (w *Watch) Need(ctx context.Context, c *gate.Call, act *record.Event, kind,
 	e := c.Event("approval.requested", name)
 	e.Reason, e.Alert, e.Detail["kind"] = act.Reason, true, kind
 	a, err := w.store.RequestApproval(ctx, record.Approval{Kind: kind, Subject: subject, Why: act.Reason,
-		Requester: c.Caller.Name, Requested: c.Now, Expires: c.Now.Add(Life)}, e)
+		Requester: c.Caller.Name, Requested: c.Now, Expires: c.Now.Add(life)}, e)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ const glassLife = time.Hour
 // Ask lets a job wait for another operator's consent or, if breakGlass says why it
 // cannot, run until he reviews it.
 func Ask(p *record.JobPlan, why, breakGlass string, now time.Time) {
-	p.Approval = &record.Approval{Kind: record.ApproveJob, Why: why, Requester: p.Job.Operator, Requested: now, Expires: now.Add(Life)}
+	p.Approval = &record.Approval{Kind: record.ApproveJob, Why: why, Requester: p.Job.Operator, Requested: now, Expires: now.Add(life)}
 	p.Job.State = record.JobWaiting
 	if breakGlass != "" {
 		p.Approval.Kind, p.Approval.Why, p.Approval.Expires = record.ReviewJob, breakGlass, time.Time{}

@@ -32,8 +32,8 @@ import (
 
 // Bounds of an expression; a store turns each comparison into a piece of a query.
 const (
-	// MaxLength is in bytes.
-	MaxLength      = 4 << 10
+	// maxLength is in bytes.
+	maxLength      = 4 << 10
 	maxDepth       = 32
 	maxComparisons = 200
 	maxStars       = 8
@@ -54,8 +54,8 @@ type Fields = map[string]record.FieldKind
 // is an *Error.
 func Parse(expression string, fields Fields) (*record.Selector, error) {
 	p := &parser{text: expression, fields: fields}
-	if len(expression) > MaxLength {
-		return nil, &Error{Problem: fmt.Sprintf("the expression has %d bytes; at most %d are allowed", len(expression), MaxLength)}
+	if len(expression) > maxLength {
+		return nil, &Error{Problem: fmt.Sprintf("the expression has %d bytes; at most %d are allowed", len(expression), maxLength)}
 	}
 	for i, r := range expression {
 		if r == utf8.RuneError || unicode.IsControl(r) && !unicode.IsSpace(r) {

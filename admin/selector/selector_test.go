@@ -140,7 +140,7 @@ func TestErrorsPointAtThePlace(t *testing.T) {
 			t.Errorf("%q: got %v, want column %d and %q", c.expression, err, c.column, c.problem)
 		}
 	}
-	_, err := Parse(strings.Repeat(" ", MaxLength+1), record.DeviceFields)
+	_, err := Parse(strings.Repeat(" ", maxLength+1), record.DeviceFields)
 	if err == nil || !strings.Contains(err.Error(), "at most 4096") {
 		t.Errorf("too long: %v", err)
 	}
@@ -237,7 +237,7 @@ func translate(t *testing.T, e *expr.Expr) *record.Selector {
 
 // An error quotes no more of an expression than fits a line, however long a word is.
 func TestErrorsAreShort(t *testing.T) {
-	long := strings.Repeat("c", MaxLength-20)
+	long := strings.Repeat("c", maxLength-20)
 	for _, expression := range []string{long + " = 1", "state = " + long, "seen < " + long, "model = *" + long + " AND (", "model = " + long + "*"} {
 		_, err := Parse(expression, record.DeviceFields)
 		if err == nil {
@@ -265,7 +265,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		again, err := Parse(format(s), record.DeviceFields)
-		if len(format(s)) > MaxLength {
+		if len(format(s)) > maxLength {
 			return
 		}
 		if err != nil || !reflect.DeepEqual(s, again) {

@@ -43,7 +43,7 @@ type Tunnel struct {
 // Bounds of the connections that stand at once, of one socket.
 const (
 	DefaultLimit = 128
-	MaxLimit     = 4096
+	maxLimit     = 4096
 )
 
 // Proxy is a set of tunnels and sites and who makes their connections.
@@ -63,8 +63,8 @@ func (t Tunnel) Check() error {
 	if _, port, err := net.SplitHostPort(t.To); err != nil || port == "" {
 		return fmt.Errorf("%q is not HOST:PORT", t.To)
 	}
-	if t.Limit < 0 || t.Limit > MaxLimit {
-		return fmt.Errorf("%d connections at once: 1 to %d", t.Limit, MaxLimit)
+	if t.Limit < 0 || t.Limit > maxLimit {
+		return fmt.Errorf("%d connections at once: 1 to %d", t.Limit, maxLimit)
 	}
 	_, _, err := t.address()
 	return err

@@ -49,8 +49,8 @@ func (s Site) Check() error {
 	if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
 		return fmt.Errorf("%q is not HOST:PORT or :PORT", s.Listen)
 	}
-	if s.Limit < 0 || s.Limit > MaxLimit {
-		return fmt.Errorf("%d connections at once: 1 to %d", s.Limit, MaxLimit)
+	if s.Limit < 0 || s.Limit > maxLimit {
+		return fmt.Errorf("%d connections at once: 1 to %d", s.Limit, maxLimit)
 	}
 	if f := cmp.Or(s.Fail, page.FailOpen); f != page.FailOpen && f != page.FailClosed {
 		return fmt.Errorf("fail %q: %s or %s", s.Fail, page.FailOpen, page.FailClosed)

@@ -105,7 +105,7 @@ func FuzzCheckSerial(f *testing.F) {
 	f.Add("SN-1")
 	f.Add("To be filled by O.E.M.")
 	f.Fuzz(func(t *testing.T, s string) {
-		if CheckSerial(s) == nil && (len(s) > MaxSerial || strings.ContainsAny(s, "/+#\x00 \n\"'\\,=")) {
+		if CheckSerial(s) == nil && (len(s) > maxSerial || strings.ContainsAny(s, "/+#\x00 \n\"'\\,=")) {
 			t.Errorf("%q was accepted", s)
 		}
 	})

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// MaxSerial is the longest serial number: MODEL:SERIAL must fit a common name
+// maxSerial is the longest serial number: MODEL:SERIAL must fit a common name
 // (ub-common-name, RFC 5280 appendix A: 64).
-const MaxSerial = 40
+const maxSerial = 40
 
 // placeholders are what boards report when nobody has written a serial number into
 // them; two such boards would be one device. Compared without case, blanks and
@@ -27,8 +27,8 @@ func CheckSerial(serial string) error {
 	switch {
 	case serial == "":
 		return fmt.Errorf("the serial number is empty")
-	case len(serial) > MaxSerial:
-		return fmt.Errorf("the serial number has %d characters; at most %d are allowed", len(serial), MaxSerial)
+	case len(serial) > maxSerial:
+		return fmt.Errorf("the serial number has %d characters; at most %d are allowed", len(serial), maxSerial)
 	}
 	if serial[0] == '-' { // relays and stations hand it to commands
 		return fmt.Errorf("the serial number %q begins with a hyphen, as the options of commands do", serial)

@@ -110,10 +110,10 @@ func printable(s string) bool {
 
 // Vendor IDs of TPMs that are programs: swtpm as Debian ships it, and FIDO's test value.
 const (
-	MakerSwtpm = "00001014"
+	makerSwtpm = "00001014"
 	MakerTest  = "FFFFF1D0"
 )
 
 // Simulated reports whether the certificate itself says that the TPM is a program for
 // tests. Whoever trusts such a maker's root admits anybody.
-func (e EK) Simulated() bool { return e.Maker == MakerSwtpm || e.Maker == MakerTest }
+func (e EK) Simulated() bool { return e.Maker == makerSwtpm || e.Maker == MakerTest }

@@ -307,7 +307,7 @@ func TestNames(t *testing.T) {
 		"among others": {seq(tagged(t, 2, 2, false, []byte("tpm.example")), tagged(t, 2, 4, true, der(t, pkix.RDNSequence{{attribute(1, "id:414D4400")}, {{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "x"}}}))),
 			EK{Maker: "AMD"}},
 		"lower-case hex":    {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "id:494e5443")}), EK{Maker: "INTC"}},
-		"swtpm":             {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "id:00001014")}), EK{Maker: MakerSwtpm}},
+		"swtpm":             {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "id:00001014")}), EK{Maker: makerSwtpm}},
 		"test":              {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "id:fffff1d0")}), EK{Maker: MakerTest}},
 		"blank ID":          {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "id:20202020")}), EK{Maker: "20202020"}},
 		"not an ID":         {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "Acme")}), EK{}},

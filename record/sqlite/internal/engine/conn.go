@@ -254,9 +254,9 @@ func (r Row) Time(i int) (t time.Time) {
 // Number scans one integer.
 func Number(r Row) int64 { return r.Int(0) }
 
-// Classify turns what SQLite says into the errors of package record; any other
+// classify turns what SQLite says into the errors of package record; any other
 // error passes unchanged.
-func Classify(err error) error {
+func classify(err error) error {
 	switch code(err).ToPrimary() {
 	case thin.ResultConstraint:
 		return fmt.Errorf("%w: %w", record.ErrConflict, err)

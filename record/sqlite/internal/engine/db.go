@@ -60,18 +60,18 @@ func Open(ctx context.Context, path, journalDir string) (*DB, error) {
 	}
 	writer, err := connect(ctx, path, forWriter)
 	if err != nil {
-		return nil, Classify(err)
+		return nil, classify(err)
 	}
 	if err := db.openJournal(writer, journalDir); err != nil {
 		writer.close()
-		return nil, Classify(err)
+		return nil, classify(err)
 	}
 	for range cap(db.readers) {
 		c, err := connect(ctx, path, forReader)
 		if err != nil {
 			db.closeReaders(len(db.readers))
 			writer.close()
-			return nil, Classify(err)
+			return nil, classify(err)
 		}
 		db.readers <- c
 	}
@@ -126,7 +126,7 @@ func (db *DB) closeReaders(n int) {
 func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fresh bool) error {
 	if !fresh {
 		if err := marked(ctx, path, mark); err != nil {
-			return Classify(err)
+			return classify(err)
 		}
 	}
 	connector, err := sqlite.NewConnector(dsn(path, forWriter))
@@ -142,7 +142,7 @@ func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fre
 	}
 	current, target, err := p.GetVersions(ctx)
 	if err != nil {
-		return Classify(err)
+		return classify(err)
 	}
 	if current > target {
 		return fmt.Errorf("its schema is version %d and this program knows %d: use the newer program that wrote it", current, target)
@@ -150,7 +150,7 @@ func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fre
 	if current < target {
 		_, err = p.Up(ctx)
 	}
-	return Classify(err)
+	return classify(err)
 }
 
 // marked asks on a reader's connection: a writer's would already change the file.
@@ -182,7 +182,7 @@ func (db *DB) Snapshot(ctx context.Context, file string) error {
 	defer f.Close()
 	if err := db.vacuum(ctx, file); err != nil {
 		os.Remove(file)
-		return Classify(err)
+		return classify(err)
 	}
 	// SQLite does not sync what VACUUM INTO writes.
 	return errors.Join(f.Sync(), durable.SyncDir(filepath.Dir(file)))

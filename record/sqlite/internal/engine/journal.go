@@ -204,12 +204,12 @@ func (p place) lacks(segment string, size int64) error {
 func Continues(ctx context.Context, path, dir string) error {
 	c, err := connect(ctx, path, forReader)
 	if err != nil {
-		return Classify(err)
+		return classify(err)
 	}
 	defer c.close()
 	at, err := placeIn(c)
 	if err != nil || at.size == 0 { // a segment that was never written to is made
-		return Classify(err)
+		return classify(err)
 	}
 	f, err := os.OpenFile(segmentPath(dir, at.segment), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -371,21 +371,21 @@ func Restart(ctx context.Context, path string) error {
 func alone(ctx context.Context, path string, do func(*Conn) error) error {
 	c, err := connect(ctx, path, forWriter)
 	if err != nil {
-		return Classify(err)
+		return classify(err)
 	}
 	defer c.close()
 	if kept, err := keepsJournal(c); err != nil || !kept {
 		return errors.Join(err, errors.New("this record has never kept a journal"))
 	}
 	if _, err := c.Exec("BEGIN EXCLUSIVE"); err != nil {
-		return Classify(err)
+		return classify(err)
 	}
 	if err := do(c); err != nil {
 		c.Exec("ROLLBACK")
-		return Classify(err)
+		return classify(err)
 	}
 	_, err = c.Exec("COMMIT")
-	return Classify(err)
+	return classify(err)
 }
 
 func replay(ctx context.Context, c *Conn, at place, dir string) (_ place, torn bool, err error) {
@@ -477,7 +477,7 @@ func run(c *Conn, payload []byte) error {
 func Needless(ctx context.Context, path, dir string) ([]string, error) {
 	c, err := connect(ctx, path, forReader)
 	if err != nil {
-		return nil, Classify(err)
+		return nil, classify(err)
 	}
 	defer c.close()
 	at, err := placeIn(c)

@@ -143,7 +143,7 @@ func (db *DB) try(c *Conn, w *write) error {
 				w.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
 			}
 		}()
-		w.err = Classify(w.do(c))
+		w.err = classify(w.do(c))
 	}()
 	if w.err != nil || w.panic != nil {
 		c.changes = c.changes[:before]
@@ -159,7 +159,7 @@ func (db *DB) try(c *Conn, w *write) error {
 }
 
 func unavailable(err error) error {
-	if err = Classify(err); errors.Is(err, record.ErrUnavailable) {
+	if err = classify(err); errors.Is(err, record.ErrUnavailable) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", record.ErrUnavailable, err)
@@ -178,7 +178,7 @@ func (db *DB) Read(ctx context.Context, do func(*Conn) error) error {
 	select {
 	case c := <-db.readers:
 		defer func() { db.readers <- c }()
-		return Classify(do(c))
+		return classify(do(c))
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-db.closing:

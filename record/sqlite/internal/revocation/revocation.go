@@ -212,12 +212,12 @@ func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Ti
 // Shards lists the shards of certificates that have not expired: no list needs to
 // show the others (RFC 5280 §3.3).
 func Shards(c *engine.Conn, at time.Time, where string, args ...any) ([]record.Shard, error) {
-	return engine.Query(context.Background(), c, ScanShard,
+	return engine.Query(context.Background(), c, scanShard,
 		"SELECT DISTINCT issuer, shard FROM certificates WHERE "+where+" AND not_after >= ? ORDER BY issuer, shard", append(args, at)...)
 }
 
-// ScanShard reads issuer and number.
-func ScanShard(r engine.Row) record.Shard { return record.Shard{Issuer: r.Text(0), Number: r.Int(1)} }
+// scanShard reads issuer and number.
+func scanShard(r engine.Row) record.Shard { return record.Shard{Issuer: r.Text(0), Number: r.Int(1)} }
 
 // final refuses a reason that is none for an end: a hold is Suspend's, and
 // removeFromCRL belongs to delta lists (RFC 5280 §5.3.1).
@@ -251,7 +251,7 @@ func (s Revocations) RevokedIn(ctx context.Context, sh record.Shard, now time.Ti
 
 // Shards lists what ReserveShard has opened and time has not closed. The newest may be given places still.
 func (s Revocations) Shards(ctx context.Context, issuer string, endedBy time.Time) ([]record.Shard, error) {
-	return engine.List(ctx, s.db, ScanShard, "SELECT issuer, number FROM shards WHERE issuer = ?1 AND (ends IS NULL OR ends > ?2 OR number = (SELECT max(number) FROM shards WHERE issuer = ?1)) ORDER BY number", issuer, endedBy)
+	return engine.List(ctx, s.db, scanShard, "SELECT issuer, number FROM shards WHERE issuer = ?1 AND (ends IS NULL OR ends > ?2 OR number = (SELECT max(number) FROM shards WHERE issuer = ?1)) ORDER BY number", issuer, endedBy)
 }
 
 // PublishCRL replaces the stored list by one with a greater number.
