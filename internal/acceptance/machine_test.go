@@ -45,7 +45,7 @@ chmod 600 trial/env`)
 	m.bash(t, `mkdir -p trial/run/systemd/system/hallmark-healthy.service.d
 printf '%s\n' '[Service]' ExecStart= 'ExecStart=/usr/bin/hallmark-device status --healthy --wait 5s' >trial/run/systemd/system/hallmark-healthy.service.d/impatient.conf`)
 	m.boot(t, "closed", systemd, "")
-	m.bash(t, "grep -aq BOOT_A_LEFT=1 disk.environment")
+	m.bash(t, "grep -aq BOOT_A_LEFT=1 disk.environment || { echo RAUC has marked the slot; exit 1; }")
 }
 
 func newMachine(t *testing.T) *machine {
