@@ -22,9 +22,10 @@ import (
 )
 
 // enforce writes what is known into the files, has it taken up and reports that. If
-// nothing changed nothing is run; always asks for signed lists even then.
+// nothing changed, or everything is due anew, nothing is run; always asks for signed lists even
+// then.
 func (r *Relay) enforce(ctx context.Context, always bool) error {
-	if !always && r.seen == r.state.Number && len(r.pending) == 0 && !r.state.Behind {
+	if !always && (r.based.IsZero() || r.seen == r.state.Number && len(r.pending) == 0 && !r.state.Behind) {
 		return nil
 	}
 	target, err := r.collect(ctx, always)

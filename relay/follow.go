@@ -20,9 +20,9 @@ type event struct {
 	change *wire.Change
 }
 
-// follow sends the changes after a number until the stream fails or ctx ends. A stream
-// that ends in order is taken up again where it ended: if that was for a reason, the server
-// says it now.
+// follow sends the changes after a number until the stream fails or ctx ends, or a stream
+// ends in order: a server that was told anew may know of other issuers. One that ends at once is
+// taken up again: if that was for a reason, the server says it now.
 func (r *Relay) follow(ctx context.Context, after int64, to chan<- event) error {
 	for short := 0; ; {
 		began := time.Now()
@@ -33,12 +33,13 @@ func (r *Relay) follow(ctx context.Context, after int64, to chan<- event) error 
 		if err != nil {
 			return fmt.Errorf("the feed: %w", err)
 		}
-		if short++; time.Since(began) >= time.Second {
-			short = 0
+		if time.Since(began) >= time.Second {
+			return nil
 		}
-		if after = last; short == 2 {
+		if short++; short == 2 {
 			return errors.New("the feed ends as soon as it begins: does a proxy in between hold it back?")
 		}
+		after = last
 	}
 }
 

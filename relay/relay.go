@@ -115,7 +115,8 @@ type Relay struct {
 	lost    bool                // the stream no longer reaches back to state.Number
 	owed    int64               // the command has not been run for all changes up to it
 	seen    int64               // the position in the stream
-	based   time.Time           // when everything was last fetched
+	based   time.Time           // when everything was last fetched; zero: it is due now
+	strange map[string]bool     // issuers of changes whom the server did not name
 	kept    map[string][]byte   // contents of files, by path, as the program has them
 	numbers map[string]*big.Int // crlNumber by scope: a list older than one known is refused
 	state   state
@@ -148,7 +149,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	unlock = func() { unlockFiles(); unlockDir() }
-	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, ran: map[string]bool{}, disliked: map[string]bool{}, numbers: map[string]*big.Int{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, ran: map[string]bool{}, disliked: map[string]bool{}, numbers: map[string]*big.Int{}, strange: map[string]bool{}}
 	if r.state, err = readState(c.Dir); err == nil {
 		err = r.loadRoots()
 	}
@@ -225,7 +226,7 @@ func (r *Relay) session(ctx context.Context) error {
 	defer poll.Stop()
 	for {
 		for len(r.later) > 0 {
-			if err := r.take(ctx); err != nil {
+			if err := r.take(ctx); err != nil || r.based.IsZero() {
 				return err
 			}
 		}
@@ -280,6 +281,7 @@ func (r *Relay) take(ctx context.Context) error {
 		case e := <-r.events:
 			r.later = append(r.later, e)
 		case err := <-r.failed:
+			r.based = time.Time{}
 			return err
 		case <-time.After(exchangeTimeout):
 			return errors.New("the feed stops in the middle of changes")
@@ -311,9 +313,9 @@ func (r *Relay) note(e event) {
 	if s := r.sources[e.change.Issuer]; s != nil {
 		s.apply(*e.change)
 		r.pending = append(r.pending, *e.change)
-		return
+	} else if !r.strange[e.change.Issuer] { // a new one, or one that nobody trusts any more
+		r.strange[e.change.Issuer], r.based = true, time.Time{} // begin anew
 	}
-	r.based = time.Time{} // a new issuer: begin anew at the next poll
 }
 
 // begin fetches what to trust and the deny-lists, from which the stream goes on.

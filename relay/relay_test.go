@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -544,3 +546,39 @@ func TestFilterOfBefore(t *testing.T) {
 	p.run()
 	p.troubled("before the one that is known here")
 }
+
+// A change of an issuer that the relay has not heard of is not enforced before it has.
+func TestChangeOfANewIssuer(t *testing.T) {
+	s := newSite(t)
+	id, serial := s.device()
+	p := s.post()
+	serials := p.file(wire.FormatSerials)
+	var streams atomic.Int64
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		if r.URL.Path == wire.PathChanges && streams.Add(1) == 1 {
+			w = &renamed{w}
+		}
+		server.ServeHTTP(w, r)
+	})
+	p.run()
+	p.enforced()
+	p.await("a stream", func() bool { return streams.Load() == 1 })
+	s.Suspend(id)
+	p.enforced()
+	if !strings.Contains(p.read(serials), serial) {
+		t.Error("reported as enforced, and not in the file")
+	}
+	if streams.Load() != 2 {
+		t.Errorf("%d streams", streams.Load())
+	}
+}
+
+// renamed tells of another issuer.
+type renamed struct{ http.ResponseWriter }
+
+func (w *renamed) Write(b []byte) (int, error) {
+	_, err := w.ResponseWriter.Write(bytes.ReplaceAll(b, []byte(`"issuer":"operational"`), []byte(`"issuer":"operational-2"`)))
+	return len(b), err
+}
+
+func (w *renamed) Unwrap() http.ResponseWriter { return w.ResponseWriter }

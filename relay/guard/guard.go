@@ -187,21 +187,26 @@ func (g *Guard) Check(c *x509.Certificate) error {
 	if !ok {
 		return ErrNotCovered
 	}
+	covered := false
 	for _, l := range k.lists {
 		if _, denied := l.Lookup(serial); denied {
 			return ErrDenied
 		}
+		covered = covered || l.Covers(c)
 	}
-	if k.filter == nil {
+	if covered {
 		return nil
 	}
-	switch k.filter.Lookup(serial, c.NotBefore) {
-	case denylist.Good:
-		return nil
-	case denylist.Denied:
-		return ErrDenied
+	if k.filter != nil && k.filter.Covers(c) {
+		switch k.filter.Lookup(serial, c.NotBefore) {
+		case denylist.Good:
+			return nil
+		case denylist.Denied:
+			return ErrDenied
+		}
 	}
-	// Younger than the filter: nobody can have revoked it before the filter was made.
+	// Younger than the filter: nobody can have revoked it before the filter was made. Or of
+	// an issuer that the relay has yet to hear of.
 	if g.Fail == Open {
 		return nil
 	}

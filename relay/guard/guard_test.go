@@ -28,6 +28,8 @@ import (
 type maker struct {
 	*testing.T
 	roots     *x509.CertPool
+	root      *x509.Certificate
+	rootKey   *ecdsa.PrivateKey
 	issuer    *x509.Certificate
 	key       *ecdsa.PrivateKey
 	seal      denylist.Seal
@@ -37,11 +39,11 @@ type maker struct {
 
 func newMaker(t *testing.T) *maker {
 	m := &maker{T: t, roots: x509.NewCertPool()}
-	rootKey := m.newKey()
-	root := m.certify("Root", true, nil, rootKey, rootKey)
-	m.roots.AddCert(root)
+	m.rootKey = m.newKey()
+	m.root = m.certify("Root", true, nil, m.rootKey, m.rootKey)
+	m.roots.AddCert(m.root)
 	m.key, m.responder = m.newKey(), m.newKey()
-	m.issuer = m.certify("Issuer", true, root, m.key, rootKey)
+	m.issuer = m.certify("Issuer", true, m.root, m.key, m.rootKey)
 	m.seal = denylist.Seal{Responder: m.certify("OCSP", false, m.issuer, m.responder, m.key), Issuer: m.issuer, Key: m.responder}
 	return m
 }
@@ -323,5 +325,30 @@ func TestFilter(t *testing.T) {
 	m.list(path+".operational-2", 1, time.Now())
 	if _, err := guard.New(path, guard.Options{Roots: m.roots}); err == nil {
 		t.Error("a filter and a list together")
+	}
+}
+
+// Of a certificate of an issuer that no file is about nobody knows anything.
+func TestAnotherIssuer(t *testing.T) {
+	m, dir := newMaker(t), t.TempDir()
+	list, filter := filepath.Join(dir, "denylist"), filepath.Join(dir, "filter")
+	m.list(list, 1, time.Now())
+	mine := m.device("mine")
+	data, err := denylist.SealFilter(m.seal, m.document(1, "operational", time.Now()), time.Now(), nil, []denylist.Serial{m.serial(mine)})
+	m.must(err)
+	m.replace(filter, data)
+	key := m.newKey()
+	m.issuer = m.certify("Issuer 2", true, m.root, key, m.rootKey)
+	m.key = key
+	theirs := m.device("theirs")
+	for _, path := range []string{list, filter} {
+		for _, fail := range []guard.Fail{guard.Closed, guard.Open} {
+			g, err := guard.New(path, guard.Options{Roots: m.roots, Fail: fail})
+			m.must(err)
+			m.must(g.Check(mine.Leaf))
+			if err := g.Check(theirs.Leaf); (err == nil) != (fail == guard.Open) || err != nil && !errors.Is(err, guard.ErrNotCovered) {
+				t.Errorf("%s, fail %d: %v", path, fail, err)
+			}
+		}
 	}
 }

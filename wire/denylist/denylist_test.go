@@ -248,7 +248,7 @@ func FuzzReadFilter(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	_, body, err := open(filterContext, data, s.roots, made)
+	_, _, body, err := open(filterContext, data, s.roots, made)
 	if err != nil {
 		f.Fatal(err)
 	}

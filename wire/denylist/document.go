@@ -111,13 +111,13 @@ func (d Document) check() error {
 
 // open verifies a document and returns its body, a part of data. Roots are those of
 // relying-parties.pem; at is the reader's time.
-func open(context string, data []byte, roots *x509.CertPool, at time.Time) (d Document, body []byte, err error) {
+func open(context string, data []byte, roots *x509.CertPool, at time.Time) (d Document, by authority, body []byte, err error) {
 	if len(data) > MaxDocument {
-		return d, nil, wire.ErrTooLarge
+		return d, by, nil, wire.ErrTooLarge
 	}
 	r := fields{data}
 	if !bytes.Equal(r.take(len(context)), []byte(context)) {
-		return d, nil, ErrNotDocument
+		return d, by, nil, ErrNotDocument
 	}
 	d.Number = int64(r.number(8))
 	d.Time, d.NextUpdate = time.Unix(int64(r.number(8)), 0).UTC(), time.Unix(int64(r.number(8)), 0).UTC()
@@ -127,51 +127,60 @@ func open(context string, data []byte, roots *x509.CertPool, at time.Time) (d Do
 	signed := len(data) - len(r.left)
 	signature := r.counted(2, maxSignature)
 	if r.left == nil || len(r.left) > 0 {
-		return d, nil, fmt.Errorf("%w: it is cut short, or something follows it", ErrNotDocument)
+		return d, by, nil, fmt.Errorf("%w: it is cut short, or something follows it", ErrNotDocument)
 	}
 	if err := d.check(); err != nil {
-		return d, nil, err
+		return d, by, nil, err
 	}
 	if d.Time.After(at.Add(documentSkew)) {
-		return d, nil, fmt.Errorf("it is of %s, and here it is %s: is the clock right?", d.Time.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		return d, by, nil, fmt.Errorf("it is of %s, and here it is %s: is the clock right?", d.Time.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
-	key, err := d.signer(responder, issuer, roots)
+	key, by, err := d.signer(responder, issuer, roots)
 	if err != nil {
-		return d, nil, err
+		return d, by, nil, err
 	}
 	if digest := sha256.Sum256(data[:signed]); !ecdsa.VerifyASN1(key, digest[:], signature) {
-		return d, nil, errors.New("its signature is wrong")
+		return d, by, nil, errors.New("its signature is wrong")
 	}
-	return d, body, nil
+	return d, by, body, nil
 }
 
 // signer holds the signer's certificate against RFC 6960 §4.2.2.2: issued by the very CA
 // that the document is about, which a trusted root issued, and for this purpose. It is
 // judged at the document's own time, and NextUpdate lies within its life, so that
 // what was kept can still be read when its signer has been replaced.
-func (d Document) signer(responderDER, issuerDER []byte, roots *x509.CertPool) (*ecdsa.PublicKey, error) {
+func (d Document) signer(responderDER, issuerDER []byte, roots *x509.CertPool) (*ecdsa.PublicKey, authority, error) {
 	responder, err := x509.ParseCertificate(responderDER)
 	if err != nil {
-		return nil, fmt.Errorf("its signer: %w", err)
+		return nil, authority{}, fmt.Errorf("its signer: %w", err)
 	}
 	issuer, err := x509.ParseCertificate(issuerDER)
 	if err != nil {
-		return nil, fmt.Errorf("its signer's issuer: %w", err)
+		return nil, authority{}, fmt.Errorf("its signer's issuer: %w", err)
 	}
 	_, err = issuer.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: d.Time, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
-		return nil, fmt.Errorf("its issuer is not trusted here: %w", err)
+		return nil, authority{}, fmt.Errorf("its issuer is not trusted here: %w", err)
 	}
 	key, ok := responder.PublicKey.(*ecdsa.PublicKey)
 	switch {
 	case responder.CheckSignatureFrom(issuer) != nil || !bytes.Equal(responder.RawIssuer, issuer.RawSubject):
-		return nil, errors.New("its signer is not certified by its issuer")
+		return nil, authority{}, errors.New("its signer is not certified by its issuer")
 	case !ok || !slices.Contains(responder.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning):
-		return nil, errors.New("its signer may not tell status: no OCSP responder")
+		return nil, authority{}, errors.New("its signer may not tell status: no OCSP responder")
 	case d.Time.Before(responder.NotBefore) || d.NextUpdate.After(responder.NotAfter):
-		return nil, errors.New("its signer's certificate does not last as long as it does")
+		return nil, authority{}, errors.New("its signer's certificate does not last as long as it does")
 	}
-	return key, nil
+	return key, authority{issuer.SubjectKeyId}, nil
+}
+
+// authority is the issuer whose certificates a document is about, by its key.
+type authority struct{ key []byte }
+
+// Covers reports whether a certificate, whose chain has been verified, is of the issuer that
+// this is about: of others it knows nothing.
+func (a authority) Covers(c *x509.Certificate) bool {
+	return len(a.key) > 0 && bytes.Equal(c.AuthorityKeyId, a.key)
 }
 
 // fields reads from the front; after the first thing that is not there, left is nil.

@@ -42,6 +42,7 @@ func (v Verdict) String() string {
 // verify the certificate's chain and dates first. Its zero value covers nothing.
 type Filter struct {
 	Document
+	authority
 	// Until is its horizon: a certificate whose notBefore is later is not covered.
 	Until time.Time
 	// Issued is how many certificates it covers, Denied how many of them it denies.
@@ -180,11 +181,11 @@ func SealFilter(s Seal, d Document, until time.Time, denied, good []Serial) ([]b
 // OpenFilter verifies a filter and refers to data from then on. Whether it is recent
 // enough is for the caller to judge by Number, Until and NextUpdate.
 func OpenFilter(data []byte, roots *x509.CertPool, at time.Time) (*Filter, error) {
-	d, body, err := open(filterContext, data, roots, at)
+	d, by, body, err := open(filterContext, data, roots, at)
 	if err != nil {
 		return nil, fmt.Errorf("filter: %w", err)
 	}
-	f := &Filter{Document: d}
+	f := &Filter{Document: d, authority: by}
 	if err := f.read(body); err != nil {
 		return nil, fmt.Errorf("filter: %w", err)
 	}

@@ -57,6 +57,7 @@ const denialSize = SerialSize + 4 + 1
 // it was made. Its zero value denies nothing.
 type List struct {
 	Document
+	authority
 	entries []byte
 }
 
@@ -77,14 +78,14 @@ func SealList(s Seal, d Document, denials iter.Seq[Denial]) ([]byte, error) {
 // OpenList verifies a list and refers to data from then on. Whether it is recent
 // enough is for the caller to judge by Number and NextUpdate.
 func OpenList(data []byte, roots *x509.CertPool, at time.Time) (*List, error) {
-	d, body, err := open(listContext, data, roots, at)
+	d, by, body, err := open(listContext, data, roots, at)
 	if err == nil {
 		err = checkEntries(body)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("deny-list: %w", err)
 	}
-	return &List{d, body}, nil
+	return &List{d, by, body}, nil
 }
 
 // checkEntries: each serial number once, in order, with a reason that is one.
