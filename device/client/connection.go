@@ -323,7 +323,7 @@ func (conn *connection) call(method, path string, in, out any) error {
 		p.RetryAfter = answer.retryAfter
 		return p
 	case answer.status >= 500:
-		return &NetworkError{Server: conn.server, Err: fmt.Errorf("the server answered %d to %s", answer.status, path), RetryAfter: answer.retryAfter}
+		return &NetworkError{Server: conn.server, Err: fmt.Errorf("the server answered %d to %s", answer.status, path), RetryAfter: min(answer.retryAfter, maxStrangersRetry)}
 	case answer.status/100 == 3 || strings.HasPrefix(answer.contentType, "text/html"):
 		return &NetworkError{Server: conn.server, Code: CodePortal, Err: fmt.Errorf("a web page answers in its place (%d to %s)", answer.status, path)}
 	default:
@@ -378,8 +378,13 @@ func (conn *connection) exchange(method, path string, body []byte) (a answer, er
 	return a, err
 }
 
-// maxRetryAfter bounds what a server, or what stands in for one, can ask for.
-const maxRetryAfter = 24 * time.Hour
+const (
+	// maxRetryAfter bounds what a server can ask for.
+	maxRetryAfter = 24 * time.Hour
+	// maxStrangersRetry is for one that has not shown to be the server: somebody who stands in
+	// between for a minute shall not cost a day.
+	maxStrangersRetry = 10 * time.Minute
+)
 
 // retryAfter reads Retry-After (RFC 9110 §10.2.3). A date is taken from the answer's own
 // Date, for our clock may be wrong.

@@ -370,6 +370,19 @@ func TestServersThatDoNotServe(t *testing.T) {
 	}
 }
 
+// Who has not shown to be the server keeps a board waiting, and not for a day.
+func TestStrangersRetryAfter(t *testing.T) {
+	s := start(t, nil)
+	s.answer[wire.PathTrust] = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "86400")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_, err := newClient(t, s, nil).Enrol(t.Context(), wire.Enrol{}, prove, ticket)
+	if after := client.RetryAfter(err); after <= 0 || after > time.Hour {
+		t.Errorf("after %v: %v", after, err)
+	}
+}
+
 // tinyproxy runs a real proxy that wants a name and a password.
 func tinyproxy(t *testing.T) (address string) {
 	t.Helper()
