@@ -43,7 +43,8 @@ type Client struct {
 	mu       sync.Mutex
 	identity *tls.Certificate
 	roots    *x509.CertPool
-	issuer   []byte // authorityKeyIdentifier of the server's certificate, once it was seen
+	looked   time.Time // for roots that are trusted no more
+	issuer   []byte    // authorityKeyIdentifier of the server's certificate, once it was seen
 }
 
 // Unreachable means that no answer of the right server came.
@@ -137,6 +138,9 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	}
 	c.renewal.Do(func() { c.renewIfDue(ctx) })
 	err := exchange(ctx, c.http, c.settings.Server, method, path, in, out)
+	if err == nil {
+		c.forget(ctx)
+	}
 	if err == nil && c.succeeded() {
 		c.renewIfDue(ctx)
 	}

@@ -23,12 +23,14 @@ func (c *Client) Send(ctx context.Context, method, path string, header http.Head
 	return resp, nil
 }
 
-// Keep renews the certificate whenever it is due, until ctx ends.
+// Keep renews the certificate whenever it is due, and forgets roots that are trusted no more,
+// until ctx ends.
 func (c *Client) Keep(ctx context.Context) {
 	tick := time.NewTicker(10 * time.Minute)
 	defer tick.Stop()
 	for {
 		c.renewIfDue(ctx)
+		c.forget(ctx)
 		select {
 		case <-ctx.Done():
 			return

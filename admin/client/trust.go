@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"syscall"
@@ -80,7 +81,7 @@ func (c *Client) follow(ctx context.Context) error {
 		return err
 	}
 	if bundle.Number <= held {
-		return fmt.Errorf("trust bundle %d is no newer than %d, which is known here", bundle.Number, held)
+		return fmt.Errorf("trust bundle %d is %w than %d, which is known here", bundle.Number, errNoNewer, held)
 	}
 	if err := durable.Replace(c.settings.Roots, rootsText(bundle), 0o644); err != nil {
 		return err
@@ -89,6 +90,33 @@ func (c *Client) follow(ctx context.Context) error {
 	defer c.mu.Unlock()
 	c.roots = pool(bundle)
 	return nil
+}
+
+var errNoNewer = errors.New("no newer")
+
+// lookAgain is how often the newest trust bundle is asked for though the server is believed.
+const lookAgain = 24 * time.Hour
+
+// forget takes out of the settings what the newest trust bundle lists no more: whoever stole
+// the key of a root that was retired since would be believed here for ever. The file's time
+// says when that was last looked for.
+func (c *Client) forget(ctx context.Context) {
+	c.mu.Lock()
+	again := time.Since(c.looked) >= lookAgain // also where the file cannot be written
+	if again {
+		c.looked = time.Now()
+	}
+	c.mu.Unlock()
+	info, err := os.Stat(c.settings.Roots)
+	if !again || err != nil || time.Since(info.ModTime()).Abs() < lookAgain {
+		return
+	}
+	if err = c.follow(ctx); errors.Is(err, errNoNewer) {
+		err = os.Chtimes(c.settings.Roots, time.Time{}, time.Now())
+	}
+	if err != nil {
+		c.warn(fmt.Sprintf("whether all of %s are still to be trusted is not known: %v", c.settings.Roots, err))
+	}
 }
 
 // numbered precedes the roots in their file, so that no older bundle takes their place.

@@ -149,3 +149,59 @@ func TestFollowsToNewRoots(t *testing.T) {
 		}
 	}
 }
+
+// A root that was retired is trusted until the next day at most.
+func TestForgetsRetiredRoots(t *testing.T) {
+	old, next := newRoot(t), newRoot(t)
+	newest, asked := bundle(t, 2, []root{old}, old, next), 0
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.PathWhoami {
+			json.NewEncoder(w).Encode(wire.Whoami{Name: "Acme"})
+			return
+		}
+		asked++
+		json.NewEncoder(w).Encode(newest)
+	}))
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{next.der}, PrivateKey: next.key}}, ClientAuth: tls.RequestClientCert}
+	s.StartTLS()
+	defer s.Close()
+	settings := write(t, s.URL, old.der, 24*time.Hour)
+	file := filepath.Join(filepath.Dir(settings), rootsFile)
+	if err := os.WriteFile(file, rootsText(wire.Bundle{Number: 2, Infrastructure: [][]byte{old.der, next.der}}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	whoami := func() int {
+		t.Helper()
+		cl, err := Load(settings, func(warning string) { t.Error(warning) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, err := cl.Whoami(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(fingerprints(text))
+	}
+	long := func() {
+		if err := os.Chtimes(file, time.Time{}, time.Now().Add(-2*lookAgain)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long()
+	if n := whoami(); n != 2 || asked != 1 {
+		t.Errorf("nothing has changed: %d roots, asked %d times", n, asked)
+	}
+	newest = bundle(t, 3, []root{old, next}, next)
+	if n := whoami(); n != 2 || asked != 1 {
+		t.Errorf("on the same day: %d roots, asked %d times", n, asked)
+	}
+	long()
+	if n := whoami(); n != 1 || asked != 2 {
+		t.Errorf("on another day: %d roots, asked %d times", n, asked)
+	}
+}
