@@ -2,17 +2,12 @@ package bench
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +22,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/internal/ports"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/internal/simdevice"
 )
 
@@ -130,7 +126,7 @@ type field struct {
 
 func newField(b *testing.B, s *server) *field {
 	b.Helper()
-	f := &field{server: s, bin: programs(b), etc: filepath.Join(filepath.Dir(s.dir), "etc"), site: x509.NewCertPool(), doors: map[string]func() error{}}
+	f := &field{server: s, bin: programs(b), etc: filepath.Join(filepath.Dir(s.dir), "etc"), doors: map[string]func() error{}}
 	must(b, os.Mkdir(f.etc, 0o755))
 	chip, err := simtpm.NewDevice(s.maker, simtpm.Options{})
 	must(b, err)
@@ -150,16 +146,12 @@ func newField(b *testing.B, s *server) *field {
 // certify makes the relying parties' own certificate.
 func (f *field) certify(b *testing.B) {
 	b.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	own, pool, err := premises.SelfSigned("localhost")
 	must(b, err)
-	x := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, x, x, key.Public(), key)
+	f.site = pool
+	private, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
 	must(b, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	must(b, err)
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	f.site.AppendCertsFromPEM(certificate)
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.Certificate[0]})
 	secret := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 	for _, name := range []string{"mosquitto", "nginx", "haproxy"} {
 		must(b, os.Mkdir(filepath.Join(f.etc, name), 0o755))

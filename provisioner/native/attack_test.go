@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/internal/premises"
 	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -32,10 +33,7 @@ func (i *installation) sequence(t testing.TB) int64 {
 // fill the record.
 func TestRefusalsDoNotFillTheRecord(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	ds, err := i.store.DevicesNamed(t.Context(), "", "SN-1")
 	if err != nil || len(ds) != 1 {
 		t.Fatal(ds, err)
@@ -90,10 +88,7 @@ func TestStrangersSerialIsNotRecorded(t *testing.T) {
 // them all.
 func TestEndorsementKeysAreBounded(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	var last error
 	for range 40 {
 		other, err := simtpm.NewDevice(i.maker, simtpm.Options{})
@@ -190,7 +185,7 @@ func TestRevocationOvertakesRenewals(t *testing.T) {
 func TestStrangersKeyIsNotUsed(t *testing.T) {
 	i := install(t, settings{nonceMode: true})
 	p := proxied{i.unit(t, simtpm.Options{})}
-	stranger, _, err := serverCertificate()
+	stranger, _, err := premises.SelfSigned("stranger")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,10 +201,7 @@ func TestStrangersKeyIsNotUsed(t *testing.T) {
 func TestPace(t *testing.T) {
 	begin, later := time.Now(), atomic.Int64{}
 	i := install(t, settings{pace: 5, now: func() time.Time { return begin.Add(time.Duration(later.Load())) }})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	for n := range 4 {
 		if _, err := u.Renew(u.IDevID); err != nil {
 			t.Fatalf("renewal %d: %v", n+1, err)

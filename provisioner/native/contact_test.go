@@ -67,10 +67,7 @@ func TestWhoMayRenew(t *testing.T) {
 // A working certificate lives for thirty days, or for what its model says.
 func TestLifeOfAWorkingCertificate(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	for _, life := range []time.Duration{0, 7 * 24 * time.Hour} {
 		m, err := i.store.Model(t.Context(), record.DefaultModel)
 		if err != nil {

@@ -2,16 +2,12 @@ package native_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -54,30 +50,10 @@ var found = sync.OnceValues(func() (*foundation, error) {
 	if f.maker, err = simtpm.NewMaker(time.Now()); err != nil {
 		return nil, err
 	}
-	f.server, f.pool, err = serverCertificate()
+	// What devices check of it is device/client's matter.
+	f.server, f.pool, err = premises.SelfSigned("localhost")
 	return f, err
 })
-
-// serverCertificate is a plain one: what devices check of it is device/client's matter.
-func serverCertificate() (tls.Certificate, *x509.CertPool, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, nil, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return tls.Certificate{}, nil, err
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return tls.Certificate{}, nil, err
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool, nil
-}
 
 // installation is a whole server but for its process: real record, CA and verifier
 // behind a real TLS listener.
@@ -200,6 +176,16 @@ func (i *installation) unit(t testing.TB, o simtpm.Options) *unit {
 		t.Fatal(err)
 	}
 	return i.holding(chip)
+}
+
+// enrolled is a unit that has come in, as SN-1.
+func (i *installation) enrolled(t testing.TB) *unit {
+	t.Helper()
+	u := i.unit(t, simtpm.Options{})
+	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 func (i *installation) holding(chip *simtpm.Device) *unit {

@@ -130,10 +130,7 @@ func TestOneEndorsementKeyCounts(t *testing.T) {
 // is that chip, whatever its endorsement key.
 func TestFurtherEndorsementKeyOfAKnownChip(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	second, err := simtpm.NewDevice(i.maker, simtpm.Options{EK: "H-3"})
 	if err != nil {
 		t.Fatal(err)
@@ -221,10 +218,7 @@ func TestRefusals(t *testing.T) {
 // message of an enrolment and of a renewal is flipped.
 func TestEveryByteMatters(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Fatal(err)
 	}
@@ -375,10 +369,7 @@ func TestExpiredSession(t *testing.T) {
 // older one is told so, and the IDevID always may.
 func TestOldCertificatesDoNotRenew(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Fatal(err)
 	}
@@ -406,10 +397,7 @@ func TestOldCertificatesDoNotRenew(t *testing.T) {
 
 func TestRenewalWithoutSecretCostsASecondMessage(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	messages := 0
 	u.Tamper = func(_ string, b []byte) []byte { messages++; return b }
 	u.Next = nil

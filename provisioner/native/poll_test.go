@@ -15,10 +15,7 @@ import (
 
 func TestPoll(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	s, err := u.Poll(u.IDevID)
 	if err != nil || time.Since(s.End) < 0 || s.End.Before(s.Start) {
 		t.Fatalf("without a working certificate it is time at once: %+v, %v", s, err)

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -14,10 +13,7 @@ import (
 // next renewal on, and in nothing else.
 func TestSubject(t *testing.T) {
 	i := install(t, settings{})
-	u := i.unit(t, simtpm.Options{})
-	if _, err := u.Enrol(i.ticket(t, nil), "SN-1"); err != nil {
-		t.Fatal(err)
-	}
+	u := i.enrolled(t)
 	if _, err := u.Renew(u.IDevID); err != nil {
 		t.Fatal(err)
 	}
