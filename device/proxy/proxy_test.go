@@ -495,6 +495,13 @@ func TestListen(t *testing.T) {
 	}
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
+	await(t, func() bool { // whatever another test starts has it open until it runs its program
+		c, err := dial("unix:" + dir + "/stale")
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
 	s.run(t, proxy.Tunnel{Listen: "unix:" + dir + "/stale"})
 }
 
