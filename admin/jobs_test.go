@@ -812,6 +812,12 @@ func TestEnforcement(t *testing.T) {
 	if len(got.Enforcement) != 2 || !got.Enforcement[0].At.IsZero() || got.Enforcement[0].Problem != "the disk is full" {
 		t.Fatalf("enforcement: %+v", got.Enforcement)
 	}
+	// Up to that change, but not for the device that the job is of.
+	check(t, h.store.Report(ctx, "broker-2", record.Enforcement{Number: got.Change, Reported: h.now(), Fail: "closed",
+		Failing: []record.Failure{{Device: "default:SN-1", Change: got.Change, Since: h.now(), Times: 1}}}))
+	if got = h.reaches(j.ID, record.JobDone); !got.Enforcement[1].At.IsZero() {
+		t.Errorf("enforcement where the command fails: %+v", got.Enforcement)
+	}
 	check(t, h.store.Report(ctx, "broker-2", record.Enforcement{Number: got.Change, Reported: h.now(), Fail: "closed"}))
 	got = h.reaches(j.ID, record.JobDone)
 	if !got.Enforcement[0].At.IsZero() || got.Enforcement[1].At.Before(got.Changed.Truncate(time.Microsecond)) {

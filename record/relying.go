@@ -36,6 +36,19 @@ type Enforcement struct {
 	Problem string
 	// Version is the relay's.
 	Version string
+	// Failing are the devices for which the relay's command fails: what happened to each from
+	// Change on is not enforced, whatever Number says.
+	Failing []Failure
+}
+
+// Failure is a device for which a relay's command fails.
+type Failure struct {
+	// Device is its name, MODEL:SERIAL; Change the first that it was not run for.
+	Device string
+	Change int64
+	// Since is when it first failed, Times how often it has.
+	Since time.Time
+	Times int64
 }
 
 // Taken is when a relying party was first known to enforce a change.
@@ -57,12 +70,15 @@ type RelyingParties interface {
 	// DisableRelyingParty is DisableOperator for relying parties.
 	DisableRelyingParty(ctx context.Context, name string, at time.Time, e Event) error
 	// Report keeps the newest report of a relying party; no event is written. Since is not
-	// read. ErrNotFound if there is none of that name, ErrConflict if it is disabled.
+	// read. ErrNotFound if there is none of that name, ErrConflict if it is disabled. A Failure
+	// of a device that is not recorded means nothing to TakenUp.
 	Report(ctx context.Context, name string, r Enforcement) error
 	// TakenUp lists, for each relying party that is neither disabled nor without a report,
-	// when it first reported to enforce a change, ordered by name. Of each the last thousand
-	// steps are kept: a change before them counts as taken up at the oldest.
-	TakenUp(ctx context.Context, number int64) ([]Taken, error)
+	// when it first reported to enforce a change, ordered by name. While it reports that it
+	// fails for a device of the job, up to that change, it does not, and afterwards it does
+	// since that ended. Of each the last thousand steps and failures are kept: a change before
+	// them counts as taken up at the oldest.
+	TakenUp(ctx context.Context, number int64, job string) ([]Taken, error)
 	RelyingParty(ctx context.Context, name string) (RelyingParty, error)
 	RelyingParties(ctx context.Context) ([]RelyingParty, error)
 }

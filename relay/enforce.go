@@ -2,7 +2,6 @@ package relay
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,14 +48,12 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 	r.enforced(target)
 	r.state.Contact, r.state.Closed = r.Now(), false
 	r.state.Until, r.state.Half = r.lives()
-	r.problem(r.expire(ctx))
+	r.problem(and(r.expire(ctx), r.failing()))
 	r.tellReady()
 	return r.report(ctx)
 }
 
 func (r *Relay) enforced(number int64) {
-	clear(r.ran)
-	clear(r.disliked)
 	if r.state.Number != number {
 		r.state.Number, r.state.Since = number, r.Now()
 	}
@@ -307,49 +304,6 @@ func (r *Relay) restore(files map[string][]byte) error {
 	return failed
 }
 
-// runEach runs the command for each change. One that fails is tried again, and holds up
-// later ones of its device alone: one device that the command does not like must not keep
-// the others from being refused. Failures take no longer than a command may.
-func (r *Relay) runEach(ctx context.Context) error {
-	if r.Each == "" {
-		return nil
-	}
-	before := func(c wire.Change) bool { return r.disliked[c.Device] } // those come last
-	changes := slices.Concat(slices.DeleteFunc(slices.Clone(r.pending), before),
-		slices.DeleteFunc(slices.Clone(r.pending), func(c wire.Change) bool { return !before(c) }))
-	var failed error
-	var wasted time.Duration
-	stuck := map[string]bool{}
-	for _, c := range changes {
-		key, began := fmt.Sprint(c.Number, c.Serial), time.Now()
-		if r.ran[key] || stuck[c.Device] {
-			continue
-		}
-		err := r.command(ctx, r.Each, environment(c))
-		if err == nil {
-			r.ran[key] = true
-			delete(r.disliked, c.Device)
-			continue
-		}
-		stuck[c.Device], r.disliked[c.Device] = true, true
-		failed = cmp.Or(failed, fmt.Errorf("the command for change %d (%s, %s) failed: %w", c.Number, c.Device, c.Status, err))
-		if wasted += time.Since(began); wasted > r.Timeout || ctx.Err() != nil {
-			break
-		}
-	}
-	return failed
-}
-
-// environment is a change as commands read it.
-func environment(c wire.Change) []string {
-	serial := strings.ToUpper(c.Serial)
-	return []string{
-		fmt.Sprintf("HALLMARK_CHANGE=%d", c.Number), "HALLMARK_STATUS=" + c.Status, "HALLMARK_REASON=" + c.Reason,
-		"HALLMARK_DEVICE=" + c.Device, "HALLMARK_NAME=" + cmp.Or(c.Name, c.Device), "HALLMARK_ISSUER=" + c.Issuer, "HALLMARK_SERIAL=" + serial,
-		"HALLMARK_FINGERPRINT=" + c.Fingerprint, "HALLMARK_SUCCESSOR=" + strings.ToUpper(c.Successor),
-	}
-}
-
 // expire says when half of the time has passed in which what is held is good, and acts
 // when it has ended: with fail closed, lists that have no end of their own come to deny
 // everybody.
@@ -412,9 +366,13 @@ func (r *Relay) report(ctx context.Context) error {
 	if r.Each != "" {
 		formats = append(formats, wire.FormatEach)
 	}
+	var failures []wire.RelayFailure
+	for _, f := range r.state.Failing {
+		failures = append(failures, f.RelayFailure)
+	}
 	body, err := json.Marshal(wire.RelayReport{
 		Number: r.state.Number, Formats: formats, Program: r.Program, Fail: r.Fail, Until: r.state.Until,
-		Problem: shorten(r.state.Problem), Version: r.Version,
+		Problem: shorten(r.state.Problem), Version: r.Version, Failing: failures,
 	})
 	if err != nil {
 		return err

@@ -120,12 +120,8 @@ type Relay struct {
 	kept    map[string][]byte   // contents of files, by path, as the program has them
 	numbers map[string]*big.Int // crlNumber by scope: a list older than one known is refused
 	state   state
-	// ran are the changes of pending that the command was run for, disliked the devices for
-	// which it failed last.
-	ran      map[string]bool
-	disliked map[string]bool
-	said     string // the problem that was last said
-	ready    bool   // the service manager was told
+	said    string // the problem that was last said
+	ready   bool   // the service manager was told
 }
 
 // New prepares a relay. It fails if another one works in the folder or writes a file of it.
@@ -149,8 +145,11 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	unlock = func() { unlockFiles(); unlockDir() }
-	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, ran: map[string]bool{}, disliked: map[string]bool{}, numbers: map[string]*big.Int{}, strange: map[string]bool{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, numbers: map[string]*big.Int{}, strange: map[string]bool{}}
 	if r.state, err = readState(c.Dir); err == nil {
+		if c.Each == "" {
+			r.state.Failing = nil
+		}
 		err = r.loadRoots()
 	}
 	if err != nil {
@@ -222,6 +221,9 @@ func (r *Relay) session(ctx context.Context) error {
 	if err := r.enforce(ctx, true); err != nil {
 		return err
 	}
+	if err := r.again(ctx); err != nil {
+		return err
+	}
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	for {
@@ -239,6 +241,10 @@ func (r *Relay) session(ctx context.Context) error {
 			return err
 		case e := <-r.events:
 			r.later = append(r.later, e)
+		case <-r.due():
+			if err := r.again(ctx); err != nil {
+				return err
+			}
 		case <-poll.C:
 			if r.Now().Sub(r.based) >= baseEvery {
 				return nil
@@ -331,12 +337,14 @@ func (r *Relay) begin(ctx context.Context) error {
 		r.Log.Warn("the feed went back: the server was restored", "from", r.seen, "to", number)
 	}
 	r.owed = 0
-	if before := r.state.Number; r.Each != "" && before >= 0 && before < number {
-		if r.lost {
-			r.Log.Warn("the command is not run for changes that the feed no longer knows", "from", before, "to", number)
-		} else {
-			r.owed, number = number, before // the stream tells the command what happened meanwhile
-		}
+	switch told := r.state.Told; {
+	case r.Each == "" || r.state.Number < 0 || told >= number:
+		r.state.Told = number
+	case r.lost:
+		r.Log.Warn("the command is not run for changes that the feed no longer knows", "from", told, "to", number)
+		r.state.Told = number
+	default:
+		r.owed, number = number, told // the stream tells the command what happened meanwhile
 	}
 	r.lost, r.pending = false, nil
 	r.seen, r.based = number, r.Now()

@@ -188,7 +188,9 @@ func TestCommandHangs(t *testing.T) {
 	})
 }
 
-// A command for each change that fails is run again, and holds up nobody else.
+// A device for which the command for each change fails is said to be so, and tried again, in
+// the order of its changes; it holds up nobody else, whatever happens to them, and is not
+// forgotten when the relay starts anew.
 func TestEachFails(t *testing.T) {
 	s := newSite(t)
 	var ids []string
@@ -198,22 +200,71 @@ func TestEachFails(t *testing.T) {
 	}
 	p := s.post()
 	p.Each = `echo "$HALLMARK_DEVICE $HALLMARK_STATUS" >>` + p.etc + `/each; test "$HALLMARK_DEVICE" != default:` + ids[1] + ` -o -e ` + p.etc + `/repaired`
-	p.run()
+	stop := p.run()
 	p.enforced()
 	for _, id := range ids {
 		s.Suspend(id)
 	}
-	p.troubled("default:" + ids[1] + ", hold) failed")
 	count := func(n int, status string) int {
 		text, _ := os.ReadFile(p.etc + "/each")
 		return strings.Count(string(text), "default:"+ids[n]+" "+status)
 	}
-	p.await("the others were told", func() bool { return count(0, "hold") == 1 && count(2, "hold") == 1 })
+	fails := func(times int64) wire.RelayFailure {
+		t.Helper()
+		newest := s.newest()
+		p.await("what fails is reported, and the rest as enforced", func() bool {
+			r := p.last()
+			return r.Number == newest && len(r.Failing) == 1 && r.Failing[0].Times >= times && strings.Contains(r.Problem, "the command fails for default:"+ids[1]+" since ")
+		})
+		return p.last().Failing[0]
+	}
+	first := fails(1)
+	if first.Device != "default:"+ids[1] || first.Since.IsZero() || count(0, "hold") != 1 || count(2, "hold") != 1 {
+		t.Errorf("reported: %+v; each: %q", first, p.read(p.etc+"/each"))
+	}
+	s.restore(ids[1])
+	s.restore(ids[0])
+	if again := fails(first.Times); again.Change != first.Change || !again.Since.Equal(first.Since) || count(0, "good") != 1 || count(1, "good") != 0 {
+		t.Errorf("reported: %+v, before %+v; each: %q", again, first, p.read(p.etc+"/each"))
+	}
+	p.await("it is tried again", func() bool { return count(1, "hold") > 2 })
+	stop()
+	st, err := ReadStatus(p.dir, time.Now())
+	if err != nil || len(st.Failing) != 1 || st.Failing[0].Times < 3 || !strings.Contains(st.Problem, "the command fails for") {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	p.run()
+	fails(3)
 	write(t, p.etc+"/repaired", "")
 	p.enforced()
-	if count(0, "hold") != 1 || count(2, "hold") != 1 || count(1, "hold") < 2 {
-		t.Errorf("each: %q", p.read(p.etc+"/each"))
+	p.await("nothing fails", func() bool { return len(p.last().Failing) == 0 })
+	if text := p.read(p.etc + "/each"); count(0, "hold") != 1 || count(2, "hold") != 1 || count(1, "good") != 1 || !strings.HasSuffix(text, "default:"+ids[1]+" hold\ndefault:"+ids[1]+" good\n") {
+		t.Errorf("each: %q", text)
 	}
+}
+
+// What a relay keeps of those that fail has a bound: beyond it nothing newer is enforced, until
+// the command is mended.
+func TestEachFailsForAll(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	p.Each = "test -e " + p.etc + "/repaired"
+	p.run()
+	p.enforced()
+	var ids []string
+	for range wire.MaxRelayFailing + 2 {
+		id, _ := s.device()
+		ids = append(ids, id)
+	}
+	for _, id := range ids {
+		s.suspend(id)
+	}
+	p.troubled("nothing newer is enforced")
+	if r := p.last(); r.Number >= s.newest() || len(r.Failing) != wire.MaxRelayFailing {
+		t.Errorf("reported: change %d of %d, %d fail", r.Number, s.newest(), len(r.Failing))
+	}
+	write(t, p.etc+"/repaired", "")
+	p.enforced()
 }
 
 // What a command holds in its words or its environment stays here: problems go to the server.

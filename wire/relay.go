@@ -44,6 +44,7 @@ const (
 const (
 	MaxRelayFormats = 7
 	MaxRelayText    = 500 // bytes of a text
+	MaxRelayFailing = 100 // devices
 )
 
 // RelayTrust is what a relay begins with.
@@ -76,6 +77,20 @@ type RelayReport struct {
 	Problem string `json:"problem,omitempty"`
 	// Version is the relay's.
 	Version string `json:"version,omitempty"`
+	// Failing are the devices for which the command for each change fails: what happened to
+	// each from Change on is not enforced. A relay with more of them than MaxRelayFailing does
+	// not come to newer changes.
+	Failing []RelayFailure `json:"failing,omitempty"`
+}
+
+// RelayFailure is a device for which a relay's command fails.
+type RelayFailure struct {
+	// Device is MODEL:SERIAL, Change the first that the command was not run for.
+	Device string `json:"device"`
+	Change int64  `json:"change"`
+	// Since is when it first failed, Times how often it has.
+	Since time.Time `json:"since"`
+	Times int64     `json:"times"`
 }
 
 // RelayAnswer is what the server makes of a report.
@@ -105,6 +120,8 @@ type RelyingParty struct {
 	Until   time.Time `json:"until,omitzero"`
 	Problem string    `json:"problem,omitempty"`
 	Version string    `json:"version,omitempty"`
+	// Failing is as in RelayReport.
+	Failing []RelayFailure `json:"failing,omitempty"`
 }
 
 // NewRelyingParty invites the relay of a relying party. TTL is in seconds; 0 means

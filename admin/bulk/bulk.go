@@ -29,7 +29,7 @@ type Store interface {
 	record.Settings
 	selection.Store
 	RelyingParties(ctx context.Context) ([]record.RelyingParty, error)
-	TakenUp(ctx context.Context, number int64) ([]record.Taken, error)
+	TakenUp(ctx context.Context, number int64, job string) ([]record.Taken, error)
 }
 
 // Config is what a Service is made of; every field is needed.

@@ -88,7 +88,7 @@ func (s *Service) enforcement(ctx context.Context, j record.Job) ([]jobs.Enforce
 	if j.Change == 0 {
 		return out, nil
 	}
-	taken, err := s.Store.TakenUp(ctx, j.Change)
+	taken, err := s.Store.TakenUp(ctx, j.Change, j.ID)
 	if err != nil {
 		return nil, err
 	}

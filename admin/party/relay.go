@@ -81,9 +81,29 @@ func (s *Service) report(ctx context.Context, c *gate.Call) (any, error) {
 	case max(len(in.Program), len(in.Problem), len(in.Version)) > wire.MaxRelayText:
 		return nil, gate.Invalid("", "a text has more than %d bytes", wire.MaxRelayText)
 	}
+	failing, err := failures(in, newest)
+	if err != nil {
+		return nil, err
+	}
 	err = s.Store.Report(ctx, c.Caller.Name, record.Enforcement{
 		Number: in.Number, Reported: c.Now, Formats: strings.Join(in.Formats, ","), Program: in.Program,
-		Fail: in.Fail, Until: in.Until, Problem: in.Problem, Version: in.Version,
+		Fail: in.Fail, Until: in.Until, Problem: in.Problem, Version: in.Version, Failing: failing,
 	})
 	return wire.RelayAnswer{Time: c.Now}, err
+}
+
+// failures reads those of a report, one for each device.
+func failures(in wire.RelayReport, newest int64) (all []record.Failure, err error) {
+	named := map[string]bool{}
+	for _, f := range in.Failing {
+		if f.Device == "" || len(f.Device) > wire.MaxRelayText || named[f.Device] || f.Change < 1 || f.Change > newest || f.Times < 1 || f.Since.IsZero() {
+			return nil, gate.Invalid("", "what fails is a device, named once, a change up to %d, a time and a number", newest)
+		}
+		named[f.Device] = true
+		all = append(all, record.Failure(f))
+	}
+	if len(all) > wire.MaxRelayFailing {
+		return nil, gate.Invalid("", "at most %d devices fail", wire.MaxRelayFailing)
+	}
+	return all, nil
 }

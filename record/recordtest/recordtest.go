@@ -88,6 +88,7 @@ func Run(t *testing.T, p Place) {
 		"issuer revoked":       issuerRevoked,
 		"job in stages":        jobInStages,
 		"job refused":          jobRefused,
+		"failing":              failing,
 		"job asked again":      jobAskedAgain,
 		"issuer's plan":        issuerPlan,
 		"too many plans":       tooManyPlans,

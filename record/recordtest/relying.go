@@ -85,7 +85,7 @@ func enforcement(t *testing.T, b *bench) {
 	}
 	taken := func(number int64, want ...record.Taken) {
 		t.Helper()
-		got, err := b.TakenUp(b.ctx, number)
+		got, err := b.TakenUp(b.ctx, number, "")
 		b.must(err)
 		b.equal("taken up", got, want)
 	}
@@ -119,4 +119,59 @@ func (b *bench) equalParty(want record.RelyingParty) {
 	got, err := b.RelyingParty(b.ctx, want.Name)
 	b.must(err)
 	b.equal("relying party", got, want)
+}
+
+// failing: a device for which a relay fails holds up the jobs that it is in, and no other.
+func failing(t *testing.T, b *bench) {
+	b.people("anna")
+	ids := b.many(2)
+	var names []string
+	for _, id := range ids {
+		d, err := b.Device(b.ctx, id)
+		b.must(err)
+		names = append(names, d.Name())
+	}
+	with := b.create(record.Job{Kind: record.JobSuspend}, record.Selection{Devices: ids})
+	without := b.create(record.Job{Kind: record.JobSuspend}, record.Selection{Devices: ids[:1]})
+	b.must(b.InviteRelyingParty(b.ctx, record.RelyingParty{Name: "a", Created: Now, Invitation: "ia", InvitedUntil: Now.Add(time.Hour)}, event("relying-party.invited")))
+	at := func(second int) time.Time { return Now.Add(time.Duration(second) * time.Second) }
+	report := func(number int64, second int, failing ...record.Failure) {
+		t.Helper()
+		want := record.Enforcement{Number: number, Since: at(second), Reported: at(second), Fail: "closed", Failing: failing}
+		b.must(b.Report(b.ctx, "a", want))
+		got, err := b.RelyingParty(b.ctx, "a")
+		b.must(err)
+		b.equal("enforcement", got.Enforcement, want)
+	}
+	taken := func(number int64, job record.Job, want time.Time) {
+		t.Helper()
+		got, err := b.TakenUp(b.ctx, number, job.ID)
+		b.must(err)
+		b.equal("taken up", got, []record.Taken{{Name: "a", At: want}})
+	}
+	first := record.Failure{Device: names[1], Change: 4, Since: at(1), Times: 1}
+	report(5, 1, first, record.Failure{Device: "default:nobody", Change: 3, Since: at(1), Times: 7})
+	taken(5, with, time.Time{})
+	taken(3, with, at(1)) // before the failure
+	taken(5, without, at(1))
+	first.Times = 2
+	report(6, 2, first)
+	taken(6, with, time.Time{})
+	second := record.Failure{Device: names[1], Change: 6, Since: at(3), Times: 1}
+	report(7, 3, second)
+	taken(5, with, at(3))
+	taken(6, with, time.Time{})
+	report(8, 4)
+	taken(5, with, at(3))
+	taken(6, with, at(4))
+	taken(6, without, at(2))
+	taken(8, with, at(4))
+	report(9, 5, second) // the same again
+	taken(6, with, time.Time{})
+	for n := range int64(1100) {
+		report(10+2*n, int(6+2*n), record.Failure{Device: names[0], Change: 10 + 2*n, Since: at(int(6 + 2*n)), Times: 1})
+		report(11+2*n, int(7+2*n))
+	}
+	taken(6, with, at(1206)) // the oldest step that is kept
+	taken(2208, without, at(2205))
 }

@@ -197,8 +197,12 @@ func status() *cobra.Command {
 		if st.Running {
 			running = "yes"
 		}
+		var failing []string
+		for _, f := range st.Failing {
+			failing = append(failing, fmt.Sprintf("%s (since %s, %s)", f.Device, terminal.Exactly(f.Since), terminal.Count(int(f.Times), "time")))
+		}
 		err = terminal.Show(c, *asJSON, st, [2]string{"Running", running}, [2]string{"Enforced", change}, [2]string{"Since", terminal.Exactly(st.Since)},
-			[2]string{"Last contact", terminal.Exactly(st.Contact)}, [2]string{"Lists end", terminal.Exactly(st.Until)}, [2]string{"Problem", st.Problem})
+			[2]string{"Last contact", terminal.Exactly(st.Contact)}, [2]string{"Lists end", terminal.Exactly(st.Until)}, [2]string{"Failing", strings.Join(failing, ", ")}, [2]string{"Problem", st.Problem})
 		if err == nil && st.Problem != "" {
 			err = errors.New(strings.TrimSpace(st.Problem))
 		}

@@ -3,12 +3,15 @@ package relying
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/principal"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
 // Parties is a [record.RelyingParties].
@@ -18,15 +21,17 @@ type Parties struct{ db *engine.DB }
 func New(db *engine.DB) Parties { return Parties{db} }
 
 const selectParty = `SELECT name, created, disabled, invitation, invited_until, accepted,
-	coalesce(e.number, 0), e.since, e.reported, coalesce(e.formats, ''), coalesce(e.program, ''), coalesce(e.fail, ''), e.until, coalesce(e.problem, ''), coalesce(e.version, '')
+	coalesce(e.number, 0), e.since, e.reported, coalesce(e.formats, ''), coalesce(e.program, ''), coalesce(e.fail, ''), e.until, coalesce(e.problem, ''), coalesce(e.version, ''), coalesce(e.failing, '')
 	FROM operators LEFT JOIN enforcements e ON e.party = name WHERE kind = 'relying-party'`
 
 func scanParty(r engine.Row) record.RelyingParty {
-	return record.RelyingParty{
+	p := record.RelyingParty{
 		Name: r.Text(0), Created: r.Time(1), Disabled: r.Time(2), Invitation: r.Text(3), InvitedUntil: r.Time(4), Accepted: r.Sum(5),
 		Enforcement: record.Enforcement{Number: r.Int(6), Since: r.Time(7), Reported: r.Time(8), Formats: r.Text(9), Program: r.Text(10),
 			Fail: r.Text(11), Until: r.Time(12), Problem: r.Text(13), Version: r.Text(14)},
 	}
+	json.Unmarshal([]byte(r.Text(15)), &p.Failing) // Report wrote it, or ''
+	return p
 }
 
 // party finds by name, or fails with ErrNotFound.
@@ -71,12 +76,41 @@ func (s Parties) Report(ctx context.Context, name string, r record.Enforcement) 
 				return err
 			}
 		}
-		_, err = c.Exec(`INSERT INTO enforcements (party, number, since, reported, formats, program, fail, until, problem, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		list, err := fail(c, name, r, len(p.Failing) > 0)
+		if err != nil {
+			return err
+		}
+		_, err = c.Exec(`INSERT INTO enforcements (party, number, since, reported, formats, program, fail, until, problem, version, failing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (party) DO UPDATE SET number = excluded.number, since = excluded.since, reported = excluded.reported, formats = excluded.formats,
-			program = excluded.program, fail = excluded.fail, until = excluded.until, problem = excluded.problem, version = excluded.version`,
-			name, r.Number, since, r.Reported, r.Formats, r.Program, r.Fail, r.Until, r.Problem, r.Version)
+			program = excluded.program, fail = excluded.fail, until = excluded.until, problem = excluded.problem, version = excluded.version, failing = excluded.failing`,
+			name, r.Number, since, r.Reported, r.Formats, r.Program, r.Fail, r.Until, r.Problem, r.Version, list)
 		return err
 	})
+}
+
+// fail notes which failures go on, begin and have ended, and gives their list as text.
+func fail(c *engine.Conn, name string, r record.Enforcement, before bool) (list string, err error) {
+	if before {
+		if _, err := c.Exec("UPDATE enforcement_failures SET ended = ? WHERE party = ? AND ended IS NULL", r.Reported, name); err != nil {
+			return "", err
+		}
+	}
+	if len(r.Failing) == 0 {
+		return "", nil
+	}
+	for _, f := range r.Failing {
+		model, serial, _ := strings.Cut(f.Device, ":")
+		if _, err := c.Exec(`INSERT INTO enforcement_failures (party, change, device) SELECT ?, ?, seq FROM devices WHERE model = ? AND serial_folded = ?
+			ON CONFLICT DO UPDATE SET ended = NULL`, name, f.Change, model, record.Fold(serial)); err != nil {
+			return "", err
+		}
+	}
+	if _, err := c.Exec(`DELETE FROM enforcement_failures WHERE party = ? AND ended IS NOT NULL AND change < (SELECT change FROM enforcement_failures
+		WHERE party = ? ORDER BY change DESC LIMIT 1 OFFSET ?)`, name, name, steps); err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(r.Failing)
+	return string(text), err
 }
 
 func step(c *engine.Conn, name string, r record.Enforcement) error {
@@ -94,11 +128,22 @@ func step(c *engine.Conn, name string, r record.Enforcement) error {
 	return err
 }
 
-// TakenUp reads the first step that reaches the number.
-func (s Parties) TakenUp(ctx context.Context, number int64) ([]record.Taken, error) {
-	return engine.List(ctx, s.db, func(r engine.Row) record.Taken { return record.Taken{Name: r.Text(0), At: r.Time(1)} },
-		`SELECT name, (SELECT since FROM enforcement_steps t WHERE t.party = name AND t.number >= ? ORDER BY t.number LIMIT 1)
-		FROM operators JOIN enforcements e ON e.party = name WHERE disabled IS NULL AND kind = 'relying-party' ORDER BY name`, number)
+// TakenUp reads the first step that reaches the number, and when the last failure ended that
+// held it up.
+func (s Parties) TakenUp(ctx context.Context, number int64, job string) ([]record.Taken, error) {
+	const never = 1<<63 - 1
+	return engine.List(ctx, s.db, func(r engine.Row) record.Taken {
+		t := record.Taken{Name: r.Text(0), At: r.Time(1)}
+		switch {
+		case r.Int(2) == never:
+			t.At = time.Time{}
+		case !t.At.IsZero() && r.Time(2).After(t.At):
+			t.At = r.Time(2)
+		}
+		return t
+	}, `SELECT name, (SELECT since FROM enforcement_steps t WHERE t.party = name AND t.number >= ?1 ORDER BY t.number LIMIT 1),
+		(SELECT max(coalesce(f.ended, ?2)) FROM enforcement_failures f WHERE f.party = name AND f.change <= ?1 AND f.device IN (SELECT device FROM job_devices WHERE job = ?3))
+		FROM operators JOIN enforcements e ON e.party = name WHERE disabled IS NULL AND kind = 'relying-party' ORDER BY name`, number, int64(never), rows.Number("j", job))
 }
 
 // RelyingParty finds by name.
