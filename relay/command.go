@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/internal/program"
+	"github.com/hallmark-pki/hallmark/relay/each"
 )
 
 // command runs a line of the shell with further environment. It is ended, with all that it
@@ -49,4 +50,23 @@ func (r *Relay) tellReady() {
 		r.ready = true
 		r.Systemd.Ready()
 	}
+}
+
+// teller runs the command for each change.
+func (r *Relay) teller() each.Teller {
+	return each.Teller{State: &r.state.State, Timeout: r.Timeout, Now: r.Now,
+		Run: func(ctx context.Context, environment []string) error { return r.command(ctx, r.Each, environment) }}
+}
+
+// again runs it for those for whom it failed, and says how that stands.
+func (r *Relay) again(ctx context.Context) error {
+	if len(r.state.Failing) == 0 {
+		return nil
+	}
+	done := r.teller().Again(ctx)
+	r.problem(and(r.expire(ctx), r.state.State.Problem()))
+	if !done {
+		return ctx.Err()
+	}
+	return r.report(ctx)
 }

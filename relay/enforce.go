@@ -38,8 +38,10 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 	if err := r.install(ctx, contents, r.stale(contents)); err != nil {
 		return err
 	}
-	if err := r.runEach(ctx); err != nil {
-		return err
+	if r.Each != "" {
+		if err := r.teller().Tell(ctx, r.pending, r.seen); err != nil {
+			return err
+		}
 	}
 	r.pending = nil
 	if r.seen < r.owed {
@@ -48,7 +50,7 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 	r.enforced(target)
 	r.state.Contact, r.state.Closed = r.Now(), false
 	r.state.Until, r.state.Half = r.lives()
-	r.problem(and(r.expire(ctx), r.failing()))
+	r.problem(and(r.expire(ctx), r.state.State.Problem()))
 	r.tellReady()
 	return r.report(ctx)
 }

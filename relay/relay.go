@@ -241,7 +241,7 @@ func (r *Relay) session(ctx context.Context) error {
 			return err
 		case e := <-r.events:
 			r.later = append(r.later, e)
-		case <-r.due():
+		case <-r.teller().Due():
 			if err := r.again(ctx); err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/relay/disk"
+	"github.com/hallmark-pki/hallmark/relay/each"
 )
 
 // state is what outlives the relay, in status.json of its folder.
@@ -16,10 +17,7 @@ type state struct {
 	// Number is the newest change that is enforced, -1 before the first; Since when it was.
 	Number int64     `json:"number"`
 	Since  time.Time `json:"since,omitzero"`
-	// Told is the newest change that the command was run for, with all before it but those in
-	// Failing.
-	Told    int64     `json:"told,omitempty"`
-	Failing []failing `json:"failing,omitempty"`
+	each.State
 	// Contact is when the server was last heard and all was enforced.
 	Contact time.Time `json:"contact,omitzero"`
 	// Until is when the first of the lists ends, Half when half of a list's life has passed.
@@ -96,13 +94,8 @@ func readState(dir string) (st state, err error) {
 			st.Made = map[string]time.Time{}
 		}
 	}
-	for _, f := range st.Failing {
-		if err == nil && len(f.Changes) == 0 {
-			err = errors.New("nothing waits for " + f.Device)
-		}
-	}
 	st.Told = max(st.Told, st.Number)
-	if err != nil {
+	if err = errors.Join(err, st.Check()); err != nil {
 		return st, fmt.Errorf("%s is damaged: remove it and start again: %w", filepath.Join(dir, stateFile), err)
 	}
 	return st, nil

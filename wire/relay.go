@@ -78,19 +78,16 @@ type RelayReport struct {
 	// Version is the relay's.
 	Version string `json:"version,omitempty"`
 	// Failing are the devices for which the command for each change fails: what happened to
-	// each from Change on is not enforced. A relay with more of them than MaxRelayFailing does
-	// not come to newer changes.
+	// each from Change on is not enforced.
 	Failing []RelayFailure `json:"failing,omitempty"`
 }
 
 // RelayFailure is a device for which a relay's command fails.
 type RelayFailure struct {
-	// Device is MODEL:SERIAL, Change the first that the command was not run for.
-	Device string `json:"device"`
-	Change int64  `json:"change"`
-	// Since is when it first failed, Times how often it has.
-	Since time.Time `json:"since"`
-	Times int64     `json:"times"`
+	Device string    `json:"device"` // MODEL:SERIAL
+	Change int64     `json:"change"` // the first that the command was not run for
+	Since  time.Time `json:"since"`  // when it first failed
+	Times  int64     `json:"times"`  // how often it has
 }
 
 // RelayAnswer is what the server makes of a report.
@@ -111,16 +108,15 @@ type RelyingParty struct {
 	Reported time.Time `json:"reported,omitzero"`
 	// Number is the newest change that is enforced, Behind how many newer ones there are,
 	// and Since is when Number was first reported.
-	Number  int64     `json:"number"`
-	Behind  int64     `json:"behind"`
-	Since   time.Time `json:"since,omitzero"`
-	Formats []string  `json:"formats,omitempty"`
-	Program string    `json:"program,omitempty"`
-	Fail    string    `json:"fail,omitempty"`
-	Until   time.Time `json:"until,omitzero"`
-	Problem string    `json:"problem,omitempty"`
-	Version string    `json:"version,omitempty"`
-	// Failing is as in RelayReport.
+	Number  int64          `json:"number"`
+	Behind  int64          `json:"behind"`
+	Since   time.Time      `json:"since,omitzero"`
+	Formats []string       `json:"formats,omitempty"`
+	Program string         `json:"program,omitempty"`
+	Fail    string         `json:"fail,omitempty"`
+	Until   time.Time      `json:"until,omitzero"`
+	Problem string         `json:"problem,omitempty"`
+	Version string         `json:"version,omitempty"`
 	Failing []RelayFailure `json:"failing,omitempty"`
 }
 

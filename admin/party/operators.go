@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
-	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -53,7 +52,9 @@ func show(p record.RelyingParty, newest int64, now time.Time) wire.RelyingParty 
 	out.Reported, out.Number, out.Since, out.Until = p.Reported, p.Number, p.Since, p.Until
 	out.Behind = max(0, newest-max(0, p.Number))
 	out.Program, out.Fail, out.Problem, out.Version = p.Program, p.Fail, p.Problem, p.Version
-	out.Failing = view.Each(p.Failing, func(f record.Failure) wire.RelayFailure { return wire.RelayFailure(f) })
+	for _, f := range p.Failing {
+		out.Failing = append(out.Failing, wire.RelayFailure(f))
+	}
 	if age := now.Sub(p.Reported); age > silent && out.State == stateActive {
 		out.Problem = strings.TrimSuffix(fmt.Sprintf("nothing was heard of it for %v; %s", age.Truncate(time.Minute), p.Problem), "; ")
 	}

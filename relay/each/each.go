@@ -1,0 +1,197 @@
+// Package each runs a command for each change, in order, and keeps those for which it fails
+// until it does not: one device that the command does not like keeps no other from being
+// refused.
+package each
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// State is what outlives the program.
+type State struct {
+	// Told is the newest change that the command was run for, with all before it but those
+	// that wait in Failing.
+	Told    int64     `json:"told,omitempty"`
+	Failing []Failing `json:"failing,omitempty"`
+}
+
+// Failing is a device for which the command failed. Its changes wait, in their order; those of
+// others go on.
+type Failing struct {
+	wire.RelayFailure
+	// Says is what the command said last.
+	Says string `json:"says"`
+	// Changes are those that it was not run for; there is one at least.
+	Changes []wire.Change `json:"changes"`
+	next    time.Time
+}
+
+// Bounds of what waits.
+const (
+	maxHeld = 1024 // changes
+	// maxWait is how long a device waits at most for the next try.
+	maxWait = time.Minute
+)
+
+// Teller tells a command what happens; every field is needed.
+type Teller struct {
+	*State
+	// Run runs the command with an environment.
+	Run func(ctx context.Context, environment []string) error
+	// Timeout is how long failures may take before others wait no longer.
+	Timeout time.Duration
+	Now     func() time.Time
+}
+
+// Tell runs the command for changes that are newer than Told; they are in order, and reach up
+// to a number. An error means that nothing newer can be taken up now: the command fails for
+// more than can be kept, or its failures take too long.
+func (t Teller) Tell(ctx context.Context, changes []wire.Change, upTo int64) error {
+	var wasted time.Duration
+	for _, c := range changes {
+		if c.Number <= t.Told {
+			continue
+		}
+		if wasted > t.Timeout {
+			return fmt.Errorf("%w; it takes so long that newer changes are not enforced yet", t.Problem())
+		}
+		began := time.Now()
+		failed, err := t.tell(ctx, c)
+		if err != nil {
+			return err
+		}
+		if t.Told = c.Number; failed {
+			wasted += time.Since(began)
+		}
+	}
+	t.Told = max(t.Told, upTo)
+	return nil
+}
+
+// tell runs the command for one change, or keeps it for later.
+func (t Teller) tell(ctx context.Context, c wire.Change) (failed bool, err error) {
+	device, held := cmp.Or(c.Device, c.Serial), 0
+	for _, f := range t.Failing {
+		held += len(f.Changes)
+	}
+	if n := slices.IndexFunc(t.Failing, func(f Failing) bool { return f.Device == device }); n >= 0 {
+		if held >= maxHeld {
+			return true, fmt.Errorf("%d changes wait, and nothing newer is enforced: %w", held, t.Problem())
+		}
+		t.Failing[n].Changes = append(t.Failing[n].Changes, c)
+		return false, nil
+	}
+	err = t.Run(ctx, environment(c))
+	switch {
+	case err == nil:
+		return false, nil
+	case ctx.Err() != nil:
+		return true, ctx.Err()
+	case held >= maxHeld || len(t.Failing) >= wire.MaxRelayFailing:
+		return true, fmt.Errorf("the command fails for too many, and nothing newer is enforced: for %s (change %d, %s): %w", device, c.Number, c.Status, err)
+	}
+	f := Failing{RelayFailure: wire.RelayFailure{Device: device, Change: c.Number, Since: t.Now()}, Changes: []wire.Change{c}}
+	f.failed(err, t.Now())
+	t.Failing = append(t.Failing, f)
+	return true, nil
+}
+
+// failed puts off the next try: a second at first, half of it at random.
+func (f *Failing) failed(err error, now time.Time) {
+	f.Says = err.Error()
+	f.Times++
+	wait := min(time.Second<<min(f.Times-1, 10), maxWait)
+	f.next = now.Add(wait/2 + rand.N(wait/2))
+}
+
+// Again runs the command for those of whom it is time, until it fails; done reports whether
+// it has not for one of them.
+func (t Teller) Again(ctx context.Context) (done bool) {
+	for len(t.Failing) > 0 {
+		n := t.soonest()
+		if t.Now().Before(t.Failing[n].next) || !t.catchUp(ctx, &t.Failing[n]) {
+			break
+		}
+		t.Failing, done = slices.Delete(t.Failing, n, n+1), true
+	}
+	return done
+}
+
+// catchUp runs the command for all that waits for a device. Whose certificate has ended is let
+// in nowhere, and nobody need be told.
+func (t Teller) catchUp(ctx context.Context, f *Failing) bool {
+	for {
+		c := f.Changes[0]
+		f.Change = c.Number
+		if !c.Expires.Before(t.Now()) {
+			if err := t.Run(ctx, environment(c)); err != nil {
+				if ctx.Err() == nil {
+					f.failed(err, t.Now())
+				}
+				return false
+			}
+		}
+		if len(f.Changes) == 1 {
+			return true
+		}
+		f.Changes = f.Changes[1:]
+	}
+}
+
+// soonest is the place of the device whose turn comes first.
+func (s *State) soonest() (n int) {
+	for i, f := range s.Failing {
+		if f.next.Before(s.Failing[n].next) {
+			n = i
+		}
+	}
+	return n
+}
+
+// Due fires when it is time for Again; nil if nothing waits.
+func (t Teller) Due() <-chan time.Time {
+	if len(t.Failing) == 0 {
+		return nil
+	}
+	return time.After(t.Failing[t.soonest()].next.Sub(t.Now()))
+}
+
+// Problem says for whom the command fails; nil if for nobody.
+func (s *State) Problem() error {
+	if len(s.Failing) == 0 {
+		return nil
+	}
+	f, more := s.Failing[0], ""
+	if n := len(s.Failing) - 1; n > 0 {
+		more = fmt.Sprintf(", and for %d more", n)
+	}
+	return fmt.Errorf("the command fails for %s since %s (change %d, %s)%s: %s", f.Device, f.Since.Format(time.RFC3339), f.Change, f.Changes[0].Status, more, f.Says)
+}
+
+// Check says what cannot be in a state that was read.
+func (s *State) Check() error {
+	for _, f := range s.Failing {
+		if f.Device == "" || len(f.Changes) == 0 {
+			return fmt.Errorf("nothing waits for device %q", f.Device)
+		}
+	}
+	return nil
+}
+
+// environment is a change as commands read it.
+func environment(c wire.Change) []string {
+	serial := strings.ToUpper(c.Serial)
+	return []string{
+		fmt.Sprintf("HALLMARK_CHANGE=%d", c.Number), "HALLMARK_STATUS=" + c.Status, "HALLMARK_REASON=" + c.Reason,
+		"HALLMARK_DEVICE=" + c.Device, "HALLMARK_NAME=" + cmp.Or(c.Name, c.Device), "HALLMARK_ISSUER=" + c.Issuer, "HALLMARK_SERIAL=" + serial,
+		"HALLMARK_FINGERPRINT=" + c.Fingerprint, "HALLMARK_SUCCESSOR=" + strings.ToUpper(c.Successor),
+	}
+}

@@ -1,0 +1,123 @@
+package each
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// program is the command: it dislikes some devices, and notes what it was told.
+type program struct {
+	dislikes map[string]bool
+	takes    time.Duration // to fail
+	told     []string
+}
+
+func (p *program) run(_ context.Context, environment []string) error {
+	value := func(name string) string {
+		n := slices.IndexFunc(environment, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+		return strings.TrimPrefix(environment[n], name+"=")
+	}
+	if p.dislikes[value("HALLMARK_DEVICE")] {
+		time.Sleep(p.takes)
+		return errors.New("no good")
+	}
+	p.told = append(p.told, value("HALLMARK_CHANGE")+" "+value("HALLMARK_DEVICE"))
+	return nil
+}
+
+func change(number int64, device string) wire.Change {
+	return wire.Change{Number: number, Device: device, Status: wire.StatusHold, Expires: time.Now().Add(time.Hour)}
+}
+
+// The changes of a device that fails wait in their order, and reach it as soon as they can; what
+// others are told does not wait, and nobody is told twice.
+func TestWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{dislikes: map[string]bool{"b": true}}
+		tell := Teller{State: &State{Told: 1}, Run: p.run, Timeout: time.Second, Now: time.Now}
+		all := []wire.Change{change(1, "a"), change(2, "b"), change(3, "a"), change(4, "b"), change(5, "c")}
+		for range 2 {
+			if err := tell.Tell(t.Context(), all, 7); err != nil || tell.Told != 7 {
+				t.Fatalf("told up to %d: %v", tell.Told, err)
+			}
+		}
+		if got := strings.Join(p.told, ", "); got != "3 a, 5 c" {
+			t.Errorf("told: %s", got)
+		}
+		began := time.Now()
+		for range 12 {
+			<-tell.Due()
+			if tell.Again(t.Context()) {
+				t.Fatal("it has not failed again")
+			}
+		}
+		if f := tell.Failing[0]; f.Device != "b" || f.Change != 2 || f.Times != 13 || !f.Since.Equal(began) || len(f.Changes) != 2 {
+			t.Errorf("failing: %+v", f)
+		}
+		if took := time.Since(began); took < 3*time.Minute || took > 12*time.Minute {
+			t.Errorf("twelve tries within %v", took)
+		}
+		p.dislikes["b"] = false
+		<-tell.Due()
+		if !tell.Again(t.Context()) || tell.Problem() != nil || tell.Due() != nil {
+			t.Errorf("after the repair: %v", tell.Problem())
+		}
+		if got := strings.Join(p.told[2:], ", "); got != "2 b, 4 b" {
+			t.Errorf("told then: %s", got)
+		}
+	})
+}
+
+// Nobody need be told of a certificate that has ended.
+func TestEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{dislikes: map[string]bool{"b": true}}
+		tell := Teller{State: &State{}, Run: p.run, Timeout: time.Second, Now: time.Now}
+		if err := tell.Tell(t.Context(), []wire.Change{change(2, "b")}, 2); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		if !tell.Again(t.Context()) || len(tell.Failing) != 0 {
+			t.Errorf("failing: %+v", tell.Failing)
+		}
+	})
+}
+
+// What waits has a bound, and so has the time that failures take; what is beyond is not told,
+// and not said to be.
+func TestBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{dislikes: map[string]bool{"b": true}}
+		tell := Teller{State: &State{}, Run: p.run, Timeout: time.Second, Now: time.Now}
+		var all []wire.Change
+		for n := range int64(2 * maxHeld) {
+			all = append(all, change(n+1, "b"))
+		}
+		if err := tell.Tell(t.Context(), all, 2*maxHeld); err == nil || tell.Told != maxHeld || len(tell.Failing[0].Changes) != maxHeld {
+			t.Errorf("told up to %d: %v", tell.Told, err)
+		}
+
+		p, all = &program{dislikes: map[string]bool{}}, nil
+		tell.State, tell.Run = &State{}, p.run
+		for n := range int64(wire.MaxRelayFailing + 5) {
+			device := fmt.Sprint("d", n)
+			p.dislikes[device] = true
+			all = append(all, change(n+1, device))
+		}
+		if err := tell.Tell(t.Context(), all, 1000); err == nil || tell.Told != wire.MaxRelayFailing || len(tell.Failing) != wire.MaxRelayFailing {
+			t.Errorf("told up to %d: %v", tell.Told, err)
+		}
+		tell.State, p.takes = &State{}, 400*time.Millisecond
+		if err := tell.Tell(t.Context(), all, 1000); err == nil || tell.Told != 3 {
+			t.Errorf("told up to %d: %v", tell.Told, err)
+		}
+	})
+}
