@@ -211,7 +211,7 @@ func TestEachFails(t *testing.T) {
 	}
 	fails := func(times int64) wire.RelayFailure {
 		t.Helper()
-		newest := s.newest()
+		newest := s.Newest()
 		p.await("what fails is reported, and the rest as enforced", func() bool {
 			r := p.last()
 			return r.Number == newest && len(r.Failing) == 1 && r.Failing[0].Times >= times && strings.Contains(r.Problem, "the command fails for default:"+ids[1]+" since ")
@@ -222,8 +222,8 @@ func TestEachFails(t *testing.T) {
 	if first.Device != "default:"+ids[1] || first.Since.IsZero() || count(0, "hold") != 1 || count(2, "hold") != 1 {
 		t.Errorf("reported: %+v; each: %q", first, p.read(p.etc+"/each"))
 	}
-	s.restore(ids[1])
-	s.restore(ids[0])
+	s.Restore(ids[1])
+	s.Restore(ids[0])
 	if again := fails(first.Times); again.Change != first.Change || !again.Since.Equal(first.Since) || count(0, "good") != 1 || count(1, "good") != 0 {
 		t.Errorf("reported: %+v, before %+v; each: %q", again, first, p.read(p.etc+"/each"))
 	}
@@ -257,11 +257,11 @@ func TestEachFailsForAll(t *testing.T) {
 		ids = append(ids, id)
 	}
 	for _, id := range ids {
-		s.suspend(id)
+		s.Suspend(id)
 	}
 	p.troubled("nothing newer is enforced")
-	if r := p.last(); r.Number >= s.newest() || len(r.Failing) != wire.MaxRelayFailing {
-		t.Errorf("reported: change %d of %d, %d fail", r.Number, s.newest(), len(r.Failing))
+	if r := p.last(); r.Number >= s.Newest() || len(r.Failing) != wire.MaxRelayFailing {
+		t.Errorf("reported: change %d of %d, %d fail", r.Number, s.Newest(), len(r.Failing))
 	}
 	write(t, p.etc+"/repaired", "")
 	p.enforced()
