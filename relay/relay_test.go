@@ -227,10 +227,13 @@ func TestEachFails(t *testing.T) {
 	if again := fails(first.Times); again.Change != first.Change || !again.Since.Equal(first.Since) || count(0, "good") != 1 || count(1, "good") != 0 {
 		t.Errorf("reported: %+v, before %+v; each: %q", again, first, p.read(p.etc+"/each"))
 	}
-	p.await("it is tried again", func() bool { return count(1, "hold") > 2 })
+	p.await("it is tried again", func() bool {
+		st, err := ReadStatus(p.dir, time.Now())
+		return err == nil && len(st.Failing) == 1 && st.Failing[0].Times > 2
+	})
 	stop()
 	st, err := ReadStatus(p.dir, time.Now())
-	if err != nil || len(st.Failing) != 1 || st.Failing[0].Times < 3 || !strings.Contains(st.Problem, "the command fails for") {
+	if err != nil || len(st.Failing) != 1 || count(1, "hold") < 3 || !strings.Contains(st.Problem, "the command fails for") {
 		t.Errorf("status: %+v, %v", st, err)
 	}
 	p.run()
