@@ -145,6 +145,35 @@ func TestSameChipAfterPowerCut(t *testing.T) {
 	}
 }
 
+func TestSetupWithTools(t *testing.T) {
+	base := t.TempDir()
+	authority := filepath.Join(base, "authority")
+	dir, err := os.MkdirTemp("", "tpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := SetupWithTools(authority, dir); err != nil {
+		t.Fatal(err)
+	}
+	tpm, err := Run(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tpm.Kill)
+	root, intermediate, err := toolsAuthorities(authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range []string{"0x01C00002", "0x01C00016"} {
+		leaf, err := x509.ParseCertificate(readNV(t, tpm, index))
+		if err != nil {
+			t.Fatal(err)
+		}
+		chains(t, leaf, root, intermediate, time.Now()) // the tools know no other time
+	}
+}
+
 func TestRunSaysWhatIsWrong(t *testing.T) {
 	if _, err := Run(filepath.Join(t.TempDir(), strings.Repeat("x", socketLimit))); err == nil || !strings.Contains(err.Error(), "shorter folder") {
 		t.Errorf("long path: %v", err)
