@@ -439,8 +439,6 @@ func TestLotAtOnce(t *testing.T) {
 	wantProblem(t, refused[0], wire.CodeApproval)
 }
 
-// TestDisabledOperatorsJob: what a disabled operator asked for is neither approved nor
-// gone on with.
 // TestSlowLists: whoever ends a device waits for its list, and nobody else does.
 func TestSlowLists(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
@@ -486,6 +484,8 @@ func TestSlowLists(t *testing.T) {
 	}
 }
 
+// TestDisabledOperatorsJob: what a disabled operator asked for is neither approved nor
+// gone on with.
 func TestDisabledOperatorsJob(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	h.fleet("w47", 3)

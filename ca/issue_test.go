@@ -157,7 +157,6 @@ func TestIssueAtOnce(t *testing.T) {
 	}
 }
 
-// TestShards: no more certificates name a shard than its capacity, and no number twice.
 // TestWaitingEnds: who waits for another's certificate need not wait longer than asked.
 func TestWaitingEnds(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
@@ -199,6 +198,7 @@ func (s slow) Sign(prepared *x509.Certificate) ([]byte, error) {
 	return s.CAS.Sign(prepared)
 }
 
+// TestShards: no more certificates name a shard than its capacity, and no number twice.
 func TestShards(t *testing.T) {
 	store := newStore(t)
 	count := map[int64]int{}

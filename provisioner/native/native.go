@@ -29,7 +29,7 @@ type Config struct {
 	Bundle func() (wire.SignedBundle, int64)
 	// Since gives the bundles that follow a number (ca/trust.Service.Since).
 	Since func(after int64) wire.TrustSteps
-	// SignTime signs a nonce with the time (ca/trust.TimeSigner).
+	// SignTime signs a nonce with the time (ca/trust.Service.SignTime).
 	SignTime func(nonce []byte, now time.Time) (wire.TimeAnswer, error)
 	// NonceMode: a proxy ends TLS. Then the exporter binds nothing, client certificates
 	// of the connection and forwarded-certificate headers are ignored, and the device

@@ -164,7 +164,7 @@ func cells(values []string) string {
 	return strings.Join(values, "\t")
 }
 
-// listOptions are the flags of a listing; limit 0 means everything.
+// ListFlags are the flags of a listing; limit 0 means everything.
 func ListFlags(c *cobra.Command) (asJSON *bool, limit *int) {
 	return JSONFlag(c), c.Flags().Int("limit", 0, "print at most this many rows (default all)")
 }
