@@ -47,7 +47,7 @@ func (disk) Mkdir(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(handOver(made), made.Close())
+	return errors.Join(durable.HandOver(made), made.Close())
 }
 
 func (disk) Create(path string, mode os.FileMode) (interface {
@@ -63,24 +63,11 @@ func create(path string, flags int, mode os.FileMode) (*os.File, error) {
 	if err != nil || os.Geteuid() != 0 {
 		return f, err
 	}
-	if err := handOver(f); err != nil {
+	if err := durable.HandOver(f); err != nil {
 		f.Close()
 		return nil, errors.Join(err, os.Remove(path))
 	}
 	return f, nil
-}
-
-// handOver gives what root has just made to the owner of the folder that it is in.
-func handOver(made *os.File) error {
-	folder, err := os.Stat(filepath.Dir(made.Name()))
-	if err != nil {
-		return err
-	}
-	owner, ok := folder.Sys().(*syscall.Stat_t)
-	if !ok || owner.Uid == 0 {
-		return nil
-	}
-	return made.Chown(int(owner.Uid), int(owner.Gid))
 }
 
 func (disk) Symlink(target, path string) error { return os.Symlink(target, path) }

@@ -8,18 +8,46 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Replace puts a file with contents and a mode where another may be. If it fails the old
 // one stands, and nothing is left beside it.
 func Replace(path string, contents []byte, mode fs.FileMode) error {
+	return replace(path, contents, mode, func(*os.File) error { return nil })
+}
+
+// ReplaceForOwner is Replace for a file that a service goes on with: what root makes belongs
+// to the owner of the folder.
+func ReplaceForOwner(path string, contents []byte, mode fs.FileMode) error {
+	return replace(path, contents, mode, HandOver)
+}
+
+// HandOver gives a file that was just made to the owner of its folder, if the process is
+// root's: root may help by hand, and the service with a user of its own must read it.
+func HandOver(made *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	folder, err := os.Stat(filepath.Dir(made.Name()))
+	if err != nil {
+		return err
+	}
+	owner, ok := folder.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return nil
+	}
+	return made.Chown(int(owner.Uid), int(owner.Gid))
+}
+
+func replace(path string, contents []byte, mode fs.FileMode, handOver func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // fails once it is renamed
 	_, err = f.Write(contents)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, f.Chmod(mode), handOver(f), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

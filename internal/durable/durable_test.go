@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -44,5 +45,33 @@ func TestCreateReplacesNothing(t *testing.T) {
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != "first" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// What root makes for a service belongs to the owner of the folder, who reads it; what
+// anybody else makes is his own.
+func TestReplaceForOwner(t *testing.T) {
+	dir, owner := t.TempDir(), os.Geteuid()
+	if owner == 0 {
+		owner = 65534
+	}
+	if err := os.Chown(dir, owner, -1); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		replace func(string, []byte, fs.FileMode) error
+		want    int
+	}{"for the owner": {ReplaceForOwner, owner}, "for oneself": {Replace, os.Geteuid()}} {
+		path := filepath.Join(dir, "f")
+		if err := c.replace(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != c.want || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: of user %d, mode %v; want user %d", name, uid, info.Mode(), c.want)
+		}
 	}
 }

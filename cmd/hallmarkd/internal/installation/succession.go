@@ -84,7 +84,7 @@ func (s Succession) Write(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	return durable.Replace(TrustFile(c, successionFile), append(text, '\n'), 0o600)
+	return durable.ReplaceForOwner(TrustFile(c, successionFile), append(text, '\n'), 0o600)
 }
 
 // Next names the issuer that a line's next successor will be.

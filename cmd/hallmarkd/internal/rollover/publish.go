@@ -142,10 +142,10 @@ func install(in *installation.Installation, before, after []byte, next wire.Bund
 	if err := os.MkdirAll(filepath.Dir(earlier), 0o700); err != nil {
 		return err
 	}
-	if err := durable.Replace(earlier, before, 0o600); err != nil {
+	if err := durable.ReplaceForOwner(earlier, before, 0o600); err != nil {
 		return err
 	}
-	return durable.Replace(in.Config.Trust.Bundle, after, 0o600)
+	return durable.ReplaceForOwner(in.Config.Trust.Bundle, after, 0o600)
 }
 
 // anchors writes the roots that relying parties and operators are given, if the files say
@@ -164,7 +164,7 @@ func anchors(in *installation.Installation, b wire.Bundle) error {
 		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, text) {
 			continue
 		}
-		if err := durable.Replace(path, text, 0o644); err != nil {
+		if err := durable.ReplaceForOwner(path, text, 0o644); err != nil {
 			return err
 		}
 	}

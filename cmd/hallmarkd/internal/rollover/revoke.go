@@ -128,7 +128,7 @@ func names(list *x509.RevocationList, issuer *x509.Certificate) bool {
 }
 
 func replaceList(in *installation.Installation, root string, list []byte) error {
-	return durable.Replace(filepath.Join(in.Config.Trust.Roots, root+".crl"), list, 0o600)
+	return durable.ReplaceForOwner(filepath.Join(in.Config.Trust.Roots, root+".crl"), list, 0o600)
 }
 
 // listed is the event of an issuer that its root's list names from now on.

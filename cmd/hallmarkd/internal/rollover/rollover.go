@@ -75,7 +75,7 @@ func WriteFile(p *trust.Proposal, path string) error {
 	if err != nil {
 		return err
 	}
-	return durable.Replace(path, text, 0o644)
+	return durable.ReplaceForOwner(path, text, 0o644)
 }
 
 // draft is what the next bundle is to be: the proposal's or, if there is none, the one in
@@ -292,7 +292,7 @@ func found(in *installation.Installation, name, rootOut string, now time.Time) (
 		filepath.Join(in.Config.Trust.Roots, root+".crt"):   f.Root.Raw,
 		filepath.Join(in.Config.Trust.Roots, root+".crl"):   f.RootCRL,
 	} {
-		if err := durable.Replace(path, contents, 0o600); err != nil {
+		if err := durable.ReplaceForOwner(path, contents, 0o600); err != nil {
 			return ca.Founded{}, err
 		}
 	}

@@ -170,7 +170,11 @@ func (j *journal) open(at place) error {
 		if err != nil {
 			return err
 		}
-		if err := durable.SyncDir(filepath.Dir(path)); err != nil {
+		err = durable.SyncDir(filepath.Dir(path))
+		if at.size == 0 && err == nil {
+			err = durable.HandOver(f)
+		}
+		if err != nil {
 			f.Close()
 			return err
 		}
