@@ -155,6 +155,13 @@ func TestTickets(t *testing.T) {
 	if verbs := h.events("operator:anna"); verbs[0] != "operator.refused" {
 		t.Errorf("a refused change is written down; the newest of anna's is %q", verbs[0])
 	}
+	h.device(record.DefaultModel, record.DefaultLot, "SN-9")
+	_, err = h.anna.Revoke(ctx, "SN-9", wire.StatusRequest{Reason: "superseded"})
+	check(t, err)
+	_, err = h.anna.CreateTickets(ctx, wire.NewTickets{For: []wire.TicketFor{{Serial: "SN-8"}, {Serial: "sn-9"}}})
+	if p := wantProblem(t, err, wire.CodeRevoked); !strings.Contains(p.Hint, "hallmark device lift default:SN-9") {
+		t.Errorf("hint: %s", p.Hint)
+	}
 }
 
 func TestDevices(t *testing.T) {

@@ -263,6 +263,9 @@ func (s *Service) createTickets(ctx context.Context, c *gate.Call) (any, error) 
 		tickets[i] = t
 		answer.Tickets[i] = s.permission(wire.KindTicket, t.ID, s.DeviceServer)
 	}
+	if err := s.mayEnrol(ctx, lot, tickets); err != nil {
+		return nil, err
+	}
 	e := c.Event("ticket.created", lot)
 	e.Detail["count"], e.Detail["expires"] = strconv.Itoa(number), answer.Expires.UTC().Format(time.RFC3339)
 	if number == 1 {
@@ -273,6 +276,28 @@ func (s *Service) createTickets(ctx context.Context, c *gate.Call) (any, error) 
 		err = gate.Refuse(http.StatusConflict, wire.CodeLotClosed, "hallmark lot create makes a new one", "the lot %q is closed", lot)
 	}
 	return answer, gate.Absent(err, "hallmark lot list shows those there are", "there is no lot %q", lot)
+}
+
+// mayEnrol refuses tickets for devices that were revoked: the tombstone would keep each from
+// enrolling, and only at the line would anybody notice. A lot that is not there is not its matter.
+func (s *Service) mayEnrol(ctx context.Context, lot string, tickets []record.Ticket) error {
+	l, err := s.Store.Lot(ctx, lot)
+	if errors.Is(err, record.ErrNotFound) {
+		return nil
+	}
+	for _, t := range tickets {
+		if err != nil || t.Serial == "" {
+			continue
+		}
+		var found []record.Device
+		found, err = s.Store.DevicesNamed(ctx, l.Model, t.Serial)
+		for _, d := range found {
+			if d.State == record.StateRevoked {
+				return gate.Refuse(http.StatusConflict, wire.CodeRevoked, "if it may come back after all, two operators lift that: hallmark device lift "+d.Name(), "%s was revoked, and could not enrol", d.Name())
+			}
+		}
+	}
+	return err
 }
 
 // bind ties a ticket to a serial number, to a TPM or to both.

@@ -79,7 +79,8 @@ func difference(got, want []byte) error {
 	for n < len(got) && n < len(want) && got[n] == want[n] {
 		n++
 	}
-	return fmt.Errorf("from byte %d of its signed part on it is %x, not %x", n, got[n:], want[n:])
+	const shown = 16 // the rest is in the record, or in the certificate
+	return fmt.Errorf("from byte %d of its signed part on it is %x…, not %x…", n, got[n:min(n+shown, len(got))], want[n:min(n+shown, len(want))])
 }
 
 // CheckSignature verifies that the issuer's certificate, a CA's with keyCertSign,

@@ -69,6 +69,9 @@ func List(value string) []string {
 }
 
 func checkServer(text string) error {
+	if len(List(text)) == 0 {
+		return fmt.Errorf("%q names no server", text)
+	}
 	for _, server := range List(text) {
 		if _, err := wire.ServerURL(server); err != nil {
 			return err

@@ -40,6 +40,15 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// What was meant to name servers names one at least.
+func TestServers(t *testing.T) {
+	for text, good := range map[string]bool{"https://a": true, "https://a, https://b:1": true, ",": false, " , ": false, "https://a,b": false} {
+		if err := checkServer(text); (err == nil) != good {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // Whatever is in the file, reading it ends, and what is taken is named.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("state = a\n[proxy]\nlisten = unix:/a\nto = b:1\n"))

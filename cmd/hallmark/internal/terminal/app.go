@@ -49,8 +49,20 @@ func (a *App) Settings() (path string, err error) {
 	return filepath.Join(base, "hallmark", client.SettingsFile), nil
 }
 
-// Open is a client for a command that only looks.
+// Open is a client for a command that only looks. Who looks at a terminal sees where.
 func (a *App) Open(c *cobra.Command) (*client.Client, error) {
+	cl, err := a.load(c)
+	if err == nil && Interactive(c.ErrOrStderr()) {
+		saying(c, cl)
+	}
+	return cl, err
+}
+
+func saying(c *cobra.Command, cl *client.Client) {
+	fmt.Fprintf(c.ErrOrStderr(), "hallmark: %s as %s\n", cl.Server(), Printable(cl.Operator(), false))
+}
+
+func (a *App) load(c *cobra.Command) (*client.Client, error) {
 	path, err := a.Settings()
 	if err != nil {
 		return nil, err
@@ -64,9 +76,9 @@ func (a *App) Open(c *cobra.Command) (*client.Client, error) {
 
 // Change is a client for a command that changes something: it says where and as whom.
 func (a *App) Change(c *cobra.Command) (*client.Client, error) {
-	cl, err := a.Open(c)
+	cl, err := a.load(c)
 	if err == nil {
-		fmt.Fprintf(c.ErrOrStderr(), "hallmark: %s as %s\n", cl.Server(), Printable(cl.Operator(), false))
+		saying(c, cl)
 	}
 	return cl, err
 }
