@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
@@ -119,7 +120,7 @@ type ecPrivateKey struct {
 var p256 = []byte("\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07")
 
 // Open reads a key from a file that nobody but its owner, who is the caller, or root, can
-// read or write.
+// read or write. Root also reads that of the owner of its folder, in whose place it helps by hand.
 func Open(path string) (*File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	switch {
@@ -141,7 +142,7 @@ func Open(path string) (*File, error) {
 	case mode.Perm()&0o077 != 0:
 		return nil, &Error{Kind: ErrUnsafe, Detail: fmt.Sprintf("the key file %s has mode %04o: others can use the key", path, mode.Perm()),
 			Hint: "if nobody has, run: chmod 0600 " + path + "; otherwise tell an administrator"}
-	case owner != 0 && int(owner) != os.Geteuid():
+	case owner != 0 && int(owner) != os.Geteuid() && (os.Geteuid() != 0 || owner != ownerOf(filepath.Dir(path))):
 		return nil, &Error{Kind: ErrUnsafe, Detail: fmt.Sprintf("the key file %s belongs to user %d, who could replace it", path, owner),
 			Hint: "run as that user, or change its owner"}
 	}
@@ -150,6 +151,15 @@ func Open(path string) (*File, error) {
 		return nil, &Error{Kind: ErrMissing, Detail: "cannot read the key file", cause: err}
 	}
 	return Parse(text)
+}
+
+// ownerOf is whose a folder is; root's if that is not known.
+func ownerOf(folder string) uint32 {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return 0
+	}
+	return info.Sys().(*syscall.Stat_t).Uid
 }
 
 // Create makes a key in a new file, mode 0600, or opens the one that is there: a power
@@ -162,7 +172,7 @@ func Create(path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.Replace(path, k.text, 0o600); err != nil {
+	if err := durable.ReplaceForOwner(path, k.text, 0o600); err != nil {
 		return nil, fmt.Errorf("writing the key file: %w", err)
 	}
 	return k, nil

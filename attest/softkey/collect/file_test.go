@@ -10,7 +10,10 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -66,6 +69,36 @@ func TestKeyFilesOfOtherKinds(t *testing.T) {
 		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != ErrMalformed {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A key that root makes in an agent's folder is the agent's, and root may go on with it;
+// a key that another user could replace is nobody's.
+func TestKeyFilesOfAnAgent(t *testing.T) {
+	t.Parallel()
+	folder, agent := t.TempDir(), os.Geteuid()
+	if agent == 0 {
+		agent = 65534
+	}
+	path := filepath.Join(folder, "key")
+	if err := os.Chown(folder, agent, -1); err != nil {
+		t.Fatal(err)
+	}
+	made := must[*File](t)(Create(path))
+	if owner := must[os.FileInfo](t)(os.Stat(path)).Sys().(*syscall.Stat_t).Uid; int(owner) != agent {
+		t.Errorf("it belongs to user %d, not %d", owner, agent)
+	}
+	if again := must[*File](t)(Open(path)); !again.Equal(made.PrivateKey) {
+		t.Error("another key")
+	}
+	if os.Geteuid() != 0 {
+		return // nobody else can give files away
+	}
+	if err := os.Chown(path, agent-1, -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, ErrUnsafe) {
+		t.Errorf("another user's: %v", err)
 	}
 }
 
