@@ -227,8 +227,8 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 	}
 	log.Info("stopping")
 	hangUp()
-	for _, socket := range sockets {
-		socket.Close()
+	for _, l := range limits {
+		l.Close()
 	}
 	h.fresh.settle(limits)
 	err = errors.Join(err, shutdown(servers))
@@ -376,17 +376,31 @@ type limit struct {
 	hosts   map[netip.Prefix]int
 	refuse  func()        // closes refused
 	refused chan struct{} // closed when the socket gives no more, and all that it gave are being served
+	close   func()        // closes closing
+	closing chan struct{} // closed when nothing more is wanted of the socket
 }
 
 func newLimit(socket net.Listener, places int) *limit {
-	l := &limit{Listener: socket, places: make(chan struct{}, places), perHost: places / hostShare, hosts: map[netip.Prefix]int{}, refused: make(chan struct{})}
+	l := &limit{Listener: socket, places: make(chan struct{}, places), perHost: places / hostShare, hosts: map[netip.Prefix]int{}, refused: make(chan struct{}), closing: make(chan struct{})}
 	l.refuse = sync.OnceFunc(func() { close(l.refused) })
+	l.close = sync.OnceFunc(func() { close(l.closing) })
 	return l
+}
+
+// Close ends Accept, also where no place is free.
+func (l *limit) Close() error {
+	l.close()
+	return l.Listener.Close()
 }
 
 func (l *limit) Accept() (net.Conn, error) {
 	for {
-		l.places <- struct{}{}
+		select {
+		case l.places <- struct{}{}:
+		case <-l.closing:
+			l.refuse()
+			return nil, net.ErrClosed
+		}
 		c, err := l.Listener.Accept()
 		if err != nil {
 			<-l.places

@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -355,7 +354,8 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &limit{Listener: inner, places: make(chan struct{}, 2), perHost: 3, hosts: map[netip.Prefix]int{}}
+	l := newLimit(inner, 2)
+	l.perHost = 3
 	defer l.Close()
 	accepted := make(chan net.Conn)
 	go func() {
