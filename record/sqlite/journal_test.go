@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/recordtest"
@@ -43,6 +44,53 @@ func TestStoreWithJournal(t *testing.T) {
 			return &replayed{Store: s, t: t, name: name}, nil
 		},
 	})
+}
+
+// TestRestoreOverAnUpgrade: the backup is of the program before, and its journal goes on
+// under this one's schema.
+func TestRestoreOverAnUpgrade(t *testing.T) {
+	dir, ctx := t.TempDir(), t.Context()
+	path, backup, folder := dir+"/db", dir+"/backup", dir+"/journal"
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, err := os.ReadFile("internal/migrations/0016_schema.sql")
+	must(err)
+	must(os.WriteFile(path, nil, 0o600))
+	must(engine.Migrate(ctx, path, fstest.MapFS{"0016_schema.sql": {Data: first}}, 0x48414C4D, true))
+	before, err := engine.Open(ctx, path, folder)
+	must(err)
+	run := func(sql string, args ...any) {
+		t.Helper()
+		must(before.Write(ctx, func(c *engine.Conn) error {
+			n, err := c.Exec(sql, args...)
+			if err == nil && n != 1 {
+				err = fmt.Errorf("%d rows", n)
+			}
+			return err
+		}))
+	}
+	run("INSERT INTO operators (name, kind, created) VALUES ('broker', 'relying-party', 1)")
+	must(before.Snapshot(ctx, backup))
+	run(`INSERT INTO enforcements (party, number, since, reported, formats, program, fail, until, problem, version)
+		VALUES ('broker', 1, 1, 1, 'crl', 'mosquitto', 'open', 2, '', '1')`)
+	before.Close()
+
+	o := options
+	o.Journal = folder
+	after, err := Open(ctx, path, o)
+	must(err)
+	must(after.Report(ctx, "broker", record.Enforcement{Number: 2, Reported: recordtest.Now, Fail: "open", Failing: []record.Failure{{Device: "lamp:SN-1", Change: 2, Times: 1}}}))
+	must(after.Close())
+
+	_, err = journal.Recover(ctx, backup, folder)
+	must(err)
+	if got, want := dump(t, backup), dump(t, path); got != want {
+		t.Errorf("the replay is not the store:\n%s", difference(got, want))
+	}
 }
 
 // replayed compares when it is closed.

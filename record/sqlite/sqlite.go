@@ -5,7 +5,7 @@
 // runs each in a savepoint of one transaction, and answers them after the COMMIT, so
 // that thirty-two callers pay for one fsync and a verb that fails undoes only itself
 // (internal/engine). Readers have connections of their own and see the last commit. What
-// must hold is also said in the schema (migrations/), so that a second process
+// must hold is also said in the schema (internal/migrations), so that a second process
 // working on the same file is held to it as well.
 //
 // A new capability of the record is a package under internal/, which keeps its rows (New),
@@ -17,7 +17,6 @@ package sqlite
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,18 +34,13 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/grants"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/inventory"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/job"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/migrations"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/relying"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// applicationID marks the file as ours (PRAGMA application_id): "HALM".
-const applicationID = 0x48414C4D
 
 // Options is what a store is given from outside.
 type Options struct {
@@ -140,11 +134,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 }
 
 func open(ctx context.Context, path string, o Options, fresh bool) (*Store, error) {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
-	}
-	if err := engine.Migrate(ctx, path, files, applicationID, fresh); err != nil {
+	if err := migrations.Up(ctx, path, fresh); err != nil {
 		return nil, err
 	}
 	db, err := engine.Open(ctx, path, o.Journal)

@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/migrations"
 )
 
 // ErrUnfit means that a journal does not continue a snapshot: it is another's, or lacks
@@ -16,9 +17,13 @@ var ErrUnfit = engine.ErrJournal
 type Recovered = engine.Replayed
 
 // Recover brings a snapshot, which nobody has open, to where its journal ends: every
-// verb that was ever answered is in it then. All or nothing; ErrUnfit if the journal
-// is another's or lacks a part. The record goes on in a new segment.
+// verb that was ever answered is in it then. All or nothing of that; ErrUnfit if the journal
+// is another's or lacks a part. The record goes on in a new segment, under this program's
+// schema: the backup may be of the program before.
 func Recover(ctx context.Context, path, journal string) (Recovered, error) {
+	if err := migrations.Up(ctx, path, false); err != nil {
+		return Recovered{}, err
+	}
 	return engine.Replay(ctx, path, journal)
 }
 

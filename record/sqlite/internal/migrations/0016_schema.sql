@@ -1,7 +1,7 @@
--- The schema. All that came before the first release is merged in here (hence the number); from
--- then on a change is another file. Times are microseconds since 1970, UTC; NULL is a time that has
--- not come. Text that is not there is '' but where a constraint or an index needs
--- NULL. Big blobs stand last in their row, so that reading the rest skips them.
+-- The schema. Steps that came before are merged in here (hence the number); from now on a
+-- change is another file. Times are microseconds since 1970, UTC; NULL is a time that has not
+-- come. Text that is not there is '' but where a constraint or an index needs NULL. Big
+-- blobs stand last in their row, so that reading the rest skips them.
 
 -- +goose Up
 
