@@ -19,6 +19,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/proxy"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/program"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -225,6 +226,11 @@ func open(c *cobra.Command, getenv func(string) string) (file, error) {
 	f, err := parse(text)
 	if err != nil {
 		return file{}, fmt.Errorf("%s:%w", path, err)
+	}
+	if name := f.runs(); name != "" {
+		if err := program.Safe(path); err != nil {
+			return file{}, fmt.Errorf("%s: what %s names: %w", path, name, err)
+		}
 	}
 	f.path = path
 	return f, nil

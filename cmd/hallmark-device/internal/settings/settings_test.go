@@ -1,8 +1,12 @@
 package settings
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 func TestParse(t *testing.T) {
@@ -36,6 +40,29 @@ func TestParse(t *testing.T) {
 	} {
 		if _, err := parse([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
+// Who may write a file of settings must not have programs run by it.
+func TestFilesOfOthers(t *testing.T) {
+	t.Parallel()
+	for text, runs := range map[string]bool{
+		"key = external:/bin/signer": true, "serial-from = cmd:dmidecode": true, "hooks = /etc/hooks.d": true,
+		"key = file": false, "serial-from = dmi": false, "state = /a": false,
+	} {
+		path := filepath.Join(t.TempDir(), "device.conf")
+		for mode, others := range map[os.FileMode]bool{0o600: false, 0o644: false, 0o664: true, 0o646: true} {
+			if err := os.WriteFile(path, []byte(text+"\n"), mode); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(path, mode); err != nil { // whatever the umask
+				t.Fatal(err)
+			}
+			_, err := open(&cobra.Command{}, func(string) string { return path })
+			if refused := err != nil; refused != (runs && others) {
+				t.Errorf("%q with mode %v: %v", text, mode, err)
+			}
 		}
 	}
 }
