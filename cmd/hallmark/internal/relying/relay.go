@@ -15,6 +15,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/program"
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/relay"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -132,7 +133,8 @@ relay.yaml in the folder.`,
 	return c
 }
 
-// complete takes what flags did not say from relay.yaml.
+// complete takes what flags did not say from relay.yaml. Commands are not taken from a file
+// that others may write: they would act as the relay, which is root's mostly.
 func (o *options) complete(dir string) error {
 	path := filepath.Join(dir, optionsFile)
 	text, err := os.ReadFile(path)
@@ -142,6 +144,9 @@ func (o *options) complete(dir string) error {
 	var file options
 	if err == nil {
 		err = yaml.UnmarshalWithOptions(text, &file, yaml.Strict())
+	}
+	if err == nil && file.Reload+file.Each != "" {
+		err = program.Safe(path)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
