@@ -21,8 +21,10 @@ import (
 )
 
 const (
-	// listTimeout bounds the fetching of a list, whose visitor waits meanwhile.
-	listTimeout = 5 * time.Second
+	// listTimeout bounds the fetching of a list, whose visitors wait meanwhile; failedTimeout
+	// how long they wait where a server did not answer the last time.
+	listTimeout   = 5 * time.Second
+	failedTimeout = time.Second
 	// maxList bounds a list, in bytes: a shard of 65,536 certificates, all revoked. maxHeader
 	// bounds what comes before it.
 	maxList   = 4 << 20
@@ -31,7 +33,8 @@ const (
 	// answer.
 	listAge    = 5 * time.Minute
 	failureAge = time.Minute
-	// maxLists bounds how many are kept, 6 MB each at most: a visitor names one, its CA another.
+	// maxLists bounds how many are kept, 6 MB each at most, and how many are fetched at once: a
+	// visitor names one, its CA another.
 	maxLists = 4
 	// skew is by how much another clock may be ahead.
 	skew = 5 * time.Minute
@@ -42,10 +45,12 @@ var errNoList = errors.New("the certificate names no CRL")
 
 // Lists knows which certificates were revoked: it asks for the CRLs that they name, and
 // keeps them for a while. The zero value knows none yet. It may be used from several
-// goroutines; one fetches at a time.
+// goroutines; whoever needs the same list waits for the same fetch, and for a server that
+// failed before hardly at all.
 type Lists struct {
 	mu    sync.Mutex
 	known map[string]*list // by URL and issuer
+	busy  int              // fetches that go on
 	told  time.Time
 }
 
@@ -66,6 +71,8 @@ type list struct {
 	until   time.Time
 	number  *big.Int
 	revoked map[string]bool // serial numbers
+	// fetching is closed when the fetch that goes on has ended; nil if none does.
+	fetching chan struct{}
 }
 
 // revoked reports whether issuer has revoked a certificate, as of now. An error means that
@@ -77,34 +84,15 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 	}
 	url := c.CRLDistributionPoints[i]
 	key := url + "\n" + string(issuer.Raw) // another CA that names the same place has not signed the same list
+	have, fetched, patience := l.ask(key, url, issuer, now)
+	if patience > 0 {
+		select {
+		case <-fetched:
+		case <-time.After(patience):
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	have := l.known[key]
-	age := listAge
-	if have != nil && have.err != nil {
-		age = failureAge
-	}
-	if have == nil || time.Since(have.asked) > age {
-		fresh := &list{}
-		if err := fresh.fetch(url, issuer, now); err != nil {
-			if have == nil {
-				have = fresh
-			}
-			have.err = err // what was known stays
-		} else if have != nil && have.number != nil && fresh.number.Cmp(have.number) < 0 {
-			have.err = errors.New("an older CRL than before: somebody in between repeats old answers")
-		} else {
-			have = fresh
-		}
-		have.asked = time.Now()
-		if l.known[key] == nil && len(l.known) >= maxLists {
-			clear(l.known)
-		}
-		if l.known == nil {
-			l.known = map[string]*list{}
-		}
-		l.known[key] = have
-	}
 	switch {
 	case have.revoked[string(c.SerialNumber.Bytes())]: // also by a list that has ended
 		return true, nil
@@ -113,7 +101,59 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 	case have.err != nil:
 		return false, fmt.Errorf("%s: %w", url, have.err)
 	}
-	return false, fmt.Errorf("%s: the CRL has ended", url)
+	return false, fmt.Errorf("%s: no CRL is to be had yet, or it has ended", url)
+}
+
+// ask finds a list and has it fetched if it is time to. It says how long that is worth a
+// visitor's while: for the first time, or if the server answered last, until it must have
+// come; if the server failed, not long, and not again soon.
+func (l *Lists) ask(key, url string, issuer *x509.Certificate, now time.Time) (have *list, fetched <-chan struct{}, patience time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	have = l.known[key]
+	if have == nil {
+		if len(l.known) >= maxLists {
+			clear(l.known)
+		}
+		if l.known == nil {
+			l.known = map[string]*list{}
+		}
+		have = &list{}
+		l.known[key] = have
+	}
+	age, failed := time.Since(have.asked), have.err != nil
+	if have.fetching == nil && (have.asked.IsZero() || age > listAge || failed && age > failureAge) && l.busy < maxLists {
+		have.fetching = make(chan struct{})
+		l.busy++
+		go l.fetch(have, url, issuer, now)
+	}
+	switch {
+	case have.fetching == nil:
+		return have, nil, 0
+	case !failed:
+		patience = listTimeout
+	case age > listAge:
+		patience = failedTimeout
+	}
+	return have, have.fetching, patience
+}
+
+// fetch brings a list up to date; if it cannot, what was known stays.
+func (l *Lists) fetch(have *list, url string, issuer *x509.Certificate, now time.Time) {
+	fresh := &list{}
+	err := fresh.fetch(url, issuer, now)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil && have.number != nil && fresh.number.Cmp(have.number) < 0 {
+		err = errors.New("an older CRL than before: somebody in between repeats old answers")
+	}
+	if err == nil {
+		have.until, have.number, have.revoked = fresh.until, fresh.number, fresh.revoked
+	}
+	have.err, have.asked = err, time.Now()
+	close(have.fetching)
+	have.fetching = nil
+	l.busy--
 }
 
 // fetch asks in plain HTTP for a list, and follows nobody elsewhere: what comes is signed, but

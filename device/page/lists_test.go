@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -138,25 +139,33 @@ func TestListsAreKept(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t, "ours")
 	var answer []byte
-	asked := 0
+	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked++
+		asked.Add(1)
 		w.Write(answer)
 	}))
 	defer server.Close()
 	who, now := a.visitor(server.URL), time.Now()
 	l := new(Lists)
-	look := func(want bool, known bool, requests int) {
+	// Nobody waits long for a server that has failed before, so what it says may come later.
+	look := func(want bool, known bool, requests int64) {
 		t.Helper()
-		revoked, err := l.revoked(who, a.certificate, now)
-		if revoked != want || (err == nil) != known || asked != requests {
-			t.Errorf("revoked %v, %v after %d requests", revoked, err, asked)
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			revoked, err := l.revoked(who, a.certificate, now)
+			if revoked == want && (err == nil) == known && asked.Load() == requests {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("revoked %v, %v after %d requests", revoked, err, asked.Load())
+			}
 		}
 	}
 	answer = a.list(server.URL, 5, nil)
 	look(false, true, 1)
 	look(false, true, 1)
 	older := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		for _, k := range l.known {
 			k.asked = k.asked.Add(-listAge)
 		}
@@ -183,7 +192,7 @@ func TestListsAreKept(t *testing.T) {
 		l.revoked(a.visitor(server.URL+"/full"+strings.Repeat("x", i)), a.certificate, now)
 	}
 	older()
-	look(true, true, asked+1)
+	look(true, true, asked.Load()+1)
 	if len(l.known) != maxLists {
 		t.Errorf("to ask for one again the others were given up: %d are kept", len(l.known))
 	}
@@ -192,6 +201,57 @@ func TestListsAreKept(t *testing.T) {
 	}
 	if len(l.known) > maxLists {
 		t.Errorf("%d lists are kept", len(l.known))
+	}
+}
+
+// A server that does not answer keeps nobody waiting who comes after it was found dead, and
+// nobody whose list is elsewhere; and it is asked once for all.
+func TestDeadServer(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t, "ours")
+	ended, hang := make(chan struct{}), make(chan struct{})
+	var asked atomic.Int64
+	var url string
+	dead := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if r.URL.Path == "/alive" {
+			w.Write(a.list(url+"/alive", 1, nil, 7))
+			return
+		}
+		defer close(ended)
+		select {
+		case <-r.Context().Done(): // the device has given up
+		case <-hang:
+		}
+	}))
+	url = dead.URL
+	defer dead.Close()
+	defer close(hang)
+	const visitors = 20
+	who, l := a.visitor(url), new(Lists)
+	for _, kept := range []bool{false, true} {
+		have := &list{asked: time.Now().Add(-2 * failureAge), err: errors.New("dead")}
+		if kept {
+			have.until, have.number, have.revoked = time.Now().Add(time.Hour), big.NewInt(1), map[string]bool{}
+			have.fetching = l.known[url+"\n"+string(a.certificate.Raw)].fetching
+		}
+		l.known = map[string]*list{url + "\n" + string(a.certificate.Raw): have}
+		for range visitors {
+			if revoked, err := l.revoked(who, a.certificate, time.Now()); revoked || (err == nil) != kept {
+				t.Errorf("revoked %v, %v", revoked, err)
+			}
+		}
+	}
+	if revoked, err := l.revoked(a.visitor(url+"/alive"), a.certificate, time.Now()); !revoked || err != nil {
+		t.Errorf("a list elsewhere: revoked %v, %v", revoked, err)
+	}
+	select {
+	case <-ended:
+		t.Error("somebody has waited for the server until it was given up")
+	default:
+	}
+	if n := asked.Load(); n > 2 {
+		t.Errorf("asked %d times", n)
 	}
 }
 
