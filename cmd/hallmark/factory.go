@@ -47,11 +47,7 @@ Making the same model again changes nothing.`,
 	c.Flags().StringVar(&in.Assurance, "assurance", "certified", "certified, registered, first-use or software")
 	rules.flags(c)
 	c.RegisterFlagCompletionFunc("assurance", terminal.Words("certified", "registered", "first-use", "software"))
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		in.Name, in.ModelRules = args[0], rules.changed(c)
 		m, err := cl.CreateModel(c.Context(), in)
 		if err != nil {
@@ -176,11 +172,7 @@ next renew (--ldevid-lifetime, --subject, --serve-names), ask (--poll) or come b
 	asJSON := terminal.JSONFlag(c)
 	rules.flags(c)
 	c.MarkFlagsOneRequired("ldevid-lifetime", "poll", "grace", "subject", "serve-names")
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		m, err := cl.SetModel(c.Context(), args[0], rules.changed(c))
 		if err != nil {
 			return err
@@ -193,11 +185,7 @@ next renew (--ldevid-lifetime, --subject, --serve-names), ask (--poll) or come b
 func (a *app) modelList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the models", Example: "  hallmark model list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "MODEL\tASSURANCE\tLDEVID LIFETIME\tCREATED", func(m wire.Model) []string {
 			return []string{m.Name, m.Assurance, lifetime(m), terminal.When(m.Created)}
 		}, func(int, string) (wire.List[wire.Model], error) { return cl.Models(c.Context()) })
@@ -209,11 +197,7 @@ func (a *app) modelShow() *cobra.Command {
 	c := &cobra.Command{Use: "show MODEL", Short: "Show a model", Example: "  hallmark model show sensor",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(modelNames)}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 		m, err := cl.Model(c.Context(), args[0])
 		if err != nil {
 			return err
@@ -285,11 +269,7 @@ incoming inspection recorded them. Empty lines and lines that begin with # are s
 func (a *app) lotList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the lots", Example: "  hallmark lot list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "LOT\tMODEL\tMADE\tQUOTA\tEK LIST\tCREATED\tCLOSED", func(l wire.Lot) []string {
 			return []string{l.Name, l.Model, strconv.FormatInt(l.Used, 10), quota(l), yes(l.Listed), terminal.When(l.Created), terminal.When(l.Closed)}
 		}, func(int, string) (wire.List[wire.Lot], error) { return cl.Lots(c.Context()) })

@@ -54,11 +54,7 @@ enrolled, renewed, expires (of the working certificate), seen.`,
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: terminal.Nothing,
 	}
 	asJSON, limit := terminal.ListFlags(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 		return terminal.List(c, *asJSON, *limit, "DEVICE\tSTATE\tASSURANCE\tLOT\tTPM\tENROLLED\tSEEN", func(d wire.Device) []string {
 			return []string{d.Name, d.State, d.Assurance, d.Lot, tpmName(d.TPM), terminal.When(d.Enrolled), terminal.When(d.Seen)}
 		}, func(limit int, after string) (wire.List[wire.Device], error) {
@@ -82,11 +78,7 @@ func (a *app) deviceShow() *cobra.Command {
 		Example: "  hallmark device show SN-0001\n  hallmark device show sensor:SN-0001 --json",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(serials)}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 		d, err := cl.Device(c.Context(), args[0])
 		if err != nil {
 			return err
@@ -155,11 +147,7 @@ expires, revoked.`,
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: terminal.Nothing,
 	}
 	asJSON, limit := terminal.ListFlags(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 		return terminal.List(c, *asJSON, *limit, certificateHeader, certificateRow, func(limit int, after string) (wire.List[wire.Certificate], error) {
 			return cl.Certificates(c.Context(), client.Query{Filter: strings.Join(args, ""), Limit: limit, After: after})
 		})
@@ -173,11 +161,7 @@ func (a *app) certShow() *cobra.Command {
 		Example: "  hallmark cert show 4f1c0a5be2d94e7788aa01c2d3e4f506\n  hallmark cert show 4f1c0a5be2d94e7788aa01c2d3e4f506 | openssl x509 -noout -text",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 		v, err := cl.Certificate(c.Context(), args[0])
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire/renewal"
 )
@@ -31,11 +32,7 @@ again with a new key.`,
 	c.Flags().StringVar(&in.Why, "why", "", "why, in words, for the audit")
 	c.RegisterFlagCompletionFunc("for", terminal.Words("1h", "1d", "7d", "30d"))
 	c.RegisterFlagCompletionFunc("why", terminal.Nothing)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		in.For = life.Seconds()
 		g, err := cl.Grant(c.Context(), args[0], in)
 		if err == nil && g.State == "suspended" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
@@ -142,11 +143,7 @@ func portions(ders [][]byte) (parts [][][]byte) {
 func (a *app) vendorcaList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the imported CA certificates", Example: "  hallmark vendorca list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "FINGERPRINT\tSUBJECT\tEXPIRES\tIMPORTED\tBY", func(v wire.Authority) []string {
 			return []string{short(v.Fingerprint), v.Subject, terminal.When(v.NotAfter), terminal.When(v.Added), v.AddedBy}
 		}, func(int, string) (wire.List[wire.Authority], error) { return cl.Authorities(c.Context()) })
@@ -158,11 +155,7 @@ func (a *app) vendorcaRemove() *cobra.Command {
 	return &cobra.Command{Use: "remove FINGERPRINT", Short: "Trust a CA certificate no longer",
 		Long:    "Trust a CA certificate no longer. Eight digits of its SHA-256 fingerprint are enough.\nDevices that enrolled under it keep their certificates.",
 		Example: "  hallmark vendorca remove 9f3c21d0", Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(fingerprints),
-		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
-			cl, err := a.Change(c)
-			if err != nil {
-				return err
-			}
+		RunE: a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 			v, err := cl.RemoveAuthority(c.Context(), args[0])
 			if err != nil {
 				return err

@@ -24,11 +24,7 @@ func (a *app) operatorInvite() *cobra.Command {
 		Long:    "Invite an operator and print the invitation, a secret that makes one certificate once:\nhand it over the way you would hand over a key. Inviting somebody who has not accepted\nyet replaces the invitation.",
 		Example: "  hallmark operator invite bo", Args: cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing}
 	c.Flags().Var(&ttl, "ttl", "how long it is valid, at most 7d")
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		got, err := cl.Invite(c.Context(), wire.NewOperator{Name: args[0], TTL: ttl.Seconds()})
 		if err != nil {
 			return err
@@ -79,11 +75,7 @@ func folder(path string) string {
 func (a *app) operatorList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the operators", Example: "  hallmark operator list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED", func(o wire.Operator) []string {
 			return []string{o.Name, o.State, terminal.When(o.Created), terminal.When(o.InvitedUntil), terminal.When(o.Disabled)}
 		}, func(int, string) (wire.List[wire.Operator], error) { return cl.Operators(c.Context()) })
@@ -94,11 +86,7 @@ func (a *app) operatorList() *cobra.Command {
 func (a *app) operatorDisable() *cobra.Command {
 	return &cobra.Command{Use: "disable NAME", Short: "Bar an operator and revoke the operator's certificates",
 		Example: "  hallmark operator disable bo", Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(operatorNames),
-		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
-			cl, err := a.Change(c)
-			if err != nil {
-				return err
-			}
+		RunE: a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 			o, err := cl.DisableOperator(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -111,11 +99,7 @@ func (a *app) operatorDisable() *cobra.Command {
 func (a *app) whoamiCommand() *cobra.Command {
 	c := &cobra.Command{Use: "whoami", Short: "Show which server this is and whom it takes you for", Example: "  hallmark whoami", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		w, err := cl.Whoami(c.Context())
 		if err != nil {
 			return err

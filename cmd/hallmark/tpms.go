@@ -23,11 +23,7 @@ func (a *app) tpmList() *cobra.Command {
 		Example: "  hallmark tpm list", Args: cobra.NoArgs,
 	}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "MAKER\tMODEL\tKEY\tSINCE\tBY", func(t wire.EKType) []string {
 			return []string{t.Maker, t.Model, t.Type, terminal.When(t.Since), cmp.Or(t.AllowedBy, "the first device")}
 		}, func(int, string) (wire.List[wire.EKType], error) { return cl.EKTypes(c.Context()) })
@@ -46,11 +42,7 @@ first certified TPM of a make and model decides, and others must come with their
 the same type: P-256, P-384 or RSA-2048. Allow another only if some of these chips lack
 the first.`,
 		Example: "  hallmark tpm allow STM ST33KTPM2A RSA-2048", Args: cobra.ExactArgs(3), ValidArgsFunction: a.completeTPM,
-		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
-			cl, err := a.Change(c)
-			if err != nil {
-				return err
-			}
+		RunE: a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 			t, err := cl.AllowEKType(c.Context(), wire.NewEKType{Maker: args[0], Model: args[1], Type: args[2]})
 			if err != nil {
 				return err

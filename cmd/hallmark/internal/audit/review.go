@@ -44,11 +44,7 @@ still needs the access they have.`,
 	asCSV := c.Flags().Bool("csv", false, "print CSV")
 	c.Flags().Var(&since, "since", "how far back acts are counted")
 	c.MarkFlagsMutuallyExclusive("json", "csv")
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		all, err := accesses(c.Context(), cl, time.Now().Add(-time.Duration(since)))
 		if err != nil {
 			return err

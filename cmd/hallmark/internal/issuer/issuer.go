@@ -31,11 +31,7 @@ func names(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
 func list(a *terminal.App) *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the issuing CAs", Example: "  hallmark issuer list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "ISSUER\tSTATE\tSUBJECT\tEXPIRES", func(i issuers.Issuer) []string {
 			return []string{i.Name, i.State, i.Subject, terminal.When(i.NotAfter)}
 		}, func(int, string) (wire.List[issuers.Issuer], error) { return cl.Issuers(c.Context()) })
@@ -48,11 +44,7 @@ func show(a *terminal.App) *cobra.Command {
 		Example: "  hallmark issuer show operational\n  hallmark issuer show operational | openssl x509 > operational.pem",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(names)}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 		i, err := cl.Issuer(c.Context(), args[0])
 		if err != nil {
 			return err
@@ -81,11 +73,7 @@ only purpose is this one.`,
 	c.MarkFlagRequired("code")
 	c.RegisterFlagCompletionFunc("code", terminal.Nothing)
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		p, err := cl.Prove(c.Context(), args[0], *code)
 		if err != nil || *asJSON {
 			return terminal.Shown(c, p, err)

@@ -314,11 +314,7 @@ approval (exit code 5), the second time it is done.`,
 	why := c.Flags().String("why", "", "why, in words, for the audit")
 	c.MarkFlagRequired("why")
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		got, err := cl.Lift(c.Context(), args[0], wire.StatusRequest{Why: *why})
 		if err != nil || *asJSON {
 			return terminal.Shown(c, got, err)

@@ -31,11 +31,7 @@ Of a job that broke the glass it is the review. "hallmark approve list" shows wh
 			return names, err
 		})}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		p, err := cl.Approve(c.Context(), args[0])
 		if err != nil || *asJSON {
 			return terminal.Shown(c, p, err)
@@ -76,11 +72,7 @@ func about(p jobs.Approval) string {
 func approvals(a *terminal.App) *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List what waits for another operator, reviews among it", Example: "  hallmark approve list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "REQUEST\tABOUT\tWHERE\tASKED BY\tASKED\tUNTIL\tWHY", func(p jobs.Approval) []string {
 			where := ""
 			if p.Job != nil {
@@ -131,13 +123,9 @@ func Alert(a *terminal.App) *cobra.Command {
 		Long:    "List the alerts that you have not seen: what other operators did that all must hear of.\nWith that you have seen them; \"hallmark audit list\" still has them.",
 		Example: "  hallmark alert list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		newest := int64(0)
-		err = terminal.List(c, *asJSON, 0, "TIME\tBY\tWHAT\tOBJECT\tWHY", func(e wire.Event) []string {
+		err := terminal.List(c, *asJSON, 0, "TIME\tBY\tWHAT\tOBJECT\tWHY", func(e wire.Event) []string {
 			return []string{terminal.When(e.Time), e.Actor, happened(e), e.Object, e.Reason}
 		}, func(int, string) (wire.List[wire.Event], error) {
 			got, err := cl.Alerts(c.Context())
@@ -158,11 +146,7 @@ func Alert(a *terminal.App) *cobra.Command {
 func Setting(a *terminal.App) *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "List the settings", Example: "  hallmark setting list", Args: cobra.NoArgs}
 	listJSON := terminal.JSONFlag(list)
-	list.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	list.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *listJSON, 0, "SETTING\tVALUE\tDEFAULT", func(s jobs.Setting) []string { return []string{s.Name, s.Value, s.Default} },
 			func(int, string) (wire.List[jobs.Setting], error) { return cl.Settings(c.Context()) })
 	})
@@ -175,11 +159,7 @@ another's approval.`,
 		Example: "  hallmark setting set revoke-threshold 20 --why \"we are few\"", Args: cobra.ExactArgs(2), ValidArgsFunction: terminal.Words(jobs.SettingRevokeThreshold)}
 	why := set.Flags().String("why", "", "why, in words, for the audit")
 	setJSON := terminal.JSONFlag(set)
-	set.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	set.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		s, err := cl.Set(c.Context(), args[0], jobs.NewSetting{Value: args[1], Why: *why})
 		if err != nil || *setJSON {
 			return terminal.Shown(c, s, err)

@@ -45,11 +45,7 @@ func ids(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
 func list(a *terminal.App) *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List jobs, newest first", Example: "  hallmark job list --limit 10", Args: cobra.NoArgs}
 	asJSON, limit := terminal.ListFlags(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, *limit, "JOB\tKIND\tSTATE\tDEVICES\tOPERATOR\tCREATED\tWHY", func(j jobs.Job) []string {
 			return []string{j.ID, j.Kind, j.State, outcomes(j), j.Operator, terminal.When(j.Created), because(j)}
 		}, func(limit int, after string) (wire.List[jobs.Job], error) {
@@ -85,11 +81,7 @@ it changed, if that is within seconds.`,
 	devices := c.Flags().Bool("devices", false, "list its devices and what became of each")
 	outcome := c.Flags().String("outcome", "", "with --devices: only those with this outcome")
 	c.RegisterFlagCompletionFunc("outcome", terminal.Words("done", "unchanged", "refused", "cancelled"))
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 		if *devices {
 			return terminal.List(c, *asJSON, 0, "DEVICE\tOUTCOME\tAT", func(d jobs.Device) []string {
 				return []string{d.Name, d.Outcome, terminal.Exactly(d.At)}
@@ -174,11 +166,7 @@ func move(a *terminal.App, verb, short, long string) *cobra.Command {
 	c := &cobra.Command{Use: verb + " ID", Short: short, Long: strings.TrimSpace(short + ".\n\n" + long), Example: "  hallmark job " + verb + " j3",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(ids)}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		j, err := cl.MoveJob(c.Context(), args[0], verb)
 		if err != nil || *asJSON {
 			return terminal.Shown(c, j, err)
@@ -197,11 +185,7 @@ Signature (RFC 7515); "hallmark job verify" and any other program that knows tho
 it with trust/infrastructure.pem.`,
 		Example: "  hallmark job report j3 > j3.json\n  hallmark job verify j3.json --roots trust/infrastructure.pem",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(ids),
-		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
-			cl, err := a.Open(c)
-			if err != nil {
-				return err
-			}
+		RunE: a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 			r, err := cl.Report(c.Context(), args[0])
 			if err != nil {
 				return err

@@ -28,11 +28,7 @@ func invite(a *terminal.App) *cobra.Command {
 makes one certificate once. Who was disabled is let in again by it.`,
 		Example: "  hallmark relying-party invite broker-1 > invitation", Args: cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing}
 	c.Flags().Var(&ttl, "ttl", "how long it is valid, at most 7d")
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := a.Change(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		got, err := cl.InviteRelyingParty(c.Context(), wire.NewRelyingParty{Name: args[0], TTL: ttl.Seconds()})
 		if err != nil {
 			return err
@@ -51,11 +47,7 @@ is behind, since when it enforces what it does, when it reported last, until whe
 holds is good, and what keeps it from more.`,
 		Example: "  hallmark relying-party list\n  hallmark relying-party list --json", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, 0, "NAME\tSTATE\tENFORCES\tFAIL\tCHANGE\tBEHIND\tSINCE\tREPORTED\tGOOD UNTIL\tPROBLEM", row,
 			func(int, string) (wire.List[wire.RelyingParty], error) { return cl.RelyingParties(c.Context()) })
 	})
@@ -77,11 +69,7 @@ func row(p wire.RelyingParty) []string {
 func disable(a *terminal.App) *cobra.Command {
 	return &cobra.Command{Use: "disable NAME", Aliases: []string{"remove"}, Short: "Bar a relying party's relay and revoke its certificates",
 		Example: "  hallmark relying-party disable broker-1", Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(names),
-		RunE: terminal.Run(func(c *cobra.Command, args []string) error {
-			cl, err := a.Change(c)
-			if err != nil {
-				return err
-			}
+		RunE: a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 			p, err := cl.DisableRelyingParty(c.Context(), args[0])
 			if err != nil {
 				return err

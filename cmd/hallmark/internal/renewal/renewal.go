@@ -87,11 +87,7 @@ func apart(p renewal.Plan) time.Duration {
 func list(a *terminal.App) *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List renewal plans, newest first", Example: "  hallmark renew list", Args: cobra.NoArgs}
 	asJSON, limit := terminal.ListFlags(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
-		cl, err := a.Open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		return terminal.List(c, *asJSON, *limit, "PLAN\tSTATE\tUNTIL\tRENEWED\tTOLD\tDEVICES\tSELECTED BY", func(p renewal.Plan) []string {
 			return []string{p.ID, p.State, terminal.When(p.Due), number(p.Renewed), number(p.Told), number(p.Total), p.Where}
 		}, func(limit int, after string) (wire.List[renewal.Plan], error) {

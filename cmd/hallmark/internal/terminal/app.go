@@ -74,6 +74,25 @@ func (a *App) load(c *cobra.Command) (*client.Client, error) {
 	return cl, err
 }
 
+// Asking is what a command does that asks the server.
+func (a *App) Asking(do Act) func(*cobra.Command, []string) error { return with(a.Open, do) }
+
+// Changing is what a command does that changes something: it says where and as whom first.
+func (a *App) Changing(do Act) func(*cobra.Command, []string) error { return with(a.Change, do) }
+
+// Act is what a command does with the server.
+type Act func(c *cobra.Command, cl *client.Client, args []string) error
+
+func with(open func(*cobra.Command) (*client.Client, error), do Act) func(*cobra.Command, []string) error {
+	return Run(func(c *cobra.Command, args []string) error {
+		cl, err := open(c)
+		if err != nil {
+			return err
+		}
+		return do(c, cl, args)
+	})
+}
+
 // Change is a client for a command that changes something: it says where and as whom.
 func (a *App) Change(c *cobra.Command) (*client.Client, error) {
 	cl, err := a.load(c)
@@ -83,6 +102,7 @@ func (a *App) Change(c *cobra.Command) (*client.Client, error) {
 	return cl, err
 }
 
+// JSONFlag is --json of a command that lists or shows.
 func JSONFlag(c *cobra.Command) *bool {
 	return c.Flags().Bool("json", false, "print JSON")
 }
