@@ -159,6 +159,13 @@ func (in checked) checkModes(r *Findings) {
 		}
 		open++
 	}
+	// By the configuration, or another in its place, the server trusts other keys and other TPMs.
+	for _, path := range []string{in.Config.File, in.Config.Dir} {
+		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o022 != 0 {
+			r.add(Warning, "file modes", "chmod go-w "+path, "%s has mode %04o: others than its owner can change it", path, info.Mode().Perm())
+			open++
+		}
+	}
 	if open == 0 {
 		r.add(OK, "file modes", "", "keys, secret and record are their owner's alone")
 	}
