@@ -22,6 +22,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest"
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
@@ -145,7 +146,7 @@ func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, k
 			err = program.Safe(dir.SettingsFile())
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, p, &softkey.Error{Kind: softkey.ErrUnsafe, Detail: "the external signer that is on file: " + err.Error(),
+			return nil, p, &trouble.Error{Kind: softkey.ErrUnsafe, Detail: "the external signer that is on file: " + err.Error(),
 				Hint: "run as the user that the folder belongs to, or name the command with --key"}
 		}
 	}

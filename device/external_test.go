@@ -14,6 +14,7 @@ import (
 	"time"
 
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/record"
@@ -236,7 +237,7 @@ func TestSignersThatMisbehave(t *testing.T) {
 	} {
 		e.script(t, strings.TrimPrefix(c.script, "#!/bin/sh\n"))
 		_, err := device.Renew(t.Context(), u.options())
-		told, ok := errors.AsType[*softkey.Error](err)
+		told, ok := errors.AsType[*trouble.Error](err)
 		if !errors.Is(err, c.kind) || !ok || told.Hint == "" {
 			t.Errorf("a signer that %s: %v", name, err)
 		}

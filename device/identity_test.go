@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -114,7 +114,7 @@ func TestIdentityWithoutTPM(t *testing.T) {
 	address, roots := u.relyingParty(t)
 	identity := must[*device.Identity](t)(device.OpenIdentity(u.options()))
 	u.chip.Kill()
-	if _, err := identity.Dial(t.Context(), device.Connection{To: address, Roots: roots}); !errors.As(err, new(*collect.Error)) {
+	if _, err := identity.Dial(t.Context(), device.Connection{To: address, Roots: roots}); !errors.As(err, new(*trouble.Error)) {
 		t.Fatalf("%v", err)
 	}
 	if err := os.Rename(u.dir, u.dir+"-moved"); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/record"
@@ -298,7 +299,7 @@ func TestKeyFilesThatAreNotSafe(t *testing.T) {
 	} {
 		c.spoil()
 		_, err := device.Renew(t.Context(), u.options())
-		told, ok := errors.AsType[*softkey.Error](err)
+		told, ok := errors.AsType[*trouble.Error](err)
 		if !errors.Is(err, c.want) || !ok || told.Hint == "" {
 			t.Errorf("%s: %v", name, err)
 		}

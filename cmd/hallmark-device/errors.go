@@ -7,8 +7,7 @@ import (
 	"os"
 	"syscall"
 
-	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
-	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/client"
@@ -77,10 +76,7 @@ func exitCode(err error) int {
 		}
 		return exitRefused
 	}
-	if _, ok := errors.AsType[*collect.Error](err); ok {
-		return exitTPM
-	}
-	if _, ok := errors.AsType[*softkey.Error](err); ok {
+	if _, ok := errors.AsType[*trouble.Error](err); ok {
 		return exitTPM
 	}
 	if _, ok := errors.AsType[*client.NetworkError](err); ok {
@@ -120,10 +116,7 @@ func hintFor(err error) string {
 		}
 		return "the server's operator finds the refusal in the audit list, under code " + p.Code
 	}
-	if e, ok := errors.AsType[*collect.Error](err); ok {
-		return e.Hint
-	}
-	if e, ok := errors.AsType[*softkey.Error](err); ok {
+	if e, ok := errors.AsType[*trouble.Error](err); ok {
 		return e.Hint
 	}
 	if e, ok := errors.AsType[*device.ConflictError](err); ok {

@@ -7,9 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
-
-	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/device/state"
@@ -152,7 +150,7 @@ func code(err error) string {
 	if _, ok := errors.AsType[*client.TrustError](err); ok {
 		return codeTrust
 	}
-	if errors.As(err, new(*collect.Error)) || errors.As(err, new(*softkey.Error)) {
+	if errors.As(err, new(*trouble.Error)) {
 		return codeTPM
 	}
 	return codeState

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/softkey/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -77,7 +78,7 @@ func (s *soft) Check(certified crypto.PublicKey, folder, device string) error {
 	if same(certified, s.birth) {
 		return nil
 	}
-	return &collect.Error{Kind: collect.ErrOther,
+	return &trouble.Error{Kind: collect.ErrOther,
 		Detail: fmt.Sprintf("the state folder %s belongs to %s, whose key is another", folder, device),
 		Hint:   "bring the device's own key back, or give this one an identity of its own: hallmark-device enrol TICKET"}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -75,7 +76,7 @@ func (t *tpm) Check(certified crypto.PublicKey, folder, device string) error {
 	if err != nil || same(certified, birth) {
 		return err
 	}
-	return &collect.Error{Kind: collect.ErrOtherTPM,
+	return &trouble.Error{Kind: collect.ErrOtherTPM,
 		Detail: fmt.Sprintf("the state folder %s belongs to %s, which has another TPM", folder, device),
 		Hint:   "give this board an identity of its own: hallmark-device enrol, with a ticket unless the server knows it"}
 }

@@ -32,7 +32,7 @@ var rows = []row{
 
 	{"attest", "attest/internal/seal",
 		"proof is a type: whoever reads attest must see all that can make claims"},
-	{"attest/KIND/collect", "attest attest/KIND",
+	{"attest/KIND/collect", "attest attest/KIND attest/trouble",
 		"the device half shares formats with the verifier and nothing else"},
 	{"attest/KIND", "attest attest/internal/seal attest/KIND/vendorca",
 		"verification has no network, files or clock, and no opinion on who may have a certificate"},

@@ -20,22 +20,3 @@ var (
 	// ErrOther: the key is another device's.
 	ErrOther = errors.New("key of another device")
 )
-
-// Error is a problem with a key, in words for the person in front of the device.
-type Error struct {
-	// Kind is one of the errors above.
-	Kind error
-	// Detail says what is wrong, Hint what to do about it; Hint may be empty.
-	Detail, Hint string
-	cause        error
-}
-
-func (e *Error) Error() string {
-	if e.cause == nil {
-		return e.Detail
-	}
-	return e.Detail + ": " + e.cause.Error()
-}
-
-// Unwrap gives the kind and the cause.
-func (e *Error) Unwrap() []error { return []error{e.Kind, e.cause} }

@@ -17,6 +17,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/internal/program"
 )
 
@@ -70,8 +71,8 @@ func openExternal(command string, timeout time.Duration) (*External, error) {
 	any, err := x509.ParsePKIXPublicKey(answer.Public)
 	key, ok := any.(*ecdsa.PublicKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return nil, &Error{Kind: ErrMalformed, Detail: "the external signer's key is not the SubjectPublicKeyInfo of a P-256 key",
-			Hint: "make an ECDSA key on P-256 in the secure element", cause: err}
+		return nil, &trouble.Error{Kind: ErrMalformed, Detail: "the external signer's key is not the SubjectPublicKeyInfo of a P-256 key",
+			Hint: "make an ECDSA key on P-256 in the secure element", Cause: err}
 	}
 	// In DER's one form, whatever the chip gave.
 	k.public = key
@@ -107,7 +108,7 @@ func (k *External) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte
 		return nil, err
 	}
 	if !ecdsa.VerifyASN1(k.public, digest[:size], answer.Signature) {
-		return nil, &Error{Kind: ErrLie, Detail: "the external signer's signature is not its key's over what it was given",
+		return nil, &trouble.Error{Kind: ErrLie, Detail: "the external signer's signature is not its key's over what it was given",
 			Hint: "the digest is signed as it is, not hashed again, and the signature is ASN.1; see docs/external-signer.md"}
 	}
 	return answer.Signature, nil
@@ -155,7 +156,7 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 
 func (k *External) failed(kind error, what string, cause error) error {
 	// Without the command: hints are logged, and there may be a PIN in it.
-	return &Error{Kind: kind, Detail: "the external signer " + what, cause: cause,
+	return &trouble.Error{Kind: kind, Detail: "the external signer " + what, Cause: cause,
 		Hint: `try by hand what stands after "external:": echo '{"version":1,"do":"public"}' | COMMAND`}
 }
 

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 )
 
 // signer writes a signer with a key of its own, whose answers are made by openssl; sign is
@@ -87,7 +89,7 @@ func TestSignersThatFail(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		_, err = k.Sign(nil, make([]byte, 32), crypto.SHA256)
-		told, ok := errors.AsType[*Error](err)
+		told, ok := errors.AsType[*trouble.Error](err)
 		if !errors.Is(err, c.kind) || !ok || told.Hint == "" || !strings.Contains(err.Error(), c.says) || strings.ContainsRune(err.Error(), '\x1b') || len(err.Error()) > 500 {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -99,7 +101,7 @@ func TestSignersThatFail(t *testing.T) {
 		"no answer":  ``,
 		"signatures": `{"signature":"AAAA"}`,
 	} {
-		if _, err := OpenExternal("echo '" + answer + "'"); !errors.As(err, new(*Error)) {
+		if _, err := OpenExternal("echo '" + answer + "'"); !errors.As(err, new(*trouble.Error)) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -126,7 +128,7 @@ func TestSignerAndSecrets(t *testing.T) {
 	t.Setenv("HALLMARK_TICKET", "hmt1.secret")
 	t.Setenv("HALLMARK_PROXY", "http://name:secret@proxy:3128")
 	_, err := OpenExternal(`: --pin 4711; echo "ticket=$HALLMARK_TICKET proxy=$HALLMARK_PROXY path=${PATH:+set}" >&2; exit 1`)
-	told, ok := errors.AsType[*Error](err)
+	told, ok := errors.AsType[*trouble.Error](err)
 	if !ok || !strings.Contains(err.Error(), "ticket= proxy= path=set") || strings.Contains(err.Error()+told.Hint, "4711") {
 		t.Errorf("%v, %+v", err, told)
 	}

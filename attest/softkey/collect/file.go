@@ -1,6 +1,6 @@
 // Package collect is the device half of identity without a TPM: keys in files that
 // only their owner can read, keys behind an external signer, and the signatures by
-// which either proves that it is held. Errors are of type [*Error] and written for a
+// which either proves that it is held. Errors are of type [*trouble.Error] and written for a
 // technician.
 package collect
 
@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
@@ -53,7 +54,7 @@ func newFile(key *ecdsa.PrivateKey, text []byte) (*File, error) {
 // Parse reads a key from its PEM.
 func Parse(text []byte) (*File, error) {
 	malformed := func(detail string) (*File, error) {
-		return nil, &Error{Kind: ErrMalformed, Detail: "the key file " + detail, Hint: "a P-256 key in PKCS#8 PEM is needed: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"}
+		return nil, &trouble.Error{Kind: ErrMalformed, Detail: "the key file " + detail, Hint: "a P-256 key in PKCS#8 PEM is needed: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"}
 	}
 	if len(text) > maxKeyFile {
 		return malformed("is too large")
@@ -125,10 +126,10 @@ func Open(path string) (*File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, &Error{Kind: ErrMissing, Detail: "there is no key file " + path,
+		return nil, &trouble.Error{Kind: ErrMissing, Detail: "there is no key file " + path,
 			Hint: "bring it back if there is a copy; otherwise an administrator can let the device take a new key: hallmark device grant SERIAL --new-key"}
 	case err != nil:
-		return nil, &Error{Kind: ErrMissing, Detail: "cannot open the key file", Hint: "run as its owner; a symbolic link is not followed", cause: err}
+		return nil, &trouble.Error{Kind: ErrMissing, Detail: "cannot open the key file", Hint: "run as its owner; a symbolic link is not followed", Cause: err}
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -138,17 +139,17 @@ func Open(path string) (*File, error) {
 	owner := info.Sys().(*syscall.Stat_t).Uid
 	switch mode := info.Mode(); {
 	case !mode.IsRegular():
-		return nil, &Error{Kind: ErrUnsafe, Detail: path + " is not a file", Hint: "name the file of the key"}
+		return nil, &trouble.Error{Kind: ErrUnsafe, Detail: path + " is not a file", Hint: "name the file of the key"}
 	case mode.Perm()&0o077 != 0:
-		return nil, &Error{Kind: ErrUnsafe, Detail: fmt.Sprintf("the key file %s has mode %04o: others can use the key", path, mode.Perm()),
+		return nil, &trouble.Error{Kind: ErrUnsafe, Detail: fmt.Sprintf("the key file %s has mode %04o: others can use the key", path, mode.Perm()),
 			Hint: "if nobody has, run: chmod 0600 " + path + "; otherwise tell an administrator"}
 	case owner != 0 && int(owner) != os.Geteuid() && (os.Geteuid() != 0 || owner != ownerOf(filepath.Dir(path))):
-		return nil, &Error{Kind: ErrUnsafe, Detail: fmt.Sprintf("the key file %s belongs to user %d, who could replace it", path, owner),
+		return nil, &trouble.Error{Kind: ErrUnsafe, Detail: fmt.Sprintf("the key file %s belongs to user %d, who could replace it", path, owner),
 			Hint: "run as that user, or change its owner"}
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
-		return nil, &Error{Kind: ErrMissing, Detail: "cannot read the key file", cause: err}
+		return nil, &trouble.Error{Kind: ErrMissing, Detail: "cannot read the key file", Cause: err}
 	}
 	return Parse(text)
 }

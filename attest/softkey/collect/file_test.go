@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 )
 
 func must[T any](t *testing.T) func(v T, err error) T {
@@ -66,7 +68,7 @@ func TestKeyFilesOfOtherKinds(t *testing.T) {
 		"nothing":     {},
 	} {
 		_, err := Parse(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != ErrMalformed {
+		if e, ok := errors.AsType[*trouble.Error](err); !ok || e.Kind != ErrMalformed {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -6,7 +6,7 @@
 // behind in the TPM, and authorises with policy sessions wherever a password would
 // count towards the dictionary-attack lockout, so that power cuts never lock a device
 // out of its identity. Programs share a TPM by taking turns (turn.go): one that renews
-// and one that signs do not hinder each other. Errors are of type [*Error] and written
+// and one that signs do not hinder each other. Errors are of type [*trouble.Error] and written
 // for a technician.
 package collect
 

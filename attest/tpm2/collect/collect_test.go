@@ -26,6 +26,7 @@ import (
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
 
@@ -577,7 +578,7 @@ func TestTurns(t *testing.T) {
 
 func want(t *testing.T, err, kind error) {
 	t.Helper()
-	e, ok := errors.AsType[*collect.Error](err)
+	e, ok := errors.AsType[*trouble.Error](err)
 	if !ok || !errors.Is(err, kind) || e.Hint == "" || e.Detail == "" {
 		t.Fatalf("got %v, want %q with a hint", err, kind)
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	gotpm "github.com/google/go-tpm/tpm2"
+
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 )
 
 // Kinds of TPM problems, for errors.Is.
@@ -37,25 +39,6 @@ var (
 	ErrCommand = errors.New("TPM command refused")
 )
 
-// Error is a problem with the TPM, in words for the person in front of the device.
-type Error struct {
-	// Kind is one of the errors above.
-	Kind error
-	// Detail says what is wrong, Hint what to do about it; Hint may be empty.
-	Detail, Hint string
-	cause        error
-}
-
-func (e *Error) Error() string {
-	if e.cause == nil {
-		return e.Detail
-	}
-	return e.Detail + ": " + e.cause.Error()
-}
-
-// Unwrap gives the kind and the cause.
-func (e *Error) Unwrap() []error { return []error{e.Kind, e.cause} }
-
 const (
 	restartHint  = "switch the device off and on again; if it stays like this the TPM is broken"
 	otherTPMHint = "it was made for another TPM, or for this one before it was cleared"
@@ -72,12 +55,12 @@ func is(err error, codes ...gotpm.TPMRC) bool {
 	return false
 }
 
-// explain turns an error of a TPM command into an *Error.
+// explain turns an error of a TPM command into a *trouble.Error.
 func explain(doing string, err error) error {
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := errors.AsType[*trouble.Error](err); ok {
 		return e
 	}
-	e := &Error{Kind: ErrCommand, Detail: doing, cause: err}
+	e := &trouble.Error{Kind: ErrCommand, Detail: doing, Cause: err}
 	var timeout net.Error
 	switch {
 	case is(err, gotpm.TPMRCLockout):
@@ -105,9 +88,9 @@ func explain(doing string, err error) error {
 	return e
 }
 
-// explainOpen turns an error of opening a TPM into an *Error.
+// explainOpen turns an error of opening a TPM into a *trouble.Error.
 func explainOpen(spec string, err error) error {
-	e := &Error{Kind: ErrMissing, Detail: "cannot open the TPM " + spec, cause: err}
+	e := &trouble.Error{Kind: ErrMissing, Detail: "cannot open the TPM " + spec, Cause: err}
 	device := strings.HasPrefix(spec, "/")
 	switch {
 	case errors.Is(err, os.ErrNotExist) && device, errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 )
 
 // Identity is what the TPM says of itself before anything is proved.
@@ -128,7 +129,7 @@ func (d *Device) explainActivate(err error, ak *object) error {
 	if _, failed := (gotpm.ReadPublic{ObjectHandle: ak.handle}).Execute(d.link); failed != nil {
 		return err
 	}
-	return &Error{Kind: ErrOtherTPM, Detail: "the server's challenge does not open", Hint: otherTPMHint, cause: err}
+	return &trouble.Error{Kind: ErrOtherTPM, Detail: "the server's challenge does not open", Hint: otherTPMHint, Cause: err}
 }
 
 // plain authorises with the empty password: for keys that are exempt from the

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	gotpm "github.com/google/go-tpm/tpm2"
+
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 )
 
 const (
@@ -56,7 +58,7 @@ func dial(spec string) (*link, error) {
 	case strings.HasPrefix(spec, "/"):
 		c, err = openDevice(spec)
 	default:
-		return nil, &Error{Kind: ErrMissing, Detail: fmt.Sprintf("%q does not name a TPM", spec),
+		return nil, &trouble.Error{Kind: ErrMissing, Detail: fmt.Sprintf("%q does not name a TPM", spec),
 			Hint: "name it like /dev/tpmrm0, unix:PATH or tcp:HOST:PORT"}
 	}
 	if err != nil {
@@ -105,15 +107,15 @@ func (l *link) Close() error { return l.channel.Close() }
 // checkResponse holds a response against its header (TPM 2.0 Part 1, 18.2).
 func checkResponse(r []byte) error {
 	if len(r) < headerSize || int(binary.BigEndian.Uint32(r[2:6])) != len(r) {
-		return &Error{Kind: ErrFailure, Detail: "the TPM gave a response of the wrong size", Hint: restartHint}
+		return &trouble.Error{Kind: ErrFailure, Detail: "the TPM gave a response of the wrong size", Hint: restartHint}
 	}
 	switch tag := binary.BigEndian.Uint16(r); tag {
 	case uint16(gotpm.TPMSTNoSessions), uint16(gotpm.TPMSTSessions):
 		return nil
 	case 0x00C4: // TPM_TAG_RSP_COMMAND of TPM 1.2; a TPM 2.0 gives it to commands that it cannot read
-		return &Error{Kind: ErrMissing, Detail: "this is a TPM 1.2", Hint: "a TPM 2.0 is needed; some can be switched in the firmware set-up"}
+		return &trouble.Error{Kind: ErrMissing, Detail: "this is a TPM 1.2", Hint: "a TPM 2.0 is needed; some can be switched in the firmware set-up"}
 	default:
-		return &Error{Kind: ErrFailure, Detail: fmt.Sprintf("the TPM gave a response with the unknown tag 0x%04X", tag), Hint: restartHint}
+		return &trouble.Error{Kind: ErrFailure, Detail: fmt.Sprintf("the TPM gave a response with the unknown tag 0x%04X", tag), Hint: restartHint}
 	}
 }
 
