@@ -313,7 +313,7 @@ func (w *wanted) add(id string, critical bool, value string) {
 
 func (w *wanted) addKeyIDs() {
 	w.add(ceSubjectKeyID, false, element(octetString, w.keyID))
-	w.add(ceAuthorityKeyID, false, element(sequence, element(context|0, w.issuerKeyID)))
+	w.add(ceAuthorityKeyID, false, element(sequence, element(primitive(0), w.issuerKeyID)))
 }
 
 // written writes it down, unless err says that it cannot be.
@@ -338,5 +338,5 @@ func (w wanted) tbs() string {
 		element(sequence, timeElement(w.notBefore), timeElement(w.notAfter)),
 		subject,
 		w.key,
-		element(context|constructed|3, element(sequence, w.extensions...)))
+		element(constructed(3), element(sequence, w.extensions...)))
 }

@@ -29,9 +29,12 @@ const (
 	generalizedTime = 0x18
 	sequence        = 0x30
 	set             = 0x31
-	context         = 0x80
-	constructed     = 0x20
 )
+
+// primitive and constructed tag what a standard writes as [n], IMPLICIT of a string or around
+// elements (X.690 §8.1.2.2, §8.14).
+func primitive(n byte) byte   { return 0x80 | n }
+func constructed(n byte) byte { return 0xa0 | n }
 
 // element is one element in DER, of up to 16 MiB: tag, length, and the parts one after the
 // other (X.690 §8.1.3, §10.1).
@@ -63,13 +66,13 @@ func element(tag byte, parts ...string) string {
 func serverNames(c Content) string {
 	var names []string
 	for _, name := range c.DNSNames {
-		names = append(names, element(context|2, name))
+		names = append(names, element(primitive(2), name))
 	}
 	for _, ip := range c.IPs {
 		if v4 := ip.To4(); v4 != nil {
 			ip = v4
 		}
-		names = append(names, element(context|7, string(ip)))
+		names = append(names, element(primitive(7), string(ip)))
 	}
 	return element(sequence, names...)
 }
@@ -90,19 +93,19 @@ func chipNames(tpm *TPM) string {
 
 // other is an otherName in a list of GeneralNames (RFC 5280 §4.2.1.6).
 func other(id string, parts ...string) string {
-	return element(context|constructed|0, element(oID, id), element(context|constructed|0, element(sequence, parts...)))
+	return element(constructed(0), element(oID, id), element(constructed(0), element(sequence, parts...)))
 }
 
 // distributionPoint is a cRLDistributionPoints with one fullName (RFC 5280 §4.2.1.13).
 func distributionPoint(url string) string {
-	return element(sequence, element(sequence, element(context|constructed|0, element(context|constructed|0, element(context|6, url)))))
+	return element(sequence, element(sequence, element(constructed(0), element(constructed(0), element(primitive(6), url)))))
 }
 
 // infoAccess is an authorityInfoAccess of method, URL, method, URL… (RFC 5280 §4.2.2.1).
 func infoAccess(pairs ...string) string {
 	var all []string
 	for i := 0; i < len(pairs); i += 2 {
-		all = append(all, element(sequence, element(oID, pairs[i]), element(context|6, pairs[i+1])))
+		all = append(all, element(sequence, element(oID, pairs[i]), element(primitive(6), pairs[i+1])))
 	}
 	return element(sequence, all...)
 }

@@ -65,6 +65,8 @@ func collectSeldom() {
 // ballast counts as live heap and is never touched, so it takes no memory: it lets 80 MiB
 // more of garbage gather before a collection, whatever the heap's size. A greater GOGC would
 // do as much for a small heap, and ruin for a large one.
+//
+//lint:ignore U1000 that nobody reads it is the point
 var ballast []byte
 
 // house is the wired rooms that listeners serve.
