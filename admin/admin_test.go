@@ -174,6 +174,7 @@ func TestDevices(t *testing.T) {
 		h.device("default", "default", fmt.Sprintf("SN-%d", i))
 	}
 	twin := h.device("sensor", "W47", "SN-1")
+	h.device("sensor", "W47", twin.ID) // a serial number that means to be taken for another device
 	h.device("sensor", "W47", "default:SN-2")
 
 	var names []string

@@ -3,6 +3,7 @@ package selection
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,9 +21,10 @@ type Store interface {
 	DevicesNamed(ctx context.Context, model, serial string) ([]record.Device, error)
 }
 
-// One finds the one device that a person means by MODEL:SERIAL, SERIAL or ID. A full
+// One finds the one device that a person means by MODEL:SERIAL, ID or SERIAL. A full
 // name comes first: serial numbers may hold colons, and there must be a name for every
-// device that means no other.
+// device that means no other. An ID, which we gave, comes before a serial number, which the
+// device may have chosen.
 func One(ctx context.Context, s Store, text string) (record.Device, error) {
 	var found []record.Device
 	var err error
@@ -30,14 +32,17 @@ func One(ctx context.Context, s Store, text string) (record.Device, error) {
 		found, err = s.DevicesNamed(ctx, model, serial)
 	}
 	if err == nil && len(found) == 0 {
+		d, absent := s.Device(ctx, text)
+		if !errors.Is(absent, record.ErrNotFound) {
+			return d, absent
+		}
 		found, err = s.DevicesNamed(ctx, "", text)
 	}
 	if err != nil {
 		return record.Device{}, err
 	}
 	if len(found) == 0 {
-		d, err := s.Device(ctx, text)
-		return d, gate.Absent(err, "hallmark device list shows those there are", "there is no device %q", text)
+		return record.Device{}, gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark device list shows those there are", "there is no device %q", text)
 	}
 	if len(found) > 1 {
 		names := make([]string, len(found))
