@@ -153,28 +153,37 @@ func (j *journal) append(c *Conn, payload []byte) error {
 	return at.save(c)
 }
 
+// openSegment opens a segment, which its first group makes. Only what it has made is handed
+// over: what stands there, a link for instance, may be another's trap for root.
+func openSegment(path string, first bool) (*os.File, error) {
+	if first {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			if err = durable.HandOver(f); err != nil {
+				f.Close()
+			}
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return f, err
+		}
+	}
+	return os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+}
+
 // open makes j.file the segment of the place, exactly as long as the place says. What
 // is behind it was appended by a group that was never committed, and so never answered.
 func (j *journal) open(at place) error {
 	if j.file == nil || j.segment != at.segment {
 		j.close()
-		flags := os.O_RDWR
-		if at.size == 0 {
-			flags |= os.O_CREATE
-		}
 		path := segmentPath(j.dir, at.segment)
-		f, err := os.OpenFile(path, flags, 0o600)
+		f, err := openSegment(path, at.size == 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: %s", err, beginAnother)
 		}
 		if err != nil {
 			return err
 		}
-		err = durable.SyncDir(filepath.Dir(path))
-		if at.size == 0 && err == nil {
-			err = durable.HandOver(f)
-		}
-		if err != nil {
+		if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 			f.Close()
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -350,6 +351,34 @@ func TestJournalThatCannotBeWrittenStopsWriting(t *testing.T) {
 	}
 	if got := contents(t, h.path); strings.Contains(got, "'x'") {
 		t.Error("an unanswered change is in the record")
+	}
+}
+
+// Who owns the folder may have put a link where the next segment comes: root's command hands
+// over what it has made, and nothing that stood there.
+func TestSegmentIsNoLink(t *testing.T) {
+	dir, other := t.TempDir(), filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := segmentPath(dir, 7)
+	if err := os.Symlink(other, path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openSegment(path, true); !errors.Is(err, syscall.ELOOP) {
+		t.Errorf("a link was opened: %v", err)
+	}
+	info, err := os.Stat(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != os.Geteuid() {
+		t.Errorf("what the link leads to was given to user %d", uid)
 	}
 }
 
