@@ -91,7 +91,7 @@ func (f file) create() (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.Create(f.path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := durable.CreateForOwner(f.path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
 	return kms.CreateSigner(&key.CreateSignerRequest)

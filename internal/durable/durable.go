@@ -59,12 +59,19 @@ func replace(path string, contents []byte, mode fs.FileMode, handOver func(*os.F
 // Create makes a file with contents, mode 0600. It never replaces one: what is there is an
 // error that wraps fs.ErrExist.
 func Create(path string, contents []byte) error {
+	return create(path, contents, func(*os.File) error { return nil })
+}
+
+// CreateForOwner is Create for a file that a service goes on with, as ReplaceForOwner is.
+func CreateForOwner(path string, contents []byte) error { return create(path, contents, HandOver) }
+
+func create(path string, contents []byte, handOver func(*os.File) error) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(contents)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+	if err = errors.Join(err, handOver(f), f.Sync(), f.Close()); err == nil {
 		err = SyncDir(filepath.Dir(path))
 	}
 	if err != nil {

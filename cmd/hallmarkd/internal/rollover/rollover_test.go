@@ -8,9 +8,11 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,6 +249,41 @@ func (deaf) Note(context.Context, ...record.Event) error {
 }
 
 // A file without end is read to its bound.
+// Root adds the root of a server that has a user of its own, who must be able to read all.
+func TestAddRootForTheServersUser(t *testing.T) {
+	h := newHouse(t)
+	dir := filepath.Dir(h.config)
+	each := func(do func(path string, owner int) error) {
+		h.check(filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := os.Lstat(path)
+			if err != nil {
+				return err
+			}
+			return do(path, int(info.Sys().(*syscall.Stat_t).Uid))
+		}))
+	}
+	user := os.Geteuid()
+	if user == 0 {
+		user = 65534
+		each(func(path string, _ int) error { return os.Lchown(path, user, -1) })
+	}
+	_, err := AddRoot(h.in, profile.Operational, h.safe, time.Now())
+	h.check(err)
+	seen := 0
+	each(func(path string, owner int) error {
+		if seen++; owner != user {
+			t.Errorf("%s belongs to user %d", path, owner)
+		}
+		return nil
+	})
+	if _, err := os.Stat(filepath.Join(dir, "keys", "operational-2.key")); err != nil || seen < 20 {
+		t.Errorf("%d files, %v", seen, err)
+	}
+}
+
 func TestReadFileIsBounded(t *testing.T) {
 	if _, err := ReadFile("/dev/zero"); !errors.Is(err, wire.ErrTooLarge) {
 		t.Error(err)
