@@ -144,6 +144,9 @@ func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fre
 	if err != nil {
 		return classify(err)
 	}
+	if first := p.ListSources()[0].Version; current > 0 && current < first {
+		return fmt.Errorf("its schema is version %d, of before the first release, and cannot be brought to %d", current, target)
+	}
 	if current > target {
 		return fmt.Errorf("its schema is version %d and this program knows %d: use the newer program that wrote it", current, target)
 	}
