@@ -40,6 +40,7 @@ type Issuer struct {
 type Store interface {
 	IssuerRevocations(ctx context.Context) ([]record.Job, error)
 	CreateJob(ctx context.Context, of record.Selection, at time.Time, judge record.JobJudge) (record.Job, error)
+	CancelJob(ctx context.Context, id string, at time.Time, e record.Event) (record.Job, error)
 	OpenApprovals(ctx context.Context, at time.Time) ([]record.Approval, error)
 }
 

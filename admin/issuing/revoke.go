@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -58,7 +59,7 @@ func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 		return p, nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.withdraw(ctx, c, out.Plan))
 	}
 	s.Wake()
 	out.Job, out.State, out.Devices = j.ID, j.State, j.Total
@@ -69,6 +70,15 @@ func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 		}
 	}
 	return out, err
+}
+
+// withdraw ends the plan of a revocation that was not to be.
+func (s *Service) withdraw(ctx context.Context, c *gate.Call, p *renewal.Plan) error {
+	if p == nil {
+		return nil
+	}
+	_, err := s.Store.CancelJob(context.WithoutCancel(ctx), p.ID, c.Now, c.Event("job.cancelled", p.ID))
+	return err
 }
 
 func (s *Service) check(in issuers.NewRevocation) (reason int, err error) {
