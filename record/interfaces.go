@@ -228,8 +228,9 @@ type Inventory interface {
 	CertificatesNumbered(ctx context.Context, serial string) ([]Certificate, error)
 }
 
-// AbleAfterDisabling is how long an operator counts as able after being disabled, or after
-// the revocation of the last good certificate.
+// AbleAfterDisabling is how long an operator counts, where consent is needed, after being
+// disabled, or after the revocation of the last good certificate: nobody becomes the only
+// operator by disabling the other, or by ending the issuer behind the other.
 const AbleAfterDisabling = 24 * time.Hour
 
 // Operators is who administers.
@@ -251,10 +252,10 @@ type Operators interface {
 	Operator(ctx context.Context, name string) (Operator, error)
 	Operators(ctx context.Context) ([]Operator, error)
 	// Able lists the operators who could act at that time: not disabled, and with a
-	// certificate that is good and has not expired. Who was disabled, or lost the certificate
-	// by a revocation, less than AbleAfterDisabling before is among them too: nobody becomes the
-	// only operator by disabling the other, or by ending the issuer behind the other.
-	Able(ctx context.Context, at time.Time) ([]string, error)
+	// certificate that is good and has not expired. Whoever could until less than lost before,
+	// and was disabled or lost the certificate by a revocation, is among them too. Who never had
+	// a certificate is not.
+	Able(ctx context.Context, at time.Time, lost time.Duration) ([]string, error)
 }
 
 // Authorities is the set of TPM makers' CA certificates that operators imported.

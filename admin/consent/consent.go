@@ -29,8 +29,7 @@ const (
 // Store is what judging asks of the record.
 type Store interface {
 	record.Approvals
-	Able(ctx context.Context, at time.Time) ([]string, error)
-	Operator(ctx context.Context, name string) (record.Operator, error)
+	Able(ctx context.Context, at time.Time, lost time.Duration) ([]string, error)
 	RevokedAlone(ctx context.Context, operator string, since time.Time) (int64, error)
 	LotsEnded(ctx context.Context, devices []string, at time.Time) ([]string, error)
 	Setting(ctx context.Context, name string) (string, error)
@@ -58,19 +57,11 @@ func Alone(able []string, caller string) bool {
 	return !slices.ContainsFunc(able, func(name string) bool { return name != caller })
 }
 
-// Others are those but the caller who can act now: who was disabled counts, and cannot.
+// Others are those but the caller who can act now: who lost that a moment ago counts for Need,
+// and cannot.
 func (w *Watch) Others(ctx context.Context, caller string, now time.Time) (others []string, err error) {
-	able, err := w.store.Able(ctx, now)
-	for _, name := range able {
-		o, err := w.store.Operator(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if name != caller && o.Disabled.IsZero() {
-			others = append(others, name)
-		}
-	}
-	return others, err
+	able, err := w.store.Able(ctx, now, 0)
+	return slices.DeleteFunc(able, func(name string) bool { return name == caller }), err
 }
 
 // Need returns nil if the caller may do now what kind and subject (record.Approval) say:
@@ -78,7 +69,7 @@ func (w *Watch) Others(ctx context.Context, caller string, now time.Time) (other
 // is done. Otherwise it asks for consent and returns the refusal that says so. To people the
 // subject is known as name.
 func (w *Watch) Need(ctx context.Context, c *gate.Call, act *record.Event, kind, subject, name string) error {
-	able, err := w.store.Able(ctx, c.Now)
+	able, err := w.store.Able(ctx, c.Now, record.AbleAfterDisabling)
 	if err != nil || Alone(able, c.Caller.Name) {
 		return err
 	}
@@ -149,11 +140,11 @@ func (w *Watch) left(ctx context.Context, operator string, now time.Time) (int64
 	return threshold - already, err
 }
 
-// RevokeOne calls record, which ends one device in the record, unless that is beyond what the
+// RevokeOne calls end, which ends one device in the record, unless that is beyond what the
 // caller may do alone (wire.CodeApproval): too many within a day, or the last of a lot.
 // Meanwhile it counts the device; lists are for later, for they may take long.
-func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device, record func() error) error {
-	able, err := w.store.Able(ctx, c.Now)
+func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device, end func() error) error {
+	able, err := w.store.Able(ctx, c.Now, record.AbleAfterDisabling)
 	if err != nil {
 		return err
 	}
@@ -168,7 +159,7 @@ func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device, re
 		defer w.mu.Unlock()
 		delete(w.ending, one)
 	}()
-	return record()
+	return end()
 }
 
 // admit counts a device among those that are being ended, if the caller may end it.

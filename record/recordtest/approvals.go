@@ -165,7 +165,7 @@ func ableOperators(t *testing.T, b *bench) {
 	b.must(b.Invite(b.ctx, record.Operator{Name: "cleo", Created: Now, Invitation: "i", InvitedUntil: Now.Add(time.Hour)}, event("operator.invited")))
 	able := func(at time.Time, want ...string) {
 		t.Helper()
-		got, err := b.Able(b.ctx, at)
+		got, err := b.Able(b.ctx, at, record.AbleAfterDisabling)
 		b.must(err)
 		b.equal("able", got, want)
 	}
@@ -180,6 +180,13 @@ func ableOperators(t *testing.T, b *bench) {
 	b.must(err)
 	able(Now.Add(record.AbleAfterDisabling-time.Second), "anna", "bert")
 	able(Now.Add(record.AbleAfterDisabling), []string(nil)...)
+	now, err := b.Able(b.ctx, Now.Add(time.Second), 0)
+	b.must(err)
+	b.equal("able without grace", now, []string(nil))
+
+	// Who never could act does not keep the others from acting alone.
+	b.must(b.DisableOperator(b.ctx, "cleo", Now, event("operator.disabled")))
+	able(Now, "anna", "bert")
 
 	b.must(b.Invite(b.ctx, record.Operator{Name: "bert", Created: Now.Add(100 * 24 * time.Hour), Invitation: "j", InvitedUntil: Now.Add(101 * 24 * time.Hour)}, event("operator.invited")))
 	o, err := b.Operator(b.ctx, "bert")

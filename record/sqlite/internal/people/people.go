@@ -70,15 +70,14 @@ func (s People) Operators(ctx context.Context) ([]record.Operator, error) {
 }
 
 // Able lists by name.
-func (s People) Able(ctx context.Context, at time.Time) ([]string, error) {
-	return engine.List(ctx, s.db, func(r engine.Row) string { return r.Text(0) }, SelectAble, at, at.Add(-record.AbleAfterDisabling))
+func (s People) Able(ctx context.Context, at time.Time, lost time.Duration) ([]string, error) {
+	return engine.List(ctx, s.db, func(r engine.Row) string { return r.Text(0) }, SelectAble, at, at.Add(-lost))
 }
 
-// SelectAble selects the names that Able lists; its parameters are the time, and that
-// less record.AbleAfterDisabling.
-const SelectAble = "SELECT name FROM operators WHERE " + isOperator + ` AND (disabled IS NULL AND EXISTS (SELECT 1 FROM certificates c
-		WHERE c.device IS NULL AND c.operator = operators.name AND c.issued IS NOT NULL AND c.not_after > ?1 AND (c.revoked IS NULL OR c.revoked > ?2))
-	OR disabled > ?2) ORDER BY name`
+// SelectAble selects the names that Able lists; its parameters are the time, and since when
+// who has lost the ability is one of them.
+const SelectAble = "SELECT name FROM operators WHERE " + isOperator + ` AND (disabled IS NULL OR disabled > ?2) AND EXISTS (SELECT 1 FROM certificates c
+	WHERE c.device IS NULL AND c.operator = operators.name AND c.issued IS NOT NULL AND c.not_after > ?1 AND (c.revoked IS NULL OR c.revoked > ?2)) ORDER BY name`
 
 // AddAuthorities writes no event if all are there already.
 func (s People) AddAuthorities(ctx context.Context, as []record.Authority, e record.Event) (added int, err error) {
