@@ -39,6 +39,9 @@ const (
 	maxHeld = 1024 // changes
 	// maxWait is how long a device waits at most for the next try.
 	maxWait = time.Minute
+	// share of the time goes to trying again: that many times as long as a try took nothing is
+	// tried for its device, even if that is more than maxWait.
+	share = 20
 )
 
 // Teller tells a command what happens; every field is needed.
@@ -89,6 +92,7 @@ func (t Teller) tell(ctx context.Context, c wire.Change) (failed bool, err error
 		t.Failing[n].Changes = append(t.Failing[n].Changes, c)
 		return false, nil
 	}
+	began := time.Now()
 	err = t.Run(ctx, environment(c))
 	switch {
 	case err == nil:
@@ -99,17 +103,18 @@ func (t Teller) tell(ctx context.Context, c wire.Change) (failed bool, err error
 		return true, fmt.Errorf("the command fails for too many, and nothing newer is enforced: for %s (change %d, %s): %w", device, c.Number, c.Status, err)
 	}
 	f := Failing{RelayFailure: wire.RelayFailure{Device: device, Change: c.Number, Since: t.Now()}, Changes: []wire.Change{c}}
-	f.failed(err, t.Now())
+	f.failed(err, t.Now(), time.Since(began))
 	t.Failing = append(t.Failing, f)
 	return true, nil
 }
 
-// failed puts off the next try: a second at first, half of it at random.
-func (f *Failing) failed(err error, now time.Time) {
+// failed puts off the next try: a second at first, half of it at random. A run holds up what
+// others are told meanwhile, so a command that hangs has a twentieth of the time at most.
+func (f *Failing) failed(err error, now time.Time, took time.Duration) {
 	f.Says = err.Error()
 	f.Times++
 	wait := min(time.Second<<min(f.Times-1, 10), maxWait)
-	f.next = now.Add(wait/2 + rand.N(wait/2))
+	f.next = now.Add(max(wait/2+rand.N(wait/2), share*took))
 }
 
 // Again runs the command for those of whom it is time, until it fails; done reports whether
@@ -132,9 +137,10 @@ func (t Teller) catchUp(ctx context.Context, f *Failing) bool {
 		c := f.Changes[0]
 		f.Change = c.Number
 		if !c.Expires.Before(t.Now()) {
+			began := time.Now()
 			if err := t.Run(ctx, environment(c)); err != nil {
 				if ctx.Err() == nil {
-					f.failed(err, t.Now())
+					f.failed(err, t.Now(), time.Since(began))
 				}
 				return false
 			}

@@ -76,6 +76,30 @@ func TestWaits(t *testing.T) {
 	})
 }
 
+// A command that hangs for one device leaves nearly all of the time to the others.
+func TestHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{dislikes: map[string]bool{"b": true}, takes: 30 * time.Second}
+		tell := Teller{State: &State{}, Run: p.run, Timeout: p.takes, Now: time.Now}
+		if err := tell.Tell(t.Context(), []wire.Change{change(1, "b")}, 1); err != nil {
+			t.Fatal(err)
+		}
+		var busy time.Duration
+		began := time.Now()
+		for range 5 {
+			<-tell.Due()
+			tries := time.Now()
+			if tell.Again(t.Context()) {
+				t.Fatal("it has not failed again")
+			}
+			busy += time.Since(tries)
+		}
+		if all := time.Since(began); busy != 5*p.takes || 20*busy > all || 22*busy < all {
+			t.Errorf("%v of %v went to trying again", busy, all)
+		}
+	})
+}
+
 // Nobody need be told of a certificate that has ended.
 func TestEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
