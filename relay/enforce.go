@@ -216,7 +216,7 @@ func (r *Relay) stale(contents map[string][]byte) (paths []string) {
 			paths = append(paths, disk.Beside(f.Path, successor)...)
 		}
 	}
-	return slices.DeleteFunc(paths, func(path string) bool { return contents[path] != nil })
+	return slices.DeleteFunc(paths, func(path string) bool { _, wanted := contents[path]; return wanted })
 }
 
 // successor is the name of a later issuer, which is what files beside are named after.

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -577,6 +578,18 @@ func TestFilesOfIssuersNoLongerFollowed(t *testing.T) {
 	p.enforced()
 	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) || p.read(others) != "ours" || !strings.HasPrefix(p.read(list), "hallmark") {
 		t.Errorf("the stale file: %v; the list: %.20q", err, p.read(list))
+	}
+}
+
+// What is to be written is not stale, be it empty.
+func TestEmptyIsNotStale(t *testing.T) {
+	list := filepath.Join(t.TempDir(), "list")
+	second, third := list+".operational-2", list+".operational-3"
+	write(t, second, "")
+	write(t, third, "")
+	r := &Relay{Config: Config{Files: []File{{wire.FormatDenylist, list}}}}
+	if got := r.stale(map[string][]byte{list: nil, second: nil}); !slices.Equal(got, []string{third}) {
+		t.Errorf("stale: %q", got)
 	}
 }
 
