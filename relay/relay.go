@@ -339,10 +339,10 @@ func (r *Relay) begin(ctx context.Context) error {
 	r.owed = 0
 	switch told := r.state.Told; {
 	case r.Each == "" || r.state.Number < 0 || told >= number:
-		r.state.Told = number
+		r.state.Stand(number)
 	case r.lost:
 		r.Log.Warn("the command is not run for changes that the feed no longer knows", "from", told, "to", number)
-		r.state.Told = number
+		r.state.Stand(number)
 	default:
 		r.owed, number = number, told // the stream tells the command what happened meanwhile
 	}

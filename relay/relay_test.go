@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/each"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
@@ -579,6 +580,39 @@ func TestFilesOfIssuersNoLongerFollowed(t *testing.T) {
 	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) || p.read(others) != "ours" || !strings.HasPrefix(p.read(list), "hallmark") {
 		t.Errorf("the stale file: %v; the list: %.20q", err, p.read(list))
 	}
+}
+
+// What waits from before the server was restored, and the feed does not know, is reported no
+// more: the server refuses a report of what has not happened.
+func TestFailsFromBefore(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	p.Each = "false"
+	stop := p.run()
+	p.enforced()
+	stop()
+	st, err := readState(p.dir)
+	p.must(err)
+	gone := wire.Change{Number: s.Newest() + 2, Device: "default:gone", Status: wire.StatusHold, Expires: time.Now().Add(time.Hour)}
+	st.Told = gone.Number
+	st.Failing = []each.Failing{{RelayFailure: wire.RelayFailure{Device: gone.Device, Change: gone.Number, Since: time.Now(), Times: 1}, Changes: []wire.Change{gone}}}
+	p.must(writeState(p.dir, st))
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path == wire.PathRelayReport {
+			body, err := io.ReadAll(r.Body)
+			if err != nil || bytes.Contains(body, []byte(gone.Device)) {
+				http.Error(w, "not in the feed", http.StatusBadRequest)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+		}
+		next.ServeHTTP(w, r)
+	})
+	s.mu.Lock()
+	s.reports = nil
+	s.mu.Unlock()
+	p.run()
+	p.enforced()
 }
 
 // What is to be written is not stale, be it empty.

@@ -79,6 +79,17 @@ func (t Teller) Tell(ctx context.Context, changes []wire.Change, upTo int64) err
 	return nil
 }
 
+// Stand takes a number for the newest that the command was told of. If the feed went back to it,
+// what waits and is newer is forgotten: the feed tells of it again, or it has not happened.
+func (s *State) Stand(number int64) {
+	s.Told = number
+	newer := func(c wire.Change) bool { return c.Number > number }
+	for n := range s.Failing {
+		s.Failing[n].Changes = slices.DeleteFunc(s.Failing[n].Changes, newer)
+	}
+	s.Failing = slices.DeleteFunc(s.Failing, func(f Failing) bool { return len(f.Changes) == 0 })
+}
+
 // tell runs the command for one change, or keeps it for later.
 func (t Teller) tell(ctx context.Context, c wire.Change) (failed bool, err error) {
 	device, held := cmp.Or(c.Device, c.Serial), 0

@@ -115,6 +115,29 @@ func TestEnds(t *testing.T) {
 	})
 }
 
+// After the feed went back, nothing waits that it does not know, and what it tells of is told.
+func TestStand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{dislikes: map[string]bool{"b": true, "c": true}}
+		tell := Teller{State: &State{}, Run: p.run, Timeout: time.Second, Now: time.Now}
+		if err := tell.Tell(t.Context(), []wire.Change{change(2, "b"), change(5, "b"), change(6, "c")}, 6); err != nil {
+			t.Fatal(err)
+		}
+		tell.Stand(4)
+		if len(tell.Failing) != 1 || len(tell.Failing[0].Changes) != 1 || tell.Failing[0].Change != 2 {
+			t.Errorf("failing: %+v", tell.Failing)
+		}
+		p.dislikes = nil
+		if err := tell.Tell(t.Context(), []wire.Change{change(5, "c")}, 5); err != nil || tell.Told != 5 {
+			t.Errorf("told up to %d: %v", tell.Told, err)
+		}
+		<-tell.Due()
+		if !tell.Again(t.Context()) || strings.Join(p.told, ", ") != "5 c, 2 b" {
+			t.Errorf("told: %q", p.told)
+		}
+	})
+}
+
 // What waits has a bound, and so has the time that failures take; what is beyond is not told,
 // and not said to be.
 func TestBounds(t *testing.T) {
