@@ -39,6 +39,9 @@ func Take(dir string, answer wire.RelayTrust, pinned func(sha256 [32]byte) bool)
 		return wire.Bundle{}, fmt.Errorf("%s is damaged: remove it and try again: %w", path, err)
 	}
 	b, err := follow(known, held, answer)
+	if errors.Is(err, errKeys) {
+		err = fmt.Errorf("%w: if its keys are known to be right, remove %s, and the pinned root decides", err, path)
+	}
 	if err != nil || bytes.Equal(held.Bundle, answer.Bundle.Bundle) {
 		return b, err
 	}
@@ -63,6 +66,9 @@ func first(answer wire.RelayTrust, pinned func(sha256 [32]byte) bool) (wire.Bund
 	return b, answer.Bundle, err
 }
 
+// errKeys: the keys that are known do not lead to those of the newest.
+var errKeys = errors.New("the keys that are known here have not signed the server's new ones")
+
 // follow goes from the known one to the newest, over those in between as far as they came:
 // a server does not keep them for ever, and the known one's keys may have signed the newest.
 func follow(known wire.Bundle, held wire.SignedBundle, answer wire.RelayTrust) (wire.Bundle, error) {
@@ -82,7 +88,7 @@ func follow(known wire.Bundle, held wire.SignedBundle, answer wire.RelayTrust) (
 	case newest.Number <= b.Number:
 		return newest, fmt.Errorf("trust bundle %d is older than %d, which is known here, or another of its number", newest.Number, b.Number)
 	case signed < want:
-		return newest, fmt.Errorf("trust bundle %d is signed by %d of the keys that bundle %d names, want %d", newest.Number, signed, b.Number, want)
+		return newest, fmt.Errorf("%w: trust bundle %d is signed by %d of the keys that bundle %d names, want %d", errKeys, newest.Number, signed, b.Number, want)
 	}
 	return newest, nil
 }
