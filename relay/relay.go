@@ -145,7 +145,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	unlock = func() { unlockFiles(); unlockDir() }
-	r = &Relay{Config: c, sources: map[string]*source{}, kept: map[string][]byte{}, numbers: map[string]*big.Int{}, strange: map[string]bool{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, numbers: map[string]*big.Int{}, strange: map[string]bool{}}
 	if r.state, err = readState(c.Dir); err == nil {
 		if c.Each == "" {
 			r.state.Failing = nil
@@ -156,6 +156,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		unlock()
 		return nil, nil, err
 	}
+	r.kept = disk.ReadAll(r.stale(nil)) // all that stand beside
 	for _, f := range c.Files {
 		if text, err := disk.Read(f.Path); err == nil {
 			r.kept[f.Path] = text

@@ -615,6 +615,28 @@ func TestFailsFromBefore(t *testing.T) {
 	p.enforced()
 }
 
+// The files of later issuers come back as well if the program does not take up what is new, also
+// after the relay was started anew.
+func TestFilesBesideComeBack(t *testing.T) {
+	list := filepath.Join(t.TempDir(), "list")
+	second := list + ".operational-2"
+	write(t, list, "good")
+	write(t, second, "good")
+	r, unlock, err := New(Config{Dir: t.TempDir(), Files: []File{{wire.FormatDenylist, list}}, Reload: "false", Fail: wire.FailClosed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if err := r.install(t.Context(), map[string][]byte{list: []byte("new"), second: []byte("new")}, nil); err == nil {
+		t.Error("the reload has not failed")
+	}
+	for _, path := range []string{list, second} {
+		if text, err := os.ReadFile(path); err != nil || string(text) != "good" {
+			t.Errorf("%s: %q, %v", path, text, err)
+		}
+	}
+}
+
 // What is to be written is not stale, be it empty.
 func TestEmptyIsNotStale(t *testing.T) {
 	list := filepath.Join(t.TempDir(), "list")

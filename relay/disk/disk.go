@@ -47,6 +47,17 @@ func Read(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
+// ReadAll gives the contents, by path, of the files that can be read.
+func ReadAll(paths []string) map[string][]byte {
+	all := map[string][]byte{}
+	for _, path := range paths {
+		if text, err := Read(path); err == nil {
+			all[path] = text
+		}
+	}
+	return all
+}
+
 // Beside lists the regular files PATH.SUFFIX whose suffix matches.
 func Beside(path string, suffix *regexp.Regexp) (paths []string) {
 	entries, _ := os.ReadDir(filepath.Dir(path)) // who writes there sees what is wrong
