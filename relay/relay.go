@@ -181,7 +181,8 @@ func (r *Relay) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil: // everything is due anew
+		case err == nil: // everything is due anew, and for all relays if the server's settings changed
+			pause(ctx, rand.N(time.Second/2))
 			continue
 		case r.Now().Sub(began) > maxBackoff:
 			backoff = time.Second
@@ -194,11 +195,15 @@ func (r *Relay) Run(ctx context.Context) error {
 		// Half of it at random: relays that lost one server must not come back as one.
 		wait := backoff/2 + rand.N(backoff/2)
 		backoff = min(2*backoff, maxBackoff)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
+		pause(ctx, wait)
+	}
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, wait time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(wait):
 	}
 }
 
