@@ -60,7 +60,7 @@ func (r role) join(ctx context.Context, invitation, dir string) (name, settings 
 	if err != nil {
 		return "", "", err
 	}
-	bundle, err := fetchTrust(ctx, p.Server, func(sum [32]byte) bool { return sum == p.Root })
+	bundle, _, err := fetchTrust(ctx, p.Server, func(sum [32]byte) bool { return sum == p.Root })
 	if err != nil {
 		return "", "", err
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -37,8 +38,10 @@ func (c *Client) dialTLS(ctx context.Context, network, address string) (net.Conn
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	conn, err := c.knock(ctx, network, address)
-	if errors.As(err, new(x509.UnknownAuthorityError)) && c.follow(ctx) == nil {
-		conn, err = c.knock(ctx, network, address)
+	if errors.As(err, new(x509.UnknownAuthorityError)) {
+		if _, lost := c.follow(ctx); lost == nil {
+			conn, err = c.knock(ctx, network, address)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -69,33 +72,55 @@ func (c *Client) succeeded() bool {
 	return len(c.issuer) > 0 && !bytes.Equal(c.issuer, c.identity.Leaf.AuthorityKeyId)
 }
 
-// follow takes the roots of the server's newest trust bundle into the settings.
-func (c *Client) follow(ctx context.Context) error {
+// follow takes the roots of the server's newest trust bundle into the settings, and out of them
+// those that only its older ones name, which it reports. Roots that it never had stay: another
+// installation may share the file.
+func (c *Client) follow(ctx context.Context) (retired bool, err error) {
 	text, err := readFile(c.settings.Roots)
 	if err != nil {
-		return err
+		return false, err
 	}
-	held := bundleNumber(text)
-	bundle, err := fetchTrust(ctx, c.settings.Server, func(sum [32]byte) bool { return slices.Contains(fingerprints(text), sum) })
+	held, sums := bundleNumber(text), fingerprints(text)
+	bundle, former, err := fetchTrust(ctx, c.settings.Server, func(sum [32]byte) bool { return slices.Contains(sums, sum) })
 	if err != nil {
-		return err
+		return false, err
 	}
 	if bundle.Number <= held {
-		return fmt.Errorf("trust bundle %d is %w than %d, which is known here", bundle.Number, errNoNewer, held)
-	}
-	if err := durable.Replace(c.settings.Roots, rootsText(bundle), 0o644); err != nil {
-		return err
+		return false, fmt.Errorf("trust bundle %d is %w than %d, which is known here", bundle.Number, errNoNewer, held)
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.roots = pool(bundle)
-	return nil
+	c.roots = pool(bundle) // also where the file cannot be written
+	c.mu.Unlock()
+	others, retired := besides(text, bundle, former)
+	return retired, durable.Replace(c.settings.Roots, append(rootsText(bundle), certificatesPEM(others)...), 0o644)
+}
+
+// besides are the roots of a file that no bundle of the server names, the newest or a former
+// one. retired reports whether there is one that only the former ones name.
+func besides(text []byte, newest wire.Bundle, former []wire.Bundle) (others [][]byte, retired bool) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		named := func(b wire.Bundle) bool {
+			return slices.ContainsFunc(b.Infrastructure, func(der []byte) bool { return bytes.Equal(der, block.Bytes) })
+		}
+		switch {
+		case named(newest):
+		case slices.ContainsFunc(former, named):
+			retired = true
+		default:
+			others = append(others, block.Bytes)
+		}
+	}
+	return others, retired
 }
 
 var errNoNewer = errors.New("no newer")
 
-// lookAgain is how often the newest trust bundle is asked for though the server is believed.
-const lookAgain = 24 * time.Hour
+const (
+	// lookAgain is how often the newest trust bundle is asked for though the server is believed,
+	// lookTimeout how long somebody waits for it who has the answer that he wanted.
+	lookAgain   = 24 * time.Hour
+	lookTimeout = 5 * time.Second
+)
 
 // forget takes out of the settings what the newest trust bundle lists no more: whoever stole
 // the key of a root that was retired since would be believed here for ever. The file's time
@@ -111,12 +136,24 @@ func (c *Client) forget(ctx context.Context) {
 	if !again || err != nil || time.Since(info.ModTime()).Abs() < lookAgain {
 		return
 	}
-	if err = c.follow(ctx); errors.Is(err, errNoNewer) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	retired, err := c.follow(ctx)
+	if errors.Is(err, errNoNewer) {
 		err = os.Chtimes(c.settings.Roots, time.Time{}, time.Now())
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case retired:
+		c.warn(fmt.Sprintf("a root in %s was retired, and cannot be taken out: %v", c.settings.Roots, err))
+	case !readOnly(err): // else all that it holds is still to be trusted
 		c.warn(fmt.Sprintf("whether all of %s are still to be trusted is not known: %v", c.settings.Roots, err))
 	}
+}
+
+// readOnly: a file may not be written by this user, or by nobody.
+func readOnly(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
 
 // numbered precedes the roots in their file, so that no older bundle takes their place.
@@ -156,21 +193,21 @@ func pool(b wire.Bundle) *x509.CertPool {
 	return roots
 }
 
-// fetchTrust fetches the newest trust bundle over a connection that it judges afterwards:
-// a root that pinned accepts must have signed it, or one that leads to it, and its roots
-// must have vouched for this very connection.
-func fetchTrust(ctx context.Context, server string, pinned func([32]byte) bool) (wire.Bundle, error) {
+// fetchTrust fetches the newest trust bundle, and those before it, over a connection that it
+// judges afterwards: a root that pinned accepts must have signed the newest, or one that leads
+// to it, and its roots must have vouched for this very connection.
+func fetchTrust(ctx context.Context, server string, pinned func([32]byte) bool) (newest wire.Bundle, former []wire.Bundle, err error) {
 	conn, err := dial(ctx, server, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
 	if err != nil {
-		return wire.Bundle{}, err
+		return newest, nil, err
 	}
 	defer conn.Close()
-	bundle, err := openTrust(ctx, through(conn), server, pinned)
+	newest, way, err := openTrust(ctx, through(conn), server, pinned)
 	if errors.As(err, new(*wire.Problem)) {
 		// Its words, and its hints, are not the server's before it has shown that it is one.
-		return wire.Bundle{}, &Unreachable{Server: host(server), Err: errors.New("it refuses to say who it is"), Hint: "check the address, and what stands in between"}
+		return newest, nil, &Unreachable{Server: host(server), Err: errors.New("it refuses to say who it is"), Hint: "check the address, and what stands in between"}
 	} else if err != nil {
-		return wire.Bundle{}, err
+		return newest, nil, err
 	}
 	intermediates := x509.NewCertPool()
 	shown := conn.ConnectionState().PeerCertificates
@@ -179,32 +216,37 @@ func fetchTrust(ctx context.Context, server string, pinned func([32]byte) bool) 
 	}
 	u, err := url.Parse(server)
 	if err != nil {
-		return wire.Bundle{}, err
+		return newest, nil, err
 	}
-	if _, err := shown[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: pool(bundle), Intermediates: intermediates}); err != nil {
-		return wire.Bundle{}, unreachable(server, err)
+	if _, err := shown[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: pool(newest), Intermediates: intermediates}); err != nil {
+		return newest, nil, unreachable(server, err)
 	}
-	return bundle, nil
+	for _, s := range way {
+		if b, err := wire.ReadBundle(s); err == nil && b.Number < newest.Number {
+			former = append(former, b)
+		}
+	}
+	return newest, former, nil
 }
 
-func openTrust(ctx context.Context, via *http.Client, server string, pinned func([32]byte) bool) (wire.Bundle, error) {
+func openTrust(ctx context.Context, via *http.Client, server string, pinned func([32]byte) bool) (wire.Bundle, []wire.SignedBundle, error) {
 	var newest wire.SignedBundle
 	if err := exchange(ctx, via, server, http.MethodGet, wire.PathTrust, nil, &newest); err != nil {
-		return wire.Bundle{}, err
-	}
-	bundle, refused := wire.OpenBundle(newest, pinned)
-	if refused == nil {
-		return bundle, nil
+		return wire.Bundle{}, nil, err
 	}
 	way, err := fetchSteps(ctx, via, server)
 	if err != nil {
-		return wire.Bundle{}, err
+		return wire.Bundle{}, nil, err
+	}
+	bundle, refused := wire.OpenBundle(newest, pinned)
+	if refused == nil {
+		return bundle, way, nil
 	}
 	if bundle, err = steps.Open(way, pinned); err != nil {
-		return wire.Bundle{}, &Unreachable{Server: host(server), Err: refused,
+		return wire.Bundle{}, nil, &Unreachable{Server: host(server), Err: refused,
 			Hint: "this is another server than the one that is trusted here"}
 	}
-	return bundle, nil
+	return bundle, way, nil
 }
 
 // fetchSteps fetches every bundle that the server keeps, in order.

@@ -14,8 +14,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -150,24 +152,29 @@ func TestFollowsToNewRoots(t *testing.T) {
 	}
 }
 
-// A root that was retired is trusted until the next day at most.
+// A root that was retired is trusted until the next day at most; one that the server never had
+// is another's.
 func TestForgetsRetiredRoots(t *testing.T) {
-	old, next := newRoot(t), newRoot(t)
-	newest, asked := bundle(t, 2, []root{old}, old, next), 0
+	old, next, others := newRoot(t), newRoot(t), newRoot(t)
+	way, asked := []wire.SignedBundle{bundle(t, 1, []root{old}, old), bundle(t, 2, []root{old}, old, next)}, 0
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == wire.PathWhoami {
 			json.NewEncoder(w).Encode(wire.Whoami{Name: "Acme"})
 			return
 		}
+		if r.URL.RawQuery != "" {
+			json.NewEncoder(w).Encode(wire.TrustSteps{Bundles: way, Newest: int64(len(way))})
+			return
+		}
 		asked++
-		json.NewEncoder(w).Encode(newest)
+		json.NewEncoder(w).Encode(way[len(way)-1])
 	}))
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{next.der}, PrivateKey: next.key}}, ClientAuth: tls.RequestClientCert}
 	s.StartTLS()
 	defer s.Close()
 	settings := write(t, s.URL, old.der, 24*time.Hour)
 	file := filepath.Join(filepath.Dir(settings), rootsFile)
-	if err := os.WriteFile(file, rootsText(wire.Bundle{Number: 2, Infrastructure: [][]byte{old.der, next.der}}), 0o644); err != nil {
+	if err := os.WriteFile(file, rootsText(wire.Bundle{Number: 2, Infrastructure: [][]byte{old.der, others.der, next.der}}), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	whoami := func() int {
@@ -185,7 +192,10 @@ func TestForgetsRetiredRoots(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(fingerprints(text))
+		if !slices.Contains(fingerprints(text), sha256.Sum256(others.der)) {
+			t.Error("another installation's root is gone")
+		}
+		return len(fingerprints(text)) - 1
 	}
 	long := func() {
 		if err := os.Chtimes(file, time.Time{}, time.Now().Add(-2*lookAgain)); err != nil {
@@ -196,12 +206,21 @@ func TestForgetsRetiredRoots(t *testing.T) {
 	if n := whoami(); n != 2 || asked != 1 {
 		t.Errorf("nothing has changed: %d roots, asked %d times", n, asked)
 	}
-	newest = bundle(t, 3, []root{old, next}, next)
+	way = append(way, bundle(t, 3, []root{old, next}, next))
 	if n := whoami(); n != 2 || asked != 1 {
 		t.Errorf("on the same day: %d roots, asked %d times", n, asked)
 	}
 	long()
 	if n := whoami(); n != 1 || asked != 2 {
 		t.Errorf("on another day: %d roots, asked %d times", n, asked)
+	}
+}
+
+// Who may not write the file is told so only when there is something to be written.
+func TestReadOnly(t *testing.T) {
+	for err, want := range map[error]bool{syscall.EROFS: true, syscall.EACCES: true, syscall.EPERM: true, syscall.ENOSPC: false, errNoNewer: false} {
+		if got := readOnly(&os.PathError{Op: "chtimes", Path: rootsFile, Err: err}); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
 	}
 }
