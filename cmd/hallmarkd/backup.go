@@ -78,8 +78,9 @@ revoked after the backup stay revoked, spent quotas spent, and certificates issu
 after it are known. Stop the old server first; it must never run again.
 
 Without the journal it refuses. --accept-losses restores the moment of the backup,
-closes every lot and ends open invitations and grants; devices revoked and operators
-disabled later are back and must be ended again, and devices enrolled later are unknown.`,
+closes every lot and ends open invitations, grants and approvals, and jobs that wait for
+one; devices revoked and operators disabled later are back and must be ended again, and
+devices enrolled later are unknown.`,
 		Example: `  hallmarkd restore --from /media/backup/hallmark-2026-11-22.tar --dir /srv/hallmark
   hallmarkd restore --from backup.tar --dir /srv/hallmark --journal /mnt/journal`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -123,6 +124,8 @@ func tellRestored(out io.Writer, done upkeep.Restored) error {
 - devices enrolled since then are unknown, and their certificates cannot be revoked
 - operators and relying parties disabled since then are back: disable them again
 - closed, so that no quota is spent and no ticket used twice: %s
+- approvals that were asked for or given have ended, for they may have been used, and jobs
+  that waited for one have expired: ask again
 - open invitations and grants have ended, for they may have been used%s
 `, since, strings.Join(done.ClosedLots, ", "), whose(done.Disabled))
 	} else {

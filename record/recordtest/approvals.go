@@ -130,6 +130,24 @@ func approvalsRefused(t *testing.T, b *bench) {
 	})
 }
 
+// approvalsEnded: neither what was asked nor what was given is good any more.
+func approvalsEnded(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	b.many(2)
+	_, open := b.wait()
+	given, err := b.RequestApproval(b.ctx, record.Approval{Kind: record.ApproveOperator, Subject: "cleo", Requester: "anna", Requested: Now, Expires: Now.Add(time.Hour)}, event("approval.requested"))
+	b.must(err)
+	b.must(b.approve(given.ID, "bert", Now))
+	at := Now.Add(time.Minute)
+	for range 2 { // the second time there is none
+		b.must(b.EndApprovals(b.ctx, at, event("approval.ended")))
+	}
+	b.recorded("approval.ended")
+	b.refused("approve", record.ErrConflict, func() error { return b.approve(open.ID, "bert", at) })
+	_, err = b.GivenApproval(b.ctx, record.ApproveOperator, "cleo", "anna", at)
+	b.isErr("given", err, record.ErrNotFound)
+}
+
 // breakGlass: the job runs until its end, after which only a review lets it go on.
 func breakGlass(t *testing.T, b *bench) {
 	b.people("anna", "bert")

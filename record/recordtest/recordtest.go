@@ -99,6 +99,7 @@ func Run(t *testing.T, p Place) {
 		"expired":              expired,
 		"job and its operator": jobAndItsOperator,
 		"approvals":            approvals,
+		"approvals ended":      approvalsEnded,
 		"approvals refused":    approvalsRefused,
 		"break-glass":          breakGlass,
 		"able operators":       ableOperators,

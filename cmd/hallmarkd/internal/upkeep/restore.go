@@ -57,8 +57,8 @@ type Restored struct {
 
 // Restore makes an installation of a backup and, with the journal, loses nothing that
 // was answered. Without it Restore refuses, unless told to accept losses: then it closes
-// every lot and withdraws what is open, so that no quota is spent and no ticket, grant or
-// invitation used a second time (docs/decisions/0002-restore.md).
+// every lot and withdraws what is open, so that no quota is spent and no ticket, grant,
+// invitation or approval used a second time (docs/decisions/0002-restore.md).
 func (r Restoring) Restore(ctx context.Context) (done Restored, err error) {
 	if r.Dir, err = filepath.Abs(r.Dir); err != nil {
 		return done, err
@@ -167,11 +167,24 @@ func closeLots(ctx context.Context, store record.Store, e record.Event) (closed 
 	return closed, nil
 }
 
-// withdraw ends the grants and invitations that are open: they may have been used since,
-// and whoever finds one that was would be let in by it.
+// withdraw ends the grants, invitations, requests and approvals that are open: they may have
+// been used since, and whoever finds one that was would be let in by it. So may a job that
+// waited have been cancelled.
 func withdraw(ctx context.Context, store record.Store, e record.Event) (disabled []string, err error) {
 	e.Verb, e.Object = "grant.ended", ""
 	if err := store.EndGrants(ctx, e.Time, e); err != nil {
+		return nil, err
+	}
+	e.Verb = "approval.ended"
+	if err := store.EndApprovals(ctx, e.Time, e); err != nil {
+		return nil, err
+	}
+	err = store.ExpireJobs(ctx, e.Time, func(j record.Job) record.Event {
+		ended := e
+		ended.Verb, ended.Object = "job.expired", j.ID
+		return ended
+	})
+	if err != nil {
 		return nil, err
 	}
 	operators, err := store.Operators(ctx)

@@ -238,6 +238,25 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	if _, err := f.store.Grant(t.Context(), record.Grant{ID: "grant", Device: early.ID, Created: time.Now(), Expires: until}, f.event("device.granted")); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"anna", "bo"} {
+		if err := f.store.RecoverOperator(t.Context(), name, time.Now(), f.event("operator.recovered")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waiting, err := f.store.CreateJob(t.Context(), record.Selection{Devices: []string{early.ID}}, time.Now(), func(record.JobView) (record.JobPlan, error) {
+		return record.JobPlan{Job: record.Job{Kind: record.JobRevoke, Operator: "anna", State: record.JobWaiting, Created: time.Now()}, Event: f.event("job.created"),
+			Approval: &record.Approval{Kind: record.ApproveJob, Requester: "anna", Requested: time.Now(), Expires: until}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := f.store.RequestApproval(t.Context(), record.Approval{Kind: record.ApproveSetting, Subject: "x=1", Requester: "anna", Requested: time.Now(), Expires: until}, f.event("approval.requested"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.store.Approve(t.Context(), asked.ID, "bo", time.Now(), f.event("approval.given")); err != nil {
+		t.Fatal(err)
+	}
 	file := f.backup()
 	lost, certificate := f.enrol("lost", record.DefaultLot)
 	journal := f.in.Config.Journal
@@ -278,6 +297,12 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	}
 	if g, err := again.store.GrantsOf(t.Context(), early.ID); err != nil || len(g) != 1 || g[0].Expires.After(time.Now()) {
 		t.Errorf("the grant: %+v, %v", g, err)
+	}
+	if j, err := again.store.Job(t.Context(), waiting.ID); err != nil || j.State != record.JobExpired {
+		t.Errorf("the job that waited: %+v, %v", j, err)
+	}
+	if _, err := again.store.GivenApproval(t.Context(), record.ApproveSetting, "x=1", "anna", time.Now()); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("an approval that was given: %v", err)
 	}
 	if n, err := again.store.LastChange(t.Context()); err != nil || n < 1e12 {
 		t.Errorf("the next change could bear a lost one's number: %d, %v", n, err)

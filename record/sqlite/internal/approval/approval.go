@@ -130,6 +130,17 @@ func (s Approvals) GivenApproval(ctx context.Context, kind, subject, requester s
 	})
 }
 
+// EndApprovals writes no event if there is none.
+func (s Approvals) EndApprovals(ctx context.Context, at time.Time, e record.Event) error {
+	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
+		n, err := c.Exec("UPDATE approvals SET expires = ? WHERE spent IS NULL AND expires > ?", at, at)
+		if err == nil && n == 0 {
+			err = audit.ErrUnchanged
+		}
+		return err
+	})
+}
+
 // Approval finds by ID.
 func (s Approvals) Approval(ctx context.Context, id string) (record.Approval, error) {
 	return engine.Get(ctx, s.db, "request "+id, func(c *engine.Conn) (*record.Approval, error) { return find(c, id) })
