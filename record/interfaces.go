@@ -39,6 +39,9 @@ type View struct {
 	// Grant is the one that Query.Ticket names, whose device is then in ByID, or else the
 	// newest of the device that was found by any key but its serial number.
 	Grant *Grant
+	// Lost is the grant by which that device's key was declared lost (Grant.NewKey): neither it
+	// nor a later one was made use of. Nil if there is none.
+	Lost *Grant
 	// Lot and Model are the ticket's, or else those of the device found by ID, EK, AK or Key.
 	Lot   *Lot
 	Model *Model

@@ -218,6 +218,16 @@ func TestWhoComesBackWithoutAGrant(t *testing.T) {
 		}, "grant-needed"},
 		"key declared lost": {func(c *Case) {
 			c.Who.Device.Assurance, c.View.Grant = record.Assurance{}, &record.Grant{ID: "g", Device: "d", NewKey: true, Expires: now.Add(time.Hour)}
+			c.View.Lost = c.View.Grant
+		}, "grant-needed"},
+		"key declared lost, and found": {func(c *Case) {
+			c.Who.Device.Assurance, c.View.Lost = record.Assurance{}, &record.Grant{ID: "g", Device: "d", NewKey: true, Expires: now}
+			c.View.Grant = &record.Grant{ID: "h", Device: "d", Expires: now.Add(time.Hour)}
+		}, ""},
+		"key declared lost, and what came later ended": {func(c *Case) {
+			c.Who.Device.Assurance, c.Who.Device.Renewed = record.Assurance{}, time.Time{}
+			c.View.Lost = &record.Grant{ID: "g", Device: "d", NewKey: true, Expires: now.Add(-time.Hour)}
+			c.View.Grant = &record.Grant{ID: "h", Device: "d", Expires: now}
 		}, "grant-needed"},
 	} {
 		k := good()

@@ -15,7 +15,7 @@ import (
 // was enrolled with.
 func granted(c *Case) *Refusal {
 	a, d := c.Who.Device.Assurance, c.Who.Device
-	if g := c.View.Grant; g != nil && g.Device == d.ID && g.NewKey && g.Redeemed.IsZero() && !c.Who.NewKey {
+	if g := c.View.Lost; g != nil && g.Device == d.ID && !c.Who.NewKey && !found(c) {
 		return &Refusal{Code: "grant-needed", Detail: fmt.Sprintf("the key of %s was declared lost on %s", d.Name(), g.Created.UTC().Format("2006-01-02")),
 			Hint: "enrol the device with the ticket that hallmark device grant --new-key printed"}
 	}
@@ -33,6 +33,13 @@ func granted(c *Case) *Refusal {
 	}
 	return &Refusal{Code: "grant-needed", Detail: fmt.Sprintf("%s is on record, and no certified TPM vouches that this is it", d.Name()),
 		Hint: "an administrator can let it come back: hallmark device grant " + d.Serial + " --for 7d"}
+}
+
+// found reports whether an administrator lets a key that was declared lost come back: by a
+// grant after that one, for no other key.
+func found(c *Case) bool {
+	g := inForce(c)
+	return g != nil && !g.NewKey
 }
 
 // works reports whether a working certificate is good.

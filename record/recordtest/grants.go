@@ -128,12 +128,27 @@ func grantsOfNewKeys(t *testing.T, b *bench) {
 	// A renewal that was admitted before comes too late.
 	intend := func() error { return b.Intend(b.ctx, []record.Certificate{newIntent(d.ID)}, nil) }
 	b.refused("sign for the lost key", record.ErrConflict, intend)
+	lost := func(want *record.Grant) {
+		t.Helper()
+		v, err := b.Look(b.ctx, record.Query{Device: d.ID})
+		b.must(err)
+		b.equal("lost by", v.Lost, want)
+	}
+	lost(&g)
+	// A later grant gives nobody the key back before it is made use of.
+	later := record.Grant{ID: id("grant"), Device: d.ID, Created: Now.Add(2 * time.Minute), Expires: Now.Add(3 * time.Minute)}
+	_, err = b.Grant(b.ctx, later, event("device.granted"))
+	b.must(err)
+	g.Expires = later.Created
+	b.refused("sign for the lost key after another grant", record.ErrConflict, intend)
+	lost(&g)
 	d.Key, d.AKPublic = sha256.Sum256([]byte("new key")), []byte("new spki")
 	_, err = b.Admit(b.ctx, record.Query{Ticket: g.ID}, func(record.View) (record.Admission, error) {
 		return record.Admission{Device: d, Grant: g.ID, Event: event("device.returned")}, nil
 	})
 	b.must(err)
 	b.equalDevice(d)
+	lost(nil)
 	b.must(intend())
 }
 

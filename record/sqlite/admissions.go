@@ -158,6 +158,11 @@ func lookCertificates(c *engine.Conn, q record.Query, v *record.View) (err error
 			return err
 		}
 	}
+	if v.Grant != nil { // most devices never have one
+		if v.Lost, err = grants.OfLost(c, d.ID); err != nil {
+			return err
+		}
+	}
 	v.Newest, err = engine.First(c, rows.ScanCertificate, rows.SelectCertificate+
 		" WHERE c.device = (SELECT seq FROM devices WHERE id = ?) AND c.profile = ? AND c.issued IS NOT NULL ORDER BY c.seq DESC LIMIT 1",
 		d.ID, record.ProfileLDevID)

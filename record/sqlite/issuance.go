@@ -8,6 +8,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/grants"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/principal"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
@@ -125,7 +126,7 @@ func holder(c *engine.Conn, i record.Certificate) (any, error) {
 		lost bool // its key, and no other has taken its place (record.Grant.NewKey)
 	}
 	d, err := engine.First(c, func(r engine.Row) state { return state{r.Int(0), r.Text(1), r.Bool(2)} }, `SELECT seq, state,
-		(SELECT new_key AND redeemed IS NULL FROM grants WHERE device = d.seq ORDER BY seq DESC LIMIT 1) FROM devices d WHERE id = ?`, i.Device)
+		EXISTS (SELECT 1 FROM grants k WHERE k.device = d.seq AND `+grants.Lost+`) FROM devices d WHERE id = ?`, i.Device)
 	if err != nil {
 		return nil, err
 	}

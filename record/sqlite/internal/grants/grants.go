@@ -62,7 +62,12 @@ func (s Grants) EndGrants(ctx context.Context, at time.Time, e record.Event) err
 	})
 }
 
-const selectGrant = "SELECT g.id, d.id, g.new_key, g.created, g.expires, g.redeemed FROM grants g JOIN devices d ON d.seq = g.device"
+const selectGrant = "SELECT k.id, d.id, k.new_key, k.created, k.expires, k.redeemed FROM grants k JOIN devices d ON d.seq = k.device"
+
+// Lost is true of a grant k by which its device lost its key, and has none until it or a later
+// one is made use of: one that merely ends gives nobody the key back.
+const Lost = `k.new_key AND k.redeemed IS NULL
+	AND NOT EXISTS (SELECT 1 FROM grants later WHERE later.device = k.device AND later.seq > k.seq AND later.redeemed IS NOT NULL)`
 
 func scan(r engine.Row) record.Grant {
 	return record.Grant{ID: r.Text(0), Device: r.Text(1), NewKey: r.Bool(2), Created: r.Time(3), Expires: r.Time(4), Redeemed: r.Time(5)}
@@ -70,15 +75,20 @@ func scan(r engine.Row) record.Grant {
 
 // GrantsOf lists the newest first.
 func (s Grants) GrantsOf(ctx context.Context, device string) ([]record.Grant, error) {
-	return engine.List(ctx, s.db, scan, selectGrant+" WHERE d.id = ? ORDER BY g.seq DESC", device)
+	return engine.List(ctx, s.db, scan, selectGrant+" WHERE d.id = ? ORDER BY k.seq DESC", device)
 }
 
 // Named finds by id; nil if there is none.
 func Named(c *engine.Conn, id string) (*record.Grant, error) {
-	return engine.First(c, scan, selectGrant+" WHERE g.id = ?", id)
+	return engine.First(c, scan, selectGrant+" WHERE k.id = ?", id)
 }
 
 // Newest finds the newest of a device; nil if it has none.
 func Newest(c *engine.Conn, device string) (*record.Grant, error) {
-	return engine.First(c, scan, selectGrant+" WHERE d.id = ? ORDER BY g.seq DESC LIMIT 1", device)
+	return engine.First(c, scan, selectGrant+" WHERE d.id = ? ORDER BY k.seq DESC LIMIT 1", device)
+}
+
+// OfLost finds the newest by which a device has lost its key; nil if it has it.
+func OfLost(c *engine.Conn, device string) (*record.Grant, error) {
+	return engine.First(c, scan, selectGrant+" WHERE d.id = ? AND "+Lost+" ORDER BY k.seq DESC LIMIT 1", device)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/grants"
 )
 
 // LotsEnded asks in one view.
@@ -22,10 +23,8 @@ func (s Store) LotsEnded(ctx context.Context, devices []string, at time.Time) (l
 	return lots, err
 }
 
-// keyless is true of a device d without a key, whose certificates ended by a grant k for a
-// new one that was not made use of, and no later grant was.
-const keyless = `SELECT 1 FROM grants k WHERE k.device = d.seq AND k.new_key AND k.redeemed IS NULL
-	AND NOT EXISTS (SELECT 1 FROM grants later WHERE later.device = d.seq AND later.seq > k.seq AND later.redeemed IS NOT NULL)`
+// keyless is true of a device d without a key, whose certificates ended by a grant k.
+const keyless = "SELECT 1 FROM grants k WHERE k.device = d.seq AND " + grants.Lost
 
 // inForce is true of a device d as record.Jobs.LotsEnded says.
 const inForce = `(d.state <> 'revoked' AND NOT EXISTS (` + keyless + `) AND NOT EXISTS (
