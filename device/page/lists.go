@@ -51,6 +51,7 @@ type Lists struct {
 	mu    sync.Mutex
 	known map[string]*list // by URL and issuer
 	busy  int              // fetches that go on
+	freed chan struct{}    // closed when one ends that somebody waits for; nil if nobody does
 	told  time.Time
 }
 
@@ -84,7 +85,15 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 	}
 	url := c.CRLDistributionPoints[i]
 	key := url + "\n" + string(issuer.Raw) // another CA that names the same place has not signed the same list
-	have, fetched, patience := l.ask(key, url, issuer, now)
+	have, fetched, patience, full := l.ask(key, url, issuer, now)
+	for late := time.After(failedTimeout); full != nil; {
+		select {
+		case <-full:
+			have, fetched, patience, full = l.ask(key, url, issuer, now)
+		case <-late:
+			full = nil
+		}
+	}
 	if patience > 0 {
 		select {
 		case <-fetched:
@@ -106,8 +115,9 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 
 // ask finds a list and has it fetched if it is time to. It says how long that is worth a
 // visitor's while: for the first time, or if the server answered last, until it must have
-// come; if the server failed, not long, and not again soon.
-func (l *Lists) ask(key, url string, issuer *x509.Certificate, now time.Time) (have *list, fetched <-chan struct{}, patience time.Duration) {
+// come; if the server failed, not long, and not again soon. full, unless nil, is closed when
+// there may be a place for the fetch of a list of which nothing is known that still holds.
+func (l *Lists) ask(key, url string, issuer *x509.Certificate, now time.Time) (have *list, fetched <-chan struct{}, patience time.Duration, full <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	have = l.known[key]
@@ -122,20 +132,26 @@ func (l *Lists) ask(key, url string, issuer *x509.Certificate, now time.Time) (h
 		l.known[key] = have
 	}
 	age, failed := time.Since(have.asked), have.err != nil
-	if have.fetching == nil && (have.asked.IsZero() || age > listAge || failed && age > failureAge) && l.busy < maxLists {
+	due := have.fetching == nil && (have.asked.IsZero() || age > listAge || failed && age > failureAge)
+	if due && l.busy < maxLists {
 		have.fetching = make(chan struct{})
 		l.busy++
 		go l.fetch(have, url, issuer, now)
 	}
 	switch {
+	case have.fetching == nil && due && !failed && !now.Before(have.until):
+		if l.freed == nil {
+			l.freed = make(chan struct{})
+		}
+		return have, nil, 0, l.freed
 	case have.fetching == nil:
-		return have, nil, 0
+		return have, nil, 0, nil
 	case !failed:
 		patience = listTimeout
 	case age > listAge:
 		patience = failedTimeout
 	}
-	return have, have.fetching, patience
+	return have, have.fetching, patience, nil
 }
 
 // fetch brings a list up to date; if it cannot, what was known stays.
@@ -153,7 +169,16 @@ func (l *Lists) fetch(have *list, url string, issuer *x509.Certificate, now time
 	have.err, have.asked = err, time.Now()
 	close(have.fetching)
 	have.fetching = nil
+	l.free()
+}
+
+// free gives the place of a fetch to others; l.mu is held.
+func (l *Lists) free() {
 	l.busy--
+	if l.freed != nil {
+		close(l.freed)
+		l.freed = nil
+	}
 }
 
 // fetch asks in plain HTTP for a list, and follows nobody elsewhere: what comes is signed, but

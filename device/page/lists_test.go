@@ -255,6 +255,47 @@ func TestDeadServer(t *testing.T) {
 	}
 }
 
+// While as many lists are fetched as may be, who needs another waits for a place.
+func TestListsWaitForAPlace(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t, "ours")
+	var url string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(a.list(url, 1, nil, 7)) }))
+	url = server.URL
+	defer server.Close()
+	who := a.visitor(url)
+	type answer struct {
+		revoked bool
+		err     error
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		l, answers := &Lists{busy: maxLists}, make(chan answer, 1)
+		go func() {
+			revoked, err := l.revoked(who, a.certificate, time.Now())
+			answers <- answer{revoked, err}
+		}()
+		waits := func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.freed != nil
+		}
+		for !waits() && len(answers) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if !waits() {
+			t.Fatal("nobody waits")
+		}
+		l.mu.Lock()
+		l.free()
+		l.mu.Unlock()
+		if got := <-answers; got.revoked && got.err == nil {
+			return
+		} else if time.Now().After(deadline) { // it may have waited for too long already
+			t.Fatalf("revoked %v, %v", got.revoked, got.err)
+		}
+	}
+}
+
 // FuzzList: whatever comes over the network, nothing is a list that the issuer did not sign.
 func FuzzList(f *testing.F) {
 	a := newAuthority(f, "ours")
