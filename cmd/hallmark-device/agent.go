@@ -43,6 +43,10 @@ func (o *care) flags(c *cobra.Command) {
 func (o *care) agent(c *cobra.Command) *agent.Agent {
 	a := &agent.Agent{Options: o.options(c), Version: version, Hooks: o.hooks, HealthFile: o.health, MetricsFile: o.metrics}
 	a.Log = func(_ agent.Priority, line string) { a.Options.Report(line) }
+	a.Hooks.NamedBy = o.found.FileOf("hooks")
+	if err := o.found.Guarded("hooks"); err != nil && a.Hooks.Dir != "" { // which keeps no certificate from being renewed
+		a.Options.Report("no hooks are run: " + err.Error())
+	}
 	if o.setClock {
 		a.SetClock = setClock
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ import (
 // origin is where an identity comes from: the settings that an enrolment reads.
 type origin struct {
 	url, roots, serial, serialFrom string
+	found                          *settings.Found
 }
 
 func (f *origin) flags(c *cobra.Command, o *common) {
@@ -29,6 +31,7 @@ func (f *origin) flags(c *cobra.Command, o *common) {
 	c.MarkFlagsMutuallyExclusive("serial", "serial-from")
 	c.RegisterFlagCompletionFunc("key", cobra.FixedCompletions([]string{"tpm", "file", "file:", "external:"}, cobra.ShellCompDirectiveNoSpace))
 	c.RegisterFlagCompletionFunc("serial-from", cobra.FixedCompletions([]string{"dmi", "devicetree", "file:", "cmd:"}, cobra.ShellCompDirectiveNoSpace))
+	f.found = &o.found
 	o.resolved = func() {
 		if c.Flags().Changed("serial-from") {
 			f.serial = "" // the file's; a flag says more
@@ -63,6 +66,11 @@ func (f *origin) server(c *cobra.Command, o *common, ticket bool) (urls []string
 func (f *origin) serialNumber(ctx context.Context) (string, error) {
 	if f.serial != "" || f.serialFrom == "" {
 		return f.serial, nil
+	}
+	if strings.HasPrefix(f.serialFrom, "cmd:") {
+		if err := f.found.Guarded("serial-from"); err != nil {
+			return "", err
+		}
 	}
 	serial, err := device.ReadSerial(ctx, f.serialFrom)
 	if err != nil {

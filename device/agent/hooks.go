@@ -24,6 +24,8 @@ type Hooks struct {
 	// Dir is the folder whose executable files are run in the order of their names; one
 	// that does not exist has none.
 	Dir string
+	// NamedBy is the file that names Dir, which nobody else may write; empty if none does.
+	NamedBy string
 	// Limit is how long each may take; 0 means DefaultHookLimit.
 	Limit time.Duration
 }
@@ -113,6 +115,11 @@ func (h Hooks) list() (names, failures []string) {
 	}
 	if err == nil {
 		err = program.Safe(h.Dir)
+	}
+	if err == nil && h.NamedBy != "" {
+		if err = program.Guarded(h.NamedBy); err != nil {
+			err = fmt.Errorf("no hooks are run: %s names their folder, and %w", h.NamedBy, err)
+		}
 	}
 	if err != nil {
 		return nil, []string{err.Error()}

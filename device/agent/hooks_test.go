@@ -100,6 +100,15 @@ func TestHooksOfOthers(t *testing.T) {
 	if _, err := os.Stat(dir + "/ran"); err == nil {
 		t.Error("it was run")
 	}
+	// So is one that a file names which others may write.
+	named, runNamed := hooked(t, map[string]string{"10-note": "echo run >>" + dir + "/named"})
+	named.Hooks.NamedBy = filepath.Join(open, "theirs")
+	if f := runNamed(); len(f) != 1 || !strings.Contains(f[0], "no hooks are run: "+open) {
+		t.Errorf("%q", f)
+	}
+	if _, err := os.Stat(dir + "/named"); err == nil {
+		t.Error("a hook of a folder that others can name was run")
+	}
 	// A folder within another's is that other's.
 	inner := filepath.Join(open, "hooks.d")
 	if err := os.Mkdir(inner, 0o755); err != nil {

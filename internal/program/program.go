@@ -18,6 +18,14 @@ import (
 // write, or put another in the place of. In a folder like /tmp, whose files only their
 // owners replace, it is enough to own the file.
 func Safe(path string) error {
+	if err := Guarded(path); err != nil {
+		return fmt.Errorf("%s is not run: %w", path, err)
+	}
+	return nil
+}
+
+// Guarded is Safe for a file that is not run itself, but says what is.
+func Guarded(path string) error {
 	path, err := filepath.EvalSymlinks(path)
 	if err == nil {
 		path, err = filepath.Abs(path)
@@ -33,7 +41,7 @@ func Safe(path string) error {
 		st, ok := info.Sys().(*syscall.Stat_t)
 		shared := info.Mode()&0o022 != 0 && (at == path || info.Mode()&os.ModeSticky == 0)
 		if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() || shared {
-			return fmt.Errorf("%s is not run: others may change %s (chmod go-w, chown root)", path, at)
+			return fmt.Errorf("others may change %s (chmod go-w, chown root)", at)
 		}
 		if at == "/" {
 			return nil

@@ -104,17 +104,6 @@ func (f *file) set(name, value string, number int) error {
 	return nil
 }
 
-// runs is the name of a setting that has programs run, empty if there is none: whoever may
-// write such a file would act as the agent.
-func (f *file) runs() string {
-	for name, prefix := range map[string]string{"hooks": "", "key": "external:", "serial-from": "cmd:"} {
-		if v, set := f.values[name]; set && strings.HasPrefix(v.text, prefix) {
-			return name
-		}
-	}
-	return ""
-}
-
 // socket is a section [proxy], whose lines are named like the flags of the command: a
 // tunnel or, with "serve" in place of "listen", a site.
 type socket struct {

@@ -181,7 +181,35 @@ func Find(c *cobra.Command, getenv func(string) string) (Found, error) {
 			}
 		}
 	}
+	if v := found.value("key"); strings.HasPrefix(v.Value, "external:") {
+		return found, found.Guarded("key")
+	}
 	return found, nil
+}
+
+func (f Found) value(name string) Value {
+	return f.Values[slices.IndexFunc(f.Values, func(v Value) bool { return v.Name == name })]
+}
+
+// FileOf is the file that a setting is from, empty if it is from elsewhere.
+func (f Found) FileOf(name string) string {
+	if f.File != "" && strings.HasPrefix(f.value(name).Source, f.File+":") {
+		return f.File
+	}
+	return ""
+}
+
+// Guarded refuses a setting that has programs run if others may write the file that it is
+// from: they would act as the agent.
+func (f Found) Guarded(name string) error {
+	path := f.FileOf(name)
+	if path == "" {
+		return nil
+	}
+	if err := program.Guarded(path); err != nil {
+		return fmt.Errorf("%s: %s says what is to be run, and is not heeded: %w", f.value(name).Source, name, err)
+	}
+	return nil
 }
 
 // find takes the first that says something.
@@ -226,11 +254,6 @@ func open(c *cobra.Command, getenv func(string) string) (file, error) {
 	f, err := parse(text)
 	if err != nil {
 		return file{}, fmt.Errorf("%s:%w", path, err)
-	}
-	if name := f.runs(); name != "" {
-		if err := program.Safe(path); err != nil {
-			return file{}, fmt.Errorf("%s: what %s names: %w", path, name, err)
-		}
 	}
 	f.path = path
 	return f, nil

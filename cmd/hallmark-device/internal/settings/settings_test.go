@@ -47,9 +47,12 @@ func TestParse(t *testing.T) {
 // Who may write a file of settings must not have programs run by it.
 func TestFilesOfOthers(t *testing.T) {
 	t.Parallel()
-	for text, runs := range map[string]bool{
-		"key = external:/bin/signer": true, "serial-from = cmd:dmidecode": true, "hooks = /etc/hooks.d": true,
-		"key = file": false, "serial-from = dmi": false, "state = /a": false,
+	for text, c := range map[string]struct {
+		name string
+		all  bool // nothing is done with such settings
+	}{
+		"key = external:/bin/signer": {"key", true}, "key = file": {"key", false},
+		"hooks = /etc/hooks.d": {"hooks", false}, "serial-from = cmd:dmidecode": {"serial-from", false},
 	} {
 		path := filepath.Join(t.TempDir(), "device.conf")
 		for mode, others := range map[os.FileMode]bool{0o600: false, 0o644: false, 0o664: true, 0o646: true} {
@@ -59,9 +62,19 @@ func TestFilesOfOthers(t *testing.T) {
 			if err := os.Chmod(path, mode); err != nil { // whatever the umask
 				t.Fatal(err)
 			}
-			_, err := open(&cobra.Command{}, func(string) string { return path })
-			if refused := err != nil; refused != (runs && others) {
+			getenv := func(name string) string { return map[string]string{fileEnv: path}[name] }
+			found, err := Find(&cobra.Command{}, getenv)
+			if refused := err != nil; refused != (c.all && others) {
 				t.Errorf("%q with mode %v: %v", text, mode, err)
+			}
+			if err != nil {
+				continue
+			}
+			if err := found.Guarded(c.name); (err != nil) != others {
+				t.Errorf("%q with mode %v says what is run: %v", text, mode, err)
+			}
+			if err := found.Guarded("health-file"); err != nil {
+				t.Errorf("what is not in the file: %v", err)
 			}
 		}
 	}
