@@ -11,7 +11,7 @@ COMMITTED := $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.built=$(COMMITTED)
 BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 # Packages in which goroutines meet; the race detector needs a C compiler.
-RACY     := ./relay/... ./record/sqlite/... ./ca ./ca/status/... ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./device/agent ./device/proxy
+RACY     := ./relay/... ./record/sqlite/... ./ca ./ca/status/... ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./admin/client ./admin/consent ./device/agent ./device/page ./device/proxy
 # What goes through bytes or crashes one by one, or the same again with a journal: run without the detector alone.
 STEADY   := ^(TestEveryByteMatters|TestKilledAtEveryStep|TestVerifyFinds|TestStoreWithJournal)$$
 

@@ -53,6 +53,8 @@ type Lists struct {
 	busy  int              // fetches that go on
 	freed chan struct{}    // closed when one ends that somebody waits for; nil if nobody does
 	told  time.Time
+	// dial is net.DialTimeout if it is nil.
+	dial dialer
 }
 
 // tell reports whether it is time to say again that lists are not to be had.
@@ -65,6 +67,8 @@ func (l *Lists) tell() bool {
 	l.told = time.Now()
 	return true
 }
+
+type dialer func(network, address string, timeout time.Duration) (net.Conn, error)
 
 type list struct {
 	asked   time.Time // by the clock that only goes forward
@@ -156,8 +160,11 @@ func (l *Lists) ask(key, url string, issuer *x509.Certificate, now time.Time) (h
 
 // fetch brings a list up to date; if it cannot, what was known stays.
 func (l *Lists) fetch(have *list, url string, issuer *x509.Certificate, now time.Time) {
-	fresh := &list{}
-	err := fresh.fetch(url, issuer, now)
+	fresh, dial := &list{}, l.dial
+	if dial == nil {
+		dial = net.DialTimeout
+	}
+	err := fresh.fetch(dial, url, issuer, now)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil && have.number != nil && fresh.number.Cmp(have.number) < 0 {
@@ -183,8 +190,8 @@ func (l *Lists) free() {
 
 // fetch asks in plain HTTP for a list, and follows nobody elsewhere: what comes is signed, but
 // where it is asked for is what the CA has written into a certificate.
-func (l *list) fetch(url string, issuer *x509.Certificate, now time.Time) error {
-	answer, err := get(url)
+func (l *list) fetch(dial dialer, url string, issuer *x509.Certificate, now time.Time) error {
+	answer, err := get(dial, url)
 	if err != nil {
 		return err
 	}
@@ -204,12 +211,12 @@ func (l *list) fetch(url string, issuer *x509.Certificate, now time.Time) error 
 
 // get is a request without net/http's client, which would be a tenth of the whole agent.
 // Closing the body closes the connection.
-func get(address string) (*http.Response, error) {
+func get(dial dialer, address string) (*http.Response, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")), listTimeout)
+	conn, err := dial("tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")), listTimeout)
 	if err != nil {
 		return nil, err
 	}

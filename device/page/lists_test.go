@@ -1,6 +1,7 @@
 package page
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,12 +9,15 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
+	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -134,125 +138,132 @@ func TestLists(t *testing.T) {
 	}
 }
 
+// site answers for every server, in virtual time: with what says gives for a path, and to whoever
+// asks for one of which it says nothing, not at all.
+type site struct {
+	says  map[string][]byte
+	asked map[string]int
+}
+
+// dial serves one connection; what was asked is looked at after synctest.Wait.
+func (s *site) dial(string, string, time.Duration) (net.Conn, error) {
+	device, server := net.Pipe()
+	go func() {
+		defer server.Close()
+		r, err := http.ReadRequest(bufio.NewReader(server))
+		if err != nil {
+			return
+		}
+		s.asked[r.URL.Path]++
+		if s.says[r.URL.Path] == nil {
+			io.Copy(io.Discard, server) // until the device gives up
+			return
+		}
+		fmt.Fprintf(server, "HTTP/1.1 200 OK\r\n\r\n%s", s.says[r.URL.Path])
+	}()
+	return device, nil
+}
+
 // A list is asked for now and then, counts until it ends, and is not followed back.
 func TestListsAreKept(t *testing.T) {
 	t.Parallel()
-	a := newAuthority(t, "ours")
-	var answer []byte
-	var asked atomic.Int64
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		w.Write(answer)
-	}))
-	defer server.Close()
-	who, now := a.visitor(server.URL), time.Now()
-	l := new(Lists)
-	// Nobody waits long for a server that has failed before, so what it says may come later.
-	look := func(want bool, known bool, requests int64) {
-		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			revoked, err := l.revoked(who, a.certificate, now)
-			if revoked == want && (err == nil) == known && asked.Load() == requests {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("revoked %v, %v after %d requests", revoked, err, asked.Load())
+	synctest.Test(t, func(t *testing.T) {
+		const url = "http://ca.example/list"
+		a := newAuthority(t, "ours")
+		s := &site{says: map[string][]byte{}, asked: map[string]int{}}
+		who, l := a.visitor(url), &Lists{dial: s.dial}
+		look := func(after time.Duration, want, known bool, requests int) {
+			t.Helper()
+			revoked, err := l.revoked(who, a.certificate, time.Now().Add(after))
+			synctest.Wait()
+			if revoked != want || (err == nil) != known || s.asked["/list"] != requests {
+				t.Errorf("revoked %v, %v after %d requests", revoked, err, s.asked["/list"])
 			}
 		}
-	}
-	answer = a.list(server.URL, 5, nil)
-	look(false, true, 1)
-	look(false, true, 1)
-	older := func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for _, k := range l.known {
-			k.asked = k.asked.Add(-listAge)
+		say := func(list []byte) {
+			s.says["/list"] = list
+			time.Sleep(listAge + time.Second)
 		}
-	}
-	answer = []byte("nonsense") // what was known stays
-	older()
-	look(false, true, 2)
-	look(false, true, 2)
-	now = now.Add(2 * time.Hour) // until it ends
-	look(false, false, 2)
-	now = time.Now()
-	answer = a.list(server.URL, 6, nil, 7)
-	older()
-	look(true, true, 3)
-	answer = a.list(server.URL, 5, nil)
-	older()
-	look(true, true, 4)
-	// What another CA's list says at the same place is not known from this one.
-	other := newAuthority(t, "theirs")
-	if revoked, err := l.revoked(other.visitor(server.URL), other.certificate, now); revoked || err == nil {
-		t.Errorf("another CA's: %v, %v", revoked, err)
-	}
-	for i := 0; len(l.known) < maxLists; i++ {
-		l.revoked(a.visitor(server.URL+"/full"+strings.Repeat("x", i)), a.certificate, now)
-	}
-	older()
-	look(true, true, asked.Load()+1)
-	if len(l.known) != maxLists {
-		t.Errorf("to ask for one again the others were given up: %d are kept", len(l.known))
-	}
-	for i := range 2 * maxLists {
-		l.revoked(a.visitor(server.URL+"/"+strings.Repeat("x", i)), a.certificate, now)
-	}
-	if len(l.known) > maxLists {
-		t.Errorf("%d lists are kept", len(l.known))
-	}
+		s.says["/list"] = a.list(url, 5, nil)
+		look(0, false, true, 1)
+		look(0, false, true, 1)
+		say([]byte("nonsense")) // what was known stays
+		look(0, false, true, 2)
+		look(0, false, true, 2)
+		look(2*time.Hour, false, false, 2) // until it ends
+		say(a.list(url, 6, nil, 7))
+		look(0, true, true, 3)
+		say(a.list(url, 5, nil))
+		look(0, true, true, 4)
+		// What another CA's list says at the same place is not known from this one.
+		other := newAuthority(t, "theirs")
+		if revoked, err := l.revoked(other.visitor(url), other.certificate, time.Now()); revoked || err == nil {
+			t.Errorf("another CA's: %v, %v", revoked, err)
+		}
+		kept := func() int {
+			synctest.Wait()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return len(l.known)
+		}
+		for i := 0; kept() < maxLists; i++ {
+			path := "/full" + strings.Repeat("x", i)
+			s.says[path] = []byte("nonsense")
+			l.revoked(a.visitor("http://ca.example"+path), a.certificate, time.Now())
+		}
+		say(a.list(url, 7, nil, 7))
+		look(0, true, true, 6)
+		if n := kept(); n != maxLists {
+			t.Errorf("to ask for one again the others were given up: %d are kept", n)
+		}
+		for i := range 2 * maxLists {
+			path := "/more" + strings.Repeat("x", i)
+			s.says[path] = []byte("nonsense")
+			l.revoked(a.visitor("http://ca.example"+path), a.certificate, time.Now())
+		}
+		if n := kept(); n > maxLists {
+			t.Errorf("%d lists are kept", n)
+		}
+	})
 }
 
 // A server that does not answer keeps nobody waiting who comes after it was found dead, and
 // nobody whose list is elsewhere; and it is asked once for all.
 func TestDeadServer(t *testing.T) {
 	t.Parallel()
-	a := newAuthority(t, "ours")
-	ended, hang := make(chan struct{}), make(chan struct{})
-	var asked atomic.Int64
-	var url string
-	dead := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		if r.URL.Path == "/alive" {
-			w.Write(a.list(url+"/alive", 1, nil, 7))
-			return
-		}
-		defer close(ended)
-		select {
-		case <-r.Context().Done(): // the device has given up
-		case <-hang:
-		}
-	}))
-	url = dead.URL
-	defer dead.Close()
-	defer close(hang)
-	const visitors = 20
-	who, l := a.visitor(url), new(Lists)
-	for _, kept := range []bool{false, true} {
-		have := &list{asked: time.Now().Add(-2 * failureAge), err: errors.New("dead")}
-		if kept {
-			have.until, have.number, have.revoked = time.Now().Add(time.Hour), big.NewInt(1), map[string]bool{}
-			have.fetching = l.known[url+"\n"+string(a.certificate.Raw)].fetching
-		}
-		l.known = map[string]*list{url + "\n" + string(a.certificate.Raw): have}
-		for range visitors {
-			if revoked, err := l.revoked(who, a.certificate, time.Now()); revoked || (err == nil) != kept {
-				t.Errorf("revoked %v, %v", revoked, err)
+	synctest.Test(t, func(t *testing.T) {
+		const base = "http://ca.example"
+		a := newAuthority(t, "ours")
+		s := &site{says: map[string][]byte{"/known": a.list(base+"/known", 1, nil), "/alive": a.list(base+"/alive", 1, nil, 7)}, asked: map[string]int{}}
+		l := &Lists{dial: s.dial}
+		visit := func(path string, revoked, known bool, wait time.Duration) {
+			t.Helper()
+			began := time.Now()
+			got, err := l.revoked(a.visitor(base+path), a.certificate, time.Now())
+			synctest.Wait()
+			if got != revoked || (err == nil) != known || time.Since(began) != wait {
+				t.Errorf("%s: revoked %v, %v after %v", path, got, err, time.Since(began))
 			}
 		}
-	}
-	if revoked, err := l.revoked(a.visitor(url+"/alive"), a.certificate, time.Now()); !revoked || err != nil {
-		t.Errorf("a list elsewhere: revoked %v, %v", revoked, err)
-	}
-	select {
-	case <-ended:
-		t.Error("somebody has waited for the server until it was given up")
-	default:
-	}
-	if n := asked.Load(); n > 2 {
-		t.Errorf("asked %d times", n)
-	}
+		visit("/known", false, true, 0)
+		delete(s.says, "/known")
+		time.Sleep(listAge + time.Second)
+		for path, known := range map[string]bool{"/known": true, "/never": false} {
+			visit(path, false, known, listTimeout)
+			time.Sleep(failureAge + time.Second)
+			before := s.asked[path]
+			for range 20 {
+				visit(path, false, known, 0)
+			}
+			visit("/alive", true, true, 0)
+			if n := s.asked[path] - before; n != 1 {
+				t.Errorf("%s: asked %d times", path, n)
+			}
+			time.Sleep(listAge + listTimeout + time.Second)
+			visit(path, false, known, failedTimeout)
+			time.Sleep(listTimeout)
+		}
+	})
 }
 
 // While as many lists are fetched as may be, who needs another waits for a place.
