@@ -284,20 +284,24 @@ func (s *Service) mayEnrol(ctx context.Context, lot string, tickets []record.Tic
 	l, err := s.Store.Lot(ctx, lot)
 	if errors.Is(err, record.ErrNotFound) {
 		return nil
+	} else if err != nil {
+		return err
 	}
 	for _, t := range tickets {
-		if err != nil || t.Serial == "" {
+		if t.Serial == "" {
 			continue
 		}
-		var found []record.Device
-		found, err = s.Store.DevicesNamed(ctx, l.Model, t.Serial)
+		found, err := s.Store.DevicesNamed(ctx, l.Model, t.Serial)
+		if err != nil {
+			return err
+		}
 		for _, d := range found {
 			if d.State == record.StateRevoked {
 				return gate.Refuse(http.StatusConflict, wire.CodeRevoked, "if it may come back after all, two operators lift that: hallmark device lift "+d.Name(), "%s was revoked, and could not enrol", d.Name())
 			}
 		}
 	}
-	return err
+	return nil
 }
 
 // bind ties a ticket to a serial number, to a TPM or to both.

@@ -11,7 +11,6 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/selection"
 	"github.com/hallmark-pki/hallmark/admin/selector"
 	"github.com/hallmark-pki/hallmark/admin/view"
-	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -87,19 +86,8 @@ func (s *Service) end(ctx context.Context, c *gate.Call) func(record.Device, int
 		} else {
 			err = s.Watch.RevokeOne(ctx, c, d, write)
 		}
-		if err != nil {
-			return nil, err
-		}
-		return shards, s.publish(ctx, shards)
+		return s.Status.Show(ctx, shards, err)
 	}
-}
-
-// publish shows what is recorded; the caller may hang up meanwhile.
-func (s *Service) publish(ctx context.Context, shards []record.Shard) error {
-	if err := s.Status.Publish(context.WithoutCancel(ctx), shards...); err != nil {
-		return errors.Join(status.ErrUnpublished, err)
-	}
-	return nil
 }
 
 // changes say what becomes of a device and of its certificates.

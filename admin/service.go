@@ -43,8 +43,8 @@ type Status interface {
 	Suspend(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
 	Restore(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
 	RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error)
-	// Publish shows what was recorded by other verbs.
-	Publish(ctx context.Context, shards ...record.Shard) error
+	// Show shows what was recorded by other verbs.
+	Show(ctx context.Context, shards []record.Shard, err error) ([]record.Shard, error)
 }
 
 // Issuer makes operators' certificates.

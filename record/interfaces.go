@@ -117,8 +117,8 @@ type Issuance interface {
 	// Intend records certificates about to be signed: TBS set, DER nil. All or none.
 	// ErrExists if a serial number is taken; ErrNotFound if the device or operator that
 	// one is for does not exist, ErrConflict if it is not active or is disabled: a device
-	// once revoked is never signed for. ErrConflict also if the device's newest grant is for
-	// a new key and not redeemed: what was admitted before it is of the lost one.
+	// once revoked is never signed for. ErrConflict also if the device has lost its key
+	// (View.Lost): what was admitted before that is of the lost one.
 	//
 	// A lost answer is given again: stands, unless it is nil, is shown the newest good
 	// (not revoked or held), completed certificate of the n-th intent's device (or, if it

@@ -7,7 +7,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
-	"net/http"
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/consent"
@@ -16,7 +15,6 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/selector"
 	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
-	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
@@ -141,10 +139,7 @@ func (s *Service) label(ctx context.Context, c *gate.Call) (any, error) {
 	return jobs.Labelled{Devices: n}, err
 }
 
-// worded tells the caller the record's own words for what stands in the way.
+// worded tells the caller what stands in the way, or that there is no such thing.
 func worded(err error, id string) error {
-	if errors.Is(err, record.ErrConflict) {
-		return gate.Refuse(http.StatusConflict, wire.CodeConflict, "", "%s", strings.TrimPrefix(err.Error(), record.ErrConflict.Error()+": "))
-	}
-	return gate.Absent(err, "hallmark job list and hallmark approve list show those there are", "there is no %q", id)
+	return gate.Absent(gate.Conflict(err, ""), "hallmark job list and hallmark approve list show those there are", "there is no %q", id)
 }

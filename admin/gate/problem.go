@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/selector"
 	"github.com/hallmark-pki/hallmark/ca/status"
@@ -64,6 +65,15 @@ func Absent(err error, hint, format string, args ...any) error {
 		return err
 	}
 	return Refuse(http.StatusNotFound, wire.CodeNotFound, hint, format, args...)
+}
+
+// Conflict tells the caller the record's own words for what stands in the way (ErrConflict);
+// other errors pass through.
+func Conflict(err error, hint string) error {
+	if !errors.Is(err, record.ErrConflict) {
+		return err
+	}
+	return Refuse(http.StatusConflict, wire.CodeConflict, hint, "%s", strings.TrimPrefix(err.Error(), record.ErrConflict.Error()+": "))
 }
 
 // Unauthorised is a caller who could not be recognised.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
@@ -129,14 +128,10 @@ func (s *Service) create(ctx context.Context, c *gate.Call, of record.Selection,
 		e.Detail["devices"] = fmt.Sprint(v.Total)
 		return record.JobPlan{Job: j, Event: e}, nil
 	})
-	switch {
-	case errors.Is(err, record.ErrConflict):
-		return j, gate.Refuse(http.StatusConflict, wire.CodeConflict, "end those that nobody needs: hallmark renew list, hallmark renew cancel ID",
-			"%s", strings.TrimPrefix(err.Error(), record.ErrConflict.Error()+": "))
-	case err == nil:
+	if err == nil {
 		s.Changed()
 	}
-	return j, err
+	return j, gate.Conflict(err, "end those that nobody needs: hallmark renew list, hallmark renew cancel ID")
 }
 
 // unrevoked leaves out the devices that will never renew.

@@ -24,6 +24,12 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
+// Revoke ends a device as operators do.
+func (s *Service) Revoke(ctx context.Context, device string, reason int, why string, e record.Event) ([]record.Shard, error) {
+	shards, err := s.store.Revoke(ctx, device, s.now(), reason, why, e)
+	return s.Show(ctx, shards, err)
+}
+
 // memory is a Store for one issuer's certificates, with a switch for
 // failure. The real stores pass record/recordtest; what is tested here is what the
 // service does with their answers.

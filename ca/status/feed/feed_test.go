@@ -172,10 +172,7 @@ func TestAChangeIsAnnouncedWhenItsListIsOut(t *testing.T) {
 	}{
 		{wire.StatusHold, func() error { _, err := s.Status.Suspend(t.Context(), id, premises.Happened("x")); return err }},
 		{wire.StatusGood, func() error { _, err := s.Status.Restore(t.Context(), id, premises.Happened("x")); return err }},
-		{wire.StatusRevoked, func() error {
-			_, err := s.Status.Revoke(t.Context(), id, record.ReasonKeyCompromise, "", premises.Happened("x"))
-			return err
-		}},
+		{wire.StatusRevoked, func() error { return s.revoke(id, record.ReasonKeyCompromise) }},
 	} {
 		begin := time.Now()
 		s.must(step.do())
@@ -242,7 +239,7 @@ func TestOneOpinion(t *testing.T) {
 		case 3, 4:
 			_, err = s.Status.Restore(t.Context(), id, premises.Happened("x"))
 		case 5:
-			_, err = s.Status.Revoke(t.Context(), id, record.ReasonSuperseded, "", premises.Happened("x"))
+			err = s.revoke(id, record.ReasonSuperseded)
 		case 6:
 			r.body.Close()
 			r = s.follow(r.number)
@@ -386,6 +383,12 @@ func TestSlowFollowerIsDropped(t *testing.T) {
 	}
 	s.must(s.feed.announce([]record.Change{{Number: 1_000_000, Issuer: "operational", Serial: strings.Repeat("4a", 16), Device: "default:x", NotAfter: time.Now()}}))
 	quick.until(1_000_000)
+}
+
+func (s *site) revoke(device string, reason int) error {
+	shards, err := s.Store.Revoke(s.Context(), device, time.Now(), reason, "", premises.Happened("x"))
+	_, err = s.Status.Show(s.Context(), shards, err)
+	return err
 }
 
 // followers is how many streams are open.

@@ -15,6 +15,7 @@ import (
 // Kind is what it is, as the table says; a name has one for ever.
 type Kind string
 
+// The kinds that there are: who administers, and who accepts devices.
 const (
 	Operator     Kind = "operator"
 	RelyingParty Kind = "relying-party"
