@@ -200,10 +200,7 @@ func TestTPMMisfortunes(t *testing.T) {
 	// A locked-out chip refuses keys that it protects from guessing; ours have no secret to guess.
 	u.lockOut(t)
 	expect(t, 0, renew(u.chip.Spec()))
-	tpm := must[interface {
-		Send([]byte) ([]byte, error)
-		Close() error
-	}](t)(u.chip.Open())
+	tpm := u.raw(t)
 	must[*gotpm.ClearResponse](t)(gotpm.Clear{AuthHandle: gotpm.AuthHandle{Handle: gotpm.TPMRHPlatform, Auth: gotpm.PasswordAuth(nil)}}.Execute(tpm))
 	tpm.Close()
 	says(expect(t, 0, renew(u.chip.Spec())), "showing the IDevID")
@@ -212,10 +209,7 @@ func TestTPMMisfortunes(t *testing.T) {
 // lockOut guesses until the chip refuses to be guessed at.
 func (u *unit) lockOut(t *testing.T) {
 	t.Helper()
-	tpm := must[interface {
-		Send([]byte) ([]byte, error)
-		Close() error
-	}](t)(u.chip.Open())
+	tpm := u.raw(t)
 	defer tpm.Close()
 	made := must[*gotpm.CreatePrimaryResponse](t)(gotpm.CreatePrimary{PrimaryHandle: gotpm.TPMRHOwner,
 		InSensitive: gotpm.TPM2BSensitiveCreate{Sensitive: &gotpm.TPMSSensitiveCreate{UserAuth: gotpm.TPM2BAuth{Buffer: []byte("right")}}},
@@ -336,13 +330,23 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
+// raw speaks to the chip itself.
+func (u *unit) raw(t *testing.T) interface {
+	Send([]byte) ([]byte, error)
+	Close() error
+} {
+	t.Helper()
+	tpm, err := u.chip.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tpm
+}
+
 // loaded are the transient objects in the chip.
 func (u *unit) loaded(t *testing.T) []gotpm.TPMHandle {
 	t.Helper()
-	tpm := must[interface {
-		Send([]byte) ([]byte, error)
-		Close() error
-	}](t)(u.chip.Open())
+	tpm := u.raw(t)
 	defer tpm.Close()
 	r := must[*gotpm.GetCapabilityResponse](t)(gotpm.GetCapability{Capability: gotpm.TPMCapHandles, Property: 0x80000000, PropertyCount: 8}.Execute(tpm))
 	return must[*gotpm.TPMLHandle](t)(r.CapabilityData.Data.Handles()).Handle
