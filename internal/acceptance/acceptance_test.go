@@ -119,7 +119,7 @@ func (s *stage) close() {
 
 // freePorts gives the first of four for hallmarkd's listeners; of this and another run of
 // the tests at the same time each begins elsewhere.
-func freePorts() (int, error) { return ports.Free(36000+os.Getpid()%10*1000, 4) }
+func freePorts() (int, error) { return ports.Free(10000+os.Getpid()%5*1000, 4) }
 
 // bash runs a script in the stage and gives its output.
 func (s *stage) bash(t *testing.T, script string) string {

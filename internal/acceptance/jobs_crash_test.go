@@ -24,7 +24,7 @@ import (
 func TestJobSurvivesKills(t *testing.T) {
 	const fleet, kills = 6000, 3
 	s := newStage(t)
-	port, err := ports.Free(38443, 4)
+	port, err := ports.Free(15000, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestJobSurvivesKills(t *testing.T) {
 func TestIssuerRevocationSurvivesKills(t *testing.T) {
 	const fleet, kills = 1500, 2
 	s := newStage(t)
-	port, err := ports.Free(38443, 4)
+	port, err := ports.Free(15000, 4)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ const (
 // round-trip time away from Hallmark; and until its MQTT session that stood has ended.
 func BenchmarkEnforcement(b *testing.B) {
 	for range b.N {
-		public, err := ports.Free(32500, 1)
+		public, err := ports.Free(17000, 1)
 		must(b, err)
 		s := start(b, 1, public)
 		delay(b, fmt.Sprintf("127.0.0.1:%d", public), s.Address, farAway/2)
@@ -241,7 +241,7 @@ func (f *field) await(b *testing.B, address string) {
 func (f *field) mosquitto(b *testing.B) {
 	b.Helper()
 	f.relay(b, "mosquitto", f.recipe(b, "mosquitto", "yaml mosquitto"))
-	port, err := ports.Free(33500, 1)
+	port, err := ports.Free(17000, 1)
 	must(b, err)
 	f.broker = fmt.Sprintf("127.0.0.1:%d", port)
 	f.write(b, "mosquitto/nothing.acl", "")
@@ -288,7 +288,7 @@ func (f *field) openMQTT() (net.Conn, error) {
 func (f *field) nginx(b *testing.B) {
 	b.Helper()
 	f.relay(b, "nginx", f.recipe(b, "nginx", "yaml nginx"))
-	port, err := ports.Free(34500, 1)
+	port, err := ports.Free(17000, 1)
 	must(b, err)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	f.write(b, "nginx.conf", fmt.Sprintf(`daemon off; user root; pid %[1]s/nginx.pid; error_log stderr error; %[3]s
@@ -311,7 +311,7 @@ func (f *field) haproxy(b *testing.B) {
 	f.relay(b, "haproxy", f.recipe(b, "haproxy", "yaml haproxy"))
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
 	b.Cleanup(behind.Close)
-	port, err := ports.Free(35500, 1)
+	port, err := ports.Free(17000, 1)
 	must(b, err)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	f.write(b, "haproxy.cfg", strings.Replace(f.recipe(b, "haproxy", "haproxy"), "bind :8443 ", "bind "+address+" ", 1)+

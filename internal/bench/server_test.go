@@ -67,7 +67,7 @@ func start(b *testing.B, tickets, public int, fill ...func(file string)) *server
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
 	s := &server{dir: filepath.Join(dir, "ca")}
-	port, err := ports.Free(31500, 4)
+	port, err := ports.Free(17000, 4)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package ports
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"sync/atomic"
@@ -11,9 +12,17 @@ import (
 // given keeps what runs side by side in this process from getting the same ports.
 var given atomic.Int64
 
-// Free finds n (at most 10) neighbouring ports above from on which nobody listens.
-// Programs that run at the same time name different beginnings, a thousand apart or more.
+// ephemeral is where the ports begin that Linux gives to outgoing connections. One of those may
+// be taken at any time, by a client of what the port was found for as well.
+const ephemeral = 32768
+
+// Free finds n (at most 10) neighbouring ports among the thousand above from on which nobody
+// listens. Programs that run at the same time name different beginnings, a thousand apart or more,
+// below 31,769.
 func Free(from, n int) (first int, err error) {
+	if from+1000 > ephemeral {
+		return 0, fmt.Errorf("outgoing connections take ports from %d on", ephemeral)
+	}
 	for range 100 {
 		first = from + 10*int(given.Add(1)-1)%1000
 		if free(first, n) {

@@ -28,3 +28,9 @@ func TestFreePortsAreFreeAndGivenOnce(t *testing.T) {
 		seen[port] = true
 	}
 }
+
+func TestPortsOfOutgoingConnectionsAreNotGiven(t *testing.T) {
+	if port, err := Free(ephemeral-999, 1); err == nil {
+		t.Fatalf("%d may be taken at any time", port)
+	}
+}
