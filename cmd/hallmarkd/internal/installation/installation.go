@@ -67,6 +67,9 @@ func Open(path string) (*Installation, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := private(c.Secrets()); err != nil {
+		return nil, err
+	}
 	in := &Installation{Config: c}
 	succession, err := ReadSuccession(c)
 	if err != nil {
@@ -164,6 +167,17 @@ func certificates(text []byte) ([]*x509.Certificate, error) {
 		found, text = append(found, c), rest
 	}
 	return found, nil
+}
+
+// private refuses a key or secret that is not its owner's and group's alone: whoever reads
+// the server secret makes tickets and redeems sessions.
+func private(paths []string) error {
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
+			return Hint(fmt.Errorf("%s has mode %04o: every user of this machine can use it", path, info.Mode().Perm()), "chmod 600 %s", path)
+		}
+	}
+	return nil
 }
 
 // secretSize is the length of the server secret in bytes.

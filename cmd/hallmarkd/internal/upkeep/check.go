@@ -84,7 +84,9 @@ func Check(ctx context.Context, path string, now time.Time) Findings {
 	var r Findings
 	opened, err := installation.Load(path)
 	if err != nil {
-		r.add(Error, "configuration", "", "%v", err)
+		var h installation.Hinted
+		errors.As(err, &h)
+		r.add(Error, "configuration", h.Hint, "%v", err)
 		return r
 	}
 	r.add(OK, "configuration", "", "%s", opened.Config.File)

@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/config"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite/journal"
 )
@@ -112,7 +114,11 @@ func refuse(err error, since time.Time) error {
 // settle writes into the record what happened to it and looks whether all is sound.
 func (r Restoring) settle(ctx context.Context, work string, done *Restored) error {
 	// As it will be found: relative paths lead into the new folder.
-	in, err := installation.Load(filepath.Join(work, installation.ConfigFile))
+	path := filepath.Join(work, installation.ConfigFile)
+	if err := closeSecrets(path); err != nil {
+		return err
+	}
+	in, err := installation.Load(path)
 	if err != nil {
 		return err
 	}
@@ -147,6 +153,24 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 		}
 	}
 	return errors.Join(store.Note(ctx, e), store.Verify(ctx))
+}
+
+// closeSecrets gives keys and the secret to their owner alone: a server of before may have
+// run with one that others could read, and nobody can mend that inside a backup.
+func closeSecrets(path string) error {
+	c, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	for _, path := range c.Secrets() {
+		if relative, err := filepath.Rel(c.Dir, path); err != nil || !filepath.IsLocal(relative) {
+			continue // not in a backup
+		}
+		if err := os.Chmod(path, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func closeLots(ctx context.Context, store record.Store, e record.Event) (closed []string, err error) {

@@ -220,6 +220,23 @@ func TestRestoreOverTheSameJournal(t *testing.T) {
 	}
 }
 
+// A backup of before may hold a secret that others could read; a server refuses such a one.
+func TestRestoreClosesSecrets(t *testing.T) {
+	f := newFactory(t)
+	if err := os.Chmod(f.in.Config.ServerSecret, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	file := f.backup()
+	f.store.Close()
+	done, err := restore(t, Restoring{From: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(open(t, done.Config).in.Config.ServerSecret); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
 func TestRestoreWithoutJournal(t *testing.T) {
 	f := newFactory(t)
 	if err := f.store.CreateTickets(t.Context(), []record.Ticket{{ID: "ticket", Lot: record.DefaultLot, Created: time.Now(), Expires: time.Now().Add(time.Hour)}}, f.event("ticket.created")); err != nil {
