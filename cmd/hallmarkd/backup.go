@@ -12,6 +12,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/upkeep"
+	"github.com/hallmark-pki/hallmark/record"
 )
 
 func backupCommand() *cobra.Command {
@@ -79,8 +80,8 @@ after it are known. Stop the old server first; it must never run again.
 
 Without the journal it refuses. --accept-losses restores the moment of the backup,
 closes every lot and ends open invitations, grants and approvals, and jobs that wait for
-one; devices revoked and operators disabled later are back and must be ended again, and
-devices enrolled later are unknown.`,
+one; jobs that ran are paused. Devices revoked and operators disabled later are back and
+must be ended again, and devices enrolled later are unknown.`,
 		Example: `  hallmarkd restore --from /media/backup/hallmark-2026-11-22.tar --dir /srv/hallmark
   hallmarkd restore --from backup.tar --dir /srv/hallmark --journal /mnt/journal`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -128,6 +129,9 @@ func tellRestored(out io.Writer, done upkeep.Restored) error {
   that waited for one have expired: ask again
 - open invitations and grants have ended, for they may have been used%s
 `, since, strings.Join(done.ClosedLots, ", "), whose(done.Disabled))
+		if len(done.Paused) > 0 {
+			text.WriteString("- jobs that ran then are paused, for they may have been cancelled since: see the last steps\n")
+		}
 	} else {
 		fmt.Fprintf(&text, "Restored: the backup of %s, and %d groups of changes from %s.\n", since, done.Replayed, done.OldJournal)
 		if done.Torn {
@@ -137,6 +141,10 @@ func tellRestored(out io.Writer, done upkeep.Restored) error {
 	fmt.Fprintf(&text, "The old installation must never run again.\n\nNext:\n  hallmarkd check --config %[1]s\n  hallmarkd serve --config %[1]s\n", done.Config)
 	if done.Journal != done.OldJournal {
 		fmt.Fprintf(&text, "  hallmarkd backup --config %s --to NEWFILE    # the journal goes on in %s\n", done.Config, done.Journal)
+	}
+	for _, j := range done.Paused {
+		fmt.Fprintf(&text, "  hallmark job resume %s    # or cancel: %s, %d of %d devices left (hallmark job show %s)\n",
+			j.ID, j.Kind, j.Outcomes[record.OutcomePending], j.Total, j.ID)
 	}
 	_, err := io.WriteString(out, text.String())
 	return err

@@ -49,18 +49,20 @@ type Restored struct {
 	Replayed int64
 	Torn     bool
 	// Lost: there was no journal, and ClosedLots were closed for it. Disabled are the
-	// operators and relying parties whose invitation was withdrawn.
+	// operators and relying parties whose invitation was withdrawn, Paused the jobs that ran.
 	Lost       bool
 	ClosedLots []string
 	Disabled   []string
+	Paused     []record.Job
 	// OldJournal and Journal are where the journal was and where it goes on.
 	OldJournal, Journal string
 }
 
 // Restore makes an installation of a backup and, with the journal, loses nothing that
 // was answered. Without it Restore refuses, unless told to accept losses: then it closes
-// every lot and withdraws what is open, so that no quota is spent and no ticket, grant,
-// invitation or approval used a second time (docs/decisions/0002-restore.md).
+// every lot, withdraws what is open and pauses what runs, so that no quota is spent and no
+// ticket, grant, invitation or approval used a second time, and no job goes on that was
+// cancelled (docs/decisions/0002-restore.md).
 func (r Restoring) Restore(ctx context.Context) (done Restored, err error) {
 	if r.Dir, err = filepath.Abs(r.Dir); err != nil {
 		return done, err
@@ -141,6 +143,9 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 			return err
 		}
 		if done.Disabled, err = withdraw(ctx, store, e); err != nil {
+			return err
+		}
+		if done.Paused, err = pauseJobs(ctx, store, e); err != nil {
 			return err
 		}
 		if err := leaveShards(ctx, in, store); err != nil {
@@ -240,6 +245,27 @@ func withdraw(ctx context.Context, store record.Store, e record.Event) (disabled
 		disabled = append(disabled, p.Name)
 	}
 	return disabled, nil
+}
+
+// pauseJobs stops the jobs that ran: one may have been cancelled since, and a revocation is
+// final. Those that protect stop too; a fleet that is suspended because a file was deleted is
+// what an attacker could want. One that was only publishing has nothing left to do to a device.
+func pauseJobs(ctx context.Context, store record.Store, e record.Event) (paused []record.Job, err error) {
+	jobs, err := store.UnfinishedJobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range jobs {
+		if j.State != record.JobRunning {
+			continue
+		}
+		e.Verb, e.Object = "job.paused", j.ID
+		if j, err = store.PauseJob(ctx, j.ID, e); err != nil {
+			return nil, err
+		}
+		paused = append(paused, j)
+	}
+	return paused, nil
 }
 
 // leaveShards gives the rest of each open CRL shard away: nobody knows how many lost

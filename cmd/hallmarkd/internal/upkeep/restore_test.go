@@ -99,6 +99,18 @@ func (f *factory) backup() string {
 	return to
 }
 
+// job makes one of anna's that runs.
+func (f *factory) job(kind string, of record.Device) record.Job {
+	f.Helper()
+	j, err := f.store.CreateJob(f.Context(), record.Selection{Devices: []string{of.ID}}, time.Now(), func(record.JobView) (record.JobPlan, error) {
+		return record.JobPlan{Job: record.Job{Kind: kind, Operator: "anna", State: record.JobRunning, Created: time.Now()}, Event: f.event("job.created")}, nil
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return j
+}
+
 func restore(t *testing.T, r Restoring) (Restored, error) {
 	t.Helper()
 	r.Dir, r.Now = filepath.Join(t.TempDir(), "restored"), time.Now()
@@ -114,6 +126,10 @@ func TestRestoreLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	early, _ := f.enrol("early", "pilot")
+	if err := f.store.RecoverOperator(ctx, "anna", time.Now(), f.event("operator.recovered")); err != nil {
+		t.Fatal(err)
+	}
+	running := f.job(record.JobSuspend, early)
 	file := f.backup()
 	late, lateCertificate := f.enrol("late", "pilot")
 	_, newest := f.enrol("newest", record.DefaultLot)
@@ -158,6 +174,9 @@ func TestRestoreLosesNothing(t *testing.T) {
 	}
 	if l, err := again.store.Lot(ctx, "pilot"); err != nil || l.Used != 2 {
 		t.Errorf("the quota: %+v, %v", l, err)
+	}
+	if j, err := again.store.Job(ctx, running.ID); err != nil || j.State != record.JobRunning || len(done.Paused) != 0 {
+		t.Errorf("the job that runs: %+v, %v", j, err)
 	}
 	view, err := again.store.Look(ctx, record.Query{EK: early.EKs[0].Fingerprint, Session: "session-late"})
 	if err != nil || len(view.Tombstones) == 0 || !view.SessionRedeemed {
@@ -274,7 +293,11 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	if _, err := f.store.Approve(t.Context(), asked.ID, "bo", time.Now(), f.event("approval.given")); err != nil {
 		t.Fatal(err)
 	}
+	suspending, lifting := f.job(record.JobSuspend, early), f.job(record.JobRestore, early)
 	file := f.backup()
+	if _, err := f.store.CancelJob(t.Context(), lifting.ID, time.Now(), f.event("job.cancelled")); err != nil {
+		t.Fatal(err)
+	}
 	lost, certificate := f.enrol("lost", record.DefaultLot)
 	journal := f.in.Config.Journal
 	f.store.Close()
@@ -318,6 +341,17 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	if j, err := again.store.Job(t.Context(), waiting.ID); err != nil || j.State != record.JobExpired {
 		t.Errorf("the job that waited: %+v, %v", j, err)
 	}
+	if j, err := again.store.UnfinishedJobs(t.Context()); err != nil || len(j) != 0 {
+		t.Errorf("what may have been cancelled goes on: %+v, %v", j, err)
+	}
+	for i, j := range []record.Job{suspending, lifting} {
+		if len(done.Paused) != 2 || done.Paused[i].ID != j.ID {
+			t.Fatalf("paused: %+v", done.Paused)
+		}
+		if _, err := again.store.ResumeJob(t.Context(), j.ID, time.Now(), f.event("job.resumed")); err != nil {
+			t.Error(err)
+		}
+	}
 	if _, err := again.store.GivenApproval(t.Context(), record.ApproveSetting, "x=1", "anna", time.Now()); !errors.Is(err, record.ErrNotFound) {
 		t.Errorf("an approval that was given: %v", err)
 	}
@@ -335,12 +369,16 @@ func TestRestoreWithoutJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := false
+	said := map[string]bool{}
 	for _, e := range events {
-		found = found || e.Verb == "record.restored" && strings.Contains(e.Reason, "is lost")
+		if e.Actor == "host" && strings.Contains(e.Reason, "is lost") {
+			said[e.Verb+" "+e.Object] = true
+		}
 	}
-	if !found {
-		t.Error("the audit does not say what happened")
+	for _, want := range []string{"record.restored ", "job.paused " + suspending.ID, "job.paused " + lifting.ID} {
+		if !said[want] {
+			t.Errorf("the audit does not say %q: %v", want, said)
+		}
 	}
 }
 
