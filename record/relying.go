@@ -75,8 +75,8 @@ type RelyingParties interface {
 	Report(ctx context.Context, name string, r Enforcement) error
 	// TakenUp lists, for each relying party that is neither disabled nor without a report,
 	// when it first reported to enforce a change, ordered by name. While it reports that it
-	// fails for a device of the job, up to that change, it does not, and afterwards it does
-	// since that ended. Of each the last thousand steps and failures are kept: a change before
+	// fails, up to that change, for a device that the job has done with, it does not, and
+	// afterwards it does since that ended. Of each the last thousand steps and failures are kept: a change before
 	// them counts as taken up at the oldest.
 	TakenUp(ctx context.Context, number int64, job string) ([]Taken, error)
 	RelyingParty(ctx context.Context, name string) (RelyingParty, error)

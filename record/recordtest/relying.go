@@ -133,6 +133,9 @@ func failing(t *testing.T, b *bench) {
 	}
 	with := b.create(record.Job{Kind: record.JobSuspend}, record.Selection{Devices: ids})
 	without := b.create(record.Job{Kind: record.JobSuspend}, record.Selection{Devices: ids[:1]})
+	pending := b.create(record.Job{Kind: record.JobRevoke}, record.Selection{Devices: ids})
+	b.step(with.ID, 2)
+	b.step(without.ID, 1)
 	b.must(b.InviteRelyingParty(b.ctx, record.RelyingParty{Name: "a", Created: Now, Invitation: "ia", InvitedUntil: Now.Add(time.Hour)}, event("relying-party.invited")))
 	at := func(second int) time.Time { return Now.Add(time.Duration(second) * time.Second) }
 	report := func(number int64, second int, failing ...record.Failure) {
@@ -154,6 +157,7 @@ func failing(t *testing.T, b *bench) {
 	taken(5, with, time.Time{})
 	taken(3, with, at(1)) // before the failure
 	taken(5, without, at(1))
+	taken(5, pending, at(1)) // what it has not come to cannot fail for it
 	first.Times = 2
 	report(6, 2, first)
 	taken(6, with, time.Time{})

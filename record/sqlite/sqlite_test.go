@@ -107,6 +107,10 @@ func (p *plans) check(t *testing.T) {
 					t.Errorf("%s\n\tis run as %q", sql, steps)
 				}
 			}
+			// Each poll of a job asks; it may have a million devices.
+			if strings.Contains(sql, "FROM enforcement_failures f") && !strings.Contains(fmt.Sprint(steps), "job_devices_done (device=? AND job=?)") {
+				t.Errorf("%s\n\treads a job: %q", sql, steps)
+			}
 			return err
 		})
 		if err != nil {

@@ -129,7 +129,7 @@ func step(c *engine.Conn, name string, r record.Enforcement) error {
 }
 
 // TakenUp reads the first step that reaches the number, and when the last failure ended that
-// held it up.
+// held it up. Failures are few, and a job may have a million devices.
 func (s Parties) TakenUp(ctx context.Context, number int64, job string) ([]record.Taken, error) {
 	const never = 1<<63 - 1
 	return engine.List(ctx, s.db, func(r engine.Row) record.Taken {
@@ -142,7 +142,8 @@ func (s Parties) TakenUp(ctx context.Context, number int64, job string) ([]recor
 		}
 		return t
 	}, `SELECT name, (SELECT since FROM enforcement_steps t WHERE t.party = name AND t.number >= ?1 ORDER BY t.number LIMIT 1),
-		(SELECT max(coalesce(f.ended, ?2)) FROM enforcement_failures f WHERE f.party = name AND f.change <= ?1 AND f.device IN (SELECT device FROM job_devices WHERE job = ?3))
+		(SELECT max(coalesce(f.ended, ?2)) FROM enforcement_failures f WHERE f.party = name AND f.change <= ?1
+			AND EXISTS (SELECT 1 FROM job_devices d INDEXED BY job_devices_done WHERE d.device = f.device AND d.job = ?3 AND d.outcome IN ('done', 'unchanged')))
 		FROM operators JOIN enforcements e ON e.party = name WHERE disabled IS NULL AND kind = 'relying-party' ORDER BY name`, number, int64(never), rows.Number("j", job))
 }
 
