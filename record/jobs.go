@@ -149,8 +149,11 @@ type Jobs interface {
 	// Survey says what a job about the selection would touch, and changes nothing.
 	Survey(ctx context.Context, of Selection, at time.Time) (Survey, error)
 	// CreateJob fixes the devices of a selection, in the order of their IDs, which is
-	// random, and records the job that judge decides on, all in one serialisable
-	// transaction. An error of judge comes back unchanged and nothing is written.
+	// random, and records the job that judge decides on in the same view of the record. A
+	// great job is written down in pieces, between which others write; none of it is seen
+	// before all of it is there. Jobs are made one after the other; that no devices are ended
+	// singly between view and job is the caller's to see to, if the judge relies on it
+	// (admin/consent). An error of judge comes back unchanged and nothing is written.
 	// ErrNotFound if there is no device of one of the IDs. ErrExists, with that job, if the
 	// same operator has asked before for the same, of the same devices and in the same
 	// words, and that still waits for approval as this would: nothing is written. ErrConflict

@@ -9,151 +9,28 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
-	"github.com/hallmark-pki/hallmark/record/sqlite/internal/approval"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
-	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/outcome"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
 
 // Store is a [record.Jobs].
-type Store struct{ db *engine.DB }
+type Store struct {
+	db *engine.DB
+	// making is held by whoever makes a job: one is judged and written after the other.
+	making *sync.Mutex
+}
 
 // New keeps it in db.
-func New(db *engine.DB) Store { return Store{db} }
+func New(db *engine.DB) Store { return Store{db, new(sync.Mutex)} }
 
-// CreateJob fixes the devices first, so that the view is of them and of nothing else.
-func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time, judge record.JobJudge) (j record.Job, err error) {
-	chosen, args, err := filter.Selection(of)
-	if err != nil {
-		return j, err
-	}
-	err = s.db.Write(ctx, func(c *engine.Conn) error {
-		seq, err := engine.First(c, engine.Number, "SELECT coalesce(max(seq), 0) + 1 FROM jobs")
-		if err != nil {
-			return err
-		}
-		total, err := c.Exec("INSERT INTO job_devices (job, position, device) SELECT ?, row_number() OVER (ORDER BY d.id), d.seq FROM devices d WHERE "+chosen,
-			append([]any{*seq}, args...)...)
-		if err != nil {
-			return err
-		}
-		if of.Devices != nil && total != int64(len(of.Devices)) {
-			return fmt.Errorf("a device of those named: %w", record.ErrNotFound)
-		}
-		v, err := view(c, *seq, total, at)
-		if err != nil {
-			return err
-		}
-		plan, err := judge(v)
-		if err != nil {
-			return err
-		}
-		plan.Job.ID, plan.Job.Total = rows.ID("j", *seq), total
-		if earlier, err := alike(ctx, c, *seq, plan.Job, at); err != nil || earlier != nil {
-			if err == nil {
-				j, err = *earlier, fmt.Errorf("job %s waits for the same: %w", earlier.ID, record.ErrExists)
-			}
-			return err
-		}
-		if plan.Job.Kind == record.JobRenew {
-			if err := crowded(c, *seq); err != nil {
-				return err
-			}
-		}
-		if err := add(c, *seq, plan); err != nil {
-			return err
-		}
-		found, err := find(c, plan.Job.ID)
-		j = found
-		return err
-	})
-	return j, err
-}
-
-// alike finds the job that waits for what a job that would wait asks for again; nil if there
-// is none. Of the same devices each has the same position in both.
-func alike(ctx context.Context, c *engine.Conn, seq int64, j record.Job, at time.Time) (*record.Job, error) {
-	if j.State != record.JobWaiting {
-		return nil, nil
-	}
-	waiting, err := engine.Query(ctx, c, scan, selectJob+` WHERE state = 'waiting' AND operator = ? AND kind = ? AND expression = ? AND issuer = ? AND reason = ? AND why = ? AND total = ?
-		AND EXISTS (SELECT 1 FROM approvals WHERE subject = 'j' || jobs.seq AND kind = 'job' AND expires > ?)
-		AND NOT EXISTS (SELECT 1 FROM job_devices a CROSS JOIN job_devices b WHERE a.job = ? AND b.job = jobs.seq AND b.position = a.position AND b.device <> a.device)`, j.Operator, j.Kind, j.Expression, j.Issuer, j.Reason, j.Why, j.Total, at, seq)
-	for _, w := range waiting {
-		if err == nil && slices.Equal(w.Stages, j.Stages) {
-			return &w.Job, count(ctx, c, &w.Job)
-		}
-	}
-	return nil, err
-}
-
-// crowded refuses a renewal plan of a device that is in record.MaxPlans others.
-func crowded(c *engine.Conn, seq int64) error {
-	full, err := engine.First(c, func(r engine.Row) string { return r.Text(0) }, `SELECT d.model || ':' || d.serial
-		FROM job_devices n CROSS JOIN job_devices p CROSS JOIN jobs j CROSS JOIN devices d
-		WHERE n.job = ? AND p.device = n.device AND p.outcome = '' AND p.job <> n.job AND j.seq = p.job AND j.kind = ? AND d.seq = n.device
-		GROUP BY n.position HAVING count(*) >= ? LIMIT 1`, seq, record.JobRenew, record.MaxPlans)
-	if err == nil && full != nil {
-		err = fmt.Errorf("%w: %s is in %d renewal plans that are not over", record.ErrConflict, *full, record.MaxPlans)
-	}
-	return err
-}
-
-func view(c *engine.Conn, seq, total int64, at time.Time) (v record.JobView, err error) {
-	v.Total = total
-	fleet, err := engine.First(c, engine.Number, "SELECT coalesce(sum(used), 0) FROM lots")
-	if err != nil {
-		return v, err
-	}
-	v.Fleet = *fleet
-	const leftOut = "d.state <> 'revoked' AND d.seq NOT IN (SELECT device FROM job_devices WHERE job = ?1)"
-	left, err := engine.First(c, engine.Number, "SELECT 1 FROM devices d WHERE "+leftOut+" LIMIT 1"+filter.Chosen, seq)
-	if err != nil {
-		return v, err
-	}
-	v.Everything = left == nil
-	if v.WholeLots, err = lotsEnded(context.Background(), c, "SELECT device FROM job_devices WHERE job = ?1", seq, at); err != nil {
-		return v, err
-	}
-	name := func(r engine.Row) string { return r.Text(0) }
-	v.Able, err = engine.Query(context.Background(), c, name, people.SelectAble, at, at.Add(-record.AbleAfterDisabling))
-	return v, err
-}
-
-func add(c *engine.Conn, seq int64, plan record.JobPlan) error {
-	j := plan.Job
-	if j.State != record.JobWaiting && j.State != record.JobRunning {
-		return fmt.Errorf("%w: a new job is waiting or running, not %q", record.ErrConflict, j.State)
-	}
-	stages := ""
-	if len(j.Stages) > 0 {
-		text, err := json.Marshal(j.Stages)
-		if err != nil {
-			return err
-		}
-		stages = string(text)
-	}
-	if _, err := c.Exec(`INSERT INTO jobs (seq, kind, operator, expression, reason, why, state, created, stages, until, total, due, issuer)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, seq, j.Kind, j.Operator, j.Expression, j.Reason, j.Why, j.State, j.Created, stages, j.Until, j.Total, j.Due, j.Issuer); err != nil {
-		return err
-	}
-	if a := plan.Approval; a != nil {
-		a.Subject = j.ID
-		if err := approval.Add(c, *a); err != nil {
-			return err
-		}
-	}
-	plan.Event.Object = j.ID
-	return audit.Add(c, plan.Event)
-}
-
-const selectJob = "SELECT seq, kind, operator, expression, reason, why, iif(expired, 'expired', state), created, ended, stages, until, total, due, told, change, changed, issuer FROM jobs"
+const selectJob = "SELECT seq, kind, operator, expression, reason, why, iif(expired, 'expired', state), created, ended, stages, until, total, due, told, change, changed, issuer FROM (SELECT * FROM jobs WHERE kind <> 'draft') jobs"
 
 type numbered struct {
 	seq int64
@@ -164,7 +41,7 @@ func scan(r engine.Row) numbered {
 	j := record.Job{ID: rows.ID("j", r.Int(0)), Kind: r.Text(1), Operator: r.Text(2), Expression: r.Text(3), Reason: int(r.Int(4)), Why: r.Text(5),
 		State: r.Text(6), Created: r.Time(7), Ended: r.Time(8), Until: r.Time(10), Total: r.Int(11), Due: r.Time(12), Told: r.Int(13),
 		Change: r.Int(14), Changed: r.Time(15), Issuer: r.Text(16)}
-	json.Unmarshal([]byte(r.Text(9)), &j.Stages) // add wrote it, or ''
+	json.Unmarshal([]byte(r.Text(9)), &j.Stages) // begin wrote it, or ''
 	return numbered{r.Int(0), j}
 }
 

@@ -1,0 +1,226 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/approval"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
+)
+
+// chunk is how many devices of a job are written in one transaction, and so how long others
+// who want to write wait for it: 7 µs each, and more with what the transaction has changed.
+const chunk = 1000
+
+// CreateJob reads and judges on a reader's view, which keeps nobody waiting, and then writes
+// the devices a chunk at a time. With the last the job comes to be; before, it is a draft:
+// one that waits, of the kind 'draft', shown to nobody (selectJob).
+func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time, judge record.JobJudge) (j record.Job, err error) {
+	s.making.Lock()
+	defer s.making.Unlock()
+	if err := s.sweep(ctx); err != nil {
+		return j, err
+	}
+	var devices []int64
+	var plan record.JobPlan
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		if devices, err = choose(ctx, c, of); err != nil {
+			return err
+		}
+		list, err := json.Marshal(devices)
+		if err != nil {
+			return err
+		}
+		v, err := view(ctx, c, string(list), int64(len(devices)), at)
+		if err != nil {
+			return err
+		}
+		if plan, err = judge(v); err != nil {
+			return err
+		}
+		plan.Job.Total = v.Total
+		earlier, err := alike(ctx, c, string(list), plan.Job, at)
+		if err == nil && earlier != nil {
+			j, err = *earlier, fmt.Errorf("job %s waits for the same: %w", earlier.ID, record.ErrExists)
+		}
+		if err == nil && plan.Job.Kind == record.JobRenew {
+			err = crowded(c, string(list))
+		}
+		return err
+	})
+	if err != nil {
+		return j, err
+	}
+	for from := 0; from == 0 || from < len(devices); from += chunk {
+		to := min(from+chunk, len(devices))
+		err := s.db.Write(ctx, func(c *engine.Conn) error {
+			if from == 0 {
+				if err := begin(c, &plan.Job); err != nil {
+					return err
+				}
+			}
+			if err := add(c, plan.Job.ID, from, devices[from:to]); err != nil || to < len(devices) {
+				return err
+			}
+			j, err = finish(c, plan)
+			return err
+		})
+		if err != nil {
+			return j, err
+		}
+	}
+	return j, nil
+}
+
+// sweep removes what is left of a job that could not be made to its end. It is the newest.
+func (s Store) sweep(ctx context.Context) error {
+	for {
+		var draft *int64
+		err := s.db.Read(ctx, func(c *engine.Conn) (err error) {
+			draft, err = engine.First(c, engine.Number, "SELECT seq FROM jobs WHERE seq = (SELECT max(seq) FROM jobs) AND kind = 'draft'")
+			return err
+		})
+		if err != nil || draft == nil {
+			return err
+		}
+		err = s.db.Write(ctx, func(c *engine.Conn) error {
+			n, err := c.Exec("DELETE FROM job_devices WHERE job = ? AND position > (SELECT max(position) FROM job_devices WHERE job = ?) - ?", *draft, *draft, chunk)
+			if err == nil && n == 0 {
+				_, err = c.Exec("DELETE FROM jobs WHERE seq = ? AND kind = 'draft'", *draft)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// choose lists the devices of a selection in the order of their IDs.
+func choose(ctx context.Context, c *engine.Conn, of record.Selection) ([]int64, error) {
+	chosen, args, err := filter.Selection(of)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := engine.Query(ctx, c, engine.Number, "SELECT d.seq FROM devices d WHERE "+chosen+" ORDER BY d.id", args...)
+	if err == nil && of.Devices != nil && len(devices) != len(of.Devices) {
+		err = fmt.Errorf("a device of those named: %w", record.ErrNotFound)
+	}
+	return append([]int64{}, devices...), err // never nil: JSON would have it null
+}
+
+func view(ctx context.Context, c *engine.Conn, devices string, total int64, at time.Time) (v record.JobView, err error) {
+	v.Total = total
+	fleet, err := engine.First(c, engine.Number, "SELECT coalesce(sum(used), 0) FROM lots")
+	if err != nil {
+		return v, err
+	}
+	v.Fleet = *fleet
+	left, err := engine.Query(ctx, c, engine.Number,
+		"SELECT 1 FROM devices d WHERE d.state <> 'revoked' AND d.seq NOT IN (SELECT value FROM json_each(?1)) LIMIT 1"+filter.Chosen, devices)
+	if err != nil {
+		return v, err
+	}
+	v.Everything = len(left) == 0
+	if v.WholeLots, err = lotsEnded(ctx, c, "SELECT value AS device FROM json_each(?1)", devices, at); err != nil {
+		return v, err
+	}
+	name := func(r engine.Row) string { return r.Text(0) }
+	v.Able, err = engine.Query(ctx, c, name, people.SelectAble, at, at.Add(-record.AbleAfterDisabling))
+	return v, err
+}
+
+// alike finds the job that waits for what a job that would wait asks for again; nil if there
+// is none. Of the same devices each has the same position in both.
+func alike(ctx context.Context, c *engine.Conn, devices string, j record.Job, at time.Time) (*record.Job, error) {
+	if j.State != record.JobWaiting {
+		return nil, nil
+	}
+	waiting, err := engine.Query(ctx, c, scan, selectJob+` WHERE state = 'waiting' AND operator = ? AND kind = ? AND expression = ? AND issuer = ? AND reason = ? AND why = ? AND total = ?
+		AND EXISTS (SELECT 1 FROM approvals WHERE subject = 'j' || jobs.seq AND kind = 'job' AND expires > ?)
+		AND NOT EXISTS (SELECT 1 FROM json_each(?) o CROSS JOIN job_devices b WHERE b.job = jobs.seq AND b.position = o.key + 1 AND b.device <> o.value)`,
+		j.Operator, j.Kind, j.Expression, j.Issuer, j.Reason, j.Why, j.Total, at, devices)
+	for _, w := range waiting {
+		if err == nil && slices.Equal(w.Stages, j.Stages) {
+			return &w.Job, count(ctx, c, &w.Job)
+		}
+	}
+	return nil, err
+}
+
+// crowded refuses a renewal plan of a device that is in record.MaxPlans others.
+func crowded(c *engine.Conn, devices string) error {
+	full, err := engine.First(c, func(r engine.Row) string { return r.Text(0) }, `SELECT d.model || ':' || d.serial
+		FROM json_each(?) o CROSS JOIN job_devices p CROSS JOIN jobs j CROSS JOIN devices d
+		WHERE p.device = o.value AND p.outcome = '' AND j.seq = p.job AND j.kind = ? AND d.seq = o.value
+		GROUP BY o.key HAVING count(*) >= ? LIMIT 1`, devices, record.JobRenew, record.MaxPlans)
+	if err == nil && full != nil {
+		err = fmt.Errorf("%w: %s is in %d renewal plans that are not over", record.ErrConflict, *full, record.MaxPlans)
+	}
+	return err
+}
+
+// begin writes a draft, and gives the job its ID.
+func begin(c *engine.Conn, j *record.Job) error {
+	if j.State != record.JobWaiting && j.State != record.JobRunning {
+		return fmt.Errorf("%w: a new job is waiting or running, not %q", record.ErrConflict, j.State)
+	}
+	seq, err := engine.First(c, engine.Number, "SELECT coalesce(max(seq), 0) + 1 FROM jobs")
+	if err != nil {
+		return err
+	}
+	stages := ""
+	if len(j.Stages) > 0 {
+		text, err := json.Marshal(j.Stages)
+		if err != nil {
+			return err
+		}
+		stages = string(text)
+	}
+	j.ID = rows.ID("j", *seq)
+	_, err = c.Exec(`INSERT INTO jobs (seq, kind, operator, expression, reason, why, state, created, stages, until, total, due, issuer)
+		VALUES (?, 'draft', ?, ?, ?, ?, 'waiting', ?, ?, ?, ?, ?, ?)`, *seq, j.Operator, j.Expression, j.Reason, j.Why, j.Created, stages, j.Until, j.Total, j.Due, j.Issuer)
+	return err
+}
+
+// add writes devices behind those that a draft has.
+func add(c *engine.Conn, id string, has int, devices []int64) error {
+	list, err := json.Marshal(devices)
+	if err != nil {
+		return err
+	}
+	_, err = c.Exec("INSERT INTO job_devices (job, position, device) SELECT ?, ? + key + 1, value FROM json_each(?)", rows.Number("j", id), has, string(list))
+	return err
+}
+
+// finish makes a job of a draft.
+func finish(c *engine.Conn, plan record.JobPlan) (j record.Job, err error) {
+	id := plan.Job.ID
+	if _, err := c.Exec("UPDATE jobs SET kind = ?, state = ? WHERE seq = ?", plan.Job.Kind, plan.Job.State, rows.Number("j", id)); err != nil {
+		return j, err
+	}
+	if a := plan.Approval; a != nil {
+		a.Subject = id
+		if err := approval.Add(c, *a); err != nil {
+			return j, err
+		}
+	}
+	plan.Event.Object = id
+	if err := audit.Add(c, plan.Event); err != nil {
+		return j, err
+	}
+	made, err := engine.One(c, "job "+id, scan, selectJob+" WHERE seq = ?", rows.Number("j", id))
+	made.Outcomes = map[string]int64{}
+	if made.Total > 0 {
+		made.Outcomes[record.OutcomePending] = made.Total
+	}
+	return made.Job, err
+}

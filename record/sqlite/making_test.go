@@ -1,0 +1,138 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/populate"
+)
+
+const many = 20_000
+
+// great is a store of many devices, and the file that it is in.
+func great(t *testing.T) (s *Store, file string) {
+	file = filepath.Join(t.TempDir(), "hallmark.db")
+	s, err := Create(t.Context(), file, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if _, err := populate.Fill(t.Context(), file, populate.Fleet{Devices: many, Every: 2, Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	return reopened(t, file), file
+}
+
+func reopened(t *testing.T, file string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), file, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := s.RecoverOperator(t.Context(), "anna", time.Now(), record.Event{Time: time.Now(), Actor: "host", Verb: "operator.recovered"}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func revokeAll(ctx context.Context, s *Store) (record.Job, error) {
+	return s.CreateJob(ctx, record.Selection{}, time.Now(), func(record.JobView) (record.JobPlan, error) {
+		j := record.Job{Kind: record.JobRevoke, Operator: "anna", State: record.JobRunning, Created: time.Now()}
+		return record.JobPlan{Job: j, Event: record.Event{Time: time.Now(), Actor: "operator:anna", Verb: "job.created"}}, nil
+	})
+}
+
+// Who wants to write while a great job is made does not wait for all of it.
+func TestOthersWriteWhileAJobIsMade(t *testing.T) {
+	s, _ := great(t)
+	made := make(chan error)
+	go func() {
+		_, err := revokeAll(t.Context(), s)
+		made <- err
+	}()
+	for written := 0; ; {
+		if err := s.Note(t.Context(), record.Event{Time: time.Now(), Actor: "host", Verb: "noted"}); err != nil {
+			t.Fatal(err)
+		}
+		if n := devices(t, s); n > 0 && n < many {
+			written++
+		}
+		select {
+		case err := <-made:
+			if err != nil || written < 5 {
+				t.Errorf("%d others got their turn (%v)", written, err)
+			}
+			return
+		default:
+		}
+	}
+}
+
+func devices(t *testing.T, s *Store) (n int64) {
+	t.Helper()
+	err := s.db.Read(t.Context(), func(c *engine.Conn) error {
+		found, err := engine.First(c, engine.Number, "SELECT count(*) FROM job_devices")
+		n = *found
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A job that could not be made to its end is none, and leaves nothing once another is made.
+func TestJobHalfMade(t *testing.T) {
+	s, file := great(t)
+	ctx, stop := context.WithCancel(t.Context())
+	made := make(chan error)
+	go func() {
+		_, err := revokeAll(ctx, s)
+		made <- err
+	}()
+	for devices(t, s) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	if err := <-made; !errors.Is(err, context.Canceled) {
+		t.Fatalf("it was not stopped: %v", err)
+	}
+	s.Close()
+	s = reopened(t, file)
+	if n := devices(t, s); n == 0 || n == many {
+		t.Fatalf("%d devices are left of it", n)
+	}
+	none := func(what string, list []record.Job, err error) {
+		t.Helper()
+		if err != nil || len(list) != 0 {
+			t.Errorf("%s: %+v, %v", what, list, err)
+		}
+	}
+	all, _, err := s.Jobs(t.Context(), record.Page{Limit: 10})
+	none("jobs", all, err)
+	all, err = s.UnfinishedJobs(t.Context())
+	none("unfinished", all, err)
+	if _, err := s.StepJob(t.Context(), "j1", 1, time.Now(), nil); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("a step: %v", err)
+	}
+	if _, err := s.CancelJob(t.Context(), "j1", time.Now(), record.Event{Time: time.Now(), Verb: "job.cancelled"}); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if n, err := s.RevokedAlone(t.Context(), "anna", time.Time{}); err != nil || n != 0 {
+		t.Errorf("it counts as %d revoked, %v", n, err)
+	}
+	if err := s.Verify(t.Context()); err == nil || strings.Contains(err.Error(), "job") {
+		t.Errorf("but for certificates, which bear no number: %v", err)
+	}
+	j, err := revokeAll(t.Context(), s)
+	if err != nil || j.ID != "j1" || j.Total != many || devices(t, s) != many {
+		t.Errorf("the next: %+v, %v; %d devices", j, err, devices(t, s))
+	}
+}
