@@ -37,6 +37,8 @@ type installation struct {
 	operational *x509.Certificate
 	maker       *swtpm.Maker
 	url         string
+	// bundle is a trust bundle of this installation with a number.
+	bundle func(number int64) wire.SignedBundle
 	// later is by how much the server's clock is ahead, in nanoseconds.
 	later *atomic.Int64
 	*interference
@@ -111,11 +113,13 @@ func install(t testing.TB, nonceMode bool) *installation {
 	t.Cleanup(server.Close)
 	i.url = server.URL
 	timeKey := newKey(t)
-	signed := must[wire.SignedBundle](t)(trust.Sign(wire.Bundle{Number: 1, Name: "Acme", Created: time.Now().Add(-time.Hour),
-		Infrastructure: [][]byte{i.root.Raw}, Operational: [][]byte{i.operational.Raw}, Manufacturing: [][]byte{by[profile.Manufacturing].Root.Raw},
-		TimeKeys: [][]byte{must[[]byte](t)(x509.MarshalPKIXPublicKey(timeKey.Public()))}, Servers: []string{i.url}, NonceMode: nonceMode,
-	}, trust.Root{Certificate: i.root, Signer: by[profile.Infrastructure].RootSigner}))
-	bundle := must[*trust.Service](t)(trust.New(must[[]byte](t)(json.Marshal(signed)), i.root, timeKey))
+	i.bundle = func(number int64) wire.SignedBundle {
+		return must[wire.SignedBundle](t)(trust.Sign(wire.Bundle{Number: number, Name: "Acme", Created: time.Now().Add(-time.Hour),
+			Infrastructure: [][]byte{i.root.Raw}, Operational: [][]byte{i.operational.Raw}, Manufacturing: [][]byte{by[profile.Manufacturing].Root.Raw},
+			TimeKeys: [][]byte{must[[]byte](t)(x509.MarshalPKIXPublicKey(timeKey.Public()))}, Servers: []string{i.url}, NonceMode: nonceMode,
+		}, trust.Root{Certificate: i.root, Signer: by[profile.Infrastructure].RootSigner}))
+	}
+	bundle := must[*trust.Service](t)(trust.New(must[[]byte](t)(json.Marshal(i.bundle(1))), i.root, timeKey))
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.next = native.Handler(service, native.Config{Bundle: bundle.Newest, Since: bundle.Since, SignTime: bundle.SignTime, Now: now, NonceMode: nonceMode, Log: slog.New(slog.DiscardHandler)})

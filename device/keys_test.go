@@ -3,6 +3,7 @@ package device_test
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -204,6 +205,58 @@ func TestAccidentsAreNoForks(t *testing.T) {
 	if d := u.device(t, "lamp", "SN-1"); d.State != record.StateActive {
 		t.Errorf("the device is %s", d.State)
 	}
+}
+
+// A renewal that fails after it has taken up a certificate that an accident had left, while
+// the trust bundle moves on: what the server has seen in use must not be given up for its
+// predecessor, which would look like a copy.
+func TestAdoptedBeforeAFailure(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file").enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != wire.PathPoll {
+			return false
+		}
+		u.next.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	}
+	if _, err := device.Renew(t.Context(), u.options()); err == nil {
+		t.Fatal("the renewal went through")
+	}
+	u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		switch r.URL.Path {
+		case wire.PathPoll:
+			answer := httptest.NewRecorder()
+			u.next.ServeHTTP(answer, r)
+			var s wire.Steering
+			if err := json.Unmarshal(answer.Body.Bytes(), &s); err != nil {
+				t.Error(err)
+			}
+			s.Trust = 2
+			json.NewEncoder(w).Encode(s)
+		case wire.PathTrust:
+			json.NewEncoder(w).Encode(wire.TrustSteps{Newest: 2, Bundles: []wire.SignedBundle{u.bundle(2)}})
+		case wire.PathRenew:
+			w.WriteHeader(http.StatusBadRequest)
+		default:
+			return false
+		}
+		return true
+	}
+	if _, err := device.Renew(t.Context(), u.options()); err == nil {
+		t.Fatal("the renewal went through")
+	}
+	if s := must[device.Status](t)(device.ReadStatus(u.dir, time.Now())); s.Trust != 2 {
+		t.Fatalf("trust bundle %d", s.Trust)
+	}
+	u.refuse = nil
+	set := u.load(t)
+	set.Trust = u.bundle(1) // the server is none that has moved on
+	if err := state.At(u.dir).Save(set); err != nil {
+		t.Fatal(err)
+	}
+	u.renew(t, "ldevid")
 }
 
 func TestComingBackWithoutATPM(t *testing.T) {

@@ -83,10 +83,9 @@ func (o Options) withServer(step func(*agent) error) (Result, error) {
 	}
 	before := a.set
 	if err := step(a); err != nil {
+		// What was reached by then holds: a certificate that was taken up, and the trust bundle.
 		// A refused device follows its installation all the same: its way back may take years.
-		if now, _ := a.client.Trust(); !bytes.Equal(now.Bundle, before.Trust.Bundle) {
-			before.Fresh, before.FreshPage, before.FreshKey = a.set.Fresh, a.set.FreshPage, a.set.FreshKey
-			a.set = before
+		if a.set.Trust, _ = a.client.Trust(); !same(before, a.set) {
 			err = errors.Join(err, a.save())
 		}
 		return a.result(), err
