@@ -17,6 +17,7 @@ import (
 
 	gotpm "github.com/google/go-tpm/tpm2"
 
+	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
 )
 
@@ -173,6 +174,32 @@ func TestHalfWrittenState(t *testing.T) {
 	u.live(t, a, time.Minute)
 	if s := a.Status(); !s.Healthy || s.Device != "default:SN-1" {
 		t.Fatalf("%+v; said %q", s, u.said)
+	}
+}
+
+// A certificate with a flipped bit is no certificate, although its file looks well: the set
+// before serves instead.
+func TestFlippedBit(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file")
+	u.sleep(0)
+	u.enrolled(t, "SN-1")
+	for _, name := range []string{"ldevid.pem", "idevid.pem"} {
+		u.sleep(time.Minute)
+		must[device.Result](t)(device.Renew(t.Context(), u.options()))
+		path := filepath.Join(u.dir, "current", name)
+		text := must[[]byte](t)(os.ReadFile(path))
+		i := bytes.Index(text, []byte("\nMII")) + 1
+		text[i] ^= 1
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		a := u.agent()
+		a.Servers, a.Roots = []string{u.url}, [][]byte{u.root.Raw}
+		u.live(t, a, 2*time.Minute)
+		if s := a.Status(); !s.Healthy {
+			t.Fatalf("%s: %+v; said %q", name, s, u.said)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ package state
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -128,10 +129,10 @@ func (d *Dir) Current() (string, error) {
 // Load reads the current set; ErrEmpty if there is none. If the current set cannot be
 // read (a worn-out flash) the one before it is read instead, and damaged says why.
 func (d *Dir) Load() (s Set, damaged error, err error) {
+	var target string
 	for range 10 {
-		target, linkErr := d.Current()
-		if linkErr != nil {
-			return Set{}, nil, linkErr
+		if target, err = d.Current(); err != nil {
+			return Set{}, nil, err
 		}
 		s, err = d.read(target)
 		// A set that was replaced meanwhile may be half removed, and what is gone looks
@@ -147,8 +148,10 @@ func (d *Dir) Load() (s Set, damaged error, err error) {
 	}
 	damaged = err
 	for _, n := range d.numbers() {
-		if s, older := d.read(setName(n)); older == nil {
-			return s, damaged, nil
+		if name := setName(n); name < target { // a later one was never finished
+			if s, older := d.read(name); older == nil {
+				return s, damaged, nil
+			}
 		}
 	}
 	return Set{}, nil, fmt.Errorf("reading the state: %w", damaged)
@@ -335,12 +338,17 @@ func encodeChain(chain [][]byte) []byte {
 	return out.Bytes()
 }
 
+// decodeChain reads a file of certificates. What is no certificate is damage, for which
+// there is the set before; those who use it later could not go back.
 func decodeChain(text []byte) ([][]byte, error) {
 	var chain [][]byte
 	for len(bytes.TrimSpace(text)) > 0 {
 		block, rest := pem.Decode(text)
 		if block == nil || block.Type != "CERTIFICATE" {
 			return nil, errors.New("not a PEM file of certificates")
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return nil, err
 		}
 		chain, text = append(chain, block.Bytes), rest
 	}

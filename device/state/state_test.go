@@ -2,8 +2,11 @@ package state
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
 	"errors"
 	"io/fs"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +23,20 @@ func set(n byte) Set {
 	return Set{
 		Settings: Settings{Device: "m:" + string(n), Server: "https://localhost:8443", Pins: []string{strings.Repeat("0", 64)},
 			Trust: wire.SignedBundle{Bundle: []byte{n}}, Next: &wire.Challenge{Session: []byte{n}}, RenewAfter: time.Unix(int64(n), 0).UTC()},
-		IDevID: [][]byte{{n, 1}, {n, 2}}, AK: [][]byte{{n, 3}}, LDevID: [][]byte{{n, 4}}, LDevIDKey: []byte{n},
+		IDevID: [][]byte{certificate(n, 1), certificate(n, 2)}, AK: [][]byte{certificate(n, 3)}, LDevID: [][]byte{certificate(n, 4)}, LDevIDKey: []byte{n},
 	}
+}
+
+var signer = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+
+// certificate is always the same for the same numbers.
+func certificate(n ...byte) []byte {
+	template := &x509.Certificate{SerialNumber: new(big.Int).SetBytes(n), NotAfter: time.Unix(1, 0)}
+	der, err := x509.CreateCertificate(nil, template, template, signer.Public(), signer)
+	if err != nil {
+		panic(err)
+	}
+	return der
 }
 
 // number says which set s is, or fails if it is a mix.
@@ -119,14 +134,22 @@ func TestReadWhileSaving(t *testing.T) {
 
 // A set that a worn-out flash has eaten is passed over for the one before.
 func TestDamagedSet(t *testing.T) {
-	for _, name := range []string{settingsFile, idevidFile} {
+	for name, text := range map[string][]byte{settingsFile: make([]byte, 10), idevidFile: make([]byte, 10), ldevidFile: encodeChain([][]byte{{1}})} {
 		d := At(t.TempDir())
 		for _, n := range []byte("ab") {
 			if err := d.Save(set(n)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(filepath.Join(d.Path(), currentLink, name), make([]byte, 10), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(d.Path(), currentLink, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		half, err := set('c').files()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Nor is one looked at that a power cut has left half written.
+		if err := d.stage(filepath.Join(d.Path(), setName(3)), half[:1]); err != nil {
 			t.Fatal(err)
 		}
 		s, damaged, err := d.Load()
@@ -244,7 +267,7 @@ func TestRootHelps(t *testing.T) {
 }
 
 func FuzzChain(f *testing.F) {
-	f.Add(encodeChain([][]byte{{1}, {2, 3}}))
+	f.Add(encodeChain([][]byte{certificate(1), certificate(2)}))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		chain, err := decodeChain(text)
 		if err != nil {

@@ -23,8 +23,8 @@ func golden() Set {
 			Next:       &wire.Challenge{Session: []byte{3}, Credential: []byte{4}, Secret: []byte{5}, Expires: at(1)},
 			RenewAfter: at(2), Steering: wire.Steering{Start: at(2), End: at(3), Poll: 21600},
 			Network: client.Memory{Server: "https://ca.example:8443", Addresses: map[string]string{"ca.example:8443": "192.0.2.1:8443"}}},
-		IDevID: [][]byte{{1, 1}, {1, 2}}, AK: [][]byte{{2, 1}, {1, 2}}, LDevID: [][]byte{{3, 1}, {3, 2}}, LDevIDKey: []byte("a key\n"),
-		Fresh: [][]byte{{4, 1}, {3, 2}}, FreshKey: []byte("another key\n"),
+		IDevID: [][]byte{certificate(1, 1), certificate(1, 2)}, AK: [][]byte{certificate(2, 1), certificate(1, 2)}, LDevID: [][]byte{certificate(3, 1), certificate(3, 2)}, LDevIDKey: []byte("a key\n"),
+		Fresh: [][]byte{certificate(4, 1), certificate(3, 2)}, FreshKey: []byte("another key\n"),
 	}
 }
 
