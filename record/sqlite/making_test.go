@@ -136,3 +136,42 @@ func TestJobHalfMade(t *testing.T) {
 		t.Errorf("the next: %+v, %v; %d devices", j, err, devices(t, s))
 	}
 }
+
+// What a job has come to is read, not counted, but for a job of before there were tallies.
+func TestOutcomesAreTallied(t *testing.T) {
+	s, file := great(t)
+	if _, err := revokeAll(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	step := func() {
+		t.Helper()
+		event := func(d record.Device) record.Event {
+			return record.Event{Time: time.Now(), Verb: "device.revoked", Object: d.ID}
+		}
+		if _, err := s.StepJob(t.Context(), "j1", 10, time.Now(), event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(pending, done int64) {
+		t.Helper()
+		if j, err := s.Job(t.Context(), "j1"); err != nil || j.Outcomes[""] != pending || j.Outcomes["done"] != done || len(j.Outcomes) != 2 {
+			t.Errorf("%v, %v; want %d pending, %d done", j.Outcomes, err, pending, done)
+		}
+	}
+	change := func(sql string) {
+		s.Close()
+		raw(t, file, sql)
+		s = reopened(t, file)
+	}
+	step()
+	is(many-10, 10)
+	change("UPDATE job_outcomes SET devices = 7 WHERE outcome = 'done'")
+	is(many-10, 7)
+	if err := s.Verify(t.Context()); err == nil || !strings.Contains(err.Error(), "job j1 counts 7 devices done") {
+		t.Errorf("Verify found %v", err)
+	}
+	change("DELETE FROM job_outcomes")
+	is(many-10, 10)
+	step()
+	is(many-20, 20)
+}

@@ -56,7 +56,11 @@ func find(c *engine.Conn, id string) (record.Job, error) {
 
 func count(ctx context.Context, c *engine.Conn, j *record.Job) error {
 	j.Outcomes = map[string]int64{}
-	tallies, err := engine.Query(ctx, c, scanTally, "SELECT outcome, count(*) FROM job_devices WHERE job = ? GROUP BY outcome", rows.Number("j", j.ID))
+	seq := rows.Number("j", j.ID)
+	tallies, err := engine.Query(ctx, c, scanTally, "SELECT outcome, devices FROM job_outcomes WHERE job = ? AND devices > 0", seq)
+	if err == nil && len(tallies) == 0 { // of before there were any, or of no device
+		tallies, err = engine.Query(ctx, c, scanTally, "SELECT outcome, count(*) FROM job_devices WHERE job = ? GROUP BY outcome", seq)
+	}
 	for _, t := range tallies {
 		j.Outcomes[t.Name] = t.Count
 	}
@@ -258,7 +262,12 @@ func end(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time, e rec
 
 // drop ends a job with what it has come to.
 func drop(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time) error {
-	if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND outcome = ''", record.OutcomeCancelled, at, rows.Number("j", j.ID)); err != nil {
+	seq := rows.Number("j", j.ID)
+	n, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND outcome = ''", record.OutcomeCancelled, at, seq)
+	if err == nil {
+		err = outcome.Tally(c, seq, record.OutcomeCancelled, n)
+	}
+	if err != nil {
 		return err
 	}
 	j.State, j.Ended = record.JobCancelled, at

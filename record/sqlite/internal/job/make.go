@@ -204,7 +204,11 @@ func add(c *engine.Conn, id string, has int, devices []int64) error {
 // finish makes a job of a draft.
 func finish(c *engine.Conn, plan record.JobPlan) (j record.Job, err error) {
 	id := plan.Job.ID
-	if _, err := c.Exec("UPDATE jobs SET kind = ?, state = ? WHERE seq = ?", plan.Job.Kind, plan.Job.State, rows.Number("j", id)); err != nil {
+	seq := rows.Number("j", id)
+	if _, err := c.Exec("UPDATE jobs SET kind = ?, state = ? WHERE seq = ?", plan.Job.Kind, plan.Job.State, seq); err != nil {
+		return j, err
+	}
+	if _, err := c.Exec("INSERT INTO job_outcomes (job, outcome, devices) VALUES (?, '', ?)", seq, plan.Job.Total); err != nil {
 		return j, err
 	}
 	if a := plan.Approval; a != nil {
@@ -217,10 +221,5 @@ func finish(c *engine.Conn, plan record.JobPlan) (j record.Job, err error) {
 	if err := audit.Add(c, plan.Event); err != nil {
 		return j, err
 	}
-	made, err := engine.One(c, "job "+id, scan, selectJob+" WHERE seq = ?", rows.Number("j", id))
-	made.Outcomes = map[string]int64{}
-	if made.Total > 0 {
-		made.Outcomes[record.OutcomePending] = made.Total
-	}
-	return made.Job, err
+	return find(c, id)
 }

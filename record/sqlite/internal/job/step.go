@@ -13,6 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/changes"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/outcome"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/revocation"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
@@ -113,10 +114,10 @@ func stepDevices(c *engine.Conn, j *numbered, last int64, at time.Time, event fu
 	if err != nil {
 		return nil, err
 	}
-	touched := map[record.Shard]bool{}
+	touched, tally := map[record.Shard]bool{}, map[string]int64{}
 	act := revocation.Act{State: j.Target(), At: at, Reason: j.Reason, Why: j.Why}
 	for _, p := range found {
-		outcome := record.OutcomeDone
+		became := record.OutcomeDone
 		var shards []record.Shard
 		if j.Kind == record.JobRevokeIssuer {
 			shards, err = revocation.EndHeld(c, p.device.Seq, j.Issuer, at, j.Reason)
@@ -125,9 +126,9 @@ func stepDevices(c *engine.Conn, j *numbered, last int64, at time.Time, event fu
 		}
 		switch {
 		case errors.Is(err, audit.ErrUnchanged):
-			outcome = record.OutcomeUnchanged
+			became = record.OutcomeUnchanged
 		case errors.Is(err, record.ErrConflict):
-			outcome = record.OutcomeRefused
+			became = record.OutcomeRefused
 		case err != nil:
 			return nil, err
 		default:
@@ -138,7 +139,13 @@ func stepDevices(c *engine.Conn, j *numbered, last int64, at time.Time, event fu
 		for _, shard := range shards {
 			touched[shard] = true
 		}
-		if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND position = ?", outcome, at, j.seq, p.position); err != nil {
+		if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND position = ?", became, at, j.seq, p.position); err != nil {
+			return nil, err
+		}
+		tally[became]++
+	}
+	for _, became := range slices.Sorted(maps.Keys(tally)) {
+		if err := outcome.Tally(c, j.seq, became, tally[became]); err != nil {
 			return nil, err
 		}
 	}

@@ -21,7 +21,11 @@ func Conclude(c *engine.Conn, kind string, device int64, outcome string, at time
 		return err
 	}
 	for _, seq := range jobs {
-		if _, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE device = ? AND job = ? AND outcome = ''", outcome, at, device, seq); err != nil {
+		n, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE device = ? AND job = ? AND outcome = ''", outcome, at, device, seq)
+		if err == nil {
+			err = Tally(c, seq, outcome, n)
+		}
+		if err != nil {
 			return err
 		}
 		if _, err := c.Exec("UPDATE jobs SET state = 'done', ended = ? WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM job_devices WHERE job = ? AND outcome = '')", at, seq, seq); err != nil {
@@ -29,4 +33,13 @@ func Conclude(c *engine.Conn, kind string, device int64, outcome string, at time
 		}
 	}
 	return nil
+}
+
+// Tally notes that so many devices of a job, pending before, have an outcome.
+func Tally(c *engine.Conn, job int64, outcome string, devices int64) error {
+	kept, err := c.Exec("UPDATE job_outcomes SET devices = devices - ? WHERE job = ? AND outcome = ''", devices, job)
+	if err == nil && kept > 0 {
+		_, err = c.Exec("INSERT INTO job_outcomes (job, outcome, devices) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET devices = devices + excluded.devices", job, outcome, devices)
+	}
+	return err
 }
