@@ -137,6 +137,26 @@ func TestJobHalfMade(t *testing.T) {
 	}
 }
 
+// A device that is revoked while a renewal plan is made is not waited for.
+func TestRevokedWhileAPlanIsMade(t *testing.T) {
+	s, _ := great(t)
+	page, _, err := s.Devices(t.Context(), nil, record.Page{Limit: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := record.Selection{Devices: []string{page[0].ID, page[1].ID, page[2].ID}}
+	j, err := s.CreateJob(t.Context(), of, time.Now(), func(record.JobView) (record.JobPlan, error) {
+		if _, err := s.Revoke(t.Context(), page[1].ID, time.Now(), 1, "", record.Event{Time: time.Now(), Verb: "device.revoked"}); err != nil {
+			t.Error(err)
+		}
+		j := record.Job{Kind: record.JobRenew, Operator: "anna", State: record.JobRunning, Created: time.Now(), Due: time.Now().Add(time.Hour)}
+		return record.JobPlan{Job: j, Event: record.Event{Time: time.Now(), Actor: "operator:anna", Verb: "renewal.planned"}}, nil
+	})
+	if err != nil || j.Outcomes[""] != 2 || j.Outcomes[record.OutcomeRevoked] != 1 {
+		t.Errorf("%v, %v", j.Outcomes, err)
+	}
+}
+
 // What a job has come to is read, not counted, but for a job of before there were tallies.
 func TestOutcomesAreTallied(t *testing.T) {
 	s, file := great(t)

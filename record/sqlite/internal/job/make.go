@@ -12,6 +12,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/audit"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/filter"
+	"github.com/hallmark-pki/hallmark/record/sqlite/internal/outcome"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/people"
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/rows"
 )
@@ -221,5 +222,23 @@ func finish(c *engine.Conn, plan record.JobPlan) (j record.Job, err error) {
 	if err := audit.Add(c, plan.Event); err != nil {
 		return j, err
 	}
+	if plan.Job.Kind == record.JobRenew {
+		if err := concludeRevoked(c, seq, plan.Job.Created); err != nil {
+			return j, err
+		}
+	}
 	return find(c, id)
+}
+
+// concludeRevoked is for devices that were revoked while the plan was written down: they renew
+// no more, and their revocation did not find a plan to take them out of.
+func concludeRevoked(c *engine.Conn, plan int64, at time.Time) error {
+	revoked, err := engine.Query(context.Background(), c, engine.Number, `SELECT d.seq FROM devices d CROSS JOIN job_devices p
+		WHERE d.state <> 'active' AND d.state = 'revoked' AND p.device = d.seq AND p.outcome = '' AND p.job = ?`, plan)
+	for _, device := range revoked {
+		if err == nil {
+			err = outcome.Conclude(c, record.JobRenew, device, record.OutcomeRevoked, at)
+		}
+	}
+	return err
 }
