@@ -181,6 +181,7 @@ func (p *Proxy) carry(ctx context.Context, t Tunnel, g gate, local stream, log *
 		cut(local)
 		return
 	}
+	defer far.Close()
 	begun := time.Now()
 	p.trace("%s: %s connected to %s, %s", t.Listen, who, t.To, tls.VersionName(far.ConnectionState().Version))
 	stop := context.AfterFunc(ctx, func() { cut(local); cut(far) })

@@ -221,6 +221,34 @@ func relay(t *testing.T, to string, after []int64) string {
 	return l.Addr().String()
 }
 
+// What both sides have finished takes up no file any more.
+func TestBothEndsAreClosed(t *testing.T) {
+	t.Parallel()
+	over := make(chan error, 4)
+	s := newStage(t, func(c *tls.Conn) {
+		if text, _ := io.ReadAll(c); len(text) == 0 {
+			return // of run, which looks whether the socket is open
+		}
+		c.CloseWrite()
+		inner := c.NetConn()
+		inner.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_, err := inner.Read(make([]byte, 1))
+		over <- err
+	})
+	listen := freeAddress(t)
+	s.run(t, proxy.Tunnel{Listen: listen})
+	c := mustDial(t, listen)
+	defer c.Close()
+	io.WriteString(c, "request")
+	c.(*net.TCPConn).CloseWrite()
+	if _, err := io.ReadAll(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-over; err != io.EOF {
+		t.Errorf("the far side still has its connection: %v", err)
+	}
+}
+
 // A connection that is cut after any byte does not look finished to the local program.
 func TestCutAfterEachByte(t *testing.T) {
 	t.Parallel()

@@ -265,8 +265,15 @@ func (v Value) Shown() string {
 	if v.Name == "key" {
 		return keys.Shown(v.Value)
 	}
-	if u, err := url.Parse(v.Value); err == nil && u.User != nil {
+	text, isProxy := v.Value, v.Name == "proxy"
+	if isProxy && !strings.Contains(text, "://") { // as package client takes it
+		text = "http://" + text
+	}
+	if u, err := url.Parse(text); err == nil && u.User != nil {
 		return u.Redacted()
+	}
+	if isProxy && strings.Contains(text, "@") { // no URL, and may hold a password nevertheless
+		return "…"
 	}
 	return v.Value
 }

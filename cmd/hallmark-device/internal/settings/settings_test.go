@@ -80,6 +80,18 @@ func TestFilesOfOthers(t *testing.T) {
 	}
 }
 
+// However a proxy is written, its password is not shown.
+func TestPasswordsAreNotShown(t *testing.T) {
+	for text, want := range map[string]string{
+		"http://me:secret@proxy:3128": "http://me:xxxxx@proxy:3128", "me:secret@proxy:3128": "http://me:xxxxx@proxy:3128",
+		"http://me:sec%ret@proxy:3128": "…", "me:1/secret@proxy": "…", "proxy:3128": "proxy:3128", "direct": "direct",
+	} {
+		if got := (Value{Name: "proxy", Value: text}).Shown(); got != want {
+			t.Errorf("%s is shown as %s", text, got)
+		}
+	}
+}
+
 // What was meant to name servers names one at least.
 func TestServers(t *testing.T) {
 	for text, good := range map[string]bool{"https://a": true, "https://a, https://b:1": true, ",": false, " , ": false, "https://a,b": false} {
