@@ -24,30 +24,51 @@ func Safe(path string) error {
 	return nil
 }
 
-// Guarded is Safe for a file that is not run itself, but says what is.
+// Guarded is Safe for a file that is not run itself, but says what is. Each folder on the
+// way is looked at, and each link that leads there (path_resolution(7)): who may replace
+// either chooses the file.
 func Guarded(path string) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err == nil {
-		path, err = filepath.Abs(path)
+	if !filepath.IsAbs(path) {
+		here, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		path = here + "/" + path
 	}
-	if err != nil {
-		return err
-	}
-	for at := path; ; at = filepath.Dir(at) {
+	at, left := "/", strings.Split(path, "/")
+	for links := 0; ; {
 		info, err := os.Lstat(at)
 		if err != nil {
 			return err
 		}
+		link := info.Mode()&os.ModeSymlink != 0
 		st, ok := info.Sys().(*syscall.Stat_t)
-		shared := info.Mode()&0o022 != 0 && (at == path || info.Mode()&os.ModeSticky == 0)
+		shared := !link && info.Mode()&0o022 != 0 && (len(left) == 0 || info.Mode()&os.ModeSticky == 0)
 		if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() || shared {
 			return fmt.Errorf("others may change %s (chmod go-w, chown root)", at)
 		}
-		if at == "/" {
+		if link {
+			target, err := os.Readlink(at)
+			if err != nil {
+				return err
+			}
+			if links++; links > maxLinks {
+				return &os.PathError{Op: "follow", Path: path, Err: syscall.ELOOP}
+			}
+			if at = filepath.Dir(at); filepath.IsAbs(target) {
+				at = "/"
+			}
+			left = append(strings.Split(target, "/"), left...)
+		}
+		if len(left) == 0 {
 			return nil
 		}
+		at, left = filepath.Join(at, left[0]), left[1:] // ".." too: there is no link in at
 	}
 }
+
+// maxLinks is how many links the kernel follows, too.
+const maxLinks = 40
 
 // leftover is how long is waited, after a program has ended, for what it left behind to
 // let go of its output.
