@@ -35,19 +35,20 @@ type Files interface {
 	SyncDir(path string) error
 }
 
-// disk is Files. What root makes belongs to the folder's owner: root may help by hand, or
+// disk is Files. Modes are as they are said, whatever the umask of who helps by hand: other
+// programs read the certificates. What root makes belongs to the folder's owner: root may help by hand, or
 // ask before it commits a slot, and the agent with its user of its own goes on with it.
 type disk struct{}
 
 func (disk) Mkdir(path string) error {
-	if err := os.Mkdir(path, 0o755); err != nil || os.Geteuid() != 0 {
+	if err := os.Mkdir(path, 0o755); err != nil {
 		return err
 	}
 	made, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(durable.HandOver(made), made.Close())
+	return errors.Join(made.Chmod(0o755), durable.HandOver(made), made.Close())
 }
 
 func (disk) Create(path string, mode os.FileMode) (interface {
@@ -60,10 +61,10 @@ func (disk) Create(path string, mode os.FileMode) (interface {
 // create makes a file that must not exist.
 func create(path string, flags int, mode os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil || os.Geteuid() != 0 {
-		return f, err
+	if err != nil {
+		return nil, err
 	}
-	if err := durable.HandOver(f); err != nil {
+	if err := errors.Join(f.Chmod(mode), durable.HandOver(f)); err != nil {
 		f.Close()
 		return nil, errors.Join(err, os.Remove(path))
 	}
@@ -179,14 +180,29 @@ func (d *Dir) Holder() *HeldError {
 // maxHolder bounds what is kept and read of a holder's command line, in bytes.
 const maxHolder = 256
 
+// make makes the folder, and those above it, if they are missing.
+func (d *Dir) make() error {
+	var above []string
+	for at := filepath.Clean(d.path); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		above = append(above, filepath.Dir(at))
+	}
+	if err := os.MkdirAll(d.path, 0o755); err != nil {
+		return err
+	}
+	for _, folder := range above {
+		if err := d.fs.SyncDir(folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (d *Dir) lock(name string) (release func(), err error) {
-	if _, err := os.Stat(d.path); errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(d.path, 0o755); err != nil {
-			return nil, err
-		}
-		if err := d.fs.SyncDir(filepath.Dir(filepath.Clean(d.path))); err != nil {
-			return nil, err
-		}
+	if err := d.make(); err != nil {
+		return nil, err
 	}
 	// Whoever else may write in the folder shall not have another file emptied by us.
 	path := filepath.Join(d.path, name)

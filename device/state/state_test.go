@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -179,6 +180,17 @@ func TestOversizedFile(t *testing.T) {
 	}
 }
 
+// syncs is the disk and remembers which folders were synced.
+type syncs struct {
+	disk
+	folders []string
+}
+
+func (s *syncs) SyncDir(path string) error {
+	s.folders = append(s.folders, path)
+	return s.disk.SyncDir(path)
+}
+
 // A second agent is told who holds the folder.
 func TestLock(t *testing.T) {
 	if os.Getenv("STATE_LOCK") != "" {
@@ -188,10 +200,14 @@ func TestLock(t *testing.T) {
 		}
 		return
 	}
-	d := At(filepath.Join(t.TempDir(), "made", "by", "lock"))
+	root, disk := t.TempDir(), &syncs{}
+	d := On(filepath.Join(root, "made", "by", "lock"), disk)
 	release, err := d.Lock()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if want := []string{filepath.Join(root, "made", "by"), filepath.Join(root, "made"), root}; !slices.Equal(disk.folders, want) {
+		t.Errorf("a power cut leaves the names in %q", disk.folders)
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestLock$", "-test.v")
 	child.Env = append(os.Environ(), "STATE_LOCK="+d.Path())
@@ -263,6 +279,20 @@ func TestRootHelps(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Nor does it depend on the umask of who helps whether others can read the certificates.
+func TestUmask(t *testing.T) {
+	d := At(t.TempDir())
+	defer syscall.Umask(syscall.Umask(0o077))
+	if err := d.Save(set('a')); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{".": 0o755, ldevidFile: 0o644, settingsFile: 0o644, keyFile: 0o600} {
+		if info, err := os.Stat(filepath.Join(d.Path(), currentLink, name)); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
 	}
 }
 
