@@ -50,10 +50,11 @@ func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) 
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := o.current
-	if old != nil && now.Before(o.due) {
+	// The clock may have been ahead, and set since.
+	serves := old != nil && !now.Before(old.Leaf.NotBefore) && !now.After(old.Leaf.NotAfter)
+	if serves && now.Before(o.due) {
 		return old, nil
 	}
-	serves := old != nil && !now.After(old.Leaf.NotAfter)
 	if serves {
 		o.due = now.Add(retryOwn) // until then others are content with the old one
 		o.mu.Unlock()

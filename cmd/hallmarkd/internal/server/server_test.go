@@ -246,6 +246,10 @@ func TestOwnCertificateRenewsItself(t *testing.T) {
 	if names := second.Leaf.DNSNames; len(names) != 1 || names[0] != "localhost" || len(second.Leaf.IPAddresses) != 1 {
 		t.Errorf("it is for %v, %v", names, second.Leaf.IPAddresses)
 	}
+	if at(-1) == second { // the clock was ahead, and is set
+		t.Error("a certificate is served that has not begun")
+	}
+	second = at(21)
 	store.Close() // nothing can be issued any more
 	if at(25) != second {
 		t.Error("a failed renewal takes the old certificate away")
