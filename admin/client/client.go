@@ -37,12 +37,12 @@ type Client struct {
 	settings Settings
 	warn     func(string)
 	http     *http.Client
-	renewal  sync.Once
 	patience time.Duration // with a server that is coming up
 
 	mu       sync.Mutex
 	identity *tls.Certificate
 	roots    *x509.CertPool
+	tried    time.Time // to renew, if that was due
 	looked   time.Time // for roots that are trusted no more
 	issuer   []byte    // authorityKeyIdentifier of the server's certificate, once it was seen
 }
@@ -136,7 +136,9 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return fmt.Errorf("the certificate of %s expired on %s: ask another operator for an invitation, or run hallmarkd operator recover on the server",
 			c.Operator(), leaf.NotAfter.Format(time.DateOnly))
 	}
-	c.renewal.Do(func() { c.renewIfDue(ctx) })
+	if c.mayTry() {
+		c.renewIfDue(ctx)
+	}
 	err := exchange(ctx, c.http, c.settings.Server, method, path, in, out)
 	if err == nil {
 		c.forget(ctx)
@@ -145,6 +147,20 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		c.renewIfDue(ctx)
 	}
 	return err
+}
+
+// tryAgain is how often a program that runs on, as one that follows the audit, looks whether
+// its certificate is due.
+const tryAgain = time.Hour
+
+func (c *Client) mayTry() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.tried) < tryAgain {
+		return false
+	}
+	c.tried = time.Now()
+	return true
 }
 
 // exchange sends in (nil means no body) and decodes the answer into out (nil means

@@ -241,6 +241,31 @@ func TestExpiredCertificate(t *testing.T) {
 	}
 }
 
+// A program that runs for months renews more than once.
+func TestRenewsAgain(t *testing.T) {
+	asked := 0
+	url, root := server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.PathRenewal {
+			asked++
+			http.Error(w, "not now", http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "{}")
+	})
+	cl, err := Load(write(t, url, root, 10*time.Minute), func(string) {}) // past two thirds
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{1, 2} {
+		for range 2 { // the second time is too soon
+			if _, err := cl.Whoami(t.Context()); err != nil || asked != want {
+				t.Fatalf("asked %d times, want %d: %v", asked, want, err)
+			}
+		}
+		cl.tried = cl.tried.Add(-tryAgain)
+	}
+}
+
 // TestCertifies: a certificate for another key is not stored.
 func TestCertifies(t *testing.T) {
 	key, der := pair(t, time.Now(), time.Now().Add(time.Hour))
