@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -76,7 +77,7 @@ func TestSinks(t *testing.T) {
 		}
 	}()
 	for _, to := range []string{"tcp://" + tcp.Addr().String(), "unix:" + path} {
-		s, err := openSink(to, nil)
+		s, err := openSink(to, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,16 +99,30 @@ func TestSinks(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"tcp://nowhere", "unix:", "http://x:1", "x"} {
-		if _, err := openSink(bad, nil); err == nil {
+		if _, err := openSink(bad, nil, nil); err == nil {
 			t.Errorf("%s is a sink", bad)
 		}
+	}
+}
+
+// A collector that is away is waited for, and not in silence.
+func TestCollectorAway(t *testing.T) {
+	told := make(chan error, 9)
+	s, err := openSink("unix:"+filepath.Join(t.TempDir(), "away"), nil, func(err error) { told <- err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond) // for two attempts
+	defer cancel()
+	if err := s.write(ctx, "line"); err == nil || len(told) != 1 {
+		t.Errorf("told %d times: %v", len(told), err)
 	}
 }
 
 // TestFollowResumes: the number is remembered after the lines are out, not before.
 func TestFollowResumes(t *testing.T) {
 	var out bytes.Buffer
-	s, _ := openSink("", &out)
+	s, _ := openSink("", &out, nil)
 	f := follower{sink: s, state: filepath.Join(t.TempDir(), "seq"), line: func(e wire.Event) (string, error) { return fmt.Sprint(e.Sequence), nil }}
 	if last, err := f.begin(t.Context(), -1); err != nil || last != 0 {
 		t.Fatal(last, err)

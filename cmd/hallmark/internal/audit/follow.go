@@ -21,7 +21,7 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
-// Pause is how long follow waits when it has seen everything.
+// pause is how long follow waits when it has seen everything.
 const pause = 2 * time.Second
 
 func follow(a *terminal.App, version string) *cobra.Command {
@@ -53,7 +53,7 @@ forward over TLS.`,
 		if err != nil {
 			return err
 		}
-		sink, err := openSink(*to, c.OutOrStdout())
+		sink, err := openSink(*to, c.OutOrStdout(), func(err error) { waiting(c.ErrOrStderr(), err) })
 		if err != nil {
 			return terminal.Usage(err)
 		}
@@ -117,7 +117,7 @@ func (f *follower) run(ctx context.Context) error {
 			return nil
 		case errors.As(err, &away) && !f.once:
 			if !complained {
-				fmt.Fprintln(f.warn, "hallmark: waiting for", terminal.Printable(away.Error(), false))
+				waiting(f.warn, away)
 				complained = true
 			}
 		case err != nil:
@@ -140,6 +140,10 @@ func (f *follower) run(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+func waiting(out io.Writer, err error) {
+	fmt.Fprintln(out, "hallmark: waiting for", terminal.Printable(err.Error(), false))
 }
 
 func (f *follower) deliver(ctx context.Context, events []wire.Event) error {
@@ -175,9 +179,11 @@ type sink struct {
 	out           *bufio.Writer
 	network, addr string
 	conn          net.Conn
+	warn          func(error)
 }
 
-func openSink(to string, out io.Writer) (*sink, error) {
+// openSink does not connect yet. warn is told once when lines have to wait.
+func openSink(to string, out io.Writer, warn func(error)) (*sink, error) {
 	if to == "" {
 		return &sink{out: bufio.NewWriter(out)}, nil
 	}
@@ -189,7 +195,7 @@ func openSink(to string, out io.Writer) (*sink, error) {
 		if _, _, err := net.SplitHostPort(addr); err != nil && network != "unixgram" || addr == "" {
 			break
 		}
-		return &sink{network: network, addr: addr}, nil
+		return &sink{network: network, addr: addr, warn: warn}, nil
 	}
 	return nil, fmt.Errorf("--to %q: tcp://HOST:PORT, udp://HOST:PORT or unix:PATH", to)
 }
@@ -204,12 +210,15 @@ func (s *sink) write(ctx context.Context, line string) error {
 	if s.network == "tcp" {
 		line = strconv.Itoa(len(line)) + " " + line // RFC 6587 §3.4.1
 	}
-	for {
+	for complained := false; ; {
 		err := s.send(ctx, line)
 		if err == nil {
 			return nil
 		}
-		s.close()
+		if s.close(); !complained {
+			s.warn(err)
+			complained = true
+		}
 		select {
 		case <-ctx.Done():
 			return err
