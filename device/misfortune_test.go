@@ -203,6 +203,25 @@ func TestFlippedBit(t *testing.T) {
 	}
 }
 
+// A key file that was eaten does not keep the device from its servers until the next renewal.
+func TestEatenKeyFile(t *testing.T) {
+	t.Parallel()
+	for _, u := range []*unit{install(t, false).unit(t), install(t, false).soft(t, "file")} {
+		u.sleep(0)
+		u.enrolled(t, "SN-1")
+		must[device.Result](t)(device.Renew(t.Context(), u.options()))
+		if err := os.Truncate(filepath.Join(u.dir, "current", "ldevid.key"), 20); err != nil {
+			t.Fatal(err)
+		}
+		u.live(t, u.agent(), day)
+		c, err := device.OpenCredential(u.dir, "")
+		if err != nil {
+			t.Fatalf("%v; said %q", err, u.said)
+		}
+		c.Close()
+	}
+}
+
 func TestTPMMisfortunes(t *testing.T) {
 	t.Parallel()
 	i := install(t, false)

@@ -11,7 +11,9 @@ import (
 	"slices"
 
 	"github.com/hallmark-pki/hallmark/attest"
+	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
+	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device/keys"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -111,7 +113,7 @@ func (a *agent) poll(ctx context.Context) error {
 		return ErrUseless
 	}
 	key, err := a.keys.LoadWorking(a.set.LDevIDKey)
-	if errors.Is(err, collect.ErrOtherTPM) { // TPM2_Clear gave the chip another storage root
+	if unusable(err) {
 		return fmt.Errorf("%w: %w", ErrUseless, err)
 	}
 	if err != nil {
@@ -123,6 +125,13 @@ func (a *agent) poll(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrUseless, err)
 	}
 	return err
+}
+
+// unusable reports whether a key failed to load because of what it is, and not because of
+// what should hold it: its file is damaged, or TPM2_Clear gave the chip another storage root.
+func unusable(err error) bool {
+	chip, ok := errors.AsType[*trouble.Error](err)
+	return err != nil && (!ok || slices.Contains([]error{collect.ErrOtherTPM, collect.ErrCommand, softkey.ErrMalformed}, chip.Kind))
 }
 
 // ask takes the server's window and the device's moment in it.
