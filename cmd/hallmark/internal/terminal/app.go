@@ -136,6 +136,9 @@ func Shown(c *cobra.Command, v any, err error) error {
 func List[T any](c *cobra.Command, asJSON bool, limit int, header string, row func(T) []string, page func(limit int, after string) (wire.List[T], error)) error {
 	out := bufio.NewWriter(c.OutOrStdout())
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if !asJSON {
+		fmt.Fprintln(table, header)
+	}
 	printed := 0
 	for after := ""; ; {
 		size := wire.MaxPage
@@ -145,9 +148,6 @@ func List[T any](c *cobra.Command, asJSON bool, limit int, header string, row fu
 		got, err := page(size, after)
 		if err != nil {
 			return err
-		}
-		if printed == 0 && !asJSON {
-			fmt.Fprintln(table, header)
 		}
 		for _, item := range got.Items {
 			if asJSON {

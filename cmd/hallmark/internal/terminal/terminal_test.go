@@ -76,6 +76,22 @@ func TestListPages(t *testing.T) {
 	}
 }
 
+// A page may be empty although another follows.
+func TestListOfEmptyPages(t *testing.T) {
+	c := &cobra.Command{}
+	var out bytes.Buffer
+	c.SetOut(&out)
+	err := List(c, false, 0, "MODEL", func(m wire.Model) []string { return []string{m.Name} }, func(_ int, after string) (wire.List[wire.Model], error) {
+		if after != "xx" {
+			return wire.List[wire.Model]{After: after + "x"}, nil
+		}
+		return wire.List[wire.Model]{Items: []wire.Model{{Name: "a"}}}, nil
+	})
+	if want := "MODEL\na\n"; err != nil || out.String() != want {
+		t.Errorf("got\n%s, %v, want\n%s", out.String(), err, want)
+	}
+}
+
 // What was pasted after the line is left to the shell.
 func TestLine(t *testing.T) {
 	for text, want := range map[string][2]string{
