@@ -207,3 +207,33 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("the secret is repeated: %s", o.errors)
 	}
 }
+
+// Whatever the command waits for, here for the rest of a line, a second Ctrl-C ends it.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command(must[string](t)(binary()), "enrol", "-", "--state", t.TempDir())
+	typed, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer typed.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	time.Sleep(time.Second) // or it would be ended before it hears at all
+	for range 100 {
+		cmd.Process.Signal(os.Interrupt)
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Error("it ended as if all were well")
+			}
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	cmd.Process.Kill()
+	t.Error("it waits on")
+}

@@ -30,7 +30,7 @@ func buildTime() time.Time {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // the second time it is ended, whatever it waits for
 	err := command().ExecuteContext(ctx)
 	if err == nil {
 		return
@@ -39,6 +39,5 @@ func main() {
 		os.Exit(exitNotYet)
 	}
 	complain(os.Stderr, err)
-	stop()
 	os.Exit(exitCode(err))
 }

@@ -26,6 +26,7 @@ var version = "unknown"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second time it is ended, whatever it waits for
 	err := root().ExecuteContext(ctx)
 	stop()
 	os.Exit(terminal.Report(err))

@@ -32,6 +32,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second time it is ended, whatever it waits for
 	err := root().ExecuteContext(ctx)
 	stop()
 	os.Exit(report(err))
