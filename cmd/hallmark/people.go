@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,11 +48,9 @@ processes.`,
 			if err != nil {
 				return err
 			}
-			invitation := args[0]
-			if invitation == "-" {
-				if invitation = terminal.Line(c.InOrStdin(), 4096); invitation == "" {
-					return terminal.Usage(errors.New("standard input holds no invitation"))
-				}
+			invitation, err := terminal.Invitation(c, args[0])
+			if err != nil {
+				return err
 			}
 			name, settings, err := client.Accept(c.Context(), invitation, folder(path))
 			if err != nil {

@@ -75,7 +75,7 @@ func (disk) Symlink(target, path string) error { return os.Symlink(target, path)
 func (disk) Rename(from, to string) error      { return os.Rename(from, to) }
 func (disk) Remove(path string) error          { return os.Remove(path) }
 func (disk) RemoveAll(path string) error       { return os.RemoveAll(path) }
-func (disk) SyncDir(path string) error         { return durable.SyncDir(path) }
+func (disk) SyncDir(path string) error         { return durable.Sync(path) }
 
 // steps are what is made of Files.
 type steps struct{ Files }

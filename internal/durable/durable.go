@@ -53,7 +53,7 @@ func replace(path string, contents []byte, mode fs.FileMode, handOver func(*os.F
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return Sync(filepath.Dir(path))
 }
 
 // Create makes a file with contents, mode 0600. It never replaces one: what is there is an
@@ -72,7 +72,7 @@ func create(path string, contents []byte, handOver func(*os.File) error) error {
 	}
 	_, err = f.Write(contents)
 	if err = errors.Join(err, handOver(f), f.Sync(), f.Close()); err == nil {
-		err = SyncDir(filepath.Dir(path))
+		err = Sync(filepath.Dir(path))
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(path)) // ours: O_EXCL
@@ -80,9 +80,9 @@ func create(path string, contents []byte, handOver func(*os.File) error) error {
 	return nil
 }
 
-// SyncDir makes the names in a folder durable.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+// Sync makes a file's contents, or the names in a folder, durable.
+func Sync(path string) error {
+	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}

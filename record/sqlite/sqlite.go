@@ -111,7 +111,7 @@ func create(ctx context.Context, path string, o Options) (*Store, error) {
 		return factory.AddLot(c, record.Lot{Name: record.DefaultLot, Model: record.DefaultModel, Created: now}, nil)
 	})
 	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path))
+		err = durable.Sync(filepath.Dir(path))
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())

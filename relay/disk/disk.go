@@ -115,5 +115,5 @@ func Replace(path string, contents []byte) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return durable.SyncDir(filepath.Dir(path))
+	return durable.Sync(filepath.Dir(path))
 }

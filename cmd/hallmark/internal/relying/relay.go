@@ -60,11 +60,9 @@ standard input, out of the list of processes.`,
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing}
 	dir := dirFlag(c)
 	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		invitation := args[0]
-		if invitation == "-" {
-			if invitation = terminal.Line(c.InOrStdin(), 4096); invitation == "" {
-				return terminal.Usage(errors.New("standard input holds no invitation"))
-			}
+		invitation, err := terminal.Invitation(c, args[0])
+		if err != nil {
+			return err
 		}
 		name, _, err := client.AcceptRelay(c.Context(), invitation, *dir)
 		if err != nil {

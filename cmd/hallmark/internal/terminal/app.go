@@ -274,6 +274,16 @@ func Line(r io.Reader, limit int) string {
 	return string(line)
 }
 
+// Invitation is an argument or, if it is "-", a line of standard input.
+func Invitation(c *cobra.Command, argument string) (string, error) {
+	if argument == "-" {
+		if argument = Line(c.InOrStdin(), 4096); argument == "" {
+			return "", Usage(errors.New("standard input holds no invitation"))
+		}
+	}
+	return argument, nil
+}
+
 // Interactive reports whether a person is at the other end of this stream.
 func Interactive(stream any) bool {
 	f, ok := stream.(*os.File)

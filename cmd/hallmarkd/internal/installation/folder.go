@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // Hinted is an error with what to do next.
@@ -55,7 +57,7 @@ func Make(dir string, fill func(work string) error) error {
 		if err != nil {
 			return err
 		}
-		return syncPath(path)
+		return durable.Sync(path)
 	})
 	if err != nil {
 		return err
@@ -64,14 +66,5 @@ func Make(dir string, fill func(work string) error) error {
 	if err := os.Rename(work, dir); err != nil {
 		return err
 	}
-	return syncPath(filepath.Dir(dir))
-}
-
-// syncPath makes a file's contents, or the names in a folder, durable.
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return durable.Sync(filepath.Dir(dir))
 }

@@ -109,7 +109,7 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 	if err := os.Link(finished, to); err != nil {
 		return done, err
 	}
-	return done, durable.SyncDir(filepath.Dir(to))
+	return done, durable.Sync(filepath.Dir(to))
 }
 
 // NewJournal makes an installation, which must not be running, begin a new journal because

@@ -188,7 +188,7 @@ func (db *DB) Snapshot(ctx context.Context, file string) error {
 		return classify(err)
 	}
 	// SQLite does not sync what VACUUM INTO writes.
-	return errors.Join(f.Sync(), durable.SyncDir(filepath.Dir(file)))
+	return errors.Join(f.Sync(), durable.Sync(filepath.Dir(file)))
 }
 
 func (db *DB) vacuum(ctx context.Context, file string) error {

@@ -183,7 +183,7 @@ func (j *journal) open(at place) error {
 		if err != nil {
 			return err
 		}
-		if err := durable.SyncDir(filepath.Dir(path)); err != nil {
+		if err := durable.Sync(filepath.Dir(path)); err != nil {
 			f.Close()
 			return err
 		}
