@@ -197,7 +197,7 @@ func through(conn *tls.Conn) *http.Client {
 // is written before it is used, because the server repeats a lost answer to the same key
 // alone; and whoever cannot write learns it before the invitation is used up.
 func pendingKey(path string) (*ecdsa.PrivateKey, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
 	text, err := readFile(path)

@@ -44,7 +44,7 @@ type Settings struct {
 // Write makes or replaces an operator's folder and returns the path of its settings.
 // Trust names the roots of the server; the chain is DER, leaf first.
 func Write(dir, server string, trust wire.Bundle, key *ecdsa.PrivateKey, chain [][]byte) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeFolder(dir); err != nil {
 		return "", err
 	}
 	settings, err := yaml.Marshal(Settings{Server: server, Roots: rootsFile, Identity: identityFile})
@@ -54,12 +54,25 @@ func Write(dir, server string, trust wire.Bundle, key *ecdsa.PrivateKey, chain [
 	if err := writeIdentity(filepath.Join(dir, identityFile), key, chain); err != nil {
 		return "", err
 	}
-	if err := durable.Replace(filepath.Join(dir, rootsFile), rootsText(trust), 0o644); err != nil {
+	if err := durable.ReplaceForOwner(filepath.Join(dir, rootsFile), rootsText(trust), 0o644); err != nil {
 		return "", err
 	}
 	// The settings come last: while they are missing, nobody takes the folder for whole.
 	path := filepath.Join(dir, SettingsFile)
-	return path, durable.Replace(path, settings, 0o644)
+	return path, durable.ReplaceForOwner(path, settings, 0o644)
+}
+
+// makeFolder makes a folder if it is missing. As with its files, what root makes in the
+// folder of a user is the user's: the server backs it up, a relay renews what is in it.
+func makeFolder(dir string) error {
+	dir = filepath.Clean(dir)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	if err := durable.MkdirForOwner(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // readSettings reads hallmark.yaml, or the one in a folder, and makes its paths absolute.
@@ -126,7 +139,7 @@ func writeIdentity(path string, key crypto.PrivateKey, chain [][]byte) error {
 		return err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	return durable.Replace(path, append(text, certificatesPEM(chain)...), 0o600)
+	return durable.ReplaceForOwner(path, append(text, certificatesPEM(chain)...), 0o600)
 }
 
 func certificatesPEM(chain [][]byte) []byte {

@@ -92,7 +92,7 @@ func (c *Client) follow(ctx context.Context) (retired bool, err error) {
 	c.roots = pool(bundle) // also where the file cannot be written
 	c.mu.Unlock()
 	others, retired := besides(text, bundle, former)
-	return retired, durable.Replace(c.settings.Roots, append(rootsText(bundle), certificatesPEM(others)...), 0o644)
+	return retired, durable.ReplaceForOwner(c.settings.Roots, append(rootsText(bundle), certificatesPEM(others)...), 0o644)
 }
 
 // besides are the roots of a file that no bundle of the server names, the newest or a former

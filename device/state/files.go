@@ -40,16 +40,7 @@ type Files interface {
 // ask before it commits a slot, and the agent with its user of its own goes on with it.
 type disk struct{}
 
-func (disk) Mkdir(path string) error {
-	if err := os.Mkdir(path, 0o755); err != nil {
-		return err
-	}
-	made, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(made.Chmod(0o755), durable.HandOver(made), made.Close())
-}
+func (disk) Mkdir(path string) error { return durable.MkdirForOwner(path, 0o755) }
 
 func (disk) Create(path string, mode os.FileMode) (interface {
 	io.WriteCloser

@@ -23,6 +23,19 @@ func ReplaceForOwner(path string, contents []byte, mode fs.FileMode) error {
 	return replace(path, contents, mode, HandOver)
 }
 
+// MkdirForOwner makes a folder with a mode, whatever the umask, for a service as
+// ReplaceForOwner does.
+func MkdirForOwner(path string, mode fs.FileMode) error {
+	if err := os.Mkdir(path, mode); err != nil {
+		return err
+	}
+	made, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(made.Chmod(mode), HandOver(made), made.Close())
+}
+
 // HandOver gives a file that was just made to the owner of its folder, if the process is
 // root's: root may help by hand, and the service with a user of its own must read it.
 func HandOver(made *os.File) error {

@@ -248,7 +248,6 @@ func (deaf) Note(context.Context, ...record.Event) error {
 	return errors.New("no space left on device")
 }
 
-// A file without end is read to its bound.
 // Root adds the root of a server that has a user of its own, who must be able to read all.
 func TestAddRootForTheServersUser(t *testing.T) {
 	h := newHouse(t)
@@ -284,6 +283,7 @@ func TestAddRootForTheServersUser(t *testing.T) {
 	}
 }
 
+// A file without end is read to its bound.
 func TestReadFileIsBounded(t *testing.T) {
 	if _, err := ReadFile("/dev/zero"); !errors.Is(err, wire.ErrTooLarge) {
 		t.Error(err)

@@ -13,10 +13,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -97,6 +99,35 @@ func (f *factory) backup() string {
 		f.Fatal(err)
 	}
 	return to
+}
+
+// Root recovers an operator: a server with a user of its own must still be able to back up.
+func TestRecoveredForTheServersUser(t *testing.T) {
+	f := newFactory(t)
+	user, dir := os.Geteuid(), f.in.Config.Dir
+	if user == 0 {
+		user = 65534
+		if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Lchown(path, user, -1)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.in.RecoverOperator(t.Context(), f.store, "bo", filepath.Join(dir, "operator-bo")); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	err := filepath.WalkDir(filepath.Join(dir, "operator-bo"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if seen++; err == nil && int(info.Sys().(*syscall.Stat_t).Uid) != user {
+			t.Errorf("%s is not the server's", path)
+		}
+		return err
+	})
+	if err != nil || seen != 4 {
+		t.Fatalf("%d files, %v", seen, err)
+	}
 }
 
 // job makes one of anna's that runs.
