@@ -38,15 +38,25 @@ func serve(ctx context.Context, path string) error {
 	var doors server.Doors
 	defer doors.Close()
 	in, err := installation.Load(path)
+	var before *installation.Installation
 	for err == nil {
 		var next *installation.Installation
 		next, err = serveUntil(ctx, &doors, in, path, again)
-		if next == nil {
+		switch {
+		case err != nil && before != nil && !doors.Served() && ctx.Err() == nil: // a port is taken, say
+			notReloaded(err)
+			in, before, err = before, nil, nil
+		case next == nil:
 			return err
+		default:
+			before, in = in, next
 		}
-		in = next
 	}
 	return err
+}
+
+func notReloaded(err error) {
+	fmt.Fprintf(os.Stderr, "hallmarkd: not reloaded, serving on as before: %v\n", err)
 }
 
 // serveUntil serves until ctx ends or, told to by again, there is another installation to
@@ -69,7 +79,7 @@ func serveUntil(ctx context.Context, doors *server.Doors, in *installation.Insta
 				stop()
 				return
 			}
-			fmt.Fprintf(os.Stderr, "hallmarkd: not reloaded, serving on as before: %v\n", err)
+			notReloaded(err)
 		}
 	}()
 	err = doors.Run(run, in, version)

@@ -90,7 +90,11 @@ type Doors struct {
 	open   map[string]*net.TCPListener
 	dir    string // that is locked
 	unlock func() // nil: none is
+	served bool
 }
+
+// Served reports whether the last Run came as far as to serve.
+func (d *Doors) Served() bool { return d.served }
 
 func (d *Doors) lock(dir string) error {
 	if d.unlock != nil && d.dir == dir {
@@ -219,6 +223,7 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 		limits[i] = newLimit(sockets[i], places)
 		go func() { failed <- serveOn(servers[i], limits[i], l) }()
 	}
+	doors.served = true
 	log.Info("ready", "name", in.Config.Name, "version", version, "devices", in.Config.Public.Devices, "operators", in.Config.Public.Operators,
 		"status", in.Config.Public.Status, "metrics", in.Config.Listen.Metrics)
 	select {

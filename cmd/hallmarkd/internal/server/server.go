@@ -36,6 +36,7 @@ import (
 // Run serves an installation until ctx ends, and then finishes what it is doing.
 func (d *Doors) Run(ctx context.Context, in *installation.Installation, version string) error {
 	log := logger(in.Config.Log)
+	d.served = false
 	collectSeldom()
 	if err := d.lock(in.Config.Dir); err != nil {
 		return err
