@@ -156,6 +156,9 @@ func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, k
 
 // close ends the run.
 func (a *agent) close() {
+	if a.client != nil {
+		a.client.Close()
+	}
 	if a.keys != nil {
 		a.keys.Close()
 	}

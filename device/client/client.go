@@ -128,6 +128,14 @@ func (c *Client) Trust() (wire.SignedBundle, *wire.Bundle) { return c.signed, c.
 // Bytes is how many bytes crossed the network, sent and received, TLS included.
 func (c *Client) Bytes() (sent, received int64) { return c.sent, c.got }
 
+// Close closes the connection that waits for message two, if there is one.
+func (c *Client) Close() {
+	if c.kept != nil {
+		c.kept.Close()
+		c.kept = nil
+	}
+}
+
 // order is the list of servers to try: the bundle's, then those configured, but first
 // the one that answered last.
 func (c *Client) order() []string {

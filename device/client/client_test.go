@@ -493,14 +493,15 @@ func TestTrustBundles(t *testing.T) {
 func TestMessageTwoGoesOverTheSameConnection(t *testing.T) {
 	for name, c := range map[string]struct {
 		header  string
-		between func(s *server, over context.CancelFunc) // what happens before message two
+		between func(s *server, n *client.Client, over context.CancelFunc) // what happens before message two
 		want    int
 	}{
-		"kept":                 {"", func(*server, context.CancelFunc) {}, 1},
-		"closed as announced":  {"close", func(*server, context.CancelFunc) {}, 2},
-		"closed unannounced":   {"", func(s *server, _ context.CancelFunc) { s.hangUp() }, 2},
-		"challenged once more": {"", func(*server, context.CancelFunc) {}, 1},
-		"message one is over":  {"", func(_ *server, over context.CancelFunc) { over() }, 1},
+		"kept":                 {"", func(*server, *client.Client, context.CancelFunc) {}, 1},
+		"closed as announced":  {"close", func(*server, *client.Client, context.CancelFunc) {}, 2},
+		"closed unannounced":   {"", func(s *server, _ *client.Client, _ context.CancelFunc) { s.hangUp() }, 2},
+		"closed by the client": {"", func(_ *server, n *client.Client, _ context.CancelFunc) { n.Close() }, 2},
+		"challenged once more": {"", func(*server, *client.Client, context.CancelFunc) {}, 1},
+		"message one is over":  {"", func(_ *server, _ *client.Client, over context.CancelFunc) { over() }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, nil)
@@ -522,7 +523,7 @@ func TestMessageTwoGoesOverTheSameConnection(t *testing.T) {
 					break
 				}
 			}
-			c.between(s, cancel)
+			c.between(s, n, cancel)
 			if answer, err := n.Activate(t.Context(), wire.Activate{}, nil); err != nil || answer.Identity == nil {
 				t.Fatalf("%+v, %v", answer, err)
 			}
