@@ -105,11 +105,28 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 	if err := writeTar(ctx, finished, m, paths); err != nil {
 		return done, err
 	}
-	// Link, unlike rename, never replaces what somebody has put there meanwhile.
-	if err := os.Link(finished, to); err != nil {
+	if err := place(finished, to); err != nil {
 		return done, err
 	}
 	return done, durable.Sync(filepath.Dir(to))
+}
+
+// link is the system call; tests stand in for a file system without it.
+var link = os.Link
+
+// place gives a file its name and, unlike rename, never replaces what somebody has put there
+// meanwhile. FAT, as on a stick, knows no hard links (EPERM, link(2)): there the name is taken
+// first, and a power cut in between leaves an empty file, which restore refuses.
+func place(finished, to string) error {
+	err := link(finished, to)
+	if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	name, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(name.Close(), os.Rename(finished, to))
 }
 
 // NewJournal makes an installation, which must not be running, begin a new journal because

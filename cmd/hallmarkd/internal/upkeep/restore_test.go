@@ -101,6 +101,27 @@ func (f *factory) backup() string {
 	return to
 }
 
+// A stick with FAT knows no hard links.
+func TestBackupToFAT(t *testing.T) {
+	defer func(before func(string, string) error) { link = before }(link)
+	link = func(from, to string) error { return &os.LinkError{Op: "link", Old: from, New: to, Err: syscall.EPERM} }
+	f := newFactory(t)
+	to := f.backup()
+	if _, contents := read(t, to); len(contents) < 10 {
+		t.Errorf("%d files", len(contents))
+	}
+	before, err := os.ReadFile(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := place(filepath.Join(f.in.Config.Dir, "hallmark.yaml"), to); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("it replaces a file: %v", err)
+	}
+	if after, err := os.ReadFile(to); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the backup has changed: %v", err)
+	}
+}
+
 // Root recovers an operator: a server with a user of its own must still be able to back up.
 func TestRecoveredForTheServersUser(t *testing.T) {
 	f := newFactory(t)
