@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/program"
 	"github.com/hallmark-pki/hallmark/relay/each"
@@ -14,8 +16,8 @@ import (
 // command runs a line of the shell with further environment. It is ended, with all that it
 // started, when its time is up. The line is not repeated in errors: they are logged, and
 // reported to the server, and there may be a secret in it.
-func (r *Relay) command(ctx context.Context, line string, environment []string) error {
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+func (r *Relay) command(ctx context.Context, timeout time.Duration, line string, environment []string) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
 	cmd.Env = append(program.Environment(), environment...)
@@ -24,7 +26,7 @@ func (r *Relay) command(ctx context.Context, line string, environment []string) 
 	err := program.Run(cmd, 0)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("it took more than %v", r.Timeout)
+		return fmt.Errorf("it took more than %v", timeout)
 	case err != nil:
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(*out)))
 	}
@@ -55,18 +57,47 @@ func (r *Relay) tellReady() {
 // teller runs the command for each change.
 func (r *Relay) teller() each.Teller {
 	return each.Teller{State: &r.state.State, Timeout: r.Timeout, Now: r.Now,
-		Run: func(ctx context.Context, environment []string) error { return r.command(ctx, r.Each, environment) }}
+		Run: func(ctx context.Context, timeout time.Duration, environment []string) error {
+			return r.command(ctx, timeout, r.Each, environment)
+		}}
 }
 
-// again runs it for those for whom it failed, and says how that stands.
+// again runs it for those for whom it failed, while there is nothing newer to do, and says how
+// that stands.
 func (r *Relay) again(ctx context.Context) error {
 	if len(r.state.Failing) == 0 {
 		return nil
 	}
-	done := r.teller().Again(ctx)
+	quiet, end := ctx, func() {}
+	if !r.state.Full() {
+		quiet, end = r.quiet(ctx)
+	}
+	done := r.teller().Again(quiet)
+	end()
 	r.problem(and(r.expire(ctx), r.state.State.Problem()))
 	if !done {
 		return ctx.Err()
 	}
 	return r.report(ctx)
+}
+
+// quiet lasts until a change comes or the stream fails. What comes is looked at after end.
+func (r *Relay) quiet(ctx context.Context) (quiet context.Context, end func()) {
+	quiet, cancel := context.WithCancel(ctx)
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		defer cancel()
+		for current := true; current; {
+			select {
+			case e := <-r.events:
+				r.later, current = append(r.later, e), e.change == nil
+			case err := <-r.failed:
+				r.failed <- err
+				return
+			case <-quiet.Done():
+				return
+			}
+		}
+	})
+	return quiet, func() { cancel(); listening.Wait() }
 }

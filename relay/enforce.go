@@ -284,7 +284,7 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale [
 		}
 	}
 	if r.Reload != "" {
-		if err := r.command(ctx, r.Reload, nil); err != nil {
+		if err := r.command(ctx, r.Timeout, r.Reload, nil); err != nil {
 			return fmt.Errorf("the reload failed: %w; the last good files stay", errors.Join(err, r.restore(before)))
 		}
 	}

@@ -31,6 +31,7 @@ type Failing struct {
 	Says string `json:"says"`
 	// Changes are those that it was not run for; there is one at least.
 	Changes []wire.Change `json:"changes"`
+	hangs   bool          // it took long, the last time
 	next    time.Time
 }
 
@@ -39,41 +40,32 @@ const (
 	maxHeld = 1024 // changes
 	// maxWait is how long a device waits at most for the next try.
 	maxWait = time.Minute
-	// share of the time goes to trying again: that many times as long as a try took nothing is
-	// tried for its device, even if that is more than maxWait.
-	share = 20
+	// brief is how long the command may take at first while it hangs for another device.
+	brief = time.Second
 )
 
 // Teller tells a command what happens; every field is needed.
 type Teller struct {
 	*State
-	// Run runs the command with an environment.
-	Run func(ctx context.Context, environment []string) error
-	// Timeout is how long failures may take before others wait no longer.
+	// Run runs the command with an environment, and ends it when its time is up.
+	Run func(ctx context.Context, timeout time.Duration, environment []string) error
+	// Timeout is how long it may take.
 	Timeout time.Duration
 	Now     func() time.Time
 }
 
 // Tell runs the command for changes that are newer than Told; they are in order, and reach up
 // to a number. An error means that nothing newer can be taken up now: the command fails for
-// more than can be kept, or its failures take too long.
+// more than can be kept.
 func (t Teller) Tell(ctx context.Context, changes []wire.Change, upTo int64) error {
-	var wasted time.Duration
 	for _, c := range changes {
 		if c.Number <= t.Told {
 			continue
 		}
-		if wasted > t.Timeout {
-			return fmt.Errorf("%w; it takes so long that newer changes are not enforced yet", t.Problem())
-		}
-		began := time.Now()
-		failed, err := t.tell(ctx, c)
-		if err != nil {
+		if err := t.tell(ctx, c); err != nil {
 			return err
 		}
-		if t.Told = c.Number; failed {
-			wasted += time.Since(began)
-		}
+		t.Told = c.Number
 	}
 	t.Told = max(t.Told, upTo)
 	return nil
@@ -91,45 +83,61 @@ func (s *State) Stand(number int64) {
 }
 
 // tell runs the command for one change, or keeps it for later.
-func (t Teller) tell(ctx context.Context, c wire.Change) (failed bool, err error) {
-	device, held := cmp.Or(c.Device, c.Serial), 0
-	for _, f := range t.Failing {
-		held += len(f.Changes)
-	}
+func (t Teller) tell(ctx context.Context, c wire.Change) error {
+	device, held := cmp.Or(c.Device, c.Serial), t.held()
 	if n := slices.IndexFunc(t.Failing, func(f Failing) bool { return f.Device == device }); n >= 0 {
 		if held >= maxHeld {
-			return true, fmt.Errorf("%d changes wait, and nothing newer is enforced: %w", held, t.Problem())
+			return fmt.Errorf("%d changes wait, and nothing newer is enforced: %w", held, t.Problem())
 		}
 		t.Failing[n].Changes = append(t.Failing[n].Changes, c)
-		return false, nil
+		return nil
+	}
+	timeout := t.Timeout
+	if slices.ContainsFunc(t.Failing, func(f Failing) bool { return f.hangs }) {
+		timeout = min(timeout, brief)
 	}
 	began := time.Now()
-	err = t.Run(ctx, environment(c))
+	err := t.Run(ctx, timeout, environment(c))
 	switch {
 	case err == nil:
-		return false, nil
+		return nil
 	case ctx.Err() != nil:
-		return true, ctx.Err()
-	case held >= maxHeld || len(t.Failing) >= wire.MaxRelayFailing:
-		return true, fmt.Errorf("the command fails for too many, and nothing newer is enforced: for %s (change %d, %s): %w", device, c.Number, c.Status, err)
+		return ctx.Err()
+	case t.Full():
+		return fmt.Errorf("the command fails for too many, and nothing newer is enforced: for %s (change %d, %s): %w", device, c.Number, c.Status, err)
 	}
 	f := Failing{RelayFailure: wire.RelayFailure{Device: device, Change: c.Number, Since: t.Now()}, Changes: []wire.Change{c}}
 	f.failed(err, t.Now(), time.Since(began))
+	if f.hangs {
+		f.next = time.Time{} // before all that failed more often: more time may be all that it needs
+	}
 	t.Failing = append(t.Failing, f)
-	return true, nil
+	return nil
 }
 
-// failed puts off the next try: a second at first, half of it at random. A run holds up what
-// others are told meanwhile, so a command that hangs has a twentieth of the time at most.
+// Full means that the command need only fail for one more device, and nothing newer is enforced.
+func (s *State) Full() bool {
+	return len(s.Failing) >= wire.MaxRelayFailing || s.held() >= maxHeld
+}
+
+// held is how many changes wait.
+func (s *State) held() (n int) {
+	for _, f := range s.Failing {
+		n += len(f.Changes)
+	}
+	return n
+}
+
+// failed puts off the next try: a second at first, half of it at random.
 func (f *Failing) failed(err error, now time.Time, took time.Duration) {
-	f.Says = err.Error()
+	f.Says, f.hangs = err.Error(), took >= brief
 	f.Times++
 	wait := min(time.Second<<min(f.Times-1, 10), maxWait)
-	f.next = now.Add(max(wait/2+rand.N(wait/2), share*took))
+	f.next = now.Add(wait/2 + rand.N(wait/2))
 }
 
-// Again runs the command for those of whom it is time, until it fails; done reports whether
-// it has not for one of them.
+// Again runs the command for those of whom it is time, until it fails or ctx ends, which counts
+// as no failure; done reports whether it has not failed for one of them.
 func (t Teller) Again(ctx context.Context) (done bool) {
 	for len(t.Failing) > 0 {
 		n := t.soonest()
@@ -149,7 +157,7 @@ func (t Teller) catchUp(ctx context.Context, f *Failing) bool {
 		f.Change = c.Number
 		if !c.Expires.Before(t.Now()) {
 			began := time.Now()
-			if err := t.Run(ctx, environment(c)); err != nil {
+			if err := t.Run(ctx, t.Timeout, environment(c)); err != nil {
 				if ctx.Err() == nil {
 					f.failed(err, t.Now(), time.Since(began))
 				}
