@@ -157,24 +157,6 @@ func FuzzReadEvent(f *testing.F) {
 	})
 }
 
-// FuzzCRLs: whatever a server answers, only what its issuer signed is believed.
-func FuzzCRLs(f *testing.F) {
-	s := newSite(f)
-	good := []byte(s.get("/crl/operational.pem"))
-	r := &Relay{Config: Config{Now: time.Now, Send: s.post().send}}
-	r.roots = s.roots
-	signers, err := r.signers(f.Context(), "operational")
-	s.must(err)
-	f.Add(good)
-	f.Fuzz(func(t *testing.T, text []byte) {
-		d, err := readCRLs(text, signers, nil, time.Now())
-		if err == nil && (len(d.numbers) == 0 || d.until.IsZero() || len(d.denied) > 0) {
-			t.Fatalf("%+v", d)
-		}
-		numbersIn(text)
-	})
-}
-
 // The service manager hears that the files are there, and what is wrong (sd_notify(3)).
 func TestNotify(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "notify")

@@ -15,7 +15,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math/big"
 	"math/rand/v2"
 	"net/http"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
+	"github.com/hallmark-pki/hallmark/relay/crls"
 	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -105,20 +105,20 @@ func (c *Config) Check() error {
 type Relay struct {
 	Config
 	roots   *x509.CertPool
-	trusted []byte              // the same, PEM
-	issuers []string            // in the server's order
-	sources map[string]*source  // by issuer
-	pending []wire.Change       // seen, not yet enforced
-	later   []event             // come, and not looked at before what is pending is enforced
-	events  chan event          // the stream
-	failed  chan error          // why it ended
-	lost    bool                // the stream no longer reaches back to state.Number
-	owed    int64               // the command has not been run for all changes up to it
-	seen    int64               // the position in the stream
-	based   time.Time           // when everything was last fetched; zero: it is due now
-	strange map[string]bool     // issuers of changes whom the server did not name
-	kept    map[string][]byte   // contents of files, by path, as the program has them
-	numbers map[string]*big.Int // crlNumber by scope: a list older than one known is refused
+	trusted []byte             // the same, PEM
+	issuers []string           // in the server's order
+	sources map[string]*source // by issuer
+	pending []wire.Change      // seen, not yet enforced
+	later   []event            // come, and not looked at before what is pending is enforced
+	events  chan event         // the stream
+	failed  chan error         // why it ended
+	lost    bool               // the stream no longer reaches back to state.Number
+	owed    int64              // the command has not been run for all changes up to it
+	seen    int64              // the position in the stream
+	based   time.Time          // when everything was last fetched; zero: it is due now
+	strange map[string]bool    // issuers of changes whom the server did not name
+	kept    map[string][]byte  // contents of files, by path, as the program has them
+	numbers crls.Numbers       // a list older than one known is refused
 	state   state
 	said    string // the problem that was last said
 	ready   bool   // the service manager was told
@@ -145,7 +145,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	unlock = func() { unlockFiles(); unlockDir() }
-	r = &Relay{Config: c, sources: map[string]*source{}, numbers: map[string]*big.Int{}, strange: map[string]bool{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, numbers: crls.Numbers{}, strange: map[string]bool{}}
 	if r.state, err = readState(c.Dir); err == nil {
 		if c.Each == "" {
 			r.state.Failing = nil
@@ -161,7 +161,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		if text, err := disk.Read(f.Path); err == nil {
 			r.kept[f.Path] = text
 			if f.Format == wire.FormatCRL {
-				maps.Copy(r.numbers, numbersIn(text))
+				maps.Copy(r.numbers, crls.NumbersIn(text))
 			}
 		}
 	}

@@ -10,13 +10,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/relay/bundle"
+	"github.com/hallmark-pki/hallmark/relay/crls"
 	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
@@ -39,9 +39,9 @@ type document struct {
 	made  time.Time
 	// number is the feed's; -1 if the document does not say.
 	number int64
-	// Of CRLs: what they deny, and crlNumber by scope; taken is when they came.
+	// Of CRLs: what they deny, and their numbers; taken is when they came.
 	denied  map[denylist.Serial]bool
-	numbers map[string]*big.Int
+	numbers crls.Numbers
 	taken   time.Time
 }
 
@@ -69,8 +69,6 @@ const (
 	maxSmall = 1 << 20
 	pathCRL  = "/crl/"
 	pathCA   = "/ca/"
-	// skew is how much later than here a list may have been made.
-	skew = 5 * time.Minute
 )
 
 // fetch makes one GET and reads at most limit bytes; 304 gives the document that is known.
@@ -197,43 +195,49 @@ func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, e
 	return l.Number, nil
 }
 
-// denyList fetches and verifies the deny-list. One that was made before the one that is
-// known is somebody's copy of long ago.
+// denyList fetches and verifies the deny-list.
 func (r *Relay) denyList(ctx context.Context, name string, s *source) (document, error) {
-	path := wire.PathFeed + "/" + name
-	known := s.documents[path]
-	body, etag, err := r.fetch(ctx, path, known, denylist.MaxDocument)
-	if err != nil || etag != "" && etag == known.etag {
-		return known, err
-	}
-	l, err := denylist.OpenList(body, r.roots, r.Now())
-	if err != nil {
-		return known, err
-	}
-	if err := r.recent(l.Document, name, r.state.Made[name]); err != nil {
-		return known, err
-	}
-	s.documents[path] = document{etag: etag, body: body, until: l.NextUpdate, made: l.Time, number: l.Number}
-	return s.documents[path], nil
+	return r.signed(ctx, wire.PathFeed+"/"+name, name, s, r.state.Made[name], func(body []byte) (d denylist.Document, err error) {
+		l, err := denylist.OpenList(body, r.roots, r.Now())
+		if err == nil {
+			d = l.Document
+		}
+		return d, err
+	})
 }
 
 // filter fetches and verifies the filter.
 func (r *Relay) filter(ctx context.Context, name string, s *source) (document, error) {
 	path := wire.PathFeed + "/" + name + "/filter"
+	d, err := r.signed(ctx, path, name, s, r.state.Made[path], func(body []byte) (d denylist.Document, err error) {
+		f, err := denylist.OpenFilter(body, r.roots, r.Now())
+		if err == nil {
+			d = f.Document
+		}
+		return d, err
+	})
+	if err == nil {
+		r.state.Made[path] = d.made
+	}
+	return d, err
+}
+
+// signed fetches a document and verifies it, as open does. One that was made before the one that
+// is known is somebody's copy of long ago.
+func (r *Relay) signed(ctx context.Context, path, name string, s *source, made time.Time, open func([]byte) (denylist.Document, error)) (document, error) {
 	known := s.documents[path]
 	body, etag, err := r.fetch(ctx, path, known, denylist.MaxDocument)
 	if err != nil || etag != "" && etag == known.etag {
 		return known, err
 	}
-	f, err := denylist.OpenFilter(body, r.roots, r.Now())
+	d, err := open(body)
 	if err != nil {
 		return known, err
 	}
-	if err := r.recent(f.Document, name, r.state.Made[path]); err != nil {
+	if err := r.recent(d, name, made); err != nil {
 		return known, err
 	}
-	r.state.Made[path] = f.Time
-	s.documents[path] = document{etag: etag, body: body, until: f.NextUpdate, made: f.Time, number: f.Number}
+	s.documents[path] = document{etag: etag, body: body, until: d.NextUpdate, made: d.Time, number: d.Number}
 	return s.documents[path], nil
 }
 
@@ -266,13 +270,13 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 			return known, err
 		}
 	}
-	d, err := readCRLs(body, s.signers, r.numbers, r.Now())
+	lists, err := crls.Read(body, s.signers, r.numbers, r.Now())
 	if err != nil {
 		s.signers = nil // they may have changed
 		return known, fmt.Errorf("CRLs of %s: %w", name, err)
 	}
-	maps.Copy(r.numbers, d.numbers)
-	d.taken = r.Now()
+	maps.Copy(r.numbers, lists.Numbers)
+	d := document{body: body, number: -1, made: lists.Made, until: lists.Until, denied: lists.Denied, numbers: lists.Numbers, taken: r.Now()}
 	if d.taken.Sub(known.taken) < refreshEvery && maps.Equal(d.denied, known.denied) && sameKeys(d.numbers, known.numbers) {
 		d = known
 	}
@@ -300,80 +304,4 @@ func (r *Relay) signers(ctx context.Context, name string) ([]*x509.Certificate, 
 		return nil, fmt.Errorf("issuer %s: %w", name, err)
 	}
 	return chains[0], nil
-}
-
-// readCRLs holds lists against who must have signed them and what is known. Each must
-// still count: relying parties refuse everybody for one that has ended.
-func readCRLs(text []byte, signers []*x509.Certificate, known map[string]*big.Int, now time.Time) (document, error) {
-	d := document{body: text, number: -1, numbers: map[string]*big.Int{}, denied: map[denylist.Serial]bool{}}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		crl, err := x509.ParseRevocationList(block.Bytes)
-		if err != nil {
-			return d, err
-		}
-		scope := scopeOf(crl)
-		if err := checkCRL(crl, signers, known[scope], now); err != nil {
-			return d, err
-		}
-		d.numbers[scope] = crl.Number
-		if d.until.IsZero() || crl.NextUpdate.Before(d.until) {
-			d.until, d.made = crl.NextUpdate, crl.ThisUpdate
-		}
-		for _, e := range crl.RevokedCertificateEntries {
-			var serial denylist.Serial
-			if e.SerialNumber.Sign() >= 0 && e.SerialNumber.BitLen() <= 8*len(serial) && e.ReasonCode != reasonRemove {
-				e.SerialNumber.FillBytes(serial[:])
-				d.denied[serial] = true
-			}
-		}
-	}
-	if len(d.numbers) == 0 {
-		return d, errors.New("there is none in the answer")
-	}
-	return d, nil
-}
-
-// checkCRL judges one list; before is the number of the last one of its scope.
-func checkCRL(crl *x509.RevocationList, signers []*x509.Certificate, before *big.Int, now time.Time) error {
-	signed := slices.ContainsFunc(signers, func(c *x509.Certificate) bool {
-		return bytes.Equal(c.RawSubject, crl.RawIssuer) && crl.CheckSignatureFrom(c) == nil
-	})
-	switch {
-	case !signed:
-		return fmt.Errorf("one is not signed by its issuer, %s", crl.Issuer)
-	case crl.Number == nil: // RFC 5280 §5.2.3: every list has one
-		return errors.New("one has no number")
-	case now.After(crl.NextUpdate):
-		return fmt.Errorf("one ended on %s: somebody in between repeats old answers, or the clock here is wrong", crl.NextUpdate.Format(time.RFC3339))
-	case crl.ThisUpdate.After(now.Add(skew)):
-		return fmt.Errorf("one is of %s, and here it is %s: is the clock right?", crl.ThisUpdate.Format(time.RFC3339), now.Format(time.RFC3339))
-	case before != nil && crl.Number.Cmp(before) < 0:
-		return fmt.Errorf("number %v came after %v: somebody in between repeats old answers", crl.Number, before)
-	}
-	return nil
-}
-
-// numbersIn are the numbers of the lists in a file that was written earlier.
-func numbersIn(text []byte) map[string]*big.Int {
-	numbers := map[string]*big.Int{}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if crl, err := x509.ParseRevocationList(block.Bytes); err == nil && crl.Number != nil {
-			numbers[scopeOf(crl)] = crl.Number
-		}
-	}
-	return numbers
-}
-
-// reasonRemove is removeFromCRL (RFC 5280 §5.3.1).
-const reasonRemove = 8
-
-// scopeOf tells lists of one issuer apart: each has numbers of its own (RFC 5280 §5.2.3).
-func scopeOf(crl *x509.RevocationList) string {
-	scope := string(crl.RawIssuer)
-	for _, e := range crl.Extensions {
-		if e.Id.Equal([]int{2, 5, 29, 28}) { // issuingDistributionPoint
-			scope += string(e.Value)
-		}
-	}
-	return scope
 }

@@ -1,0 +1,109 @@
+// Package crls opens the CRLs of one issuer and its root, as a server gives them: only those that
+// their issuer signed, that still count, and that are not older than the ones known.
+package crls
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire/denylist"
+)
+
+// Lists is what several lists say together.
+type Lists struct {
+	// Denied are the certificates that are on one of them.
+	Denied  map[denylist.Serial]bool
+	Numbers Numbers
+	// Made and Until are of the list that ends first.
+	Made, Until time.Time
+}
+
+// Numbers are crlNumbers by scope: the lists of one issuer have numbers of their own each
+// (RFC 5280 §5.2.3).
+type Numbers map[string]*big.Int
+
+const (
+	// reasonRemove is removeFromCRL (RFC 5280 §5.3.1).
+	reasonRemove = 8
+	// skew is how much later than here a list may have been made.
+	skew = 5 * time.Minute
+)
+
+// Read holds lists (PEM) against who must have signed them and the numbers that are known. Each
+// must still count: relying parties refuse everybody for one that has ended.
+func Read(text []byte, signers []*x509.Certificate, known Numbers, now time.Time) (Lists, error) {
+	l := Lists{Numbers: Numbers{}, Denied: map[denylist.Serial]bool{}}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		crl, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil {
+			return l, err
+		}
+		scope := scopeOf(crl)
+		if err := check(crl, signers, known[scope], now); err != nil {
+			return l, err
+		}
+		l.Numbers[scope] = crl.Number
+		if l.Until.IsZero() || crl.NextUpdate.Before(l.Until) {
+			l.Made, l.Until = crl.ThisUpdate, crl.NextUpdate
+		}
+		for _, e := range crl.RevokedCertificateEntries {
+			var serial denylist.Serial
+			if e.SerialNumber.Sign() >= 0 && e.SerialNumber.BitLen() <= 8*len(serial) && e.ReasonCode != reasonRemove {
+				e.SerialNumber.FillBytes(serial[:])
+				l.Denied[serial] = true
+			}
+		}
+	}
+	if len(l.Numbers) == 0 {
+		return l, errors.New("there is none in the answer")
+	}
+	return l, nil
+}
+
+// check judges one list; before is the number of the last one of its scope.
+func check(crl *x509.RevocationList, signers []*x509.Certificate, before *big.Int, now time.Time) error {
+	signed := slices.ContainsFunc(signers, func(c *x509.Certificate) bool {
+		return bytes.Equal(c.RawSubject, crl.RawIssuer) && crl.CheckSignatureFrom(c) == nil
+	})
+	switch {
+	case !signed:
+		return fmt.Errorf("one is not signed by its issuer, %s", crl.Issuer)
+	case crl.Number == nil: // RFC 5280 §5.2.3: every list has one
+		return errors.New("one has no number")
+	case now.After(crl.NextUpdate):
+		return fmt.Errorf("one ended on %s: somebody in between repeats old answers, or the clock here is wrong", crl.NextUpdate.Format(time.RFC3339))
+	case crl.ThisUpdate.After(now.Add(skew)):
+		return fmt.Errorf("one is of %s, and here it is %s: is the clock right?", crl.ThisUpdate.Format(time.RFC3339), now.Format(time.RFC3339))
+	case before != nil && crl.Number.Cmp(before) < 0:
+		return fmt.Errorf("number %v came after %v: somebody in between repeats old answers", crl.Number, before)
+	}
+	return nil
+}
+
+// NumbersIn are the numbers of the lists in a file that was written earlier.
+func NumbersIn(text []byte) Numbers {
+	numbers := Numbers{}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if crl, err := x509.ParseRevocationList(block.Bytes); err == nil && crl.Number != nil {
+			numbers[scopeOf(crl)] = crl.Number
+		}
+	}
+	return numbers
+}
+
+// scopeOf tells lists of one issuer apart.
+func scopeOf(crl *x509.RevocationList) string {
+	scope := string(crl.RawIssuer)
+	for _, e := range crl.Extensions {
+		if e.Id.Equal([]int{2, 5, 29, 28}) { // issuingDistributionPoint
+			scope += string(e.Value)
+		}
+	}
+	return scope
+}
