@@ -34,8 +34,9 @@ func follow(a *terminal.App, version string) *cobra.Command {
 With --state FILE it remembers the last event that was delivered and goes on behind it
 the next time; a crash may repeat events, and never loses one. --to sends each line to a
 syslog server instead of printing it: tcp://HOST:PORT (octet counting, RFC 6587 §3.4.1),
-udp://HOST:PORT or unix:PATH. Where the network is not trusted, let a local collector
-forward over TLS.`,
+udp://HOST:PORT or unix:PATH. Syslog acknowledges nothing: what such a server had not read
+when it crashed is lost, so where each line counts, or the network is not trusted, print to
+a local collector, which forwards over TLS.`,
 		Example: "  hallmark audit follow --state /var/lib/hallmark/audit.seq >> audit.jsonl\n  hallmark audit follow --format cef --state audit.seq --to tcp://siem.example:514\n  hallmark audit follow --after 0 --once --format json",
 		Args:    cobra.NoArgs, ValidArgsFunction: terminal.Nothing}
 	format := c.Flags().String("format", "json", "json, syslog or cef")
