@@ -21,6 +21,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,9 +69,10 @@ type Guard struct {
 
 // known is what was read: one deny-list for each issuer, or one filter.
 type known struct {
-	lists  []*denylist.List
-	filter *denylist.Filter
-	stamps string // of the files
+	lists     []*denylist.List
+	filter    *denylist.Filter
+	documents []denylist.Document // the heads of all
+	stamps    string              // of the files
 }
 
 // maxFile bounds a file, in bytes.
@@ -115,7 +117,7 @@ func (g *Guard) Reload() error {
 			return fmt.Errorf("guard: %s: %w", path, err)
 		}
 	}
-	if before != nil && k.ends().Before(before.ends()) {
+	if before != nil && k.older(before) {
 		return fmt.Errorf("guard: %s was made before the one that is known", g.path)
 	}
 	g.known.Store(k)
@@ -137,10 +139,12 @@ func (g *Guard) read(k *known, path string) error {
 	list, err := denylist.OpenList(data, g.Roots, g.Now())
 	switch {
 	case err == nil && k.filter == nil:
-		k.lists = append(k.lists, list)
+		k.lists, k.documents = append(k.lists, list), append(k.documents, list.Document)
 		return nil
 	case errors.Is(err, denylist.ErrNotDocument) && k.filter == nil && len(k.lists) == 0:
-		k.filter, err = denylist.OpenFilter(data, g.Roots, g.Now())
+		if k.filter, err = denylist.OpenFilter(data, g.Roots, g.Now()); err == nil {
+			k.documents = append(k.documents, k.filter.Document)
+		}
 		return err
 	case err == nil || errors.Is(err, denylist.ErrNotDocument):
 		return errors.New("a filter is of one issuer, and there are more: use deny-lists")
@@ -150,15 +154,23 @@ func (g *Guard) read(k *known, path string) error {
 
 // ends is when the first of the documents does.
 func (k *known) ends() (at time.Time) {
-	if k.filter != nil {
-		return k.filter.NextUpdate
-	}
-	for _, l := range k.lists {
-		if at.IsZero() || l.NextUpdate.Before(at) {
-			at = l.NextUpdate
+	for _, d := range k.documents {
+		if at.IsZero() || d.NextUpdate.Before(at) {
+			at = d.NextUpdate
 		}
 	}
 	return at
+}
+
+// older reports whether a document was made before the one of its issuer that was read before.
+// Those of two issuers say nothing of each other.
+func (k *known) older(before *known) bool {
+	for _, was := range before.documents {
+		if slices.ContainsFunc(k.documents, func(d denylist.Document) bool { return d.Issuer == was.Issuer && d.Time.Before(was.Time) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // Watch reloads whenever the file changed, until ctx ends, and returns why it last could

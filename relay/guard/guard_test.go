@@ -103,11 +103,16 @@ func (m *maker) document(number int64, issuer string, made time.Time) denylist.D
 // list writes a deny-list as a relay does: whole.
 func (m *maker) list(path string, number int64, made time.Time, denied ...tls.Certificate) {
 	m.Helper()
+	m.seals(path, m.document(number, "operational", made), denied...)
+}
+
+func (m *maker) seals(path string, d denylist.Document, denied ...tls.Certificate) {
+	m.Helper()
 	var all []denylist.Denial
 	for _, c := range denied {
 		all = append(all, denylist.Denial{Serial: m.serial(c), Since: time.Now(), Reason: 6})
 	}
-	data, err := denylist.SealList(m.seal, m.document(number, "operational", made), slices.Values(all))
+	data, err := denylist.SealList(m.seal, d, slices.Values(all))
 	m.must(err)
 	m.replace(path, data)
 }
@@ -227,6 +232,11 @@ func TestLastGoodFileStays(t *testing.T) {
 	for name, change := range map[string]func(){
 		"a stranger's": func() { stranger.list(path, 3, now.Add(time.Minute)) },
 		"an older one": func() { m.list(path, 1, now.Add(-time.Hour)) },
+		"an older one that ends with it": func() { // as its signer does
+			d := m.document(1, "operational", now.Add(-time.Hour))
+			d.NextUpdate = m.document(2, "operational", now).NextUpdate
+			m.seals(path, d)
+		},
 		"half a file": func() {
 			whole, err := os.ReadFile(path)
 			m.must(err)
@@ -297,6 +307,25 @@ func TestTwoIssuers(t *testing.T) {
 	}
 	if err := g.Check(m.device("third").Leaf); err != nil {
 		t.Error(err)
+	}
+}
+
+// The list of an issuer that comes later may have been made before that of the first, since
+// nothing changed in it.
+func TestAnIssuerMore(t *testing.T) {
+	m := newMaker(t)
+	path, now := filepath.Join(t.TempDir(), "denylist"), time.Now()
+	first, second := m.device("first"), m.device("second")
+	m.list(path, 1, now)
+	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	m.must(err)
+	m.seals(path+".operational-2", m.document(1, "operational-2", now.Add(-time.Hour)), second)
+	m.list(path, 2, now, first)
+	m.must(g.Reload())
+	for _, c := range []tls.Certificate{first, second} {
+		if err := g.Check(c.Leaf); !errors.Is(err, guard.ErrDenied) {
+			t.Errorf("%s: %v", c.Leaf.Subject, err)
+		}
 	}
 }
 
