@@ -178,22 +178,26 @@ func (a *Authority) give(jobs []*job) {
 // of looking in the transaction that records: nearly always there is nothing to find.
 func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err error) {
 	now := a.now()
+	given := make([]*record.Certificate, len(jobs))
 	err = a.store.Intend(ctx, rows(jobs), func(n int, earlier record.Certificate) bool {
-		j := jobs[n]
-		if now.After(Due(earlier.NotBefore, earlier.NotAfter)) || earlier.Issuer != j.issuer.Name {
+		if now.After(Due(earlier.NotBefore, earlier.NotAfter)) || earlier.Issuer != jobs[n].issuer.Name {
 			return false // it is due, or its issuer has been succeeded
 		}
-		j.issuer.giveBack(j.row.Shard)
-		j.row, j.again = earlier, true
+		given[n] = &earlier
 		return true
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, j := range jobs {
-		if !j.again {
+	for n, j := range jobs {
+		if given[n] == nil {
 			todo = append(todo, j)
-		} else if j.certificate, err = x509.ParseCertificate(j.row.DER); err != nil {
+			continue
+		}
+		// Not before: whoever reserves places holds the issuer's lock, and waits for the record.
+		j.issuer.giveBack(j.row.Shard)
+		j.row, j.again = *given[n], true
+		if j.certificate, err = x509.ParseCertificate(j.row.DER); err != nil {
 			return nil, fmt.Errorf("recorded certificate %s: %w", j.row.Serial, err)
 		}
 	}

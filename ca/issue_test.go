@@ -186,6 +186,51 @@ func TestWaitingEnds(t *testing.T) {
 	}
 }
 
+// TestAgainWhileReserving: the record is written by one after the other, so nobody may wait
+// there, to be given a certificate again, for one who waits to reserve places in a shard.
+func TestAgainWhileReserving(t *testing.T) {
+	intending, reserving, intended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	hooks := fault{newStore(t), map[string]func() error{}, map[string]func() error{}}
+	a := authority(t, hooks, func(c *ca.Config) { c.ShardCapacity = 16 }) // places are reserved one at a time
+	r := requests(t)[2]
+	if _, err := a.Issue(t.Context(), event(), r); err != nil {
+		t.Fatal(err)
+	}
+	hooks.before["Intend"] = sync.OnceValue(func() error { close(intending); <-reserving; return nil })
+	hooks.after["Intend"] = sync.OnceValue(func() error { close(intended); return nil })
+	hooks.before["ReserveShard"] = func() error {
+		select {
+		case <-intending:
+		default:
+			return nil
+		}
+		close(reserving)
+		select {
+		case <-intended:
+			return nil
+		case <-time.After(5 * time.Second):
+			return errors.New("the writer waits for who waits for it")
+		}
+	}
+	again := make(chan error)
+	go func() {
+		got, err := a.Issue(t.Context(), event(), r)
+		if err == nil && !got[0].Again {
+			err = errors.New("it was issued anew")
+		}
+		again <- err
+	}()
+	<-intending
+	other := r
+	other.Content.Key = newKey(t).Public()
+	if _, err := a.Issue(t.Context(), event(), other); err != nil {
+		t.Error(err)
+	}
+	if err := <-again; err != nil {
+		t.Error(err)
+	}
+}
+
 // slow says when it is asked to sign, and does it when told.
 type slow struct {
 	ca.CAS

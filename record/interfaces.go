@@ -123,7 +123,7 @@ type Issuance interface {
 	// A lost answer is given again: stands, unless it is nil, is shown the newest good
 	// (not revoked or held), completed certificate of the n-th intent's device (or, if it
 	// has none, of its operator) with its profile and key. If it says that this one stands,
-	// the intent is not recorded.
+	// the intent is not recorded. It runs in the transaction, so it must wait for nothing.
 	Intend(ctx context.Context, intents []Certificate, stands func(n int, earlier Certificate) bool) error
 	// Complete records the signed certificates of recorded intents (Issuer, Serial, Profile,
 	// DER and Issued are read). All or none; ErrConflict if one is no intent or has its
