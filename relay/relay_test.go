@@ -275,6 +275,27 @@ func TestEachHangs(t *testing.T) {
 	}
 }
 
+// What comes ends a try, unless it could not be taken up: then what waits must become less.
+func TestEachIsEnded(t *testing.T) {
+	p := newSite(t).post()
+	p.Each = "true"
+	r, unlock, err := New(p.Config)
+	p.must(err)
+	defer unlock()
+	for _, failing := range []int{wire.MaxRelayFailing - 1, wire.MaxRelayFailing} {
+		r.state.Failing, r.events, r.later = nil, make(chan event, 1), nil
+		for n := range failing {
+			c := wire.Change{Number: int64(n + 1), Device: fmt.Sprint("default:", n), Status: wire.StatusHold, Expires: time.Now().Add(time.Hour)}
+			r.state.Failing = append(r.state.Failing, each.Failing{RelayFailure: wire.RelayFailure{Device: c.Device}, Changes: []wire.Change{c}})
+		}
+		r.events <- event{1000, &wire.Change{Number: 1000}}
+		p.must(r.again(t.Context()))
+		if full := failing == wire.MaxRelayFailing; full != (len(r.state.Failing) == 0) || full == (len(r.later) == 1) {
+			t.Errorf("of %d that failed, %d wait; %d changes came", failing, len(r.state.Failing), len(r.later))
+		}
+	}
+}
+
 // What a relay keeps of those that fail has a bound: beyond it nothing newer is enforced, until
 // the command is mended.
 func TestEachFailsForAll(t *testing.T) {
