@@ -2,6 +2,7 @@ package native
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -74,7 +75,7 @@ func malformed(err error) error {
 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := problem(err)
-	gone := r.Context().Err() != nil // then most errors are only that
+	gone := errors.Is(r.Context().Err(), context.Canceled) // then most errors are only that
 	if p.Status >= 500 && p.RetryAfter == 0 && !gone {
 		h.Log.Error("request failed", "path", r.URL.Path, "err", err)
 	}

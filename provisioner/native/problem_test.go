@@ -1,0 +1,33 @@
+package native
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
+
+// TestWhatIsLogged: a request that ran into its time limit is the server's failure; one whose
+// device has hung up is nobody's.
+func TestWhatIsLogged(t *testing.T) {
+	late, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
+	defer cancel()
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for _, c := range []struct {
+		ctx  context.Context
+		want bool
+	}{{late, true}, {gone, false}} {
+		var log bytes.Buffer
+		h := &handler{Config: Config{Log: slog.New(slog.NewTextHandler(&log, nil))}}
+		h.fail(httptest.NewRecorder(), httptest.NewRequestWithContext(c.ctx, "POST", wire.PathRenew, nil), c.ctx.Err())
+		if strings.Contains(log.String(), "request failed") != c.want {
+			t.Errorf("%v is logged as %q", c.ctx.Err(), log.String())
+		}
+	}
+}
