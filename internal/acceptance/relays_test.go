@@ -19,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
-	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -68,27 +66,7 @@ func newYard(t *testing.T) *yard {
 
 func (y *yard) enrol(t *testing.T, port int, serial string) tls.Certificate {
 	t.Helper()
-	maker, err := simtpm.NewMaker(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	chip, err := simtpm.NewDevice(maker, simtpm.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ticket, err := wire.ParsePermission(wire.KindTicket, y.bash(t, "hallmark ticket create --lot w1 2>/dev/null"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(read(t, y.dir, "acme/trust/infrastructure.pem"))
-	d := &simdevice.Device{Server: simdevice.Server{Address: fmt.Sprintf("127.0.0.1:%d", port), Name: "localhost", Roots: roots}, TPM: chip}
-	if _, err := d.Enrol(ticket, serial); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.Renew(d.IDevID); err != nil {
-		t.Fatal(err)
-	}
+	d, _ := enrolDevice(t, y.stage, fmt.Sprintf("127.0.0.1:%d", port), y.bash(t, "hallmark ticket create --lot w1 2>/dev/null"), serial)
 	return d.LDevID
 }
 
@@ -136,17 +114,12 @@ func value(env []string, name string) (found string) {
 // party is the one relying party as `hallmark relying-party list` has it.
 func (y *yard) party(t *testing.T) wire.RelyingParty {
 	t.Helper()
-	var list struct{ Items []wire.RelyingParty }
+	var all []wire.RelyingParty
 	text := y.bash(t, "hallmark relying-party list --json 2>/dev/null")
-	if err := json.Unmarshal([]byte(text), &list.Items); err != nil {
-		if err := json.Unmarshal([]byte(text), &list); err != nil {
-			t.Fatalf("%v: %s", err, text)
-		}
+	if err := json.Unmarshal([]byte(text), &all); err != nil || len(all) != 1 {
+		t.Fatalf("relying parties: %v: %s", err, text)
 	}
-	if len(list.Items) != 1 {
-		t.Fatalf("relying parties: %s", text)
-	}
-	return list.Items[0]
+	return all[0]
 }
 
 // enforced waits until the operators see that all is enforced.
@@ -253,24 +226,6 @@ func TestRelayBesideMosquitto(t *testing.T) {
 		},
 		others: true,
 	})
-}
-
-// openMQTT is connectOnce with a connection that stays. The broker takes the client's id
-// from the certificate.
-func openMQTT(address string, roots *x509.CertPool, cert tls.Certificate) (net.Conn, error) {
-	c, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}})
-	if err != nil {
-		return nil, err
-	}
-	c.SetDeadline(time.Now().Add(2 * time.Minute))
-	if _, err := c.Write([]byte("\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a")); err != nil {
-		return nil, err
-	}
-	var ack [4]byte
-	if _, err := io.ReadFull(c, ack[:]); err != nil || ack != [4]byte{0x20, 2, 0, 0} {
-		return nil, fmt.Errorf("CONNACK %x: %v", ack, err)
-	}
-	return c, nil
 }
 
 // ping sends PINGREQ and wants PINGRESP (MQTT 3.1.1 §3.12).

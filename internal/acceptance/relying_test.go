@@ -1,7 +1,6 @@
 package acceptance
 
 import (
-	"bufio"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -76,12 +75,28 @@ func everyCertificate(t *testing.T, s *stage) []shown {
 	start(t, s, "hallmarkd", "serve", "--config", "acme/hallmark.yaml")
 	await(t, s.at(0))
 	await(t, s.at(1))
-	maker, err := simtpm.NewMaker(time.Now())
+	ticket := s.bash(t, "hallmark --config acme/operator model set default --serve-names '{serial}.local' >/dev/null 2>&1 && hallmark --config acme/operator ticket create 2>/dev/null")
+	d, id := enrolDevice(t, s, s.at(0), ticket, "SN-1")
+	const stranger = "unknown certificate authority"
+	return []shown{
+		{"LDevID", d.LDevID, true, ""},
+		{"IDevID", d.IDevID, false, stranger},
+		{"AK", tls.Certificate{Certificate: id.AK, PrivateKey: d.TPM.AK}, false, stranger},
+		// Of the same root as LDevIDs, and for servers alone.
+		{"device server", d.Page, false, "unsupported certificate"},
+		{"operator", operatorCertificate(t, s.dir), false, stranger},
+		{"server", serverCertificate(t, s), false, stranger},
+	}
+}
+
+// enrolDevice makes a device with a simulated chip, which has all of its certificates.
+func enrolDevice(t *testing.T, s *stage, address, ticket, serial string) (*simdevice.Device, *wire.Identity) {
+	t.Helper()
+	permission, err := wire.ParsePermission(wire.KindTicket, ticket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := s.bash(t, "hallmark --config acme/operator model set default --serve-names '{serial}.local' >/dev/null 2>&1 && hallmark --config acme/operator ticket create 2>/dev/null")
-	ticket, err := wire.ParsePermission(wire.KindTicket, text)
+	maker, err := simtpm.NewMaker(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,24 +106,15 @@ func everyCertificate(t *testing.T, s *stage) []shown {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(read(t, s.dir, "acme/trust/infrastructure.pem"))
-	d := &simdevice.Device{Server: simdevice.Server{Address: s.at(0), Name: "localhost", Roots: roots}, TPM: chip}
-	id, err := d.Enrol(ticket, "SN-1")
+	d := &simdevice.Device{Server: simdevice.Server{Address: address, Name: "localhost", Roots: roots}, TPM: chip}
+	id, err := d.Enrol(permission, serial)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Renew(d.IDevID); err != nil {
 		t.Fatal(err)
 	}
-	const stranger = "unknown certificate authority"
-	return []shown{
-		{"LDevID", d.LDevID, true, ""},
-		{"IDevID", d.IDevID, false, stranger},
-		{"AK", tls.Certificate{Certificate: id.AK, PrivateKey: chip.AK}, false, stranger},
-		// Of the same root as LDevIDs, and for servers alone.
-		{"device server", d.Page, false, "unsupported certificate"},
-		{"operator", operatorCertificate(t, s.dir), false, stranger},
-		{"server", serverCertificate(t, s), false, stranger},
-	}
+	return d, id
 }
 
 // operatorCertificate is what the hallmark command shows.
@@ -224,26 +230,38 @@ func get(t *testing.T, address string, roots *x509.CertPool, cert tls.Certificat
 // we still write takes its own alert back (RFC 9293 §3.10.7.4): then it is asked again.
 func connectMQTT(address string, roots *x509.CertPool, cert tls.Certificate) (err error) {
 	for range 50 {
-		if err = connectOnce(address, roots, cert); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		var c net.Conn
+		if c, err = openMQTT(address, roots, cert); err == nil {
+			return c.Close()
+		}
+		if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 			break
 		}
 	}
 	return err
 }
 
-// connectOnce sends CONNECT and wants CONNACK with return code 0 (MQTT 3.1.1 §3.2).
-func connectOnce(address string, roots *x509.CertPool, cert tls.Certificate) error {
+func openMQTT(address string, roots *x509.CertPool, cert tls.Certificate) (net.Conn, error) {
 	c, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
+	if err := greet(c); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet sends CONNECT and wants CONNACK with return code 0 (MQTT 3.1.1 §3.2). The broker takes the
+// client's id from the certificate.
+func greet(c net.Conn) error {
 	if _, err := c.Write([]byte("\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a")); err != nil {
 		return err
 	}
 	var ack [4]byte
-	if _, err := io.ReadFull(bufio.NewReader(c), ack[:]); err != nil {
+	if _, err := io.ReadFull(c, ack[:]); err != nil {
 		return err
 	}
 	if ack != [4]byte{0x20, 2, 0, 0} {
