@@ -59,6 +59,7 @@ type house struct {
 	offset      atomic.Int64 // of the house's clock, in nanoseconds
 	changed     atomic.Int64 // calls of Config.Changed
 	replanned   atomic.Int64 // calls of renewal.Service.Changed
+	surveyed    func()       // called after the survey for a renewal plan; may be nil
 	lose        atomic.Bool  // the next answer to an acceptance gets lost
 	life        time.Duration
 	jobs        *job.Runner
@@ -103,7 +104,7 @@ func (h *house) serve(ctx context.Context) {
 	check(h.t, err)
 	url := "https://" + listener.Addr().String()
 	infrastructure := h.founded[profile.Infrastructure]
-	plans := &renewal.Service{Store: h.store, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
+	plans := &renewal.Service{Store: meanwhile{h.store, h}, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
 	watch, statusOf := consent.New(h.store), h.status()
 	h.jobs = job.New(h.store, statusOf.Publish, h.now, slog.New(slog.NewTextHandler(h.t.Output(), nil)))
 	many, err := bulk.New(bulk.Config{Store: h.store, Watch: watch, Wake: h.jobs.Wake, Name: "Acme", Seal: h.seal})
@@ -133,6 +134,20 @@ func (h *house) serve(ctx context.Context) {
 		Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}}}
 	h.server.StartTLS()
 	h.t.Cleanup(h.server.Close)
+}
+
+// meanwhile lets something happen between a survey and what is made of it.
+type meanwhile struct {
+	*sqlite.Store
+	h *house
+}
+
+func (m meanwhile) Survey(ctx context.Context, of record.Selection, at time.Time) (record.Survey, error) {
+	v, err := m.Store.Survey(ctx, of, at)
+	if m.h.surveyed != nil {
+		m.h.surveyed()
+	}
+	return v, err
 }
 
 // slow signs lists once nobody holds the lock.

@@ -92,3 +92,19 @@ func TestRenewalPlan(t *testing.T) {
 		t.Errorf("one plan too many: %s", p.Detail)
 	}
 }
+
+// TestPlanOfNobody: the devices of a plan were revoked while it was made. A plan without
+// devices would never be done.
+func TestPlanOfNobody(t *testing.T) {
+	h := newHouse(t)
+	h.device(record.DefaultModel, record.DefaultLot, "SN-1")
+	h.surveyed = func() {
+		_, err := h.anna.Revoke(t.Context(), "SN-1", wire.StatusRequest{Reason: "cessation"})
+		check(t, err)
+	}
+	_, err := h.anna.PlanRenewal(t.Context(), renewal.NewPlan{Within: 60, Selection: jobs.Selection{Where: "serial = SN-1"}})
+	wantProblem(t, err, wire.CodeNotFound)
+	if all, err := h.anna.RenewalPlans(t.Context(), client.Query{Limit: 10}); err != nil || len(all.Items) != 0 || h.replanned.Load() != 0 {
+		t.Errorf("listed: %+v, %v", all, err)
+	}
+}

@@ -85,7 +85,7 @@ func (s *Service) plan(ctx context.Context, c *gate.Call) (any, error) {
 		}
 	}
 	if found.Devices == 0 {
-		return nil, gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark device list EXPR shows what an expression selects", "no device is selected that could renew")
+		return nil, errNobody
 	}
 	late, err := s.late(ctx, found.Models, j.Due.Sub(j.Created))
 	if err != nil {
@@ -101,6 +101,8 @@ func (s *Service) plan(ctx context.Context, c *gate.Call) (any, error) {
 	return out, nil
 }
 
+var errNobody = gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark device list EXPR shows what an expression selects", "no device is selected that could renew")
+
 // For makes a plan for devices that another act has chosen; nil if there are none.
 func (s *Service) For(ctx context.Context, c *gate.Call, of record.Selection, within time.Duration, why string) (*renewal.Plan, error) {
 	found, err := s.Store.Survey(ctx, of, c.Now)
@@ -109,6 +111,9 @@ func (s *Service) For(ctx context.Context, c *gate.Call, of record.Selection, wi
 	}
 	j, err := s.create(ctx, c, of, record.Job{Kind: record.JobRenew, Operator: c.Caller.Name, Why: why, State: record.JobRunning,
 		Created: c.Now, Due: c.Now.Add(within)})
+	if errors.Is(err, errNobody) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +130,9 @@ func (s *Service) create(ctx context.Context, c *gate.Call, of record.Selection,
 		e.Detail["where"] = j.Expression
 	}
 	j, err := s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (record.JobPlan, error) {
+		if v.Total == 0 { // those of the survey were revoked meanwhile
+			return record.JobPlan{}, errNobody
+		}
 		e.Detail["devices"] = fmt.Sprint(v.Total)
 		return record.JobPlan{Job: j, Event: e}, nil
 	})
