@@ -115,8 +115,9 @@ func (s *Service) loadNumbers(ctx context.Context, i *issuer) error {
 			return err
 		case k == complete:
 			w.number = max(w.number, stored.Sequence)
-		case len(w.bases) == 0:
-			w.bases = []record.CRL{stored}
+		default: // no list that has not ended is older, whoever signed it
+			newer := slices.DeleteFunc(slices.Clone(w.bases), func(b record.CRL) bool { return b.Sequence <= stored.Sequence })
+			w.bases = append([]record.CRL{stored}, newer...)
 		}
 	}
 	w.loaded = true

@@ -143,6 +143,36 @@ func TestDeltasReachBackAsFarAsListsLive(t *testing.T) {
 	}
 }
 
+// A replica that nobody has asked for weeks goes on from where the others are: what its own
+// deltas went back to has ended, and so has what it would go back to next.
+func TestAReplicaThatSleptSignsTheWhole(t *testing.T) {
+	p := newPKI(t)
+	p.leaf("d", 1)
+	slept := p.service
+	var all []*x509.RevocationList
+	day := func() {
+		all = append(all, p.complete())
+		p.clock.Add(25 * time.Hour)
+	}
+	day()
+	day()
+	p.service = p.newService()
+	for range 25 {
+		day()
+	}
+	p.service = slept
+	last := all[len(all)-1].Number
+	if l := p.complete(); l.Number.Cmp(last) <= 0 || p.clock.Now().After(l.NextUpdate) {
+		t.Errorf("it serves list %v, which ends at %v, after %v", l.Number, l.NextUpdate, last)
+	}
+	base := p.base(p.delta())
+	for _, l := range all {
+		if p.clock.Now().Before(l.NextUpdate) && base.Cmp(l.Number) > 0 {
+			t.Errorf("its delta is to %v, and list %v has not ended", base, l.Number)
+		}
+	}
+}
+
 func TestTooMuchForADelta(t *testing.T) {
 	p := newPKI(t)
 	p.leaf("d", 1)
