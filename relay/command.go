@@ -62,6 +62,15 @@ func (r *Relay) teller() each.Teller {
 		}}
 }
 
+// due fires when it is time to try again; nil if nothing waits, or if lists are to be asked for
+// first: where the command hangs for several, it is always time to try.
+func (r *Relay) due(polled time.Time) <-chan time.Time {
+	if time.Since(polled) >= pollEvery {
+		return nil
+	}
+	return r.teller().Due()
+}
+
 // again runs it for those for whom it failed, while there is nothing newer to do, and says how
 // that stands.
 func (r *Relay) again(ctx context.Context) error {

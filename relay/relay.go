@@ -230,7 +230,7 @@ func (r *Relay) session(ctx context.Context) error {
 	if err := r.again(ctx); err != nil {
 		return err
 	}
-	poll := time.NewTicker(pollEvery)
+	poll, polled := time.NewTicker(pollEvery), time.Now()
 	defer poll.Stop()
 	for {
 		for len(r.later) > 0 {
@@ -247,11 +247,12 @@ func (r *Relay) session(ctx context.Context) error {
 			return err
 		case e := <-r.events:
 			r.later = append(r.later, e)
-		case <-r.teller().Due():
+		case <-r.due(polled):
 			if err := r.again(ctx); err != nil {
 				return err
 			}
 		case <-poll.C:
+			polled = time.Now()
 			if r.Now().Sub(r.based) >= baseEvery {
 				return nil
 			}

@@ -296,6 +296,15 @@ func TestEachIsEnded(t *testing.T) {
 	}
 }
 
+// Where it is always time to try again, lists are still asked for, and the server hears of it.
+func TestEachLeavesTimeForLists(t *testing.T) {
+	r := &Relay{Config: Config{Now: time.Now}}
+	r.state.Failing = make([]each.Failing, 1)
+	if <-r.due(time.Now()); r.due(time.Now().Add(-pollEvery)) != nil {
+		t.Error("it is tried before lists are asked for")
+	}
+}
+
 // What a relay keeps of those that fail has a bound: beyond it nothing newer is enforced, until
 // the command is mended.
 func TestEachFailsForAll(t *testing.T) {
