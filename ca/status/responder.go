@@ -1,6 +1,7 @@
 package status
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -164,7 +165,9 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now
 	if err := ocsp.CheckResponder(certificate, key, i.Certificate, now); err != nil {
 		return answer{}, err
 	}
-	a := answer{verdict: vs[0], thisUpdate: now.UTC().Truncate(time.Second), request: r, issuer: i}
+	// A copy of what signAhead needs: the rest of the request may be a hundred times as long.
+	kept := ocsp.Request{CertID: bytes.Clone(r.CertID), Serial: r.Serial}
+	a := answer{verdict: vs[0], thisUpdate: now.UTC().Truncate(time.Second), request: kept, issuer: i}
 	a.modified = a.thisUpdate.Format(http.TimeFormat)
 	life := ocspLife
 	if slices.ContainsFunc(vs, func(v verdict) bool { return v.status == ocsp.Unknown }) {

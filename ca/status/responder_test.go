@@ -102,6 +102,24 @@ func (p *pki) ask(serial *big.Int) *second.Response {
 	return r
 }
 
+// A kept answer does not keep the request: most of it may be a signature that nobody reads,
+// and a stranger chooses how much.
+func TestKeptAnswersDoNotKeepRequests(t *testing.T) {
+	p := newPKI(t)
+	serial := newSerial()
+	p.record("d", 0, serial, func(*record.Certificate) {})
+	request := p.request(serial, crypto.SHA256)
+	p.service.answerOCSP(background, request)
+	clear(request)
+	for id, a := range p.service.answers.young {
+		if string(a.request.CertID) != id || a.request.NameHash != nil || a.request.KeyHash != nil {
+			t.Error("the answer holds on to the bytes that the request came in")
+		}
+		return
+	}
+	t.Error("no answer was kept")
+}
+
 func TestOCSPFollowsTheRecordAtOnce(t *testing.T) {
 	p := newPKI(t)
 	serial := newSerial()
