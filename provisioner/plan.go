@@ -2,7 +2,6 @@ package provisioner
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -19,30 +18,25 @@ type Plans interface {
 // there is one, unless Replan tells it sooner: without one, devices cost nothing more.
 const lookAgain = 5 * time.Second
 
-// outlook remembers whether there is a renewal plan.
+// outlook is whether there was a renewal plan when it was looked for.
 type outlook struct {
-	mu      sync.Mutex
 	looked  time.Time
 	planned bool
 }
 
 // Replan makes the next device see that renewal plans have changed.
-func (s *Service) Replan() {
-	s.plans.mu.Lock()
-	defer s.plans.mu.Unlock()
-	s.plans.looked = time.Time{}
-}
+func (s *Service) Replan() { s.plans.Store(new(outlook)) }
 
 func (s *Service) planned(ctx context.Context) (bool, error) {
-	s.plans.mu.Lock()
-	defer s.plans.mu.Unlock()
-	now := s.Now()
-	if age := now.Sub(s.plans.looked); age >= 0 && age < lookAgain {
-		return s.plans.planned, nil
+	now, last := s.Now(), s.plans.Load()
+	if last != nil {
+		if age := now.Sub(last.looked); age >= 0 && age < lookAgain {
+			return last.planned, nil
+		}
 	}
-	planned, err := s.Store.Planned(ctx)
+	planned, err := s.Store.Planned(ctx) // nobody waits for another's look, which has its own patience
 	if err == nil {
-		s.plans.looked, s.plans.planned = now, planned
+		s.plans.CompareAndSwap(last, &outlook{now, planned}) // unless Replan came meanwhile
 	}
 	return planned, err
 }

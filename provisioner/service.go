@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
@@ -65,7 +66,7 @@ type Config struct {
 type Service struct {
 	Config
 	refusals, paces ration.Ration
-	plans           outlook
+	plans           atomic.Pointer[outlook]
 	met             *memory
 }
 
