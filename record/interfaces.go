@@ -118,7 +118,7 @@ type Issuance interface {
 	// ErrExists if a serial number is taken; ErrNotFound if the device or operator that
 	// one is for does not exist, ErrConflict if it is not active or is disabled: a device
 	// once revoked is never signed for. ErrConflict also if the device has lost its key
-	// (View.Lost): what was admitted before that is of the lost one.
+	// (View.Lost), or has another since: what was admitted before that is of the lost one.
 	//
 	// A lost answer is given again: stands, unless it is nil, is shown the newest good
 	// (not revoked or held), completed certificate of the n-th intent's device (or, if it

@@ -150,6 +150,15 @@ func grantsOfNewKeys(t *testing.T, b *bench) {
 	b.equalDevice(d)
 	lost(nil)
 	b.must(intend())
+	// Nor does one come in time that was admitted before and is so late that the new key is there.
+	late, birth := newIntent(d.ID), newIntent(d.ID)
+	late.Predecessor = mine.Serial
+	birth.Profile = "idevid"
+	for what, i := range map[string]record.Certificate{"renew by a certificate of the lost key": late, "sign an IDevID for the lost key": birth} {
+		b.refused(what, record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{i}, nil) })
+	}
+	birth.Key = d.Key
+	b.must(b.Intend(b.ctx, []record.Certificate{birth}, nil))
 }
 
 func grantsRefused(t *testing.T, b *bench) {

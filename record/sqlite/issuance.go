@@ -47,7 +47,7 @@ func (s *Store) Intend(ctx context.Context, intents []record.Certificate, stands
 		var last *record.Certificate // the last one recorded
 		for n, i := range intents {
 			var err error
-			if n == 0 || i.Device != intents[n-1].Device || i.Operator != intents[n-1].Operator {
+			if n == 0 || i.Device != intents[n-1].Device || i.Operator != intents[n-1].Operator || i.Predecessor != intents[n-1].Predecessor {
 				device, err = holder(c, i)
 			}
 			var earlier *record.Certificate
@@ -124,9 +124,13 @@ func holder(c *engine.Conn, i record.Certificate) (any, error) {
 		seq  int64
 		name string
 		lost bool // its key, and no other has taken its place (record.Grant.NewKey)
+		late bool // another has, since the request was admitted
 	}
-	d, err := engine.First(c, func(r engine.Row) state { return state{r.Int(0), r.Text(1), r.Bool(2)} }, `SELECT seq, state,
-		EXISTS (SELECT 1 FROM grants k WHERE k.device = d.seq AND `+grants.Lost+`) FROM devices d WHERE id = ?`, i.Device)
+	d, err := engine.First(c, func(r engine.Row) state { return state{r.Int(0), r.Text(1), r.Bool(2), r.Bool(3)} }, `SELECT seq, state,
+			EXISTS (SELECT 1 FROM grants k WHERE k.device = d.seq AND `+grants.Lost+`),
+			EXISTS (SELECT 1 FROM grants k WHERE k.device = d.seq AND k.new_key) AND (?2 = 'idevid' AND idevid_key <> ?3
+				OR EXISTS (SELECT 1 FROM certificates WHERE serial = ?4 AND device = d.seq AND revoked IS NOT NULL))
+		FROM devices d WHERE id = ?1`, i.Device, i.Profile, i.Key[:], i.Predecessor)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +140,7 @@ func holder(c *engine.Conn, i record.Certificate) (any, error) {
 	if d.name != record.StateActive {
 		return nil, fmt.Errorf("%w: the device is %s", record.ErrConflict, d.name)
 	}
-	if d.lost {
+	if d.lost || d.late {
 		return nil, fmt.Errorf("%w: the device's key was declared lost", record.ErrConflict)
 	}
 	return d.seq, nil
