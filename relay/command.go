@@ -2,22 +2,23 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/program"
 	"github.com/hallmark-pki/hallmark/relay/each"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // command runs a line of the shell with further environment. It is ended, with all that it
 // started, when its time is up. The line is not repeated in errors: they are logged, and
 // reported to the server, and there may be a secret in it.
-func (r *Relay) command(ctx context.Context, timeout time.Duration, line string, environment []string) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (r *Relay) command(ctx context.Context, line string, environment []string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.Timeout, fmt.Errorf("it took more than %v", r.Timeout))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
 	cmd.Env = append(program.Environment(), environment...)
@@ -25,12 +26,12 @@ func (r *Relay) command(ctx context.Context, timeout time.Duration, line string,
 	cmd.Stdout, cmd.Stderr = out, out
 	err := program.Run(cmd, 0)
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("it took more than %v", timeout)
-	case err != nil:
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(*out)))
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	}
-	return nil
+	return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(*out)))
 }
 
 // tail keeps the end of what a command says.
@@ -56,10 +57,8 @@ func (r *Relay) tellReady() {
 
 // teller runs the command for each change.
 func (r *Relay) teller() each.Teller {
-	return each.Teller{State: &r.state.State, Timeout: r.Timeout, Now: r.Now,
-		Run: func(ctx context.Context, timeout time.Duration, environment []string) error {
-			return r.command(ctx, timeout, r.Each, environment)
-		}}
+	return each.Teller{State: &r.state.State, Now: r.Now,
+		Run: func(ctx context.Context, environment []string) error { return r.command(ctx, r.Each, environment) }}
 }
 
 // due fires when it is time to try again; nil if nothing waits, or if lists are to be asked for
@@ -70,6 +69,24 @@ func (r *Relay) due(polled time.Time) <-chan time.Time {
 	}
 	return r.teller().Due()
 }
+
+// tell runs it for what is pending, until a newer change comes: that belongs into the files first.
+func (r *Relay) tell(ctx context.Context) error {
+	for {
+		quiet, end := r.quiet(ctx)
+		err := r.teller().Tell(ctx, quiet, r.pending, r.seen)
+		end()
+		if err != nil {
+			return err
+		}
+		r.pending = slices.DeleteFunc(r.pending, func(c wire.Change) bool { return c.Number <= r.state.Told })
+		if len(r.pending) == 0 || slices.ContainsFunc(r.later, isChange) {
+			return nil
+		}
+	}
+}
+
+func isChange(e event) bool { return e.change != nil }
 
 // again runs it for those for whom it failed, while there is nothing newer to do, and says how
 // that stands.
@@ -93,13 +110,18 @@ func (r *Relay) again(ctx context.Context) error {
 // quiet lasts until a change comes or the stream fails. What comes is looked at after end.
 func (r *Relay) quiet(ctx context.Context) (quiet context.Context, end func()) {
 	quiet, cancel := context.WithCancel(ctx)
+	if slices.ContainsFunc(r.later, isChange) {
+		cancel()
+	}
 	var listening sync.WaitGroup
 	listening.Go(func() {
 		defer cancel()
-		for current := true; current; {
+		for {
 			select {
 			case e := <-r.events:
-				r.later, current = append(r.later, e), e.change == nil
+				if r.later = append(r.later, e); isChange(e) {
+					return
+				}
 			case err := <-r.failed:
 				r.failed <- err
 				return

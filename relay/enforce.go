@@ -39,12 +39,14 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 		return err
 	}
 	if r.Each != "" {
-		if err := r.teller().Tell(ctx, r.pending, r.seen); err != nil {
+		if err := r.tell(ctx); err != nil {
 			return err
 		}
+		target = min(target, r.state.Told)
+	} else {
+		r.pending = nil
 	}
-	r.pending = nil
-	if r.seen < r.owed {
+	if r.state.Told < r.owed {
 		return nil
 	}
 	r.enforced(target)
@@ -284,7 +286,7 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale [
 		}
 	}
 	if r.Reload != "" {
-		if err := r.command(ctx, r.Timeout, r.Reload, nil); err != nil {
+		if err := r.command(ctx, r.Reload, nil); err != nil {
 			return fmt.Errorf("the reload failed: %w; the last good files stay", errors.Join(err, r.restore(before)))
 		}
 	}

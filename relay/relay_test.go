@@ -248,31 +248,40 @@ func TestEachFails(t *testing.T) {
 	}
 }
 
-// While the command hangs again for whom it failed before, others do not wait for it.
+// While the command hangs for one device, for the first time or again, others do not wait for it.
 func TestEachHangs(t *testing.T) {
 	s := newSite(t)
 	bad, _ := s.device()
-	good, _ := s.device()
 	p := s.post()
-	p.Each, p.Timeout = `echo "$HALLMARK_DEVICE" >>`+p.etc+`/each; test "$HALLMARK_DEVICE" != default:`+bad+` || sleep 1000`, 8*time.Second
+	serials := p.file(wire.FormatSerials)
+	p.Each, p.Timeout = `echo "$HALLMARK_DEVICE" >>`+p.etc+`/each; test "$HALLMARK_DEVICE" != default:`+bad+` || sleep 1000`, 25*time.Second
 	stop := p.run()
 	p.enforced()
-	s.Suspend(bad)
-	p.troubled("the command fails for default:" + bad)
-	stop()
+	write(t, p.etc+"/each", "")
 	tries := func() int { return strings.Count(p.read(p.etc+"/each"), bad) }
-	before := tries()
+	others := func() {
+		t.Helper()
+		before := tries()
+		p.await("it is tried", func() bool { return tries() > before })
+		id, serial := s.device()
+		s.Suspend(id)
+		began, newest := time.Now(), s.Newest()
+		p.await("the other's change is enforced", func() bool { return p.last().Number == newest })
+		if took := time.Since(began); took > p.Timeout/2 {
+			t.Errorf("it took %v", took)
+		}
+		if f := p.last().Failing; len(f) != 1 || f[0].Device != "default:"+bad {
+			t.Errorf("failing: %+v", f)
+		}
+		if !strings.Contains(p.read(serials), serial) {
+			t.Error("it is not in the file")
+		}
+	}
+	s.Suspend(bad)
+	others()
+	stop()
 	p.run()
-	p.await("it is tried again", func() bool { return tries() > before })
-	s.Suspend(good)
-	began, newest := time.Now(), s.Newest()
-	p.await("the other's change is enforced", func() bool { return p.last().Number == newest })
-	if took := time.Since(began); took > p.Timeout/2 {
-		t.Errorf("it took %v", took)
-	}
-	if f := p.last().Failing; len(f) != 1 || f[0].Device != "default:"+bad {
-		t.Errorf("failing: %+v", f)
-	}
+	others()
 }
 
 // What comes ends a try, unless it could not be taken up: then what waits must become less.

@@ -31,7 +31,6 @@ type Failing struct {
 	Says string `json:"says"`
 	// Changes are those that it was not run for; there is one at least.
 	Changes []wire.Change `json:"changes"`
-	hangs   bool          // it took long, the last time
 	next    time.Time
 }
 
@@ -40,29 +39,37 @@ const (
 	maxHeld = 1024 // changes
 	// maxWait is how long a device waits at most for the next try.
 	maxWait = time.Minute
-	// brief is how long the command may take at first while it hangs for another device.
-	brief = time.Second
+	// brief is how long the command may take at first while something newer waits.
+	brief = 2 * time.Second
 )
 
 // Teller tells a command what happens; every field is needed.
 type Teller struct {
 	*State
-	// Run runs the command with an environment, and ends it when its time is up.
-	Run func(ctx context.Context, timeout time.Duration, environment []string) error
-	// Timeout is how long it may take.
-	Timeout time.Duration
-	Now     func() time.Time
+	// Run runs the command with an environment, and ends it, with ctx at the latest.
+	Run func(ctx context.Context, environment []string) error
+	Now func() time.Time
 }
 
 // Tell runs the command for changes that are newer than Told; they are in order, and reach up
-// to a number. An error means that nothing newer can be taken up now: the command fails for
-// more than can be kept.
-func (t Teller) Tell(ctx context.Context, changes []wire.Change, upTo int64) error {
-	for _, c := range changes {
+// to a number. It stops before it is through if it is no longer quiet: something newer waits. An
+// error means that nothing newer can be taken up now: the command fails for more than can be kept.
+func (t Teller) Tell(ctx, quiet context.Context, changes []wire.Change, upTo int64) error {
+	busy, end := context.WithCancel(quiet)
+	end()
+	began := time.Now()
+	for n, c := range changes {
 		if c.Number <= t.Told {
 			continue
 		}
-		if err := t.tell(ctx, c); err != nil {
+		if quiet.Err() != nil && time.Since(began) >= brief {
+			return ctx.Err()
+		}
+		after := busy
+		if n == len(changes)-1 {
+			after = quiet
+		}
+		if err := t.tell(ctx, after, c); err != nil {
 			return err
 		}
 		t.Told = c.Number
@@ -83,37 +90,53 @@ func (s *State) Stand(number int64) {
 }
 
 // tell runs the command for one change, or keeps it for later.
-func (t Teller) tell(ctx context.Context, c wire.Change) error {
+func (t Teller) tell(ctx, quiet context.Context, c wire.Change) error {
 	device, held := cmp.Or(c.Device, c.Serial), t.held()
 	if n := slices.IndexFunc(t.Failing, func(f Failing) bool { return f.Device == device }); n >= 0 {
-		if held >= maxHeld {
+		switch {
+		case held < maxHeld:
+			t.Failing[n].Changes = append(t.Failing[n].Changes, c)
+			return nil
+		case t.Again(ctx): // there is room
+			return t.tell(ctx, quiet, c)
+		default:
 			return fmt.Errorf("%d changes wait, and nothing newer is enforced: %w", held, t.Problem())
 		}
-		t.Failing[n].Changes = append(t.Failing[n].Changes, c)
-		return nil
-	}
-	timeout := t.Timeout
-	if slices.ContainsFunc(t.Failing, func(f Failing) bool { return f.hangs }) {
-		timeout = min(timeout, brief)
 	}
 	began := time.Now()
-	err := t.Run(ctx, timeout, environment(c))
+	err := t.first(ctx, quiet, c)
+	slow := time.Since(began) >= brief
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case t.Full():
+	case t.Full() && !t.Again(ctx):
 		return fmt.Errorf("the command fails for too many, and nothing newer is enforced: for %s (change %d, %s): %w", device, c.Number, c.Status, err)
 	}
 	f := Failing{RelayFailure: wire.RelayFailure{Device: device, Change: c.Number, Since: t.Now()}, Changes: []wire.Change{c}}
-	f.failed(err, t.Now(), time.Since(began))
-	if f.hangs {
+	f.failed(err, t.Now())
+	if slow {
 		f.next = time.Time{} // before all that failed more often: more time may be all that it needs
 	}
 	t.Failing = append(t.Failing, f)
 	return nil
 }
+
+// first runs the command for a change, and ends it when it is no longer quiet and a moment has
+// passed.
+func (t Teller) first(ctx, quiet context.Context, c wire.Change) error {
+	began := time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(quiet, func() {
+		time.AfterFunc(time.Until(began.Add(brief)), func() { cancel(errSlow) })
+	})
+	defer stop()
+	return t.Run(ctx, environment(c))
+}
+
+var errSlow = fmt.Errorf("it took more than %v while others waited", brief)
 
 // Full means that the command need only fail for one more device, and nothing newer is enforced.
 func (s *State) Full() bool {
@@ -129,8 +152,8 @@ func (s *State) held() (n int) {
 }
 
 // failed puts off the next try: a second at first, half of it at random.
-func (f *Failing) failed(err error, now time.Time, took time.Duration) {
-	f.Says, f.hangs = err.Error(), took >= brief
+func (f *Failing) failed(err error, now time.Time) {
+	f.Says = err.Error()
 	f.Times++
 	wait := min(time.Second<<min(f.Times-1, 10), maxWait)
 	f.next = now.Add(wait/2 + rand.N(wait/2))
@@ -156,10 +179,9 @@ func (t Teller) catchUp(ctx context.Context, f *Failing) bool {
 		c := f.Changes[0]
 		f.Change = c.Number
 		if !c.Expires.Before(t.Now()) {
-			began := time.Now()
-			if err := t.Run(ctx, t.Timeout, environment(c)); err != nil {
+			if err := t.Run(ctx, environment(c)); err != nil {
 				if ctx.Err() == nil {
-					f.failed(err, t.Now(), time.Since(began))
+					f.failed(err, t.Now())
 				}
 				return false
 			}

@@ -13,6 +13,9 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
+// most is how long a command may take.
+const most = 30 * time.Second
+
 // program is the command: it dislikes some devices, and notes what it was told.
 type program struct {
 	dislikes map[string]bool
@@ -20,16 +23,16 @@ type program struct {
 	told     []string
 }
 
-func (p *program) run(ctx context.Context, timeout time.Duration, environment []string) error {
+func (p *program) run(ctx context.Context, environment []string) error {
 	value := func(name string) string {
 		n := slices.IndexFunc(environment, func(e string) bool { return strings.HasPrefix(e, name+"=") })
 		return strings.TrimPrefix(environment[n], name+"=")
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-time.After(p.takes[value("HALLMARK_DEVICE")]):
 	}
 	if p.dislikes[value("HALLMARK_DEVICE")] {
@@ -48,10 +51,10 @@ func change(number int64, device string) wire.Change {
 func TestWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &program{dislikes: map[string]bool{"b": true}}
-		tell := Teller{State: &State{Told: 1}, Run: p.run, Timeout: time.Second, Now: time.Now}
+		tell := Teller{State: &State{Told: 1}, Run: p.run, Now: time.Now}
 		all := []wire.Change{change(1, "a"), change(2, "b"), change(3, "a"), change(4, "b"), change(5, "c")}
 		for range 2 {
-			if err := tell.Tell(t.Context(), all, 7); err != nil || tell.Told != 7 {
+			if err := tell.Tell(t.Context(), t.Context(), all, 7); err != nil || tell.Told != 7 {
 				t.Fatalf("told up to %d: %v", tell.Told, err)
 			}
 		}
@@ -82,12 +85,12 @@ func TestWaits(t *testing.T) {
 	})
 }
 
-// However many the command hangs for, others wait for the first of them, and a moment for each
-// that is new; one for which it is only slow goes before those when there is time.
+// However many the command hangs for, each holds others up for a moment, once; whom it is only
+// slow for goes before those when there is time.
 func TestHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &program{takes: map[string]time.Duration{"slow": 3 * time.Second}}
-		tell := Teller{State: &State{}, Run: p.run, Timeout: 30 * time.Second, Now: time.Now}
+		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
 		var all []wire.Change
 		for n := range int64(20) {
 			all = append(all, change(n+1, fmt.Sprint("h", n)))
@@ -101,20 +104,20 @@ func TestHangs(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 		}
-		within(tell.Timeout+19*brief, func() {
-			if err := tell.Tell(t.Context(), append(all, change(21, "a")), 21); err != nil || tell.Told != 21 || len(tell.Failing) != 20 {
+		within(20*brief, func() {
+			if err := tell.Tell(t.Context(), t.Context(), append(all, change(21, "a")), 21); err != nil || tell.Told != 21 || len(tell.Failing) != 20 {
 				t.Errorf("told up to %d: %v", tell.Told, err)
 			}
 		})
 		for range 50 {
 			<-tell.Due()
-			within(tell.Timeout, func() { tell.Again(t.Context()) })
+			within(most, func() { tell.Again(t.Context()) })
 		}
 		if slices.ContainsFunc(tell.Failing, func(f Failing) bool { return f.Times < 3 }) {
 			t.Errorf("not all were tried again: %+v", tell.Failing)
 		}
 		within(brief+3*time.Second, func() {
-			if err := tell.Tell(t.Context(), []wire.Change{change(22, "slow"), change(23, "b")}, 23); err != nil || tell.Told != 23 {
+			if err := tell.Tell(t.Context(), t.Context(), []wire.Change{change(22, "slow"), change(23, "b")}, 23); err != nil || tell.Told != 23 {
 				t.Errorf("told up to %d: %v", tell.Told, err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -128,12 +131,47 @@ func TestHangs(t *testing.T) {
 	})
 }
 
+// What comes while the command runs waits for a moment of it, and then only for what is over by
+// then; whoever is alone has all of the time.
+func TestNewer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{takes: map[string]time.Duration{"slow": 20 * time.Second}}
+		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
+		all := []wire.Change{change(1, "slow")}
+		if err := tell.Tell(t.Context(), t.Context(), all, 1); err != nil || len(tell.Failing) != 0 {
+			t.Errorf("failing: %+v, %v", tell.Failing, err)
+		}
+		for comes, ends := range map[time.Duration]time.Duration{0: brief, brief / 2: brief, 5 * time.Second: 5 * time.Second} {
+			tell.State = &State{}
+			quiet, end := context.WithTimeout(t.Context(), comes)
+			began := time.Now()
+			err := tell.Tell(t.Context(), quiet, all, 1)
+			if took := time.Since(began); err != nil || took != ends || len(tell.Failing) != 1 || !strings.Contains(tell.Failing[0].Says, "while others waited") {
+				t.Errorf("after %v, not %v: %+v, %v", took, ends, tell.Failing, err)
+			}
+			end()
+		}
+		p.takes, p.told, tell.State, all = map[string]time.Duration{}, nil, &State{}, nil
+		for n := range int64(8) {
+			all = append(all, change(n+1, fmt.Sprint("d", n)))
+			p.takes[all[n].Device] = brief / 2
+		}
+		quiet, end := context.WithTimeout(t.Context(), time.Millisecond)
+		defer end()
+		for upTo := int64(2); upTo <= 8; upTo += 2 {
+			if err := tell.Tell(t.Context(), quiet, all, 8); err != nil || tell.Told != upTo {
+				t.Errorf("told up to %d, not %d: %v", tell.Told, upTo, err)
+			}
+		}
+	})
+}
+
 // Nobody need be told of a certificate that has ended.
 func TestEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &program{dislikes: map[string]bool{"b": true}}
-		tell := Teller{State: &State{}, Run: p.run, Timeout: time.Second, Now: time.Now}
-		if err := tell.Tell(t.Context(), []wire.Change{change(2, "b")}, 2); err != nil {
+		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
+		if err := tell.Tell(t.Context(), t.Context(), []wire.Change{change(2, "b")}, 2); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Hour)
@@ -147,8 +185,8 @@ func TestEnds(t *testing.T) {
 func TestStand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &program{dislikes: map[string]bool{"b": true, "c": true}}
-		tell := Teller{State: &State{}, Run: p.run, Timeout: time.Second, Now: time.Now}
-		if err := tell.Tell(t.Context(), []wire.Change{change(2, "b"), change(5, "b"), change(6, "c")}, 6); err != nil {
+		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
+		if err := tell.Tell(t.Context(), t.Context(), []wire.Change{change(2, "b"), change(5, "b"), change(6, "c")}, 6); err != nil {
 			t.Fatal(err)
 		}
 		tell.Stand(4)
@@ -156,7 +194,7 @@ func TestStand(t *testing.T) {
 			t.Errorf("failing: %+v", tell.Failing)
 		}
 		p.dislikes = nil
-		if err := tell.Tell(t.Context(), []wire.Change{change(5, "c")}, 5); err != nil || tell.Told != 5 {
+		if err := tell.Tell(t.Context(), t.Context(), []wire.Change{change(5, "c")}, 5); err != nil || tell.Told != 5 {
 			t.Errorf("told up to %d: %v", tell.Told, err)
 		}
 		<-tell.Due()
@@ -170,12 +208,12 @@ func TestStand(t *testing.T) {
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &program{dislikes: map[string]bool{"b": true}}
-		tell := Teller{State: &State{}, Run: p.run, Timeout: time.Second, Now: time.Now}
+		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
 		var all []wire.Change
 		for n := range int64(2 * maxHeld) {
 			all = append(all, change(n+1, "b"))
 		}
-		if err := tell.Tell(t.Context(), all, 2*maxHeld); err == nil || tell.Told != maxHeld || len(tell.Failing[0].Changes) != maxHeld {
+		if err := tell.Tell(t.Context(), t.Context(), all, 2*maxHeld); err == nil || tell.Told != maxHeld || len(tell.Failing[0].Changes) != maxHeld {
 			t.Errorf("told up to %d: %v", tell.Told, err)
 		}
 
@@ -186,8 +224,13 @@ func TestBounds(t *testing.T) {
 			p.dislikes[device] = true
 			all = append(all, change(n+1, device))
 		}
-		if err := tell.Tell(t.Context(), all, 1000); err == nil || tell.Told != wire.MaxRelayFailing || len(tell.Failing) != wire.MaxRelayFailing {
+		if err := tell.Tell(t.Context(), t.Context(), all, 1000); err == nil || tell.Told != wire.MaxRelayFailing || len(tell.Failing) != wire.MaxRelayFailing {
 			t.Errorf("told up to %d: %v", tell.Told, err)
+		}
+		p.dislikes = map[string]bool{"d100": true} // alone
+		<-tell.Due()
+		if err := tell.Tell(t.Context(), t.Context(), all, 1000); err != nil || tell.Told != 1000 {
+			t.Errorf("after most were repaired, told up to %d: %v", tell.Told, err)
 		}
 	})
 }
