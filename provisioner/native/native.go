@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -35,7 +36,7 @@ type Config struct {
 	// of the connection and forwarded-certificate headers are ignored, and the device
 	// proves its certificate inside the message.
 	NonceMode bool
-	// Places is how many requests are worked on at once, others are given turns; 0 means 64.
+	// Places is how many requests are worked on at once, others are given turns; 0 means 32.
 	Places int
 	Now    func() time.Time
 	Log    *slog.Logger
@@ -96,9 +97,13 @@ func (h *handler) time(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, malformed(err))
 		return
 	}
+	if n := len(q.Nonce); n < wire.MinNonce || n > wire.MaxNonce {
+		h.fail(w, r, malformed(fmt.Errorf("the nonce must have %d to %d bytes", wire.MinNonce, wire.MaxNonce)))
+		return
+	}
 	a, err := h.SignTime(q.Nonce, h.Now())
 	if err != nil {
-		h.fail(w, r, malformed(err))
+		h.fail(w, r, err)
 		return
 	}
 	h.reply(w, a)
