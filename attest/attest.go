@@ -2,8 +2,9 @@
 //
 // A verifier (attest/tpm2, …) checks [Evidence] against a binding and returns
 // [Pending]; when the device has returned the secret of a credential challenge, or at
-// once where the evidence leaves nothing to challenge, Pending becomes [Claims]. No code outside this tree can make either. The tree
-// uses no network, no files and no clock: time and trust anchors are arguments.
+// once where the evidence leaves nothing to challenge, Pending becomes [Claims]. No code
+// outside this tree can make either. The verifiers use no network, no files and no clock:
+// time and trust anchors are arguments.
 package attest
 
 import (

@@ -93,7 +93,6 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, err)
 	}
-	life := s.LDevIDLife
 	var model *record.Model
 	query := record.Query{Session: begun.ID, Issuer: begun.Issuer, CertificateSerial: begun.Certificate}
 	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
@@ -108,9 +107,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 		if err := decide.Renewal(judged); err != nil { // identity → decision
 			return record.Admission{}, s.stopping(who.Device, v.Presented, err)
 		}
-		if model = v.Model; model != nil && model.LDevIDLifetime > 0 {
-			life = model.LDevIDLifetime
-		}
+		model = v.Model
 		return record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Used: true, Grant: decide.Grant(judged),
 			Event: admitted("device.renewed", "", who, facts, s.Now())}, nil
 	})
@@ -120,6 +117,10 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	key, err := x509.ParsePKIXPublicKey(facts.Key)
 	if err != nil {
 		return Answer{}, err
+	}
+	life := s.LDevIDLife
+	if model != nil && model.LDevIDLifetime > 0 {
+		life = model.LDevIDLifetime
 	}
 	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), working(device, model, key, life, begun.Certificate)...) // decision → certificates
 	if err != nil {

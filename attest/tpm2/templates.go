@@ -185,8 +185,8 @@ func PolicyBranches(public gotpm.TPMTPublic) (branches []gotpm.TPM2BDigest, ok b
 	return nil, false
 }
 
-// identityBranches are A to D of "TPM 2.0 Keys for Device Identity and Attestation"
-// : use, certify, activate, and whatever the policy index allows.
+// identityBranches are A to D of "TPM 2.0 Keys for Device Identity and Attestation": use,
+// certify, activate, and whatever the policy index allows.
 func identityBranches(index uint32) []gotpm.TPM2BDigest {
 	const alg = gotpm.TPMAlgSHA256
 	secret := gotpm.PolicySecret{AuthHandle: gotpm.TPMRHEndorsement}

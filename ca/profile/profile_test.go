@@ -571,6 +571,7 @@ func TestValidateRefuses(t *testing.T) {
 		{profile.IDevID, "colon in maker", func(c *profile.Content) { c.TPM.Maker = "S:M" }},
 		{profile.LDevID, "TPM", func(c *profile.Content) { c.TPM = &profile.TPM{EKFingerprint: [32]byte{1}} }},
 		{profile.LDevID, "no lifetime", func(c *profile.Content) { c.Lifetime = 0 }},
+		{profile.LDevID, "lifetime that ends before it begins", func(c *profile.Content) { c.Lifetime = time.Second - 1 }},
 		{profile.LDevID, "negative lifetime", func(c *profile.Content) { c.Lifetime = -time.Hour }},
 		{profile.LDevID, "long lifetime", func(c *profile.Content) { c.Lifetime = 826 * 24 * time.Hour }},
 		{profile.LDevID, "DNS name", func(c *profile.Content) { c.DNSNames = []string{"x.example"} }},
@@ -661,7 +662,7 @@ func TestSerial(t *testing.T) {
 }
 
 func TestBaseURL(t *testing.T) {
-	for _, bad := range []string{"", "ca.example", "https://ca.example", "http://", "http://u:p@ca.example", "http://ca.example?x", "http://ca.example#x", "ftp://ca.example"} {
+	for _, bad := range []string{"", "ca.example", "https://ca.example", "http://", "http://u:p@ca.example", "http://ca.example?x", "http://ca.example#x", "http://ca.example?", "http://:8445", "ftp://ca.example"} {
 		if _, err := profile.BaseURL(bad); err == nil {
 			t.Errorf("%q passes", bad)
 		}

@@ -13,7 +13,7 @@ import (
 // first could go in circles (RFC 5280 §8).
 func BaseURL(text string) (string, error) {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return "", errors.New("the status address stands in every certificate and looks like http://HOST:PORT; it is plain http, and nothing follows the path")
 	}
 	return strings.TrimRight(u.String(), "/"), nil

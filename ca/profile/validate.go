@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -64,8 +65,8 @@ func (c Content) validate(s spec) error {
 		return errors.New("an address is no device's for good; it takes DNS names alone")
 	case s.longest == 0 && c.Lifetime != 0:
 		return errors.New("it has no end; a lifetime cannot be set")
-	case s.longest != 0 && (c.Lifetime <= 0 || c.Lifetime > s.longest):
-		return fmt.Errorf("lifetime %v: more than 0, at most %v", c.Lifetime, s.longest)
+	case s.longest != 0 && (c.Lifetime < time.Second || c.Lifetime > s.longest): // both ends are whole seconds of it
+		return fmt.Errorf("lifetime %v: at least a second, at most %v", c.Lifetime, s.longest)
 	}
 	if s.takes.code {
 		return CheckCode(c.Code)

@@ -153,9 +153,10 @@ func serve(w http.ResponseWriter, r *http.Request, kind string, s *served) {
 // takesGzip reads Accept-Encoding (RFC 9110 §12.5.3). What is not understood is not taken.
 func takesGzip(accept string) bool {
 	for one := range strings.SplitSeq(accept, ",") {
-		coding, weight, _ := strings.Cut(strings.ReplaceAll(one, " ", ""), ";")
-		if strings.EqualFold(coding, "gzip") {
-			return strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "" || weight == ""
+		coding, weight, weighted := strings.Cut(strings.ToLower(strings.Join(strings.Fields(one), "")), ";")
+		if coding == "gzip" {
+			weight, err := strconv.ParseFloat(strings.TrimPrefix(weight, "q="), 64)
+			return !weighted || err == nil && weight > 0
 		}
 	}
 	return false

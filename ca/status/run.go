@@ -10,11 +10,12 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Run keeps the CRLs, and the OCSP answers that are asked for, fresh until ctx ends. It signs every shard once at the start,
-// whatever its age: a process that died between recording a revocation and publishing
-// it is made good by that. From then on it signs what is missing, an hour old or left
-// behind by a failed publication. Failures are tried again, after a second at first
-// and a minute at most; the last good lists are served meanwhile.
+// Run keeps the CRLs, and the OCSP answers that are asked for, fresh until ctx ends. It
+// signs every shard once at the start, whatever its age: a process that died between
+// recording a revocation and publishing it is made good by that. From then on it signs
+// what is missing, an hour old or left behind by a failed publication. Failures are tried
+// again, after a second at first and a minute at most; the last good lists are served
+// meanwhile.
 func (s *Service) Run(ctx context.Context) {
 	const tick = time.Minute
 	// Lists name whole seconds: one of this second may be of the process before.

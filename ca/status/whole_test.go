@@ -326,7 +326,7 @@ func TestListsAreCompressedForThoseWhoTakeIt(t *testing.T) {
 	}
 	for _, path := range []string{"/crl/operational/1.crl", "/crl/operational.crl", "/crl/operational/delta.crl", "/crl/operational.pem"} {
 		plain := ask(path, "", "")
-		for accept, packed := range map[string]bool{"gzip": true, "br, GZIP;q=0.5": true, "deflate,gzip ; q=1": true, "gzip;q=0": false, "gzip;q=0.000": false, "identity": false, "gzipped": false} {
+		for accept, packed := range map[string]bool{"gzip": true, "br, GZIP;q=0.5": true, "deflate,gzip ; q=1": true, "gzip;q=0": false, "gzip;q=0.000": false, "gzip;Q=0": false, "gzip\t; q=0": false, "gzip;level=9": false, "identity": false, "gzipped": false} {
 			w := ask(path, accept, "")
 			body := w.Body.Bytes()
 			if got := w.Header().Get("Content-Encoding") == "gzip"; got != packed || w.Header().Get("Vary") != "Accept-Encoding" || w.Header().Get("Content-Length") != fmt.Sprint(len(body)) {

@@ -100,7 +100,7 @@ type Key struct {
 	Root *x509.Certificate
 }
 
-// keys are those that sign for a bundle: its signers or, without any, its roots.
+// keysOf are those that sign for a bundle: its signers or, without any, its roots.
 func keysOf(b wire.Bundle) (all []Key) {
 	if len(b.Signers) == 0 {
 		return rootsOf(b)

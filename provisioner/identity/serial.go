@@ -33,19 +33,17 @@ func CheckSerial(serial string) error {
 	if serial[0] == '-' { // relays and stations hand it to commands
 		return fmt.Errorf("the serial number %q begins with a hyphen, as the options of commands do", serial)
 	}
-	letters := 0
 	var folded strings.Builder
 	for _, r := range serial {
 		switch {
 		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
-			letters++
 			folded.WriteRune(r)
 		case strings.ContainsRune("._:-", r):
 		default:
 			return fmt.Errorf("the serial number %q holds %q; letters, digits and . _ : - are allowed", serial, r)
 		}
 	}
-	if letters == 0 || placeholders[strings.ToLower(folded.String())] || strings.Trim(folded.String(), "0") == "" {
+	if placeholders[strings.ToLower(folded.String())] || strings.Trim(folded.String(), "0") == "" {
 		return fmt.Errorf("%q is a placeholder, not a serial number", serial)
 	}
 	return nil

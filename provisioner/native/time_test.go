@@ -19,7 +19,9 @@ import (
 func TestTheTimeKeyFails(t *testing.T) {
 	var log bytes.Buffer
 	h := Handler(nil, Config{Now: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil)),
-		SignTime: func([]byte, time.Time) (wire.TimeAnswer, error) { return wire.TimeAnswer{}, errors.New("slot 3: token removed") }})
+		SignTime: func([]byte, time.Time) (wire.TimeAnswer, error) {
+			return wire.TimeAnswer{}, errors.New("slot 3: token removed")
+		}})
 	for size, want := range map[int]int{wire.MinNonce - 1: http.StatusBadRequest, wire.MinNonce: http.StatusInternalServerError, wire.MaxNonce + 1: http.StatusBadRequest} {
 		log.Reset()
 		text, err := json.Marshal(wire.TimeRequest{Nonce: make([]byte, size)})
