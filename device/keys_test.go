@@ -291,6 +291,9 @@ func TestComingBackWithoutATPM(t *testing.T) {
 	if _, err := device.Renew(t.Context(), stolen.options()); problem(err) != wire.CodeGrantNeeded {
 		t.Errorf("the key that was declared lost renewed: %v", err)
 	}
+	if _, err := u.enrol(t, ticket, "SN-2"); problem(err) != wire.CodeTicketSerial {
+		t.Errorf("another unit took the device's place: %v", err)
+	}
 	u.lose[wire.PathEnrol] = 1
 	r := must[device.Result](t)(u.enrol(t, ticket, ""))
 	if r.Device != "lamp:SN-1" || bytes.Equal(u.load(t).IDevID[0], old.IDevID[0]) {

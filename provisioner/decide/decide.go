@@ -40,7 +40,7 @@ type rule func(*Case) *Refusal
 // what the line can mend.
 var (
 	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, ekType, quota}
-	returning = []rule{barred, standing, endorsementKeys, granted, grace}
+	returning = []rule{barred, standing, ownSerial, endorsementKeys, granted, grace}
 	renewing  = []rule{standing, current, grace}
 )
 

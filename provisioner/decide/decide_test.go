@@ -216,6 +216,10 @@ func TestWhoComesBackWithoutAGrant(t *testing.T) {
 		"granted to another": {func(c *Case) {
 			c.View.Newest, c.View.Grant = in(-time.Hour), &record.Grant{ID: "g", Device: "e", Expires: now.Add(time.Hour)}
 		}, "grant-needed"},
+		"its key's successor, on another unit": {func(c *Case) {
+			c.View.Grant = &record.Grant{ID: "g", Device: "d", NewKey: true, Expires: now.Add(time.Hour)}
+			c.Who.Device.Assurance, c.Who.NewKey, c.Serial = record.Assurance{}, true, "SN-2"
+		}, "ticket-serial"},
 		"key declared lost": {func(c *Case) {
 			c.Who.Device.Assurance, c.View.Grant = record.Assurance{}, &record.Grant{ID: "g", Device: "d", NewKey: true, Expires: now.Add(time.Hour)}
 			c.View.Lost = c.View.Grant

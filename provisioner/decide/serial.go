@@ -16,8 +16,22 @@ func serialNumber(c *Case) *Refusal {
 	}
 	t := c.View.Ticket
 	if t.Serial != "" && record.Fold(t.Serial) != record.Fold(c.Who.Device.Serial) {
-		return &Refusal{Code: "ticket-serial", Detail: fmt.Sprintf("the ticket is for another serial number than %s", c.Who.Device.Serial),
-			Hint: "use the ticket that was made for this serial number"}
+		return otherSerial(c.Who.Device.Serial)
 	}
 	return nil
+}
+
+// ownSerial refuses a serial number that is not that of the device which comes back: its
+// ticket was made for another unit than the one that it is used on. With a key that is on
+// record package identity says so; this is for a key that takes the place of a lost one.
+func ownSerial(c *Case) *Refusal {
+	if c.Serial == "" || record.Fold(c.Serial) == record.Fold(c.Who.Device.Serial) {
+		return nil
+	}
+	return otherSerial(c.Serial)
+}
+
+func otherSerial(serial string) *Refusal {
+	return &Refusal{Code: "ticket-serial", Detail: fmt.Sprintf("the ticket is for another serial number than %s", serial),
+		Hint: "use the ticket that was made for this serial number"}
 }
