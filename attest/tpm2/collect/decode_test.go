@@ -46,6 +46,25 @@ func TestSessionsOfFailedPolicies(t *testing.T) {
 	}
 }
 
+// A TPM may leave out the leading zeros of a coordinate; its maker's certificate has them.
+func TestCertificateOfAKeyWithLeadingZeros(t *testing.T) {
+	point := bytes.Repeat([]byte{7}, 31)
+	certificate := append([]byte{0x30, 0x42, 0x04, 0x00}, point...)
+	key := func(x []byte) gotpm.TPMTPublic {
+		return gotpm.TPMTPublic{Type: gotpm.TPMAlgECC, Unique: gotpm.NewTPMUPublicID(gotpm.TPMAlgECC, &gotpm.TPMSECCPoint{X: gotpm.TPM2BECCParameter{Buffer: x}})}
+	}
+	for _, x := range [][]byte{point, append([]byte{0}, point...)} {
+		if !names(certificate, key(x)) {
+			t.Errorf("the certificate is not taken for that of the key with x of %d bytes", len(x))
+		}
+	}
+	for _, x := range [][]byte{nil, {7}, append([]byte{7}, point...)} {
+		if names(certificate, key(x)) {
+			t.Errorf("the certificate is taken for that of the key with x %x", x)
+		}
+	}
+}
+
 func validKeyFile(t testing.TB) []byte {
 	f := keyFile{
 		Public:  gotpm.Marshal(gotpm.New2B(tpm2.LDevIDTemplate())),

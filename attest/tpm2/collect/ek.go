@@ -114,11 +114,7 @@ func (d *Device) certified(t tpm2.EKTemplate, present map[gotpm.TPMHandle]bool, 
 		if err != nil {
 			return nil, err
 		}
-		number, err := keyNumber(ek.public)
-		if err != nil {
-			return nil, err
-		}
-		if len(number) >= 32 && bytes.Contains(certificate, number) {
+		if names(certificate, ek.public) {
 			return e, nil
 		}
 		d.drop("ek")
@@ -219,20 +215,16 @@ func uniqueOf(alg gotpm.TPMIAlgPublic, nonce []byte) (gotpm.TPMUPublicID, error)
 		X: gotpm.TPM2BECCParameter{Buffer: padded}, Y: gotpm.TPM2BECCParameter{Buffer: make([]byte, size)}}), nil
 }
 
-// keyNumber is the RSA modulus or the X coordinate: the bytes that a certificate for
-// the key must contain. Looking for them, and not parsing the certificate, keeps the
-// makers' many encodings out of the device; the server judges the certificate.
-func keyNumber(public gotpm.TPMTPublic) ([]byte, error) {
-	if public.Type == gotpm.TPMAlgRSA {
-		n, err := public.Unique.RSA()
-		if err != nil {
-			return nil, err
-		}
-		return n.Buffer, nil
+// names reports whether a certificate is for a key: whether it contains the RSA modulus or
+// the X coordinate. Looking for them, and not parsing the certificate, keeps the makers'
+// many encodings out of the device; the server judges the certificate. Some TPMs leave out
+// a coordinate's leading zeros, so a little less than 32 bytes is no other key.
+func names(certificate []byte, key gotpm.TPMTPublic) bool {
+	var number []byte
+	if n, err := key.Unique.RSA(); err == nil {
+		number = n.Buffer
+	} else if p, err := key.Unique.ECC(); err == nil {
+		number = p.X.Buffer
 	}
-	p, err := public.Unique.ECC()
-	if err != nil {
-		return nil, err
-	}
-	return p.X.Buffer, nil
+	return len(number) >= 24 && bytes.Contains(certificate, number)
 }
