@@ -92,7 +92,7 @@ func validID(id string) bool {
 // ServerURL checks that text is an https URL with a host and nothing behind it.
 func ServerURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.ForceQuery || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("a server address looks like https://HOST:PORT")
 	}
 	u.Path = ""

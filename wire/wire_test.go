@@ -100,6 +100,8 @@ func TestPermissionRefusesDamage(t *testing.T) {
 		"padding":        good + "=",
 		"http":           Permission{Kind: KindTicket, ID: "abcdefgh234567ab", Secret: make([]byte, 32), Server: "http://ca.example"}.String(),
 		"short secret":   Permission{Kind: KindTicket, ID: "abcdefgh234567ab", Secret: make([]byte, 8), Server: "https://ca.example"}.String(),
+		"no host":        Permission{Kind: KindTicket, ID: "abcdefgh234567ab", Secret: make([]byte, 32), Server: "https://:8443"}.String(),
+		"a query":        Permission{Kind: KindTicket, ID: "abcdefgh234567ab", Secret: make([]byte, 32), Server: "https://ca.example?"}.String(),
 		"user in server": Permission{Kind: KindTicket, ID: "abcdefgh234567ab", Secret: make([]byte, 32), Server: "https://a:b@ca.example"}.String(),
 	} {
 		_, err := ParsePermission(KindTicket, text)
