@@ -3,6 +3,7 @@ package provisioner
 import (
 	"crypto/x509"
 	"fmt"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
@@ -31,10 +32,12 @@ func (s *Service) Recognise(c *x509.Certificate) (Contact, error) {
 	}
 	if now := s.Now(); now.Before(c.NotBefore) || now.After(c.NotAfter) {
 		return Contact{}, &decide.Refusal{Code: "certificate-expired",
-			Detail: fmt.Sprintf("the certificate shown ended on %s", c.NotAfter.UTC().Format("2006-01-02")), Hint: "renew with the IDevID"}
+			Detail: fmt.Sprintf("the certificate shown is good from %s to %s, and here it is %s", day(c.NotBefore), day(c.NotAfter), day(now)), Hint: "renew with the IDevID"}
 	}
-	return Contact{Certificate: c, Issuer: name, Serial: fmt.Sprintf("%032x", c.SerialNumber), Profile: kind}, nil
+	return Contact{Certificate: c, Issuer: name, Serial: profile.SerialText(c.SerialNumber), Profile: kind}, nil
 }
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
 // remember spares the next connection what the CA has just verified.
 func (s *Service) remember(i ca.Issued) {

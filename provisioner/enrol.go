@@ -49,8 +49,7 @@ func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 	return s.challenge(pending, bound)
 }
 
-// Activate finishes what Enrol, or a Renew without a fresh secret, began: the sentence
-// of the design in one function.
+// Activate finishes what Enrol, or a Renew without a fresh secret, began.
 func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, error) {
 	begun, err := s.Sessions.Resume(blob, s.Now(), session.Enrol, session.Renew)
 	if err != nil {
@@ -66,6 +65,8 @@ func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, er
 	return s.enrol(ctx, begun, claims)
 }
 
+// enrol is the sentence of the design in one function, from its second word on: evidence
+// without a chip becomes claims with message one, all other with message two.
 func (s *Service) enrol(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
 	facts, err := s.proved(claims)
 	if err != nil {

@@ -16,7 +16,7 @@ const ExporterLength = 32
 // TPM2_Certify, so evidence means nothing on another connection, to another server,
 // for another message or with another client certificate.
 type Binding struct {
-	// Label is LabelEnrol or LabelRenew.
+	// Label is one of the Label constants.
 	Label string
 	// Exporter is the TLS exporter value; empty in nonce mode.
 	Exporter []byte

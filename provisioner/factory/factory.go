@@ -1,5 +1,5 @@
-// Package factory knows who may make what: the single-use permissions (tickets and
-// invitations) and the names that lines give to models, lots and devices.
+// Package factory makes the single-use permissions (tickets and invitations), tells who
+// holds one, and gives devices their ids.
 package factory
 
 import (

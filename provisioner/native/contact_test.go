@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,8 +49,12 @@ func TestWhoMayRenew(t *testing.T) {
 		"IDevID, years afterwards": {u.IDevID, 3000 * day, ""},
 	} {
 		ahead.Store(int64(c.ahead))
-		if _, err := u.Poll(c.shown); code(err) != c.want {
+		_, err := u.Poll(c.shown)
+		if code(err) != c.want {
 			t.Errorf("%s: polling: %v", name, err)
+		}
+		if today := time.Now().Add(c.ahead).UTC().Format(time.DateOnly); c.want == wire.CodeCertificateExpired && !strings.Contains(err.Error(), today) {
+			t.Errorf("%s: nobody learns that the server's clock says %s: %v", name, today, err)
 		}
 		if c.want == "" {
 			continue // whether it renews, other tests say
