@@ -227,8 +227,11 @@ func (r *Relay) filter(ctx context.Context, name string, s *source) (document, e
 func (r *Relay) signed(ctx context.Context, path, name string, s *source, made time.Time, open func([]byte) (denylist.Document, error)) (document, error) {
 	known := s.documents[path]
 	body, etag, err := r.fetch(ctx, path, known, denylist.MaxDocument)
-	if err != nil || etag != "" && etag == known.etag {
+	switch {
+	case err != nil:
 		return known, err
+	case etag != "" && etag == known.etag:
+		return known, r.lasts(known.until)
 	}
 	d, err := open(body)
 	if err != nil {
@@ -242,13 +245,20 @@ func (r *Relay) signed(ctx context.Context, path, name string, s *source, made t
 }
 
 func (r *Relay) recent(d denylist.Document, name string, made time.Time) error {
-	switch now := r.Now(); {
+	switch {
 	case d.Issuer != name:
 		return fmt.Errorf("it is of issuer %s", d.Issuer)
 	case d.Time.Before(made):
 		return fmt.Errorf("it was made on %s, before the one that is known here", d.Time.Format(time.RFC3339))
-	case now.After(d.NextUpdate):
-		return fmt.Errorf("it ended on %s: somebody in between repeats old answers, or the clock here is wrong", d.NextUpdate.Format(time.RFC3339))
+	}
+	return r.lasts(d.NextUpdate)
+}
+
+// lasts refuses what has ended, also if the server says that it has not changed: files that were
+// closed at its end would be opened by it.
+func (r *Relay) lasts(until time.Time) error {
+	if r.Now().After(until) {
+		return fmt.Errorf("it ended on %s: somebody in between repeats old answers, or the clock here is wrong", until.Format(time.RFC3339))
 	}
 	return nil
 }
