@@ -177,14 +177,21 @@ func (a *Authority) give(jobs []*job) {
 // returns those that are to be signed. That so much is prepared for nothing is the price
 // of looking in the transaction that records: nearly always there is nothing to find.
 func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err error) {
+	type earlier struct {
+		row         record.Certificate
+		certificate *x509.Certificate
+	}
 	now := a.now()
-	given := make([]*record.Certificate, len(jobs))
-	err = a.store.Intend(ctx, rows(jobs), func(n int, earlier record.Certificate) bool {
-		if now.After(Due(earlier.NotBefore, earlier.NotAfter)) || earlier.Issuer != jobs[n].issuer.Name {
+	given := make([]*earlier, len(jobs))
+	err = a.store.Intend(ctx, rows(jobs), func(n int, row record.Certificate) bool {
+		if now.After(Due(row.NotBefore, row.NotAfter)) || row.Issuer != jobs[n].issuer.Name {
 			return false // it is due, or its issuer has been succeeded
 		}
-		given[n] = &earlier
-		return true
+		c, err := x509.ParseCertificate(row.DER)
+		if err == nil { // here and not afterwards: one that is damaged must not fail what was intended with it
+			given[n] = &earlier{row, c}
+		}
+		return err == nil
 	})
 	if err != nil {
 		return nil, err
@@ -196,10 +203,7 @@ func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err e
 		}
 		// Not before: whoever reserves places holds the issuer's lock, and waits for the record.
 		j.issuer.giveBack(j.row.Shard)
-		j.row, j.again = *given[n], true
-		if j.certificate, err = x509.ParseCertificate(j.row.DER); err != nil {
-			return nil, fmt.Errorf("recorded certificate %s: %w", j.row.Serial, err)
-		}
+		j.row, j.certificate, j.again = given[n].row, given[n].certificate, true
 	}
 	return todo, nil
 }

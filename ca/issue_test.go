@@ -127,6 +127,34 @@ func TestIssueAgain(t *testing.T) {
 	}
 }
 
+// TestAgainFromDamage: a certificate that is damaged on record is issued anew, and what was
+// asked for with it is not left open.
+func TestAgainFromDamage(t *testing.T) {
+	store := newStore(t)
+	all := requests(t)
+	first, err := authority(t, store).Issue(t.Context(), event(), all[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := authority(t, damaged{store}).Issue(t.Context(), event(), all[0], all[1])
+	if err != nil || got[0].Again || got[0].Record.Serial == first[0].Record.Serial {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if open, err := store.OpenIntents(t.Context()); err != nil || len(open) > 0 {
+		t.Errorf("%d intents are open, %v", len(open), err)
+	}
+}
+
+// damaged has lost half of every certificate.
+type damaged struct{ record.Issuance }
+
+func (d damaged) Intend(ctx context.Context, intents []record.Certificate, stands func(int, record.Certificate) bool) error {
+	return d.Issuance.Intend(ctx, intents, func(n int, earlier record.Certificate) bool {
+		earlier.DER = earlier.DER[:len(earlier.DER)/2]
+		return stands(n, earlier)
+	})
+}
+
 // TestIssueAtOnce: many ask at once for the same certificates; there is one of each.
 func TestIssueAtOnce(t *testing.T) {
 	store := newStore(t)
