@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -9,6 +10,31 @@ import (
 
 	"github.com/hallmark-pki/hallmark/wire"
 )
+
+// A file that somebody put another in the place of does not stay: a list of long ago, say, or a link.
+func TestFileIsPutBack(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	file := p.file(wire.FormatSerials)
+	p.Reload = "cat " + file + " >>" + p.etc + "/taken"
+	p.run()
+	p.enforced()
+	good := p.read(file)
+	other := p.etc + "/other"
+	write(t, other, good)
+	for _, change := range []func(){
+		func() { write(t, file, "of long ago") },
+		func() { p.must(os.Remove(file)); p.must(os.Symlink(other, file)) },
+	} {
+		change()
+		write(t, p.etc+"/taken", "")
+		s.server.CloseClientConnections()
+		p.await("it is put back, and taken up", func() bool {
+			info, err := os.Lstat(file)
+			return err == nil && info.Mode().IsRegular() && p.read(file) == good && p.read(p.etc+"/taken") == good
+		})
+	}
+}
 
 // A server that says of ended lists that they have not changed opens no list that was closed: the
 // program never takes up the list of before again.

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -135,7 +134,7 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	path := filepath.Join(r.Dir, rootsFile)
-	if before, err := disk.Read(path); err != nil || !bytes.Equal(before, text) {
+	if !disk.Holds(path, text) {
 		if err := disk.Replace(path, text); err != nil {
 			return err
 		}

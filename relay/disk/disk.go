@@ -3,8 +3,10 @@
 package disk
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,7 +23,7 @@ const maxFile = 512 << 20
 // Lock makes the file at path, which stays, and holds it until unlock is called or the
 // process ends. It fails with taken if another holds it.
 func Lock(path string, taken error) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -37,14 +39,51 @@ func Lock(path string, taken error) (unlock func(), err error) {
 
 // Read gives a regular file of at most 512 MiB.
 func Read(path string) ([]byte, error) {
-	info, err := os.Stat(path)
+	f, size, err := open(path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is not a file, or too large", path)
+	defer f.Close()
+	text := make([]byte, size)
+	_, err = io.ReadFull(f, text)
+	return text, err
+}
+
+// Holds reports whether a regular file has these contents.
+func Holds(path string, contents []byte) bool {
+	f, size, err := open(path)
+	if err != nil {
+		return false
 	}
-	return os.ReadFile(path)
+	defer f.Close()
+	if size != int64(len(contents)) {
+		return false
+	}
+	part := make([]byte, 32<<10)
+	for len(contents) > 0 {
+		n, err := f.Read(part)
+		if err != nil || n > len(contents) || !bytes.Equal(part[:n], contents[:n]) {
+			return false
+		}
+		contents = contents[n:]
+	}
+	return true
+}
+
+// open follows no link and waits for no pipe: the folder may be another user's.
+func open(path string) (f *os.File, size int64, err error) {
+	if f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0); err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxFile) {
+		err = fmt.Errorf("%s is not a file, or too large", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
 }
 
 // ReadAll gives the contents, by path, of the files that can be read.
@@ -92,15 +131,21 @@ func LockAll(paths []string, taken func(path string) error) (unlock func(), err 
 
 // Replace replaces a file so that a reader, or a power cut, finds the old or the new
 // contents and never a mixture, and a full disk the old. It keeps the file's mode and
-// owner, else everybody may read it: there is nothing secret in a list.
+// owner, else everybody may read it: there is nothing secret in a list. A link is replaced, and
+// not what it leads to. Whoever calls it holds the lock of the file, or of its folder.
 func Replace(path string, contents []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".hallmark-*")
+	dir, name := filepath.Split(path)
+	beside := dir + "." + name + ".new" // the same each time: what a power cut left is not for ever
+	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // fails once it is renamed
+	defer os.Remove(beside) // fails once it is renamed
 	mode := fs.FileMode(0o644)
-	if info, err := os.Stat(path); err == nil {
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
 		mode = info.Mode().Perm()
 		if s, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
 			if err := f.Chown(int(s.Uid), int(s.Gid)); err != nil {
@@ -112,7 +157,7 @@ func Replace(path string, contents []byte) error {
 	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(beside, path); err != nil {
 		return err
 	}
 	return durable.Sync(filepath.Dir(path))

@@ -3,8 +3,11 @@ package disk
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestReplace(t *testing.T) {
@@ -45,6 +48,74 @@ func TestReplace(t *testing.T) {
 	}
 	if _, err := Read(filepath.Dir(path)); err == nil {
 		t.Error("a folder was read")
+	}
+}
+
+// What was cut off in the middle is gone with the next.
+func TestLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "list")
+	if os.Getenv("HALLMARK_TEST_DIR") != "" { // the process that is killed
+		path = filepath.Join(os.Getenv("HALLMARK_TEST_DIR"), "list")
+		for range 100 {
+			if err := Replace(path, make([]byte, 8<<20)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 5 {
+		c := exec.Command(os.Args[0], "-test.run", "^TestLeftovers$")
+		c.Env = append(os.Environ(), "HALLMARK_TEST_DIR="+dir)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if err := c.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Wait()
+		if text, err := Read(path); err == nil && len(text) != 8<<20 {
+			t.Errorf("half a file: %d bytes", len(text))
+		}
+	}
+	if err := Replace(path, []byte("whole")); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ := os.ReadDir(dir); len(all) != 1 {
+		t.Errorf("left behind: %v", all)
+	}
+}
+
+// A relay is root's mostly, and may write into folders of others: it follows none of their links,
+// and waits for none of their pipes.
+func TestLinks(t *testing.T) {
+	dir := t.TempDir()
+	other, link, pipe := filepath.Join(dir, "other"), filepath.Join(dir, "link"), filepath.Join(dir, "pipe")
+	if err := errors.Join(os.WriteFile(other, []byte("secret"), 0o600), os.Symlink(other, link), os.Symlink(other+"2", link+"2"), syscall.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, pipe} {
+		if text, err := Read(path); err == nil || Holds(path, []byte("secret")) {
+			t.Errorf("%s was read: %q", path, text)
+		}
+	}
+	for _, path := range []string{link, link + "2"} {
+		if unlock, err := Lock(path, errors.New("taken")); err == nil {
+			unlock()
+			t.Errorf("%s is a lock", path)
+		}
+	}
+	if _, err := os.Lstat(other + "2"); err == nil {
+		t.Error("a file was made where a link leads")
+	}
+	if err := Replace(link, []byte("list")); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode() != 0o644 {
+		t.Errorf("the link became %v, %v", info.Mode(), err)
+	}
+	if !Holds(other, []byte("secret")) || !Holds(link, []byte("list")) || Holds(link, []byte("lisp")) || Holds(link, []byte("list, longer")) {
+		t.Error("the contents are others")
 	}
 }
 
