@@ -36,10 +36,16 @@ const (
 )
 
 // Read holds lists (PEM) against who must have signed them and the numbers that are known. Each
-// must still count: relying parties refuse everybody for one that has ended.
+// must still count: relying parties refuse everybody for one that has ended. Nothing else may be in
+// the text, which is written as it is: what Go passes over OpenSSL may take for a root to trust.
 func Read(text []byte, signers []*x509.Certificate, known Numbers, now time.Time) (Lists, error) {
 	l := Lists{Numbers: Numbers{}, Denied: map[denylist.Serial]bool{}}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+	for len(text) > 0 {
+		block, rest := pem.Decode(text)
+		if block == nil || !bytes.HasPrefix(text, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: block.Bytes})) {
+			return l, errors.New("there is more in the answer than lists")
+		}
+		text = rest
 		crl, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil {
 			return l, err

@@ -44,6 +44,10 @@ func newIssuer(t testing.TB) issuer {
 	return issuer{t, key, certificate}
 }
 
+func (i issuer) pem() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.certificate.Raw}))
+}
+
 // list is one in PEM, of a shard, made at a time and good for a day.
 func (i issuer) list(number int64, shard string, made time.Time, entries ...x509.RevocationListEntry) string {
 	i.Helper()
@@ -86,6 +90,10 @@ func TestRefusals(t *testing.T) {
 	known := NumbersIn([]byte(good))
 	for _, c := range []struct{ text, says string }{
 		{"", "there is none"},
+		{good + "x", "more in the answer than lists"},
+		{strings.Replace(good, "M", "!", 1) + good, "more in the answer than lists"},
+		// Go passes over it, and OpenSSL takes it for a root to trust.
+		{good + strings.ReplaceAll(i.pem(), "CERTIFICATE-----", "CERTIFICATE-----\x80"), "more in the answer than lists"},
 		{good + other.list(1, "b", now), "not signed by its issuer"},
 		{good + i.list(1, "b", now.Add(-25*time.Hour)), "one ended on"},
 		{good + i.list(1, "b", now.Add(skew+time.Second)), "is the clock right?"},
