@@ -269,10 +269,10 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale [
 	if len(before) == 0 && !r.state.Behind {
 		return nil
 	}
+	// Lest a relay that is killed before the program took the files up be content with them. That this
+	// folder is full, as problem says, keeps no revocation from files that may be on another disk.
 	r.state.Behind = true
-	if err := writeState(r.Dir, r.state); err != nil {
-		return fmt.Errorf("%w; the last good files stay", err)
-	}
+	_ = writeState(r.Dir, r.state)
 	for path := range before {
 		if text, wanted := contents[path]; wanted {
 			if err := disk.Replace(path, text); err != nil {
@@ -346,21 +346,22 @@ func (r *Relay) close(ctx context.Context) error {
 
 // problem says what is wrong, once, and keeps it for the status; nil means that all is well.
 func (r *Relay) problem(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
+	say := func(err error) {
+		if r.state.Problem = ""; err != nil {
+			r.state.Problem = shorten(err.Error())
+		}
 	}
-	if text != r.said {
+	say(err)
+	if failed := writeState(r.Dir, r.state); failed != nil {
+		say(and(fmt.Errorf("the status could not be written: %w", failed), err))
+	}
+	if text := r.state.Problem; text != r.said {
 		if r.said = text; text == "" {
 			r.Log.Info("all is enforced again", "change", r.state.Number)
 		} else {
 			r.Log.Error("not all is enforced", "change", r.state.Number, "problem", text)
 		}
 		r.Systemd.Status(text)
-	}
-	r.state.Problem = text
-	if failed := writeState(r.Dir, r.state); failed != nil {
-		r.Log.Error("the status could not be written", "err", failed)
 	}
 }
 
@@ -376,7 +377,7 @@ func (r *Relay) report(ctx context.Context) error {
 	}
 	body, err := json.Marshal(wire.RelayReport{
 		Number: r.state.Number, Formats: formats, Program: r.Program, Fail: r.Fail, Until: r.state.Until,
-		Problem: shorten(r.state.Problem), Version: r.Version, Failing: failures,
+		Problem: r.state.Problem, Version: r.Version, Failing: failures,
 	})
 	if err != nil {
 		return err
@@ -395,6 +396,7 @@ func (r *Relay) report(ctx context.Context) error {
 	return err
 }
 
+// shorten bounds a text, some of which may be the server's.
 func shorten(text string) string {
 	if len(text) > wire.MaxRelayText {
 		return strings.ToValidUTF8(text[:wire.MaxRelayText-3], "") + "…"

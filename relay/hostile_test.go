@@ -1,10 +1,13 @@
 package relay
 
 import (
+	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,6 +37,63 @@ func TestFileIsPutBack(t *testing.T) {
 			return err == nil && info.Mode().IsRegular() && p.read(file) == good && p.read(p.etc+"/taken") == good
 		})
 	}
+}
+
+// A relay that cannot write its own folder says so, and what is revoked is in the files all the same.
+func TestOwnFolderIsFull(t *testing.T) {
+	s := newSite(t)
+	id, serial := s.device()
+	p := s.post()
+	file := p.file(wire.FormatSerials)
+	p.run()
+	p.enforced()
+	inTheWay := filepath.Join(p.dir, "."+stateFile+".new")
+	p.must(os.MkdirAll(inTheWay+"/x", 0o700))
+	s.Suspend(id)
+	newest := s.Newest()
+	p.troubled("the status could not be written")
+	p.await("it is enforced", func() bool { return p.last().Number == newest && strings.Contains(p.read(file), serial) })
+	p.must(os.RemoveAll(inTheWay))
+	s.Restore(id)
+	p.enforced()
+}
+
+// A refusal that is too long fills neither the log nor the status.
+func TestLongRefusal(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	p.file(wire.FormatSerials)
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		if r.URL.Path != wire.PathRelayTrust {
+			server.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", wire.ProblemType)
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintf(w, `{"detail":"no %s"}`, strings.Repeat("good, ", 100_000))
+	})
+	p.run()
+	p.troubled("no good, good")
+	if info, err := os.Stat(filepath.Join(p.dir, stateFile)); err != nil || info.Size() > 10_000 || len(p.log.String()) > 10_000 {
+		t.Errorf("%d bytes in the status, %d in the log", info.Size(), len(p.log.String()))
+	}
+}
+
+// Who asks for the status is no relay: neither the one that starts nor another who asks sees one.
+func TestStatusIsNoRelay(t *testing.T) {
+	p := newSite(t).post()
+	p.file(wire.FormatSerials)
+	lock := filepath.Join(p.dir, relayLock)
+	f, err := os.Create(lock)
+	p.must(err)
+	p.must(syscall.Flock(int(f.Fd()), syscall.LOCK_SH)) // somebody asks
+	if st, err := ReadStatus(p.dir, time.Now()); err != nil || st.Running {
+		t.Errorf("%+v, %v", st, err)
+	}
+	time.AfterFunc(200*time.Millisecond, func() { f.Close() })
+	_, unlock, err := New(p.Config)
+	p.must(err)
+	unlock()
 }
 
 // A server that says of ended lists that they have not changed opens no list that was closed: the

@@ -58,14 +58,8 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 		return Status{}, err
 	}
 	out := Status{state: st}
-	unlock, err := lock(dir)
-	switch {
-	case errors.Is(err, errLocked):
-		out.Running = true
-	case err != nil:
+	if out.Running, err = disk.Locked(filepath.Join(dir, relayLock)); err != nil {
 		return out, err
-	default:
-		unlock()
 	}
 	switch {
 	case !out.Running && out.Problem == "":

@@ -13,12 +13,16 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
 // maxFile bounds what is read from disk, in bytes.
 const maxFile = 512 << 20
+
+// glance is longer than Locked holds a file for.
+const glance = time.Second
 
 // Lock makes the file at path, which stays, and holds it until unlock is called or the
 // process ends. It fails with taken if another holds it.
@@ -27,7 +31,13 @@ func Lock(path string, taken error) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	for deadline := time.Now().Add(glance); ; time.Sleep(10 * time.Millisecond) {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
+			break
+		}
+	}
+	if err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			err = fmt.Errorf("%w; fuser %s shows which it is", taken, path)
@@ -35,6 +45,20 @@ func Lock(path string, taken error) (unlock func(), err error) {
 		return nil, err
 	}
 	return func() { f.Close() }, nil
+}
+
+// Locked reports whether a process holds a file. Others that ask are none.
+func Locked(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
 }
 
 // Read gives a regular file of at most 512 MiB.
