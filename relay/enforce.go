@@ -49,18 +49,14 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 	if r.state.Told < r.owed {
 		return nil
 	}
-	r.enforced(target)
+	if r.state.Number != target {
+		r.state.Number, r.state.Since = target, r.Now()
+	}
 	r.state.Contact, r.state.Closed = r.Now(), false
 	r.state.Until, r.state.Half = r.lives()
 	r.problem(and(r.expire(ctx), r.state.State.Problem()))
 	r.tellReady()
 	return r.report(ctx)
-}
-
-func (r *Relay) enforced(number int64) {
-	if r.state.Number != number {
-		r.state.Number, r.state.Since = number, r.Now()
-	}
 }
 
 // settle is how long a signed list may lag behind the change that it must show.
@@ -248,17 +244,24 @@ func everybody(format string) []byte {
 	return lines(format, []string{"0", "1", "2", "3", "4", "5", "6", "7"})
 }
 
-// install replaces the files that change, removes those that are stale, and has the program
-// take that up. If it does not, the files that it last took up come back: it may be started
-// again meanwhile.
+// install puts contents in place. If the program does not take them up, the files that it last took
+// up come back: it may be started again meanwhile.
 func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale []string) error {
-	before := map[string][]byte{}
+	before, err := r.replace(ctx, contents, stale)
+	if err != nil {
+		return fmt.Errorf("%w; the last good files stay", errors.Join(err, r.restore(before)))
+	}
+	return nil
+}
+
+// replace replaces the files that change, removes those that are stale, and has the program take
+// that up. Before is what the program has, of the files that change.
+func (r *Relay) replace(ctx context.Context, contents map[string][]byte, stale []string) (before map[string][]byte, err error) {
+	before = map[string][]byte{}
 	for _, path := range stale {
-		text, err := disk.Read(path)
-		if err != nil {
-			return err
+		if before[path], err = disk.Read(path); err != nil {
+			return nil, err
 		}
-		before[path] = text
 	}
 	for path, text := range contents {
 		old := r.kept[path]
@@ -267,7 +270,7 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale [
 		}
 	}
 	if len(before) == 0 && !r.state.Behind {
-		return nil
+		return nil, nil
 	}
 	// Lest a relay that is killed before the program took the files up be content with them. That this
 	// folder is full, as problem says, keeps no revocation from files that may be on another disk.
@@ -276,25 +279,25 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale [
 	for path := range before {
 		if text, wanted := contents[path]; wanted {
 			if err := disk.Replace(path, text); err != nil {
-				return fmt.Errorf("%w; the last good files stay", errors.Join(err, r.restore(before)))
+				return before, err
 			}
 		}
 	}
 	for _, path := range stale { // now that what it said stands elsewhere
 		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("%w; the last good files stay", errors.Join(err, r.restore(before)))
+			return before, err
 		}
 	}
 	if r.Reload != "" {
 		if err := r.command(ctx, r.Reload, nil); err != nil {
-			return fmt.Errorf("the reload failed: %w; the last good files stay", errors.Join(err, r.restore(before)))
+			return before, fmt.Errorf("the reload failed: %w", err)
 		}
 	}
 	r.state.Behind = false
 	for path := range before {
 		r.kept[path] = contents[path] // nil of one that was removed
 	}
-	return nil
+	return before, nil
 }
 
 // restore puts files back as they were; one that was not there stays.
@@ -337,7 +340,7 @@ func (r *Relay) close(ctx context.Context) error {
 			contents[f.Path] = everybody(f.Format)
 		}
 	}
-	if err := r.install(ctx, contents, nil); err != nil {
+	if _, err := r.replace(ctx, contents, nil); err != nil { // what is closed stays so
 		return err
 	}
 	r.state.Closed = true

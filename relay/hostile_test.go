@@ -39,6 +39,39 @@ func TestFileIsPutBack(t *testing.T) {
 	}
 }
 
+// Lists that ended stay closed on disk when the program does not take that up: it may be started
+// again, and then nobody is let in either.
+func TestClosedThoughTheReloadFails(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	file := p.file(wire.FormatSerials)
+	stop := p.run()
+	p.enforced()
+	stop()
+	open := p.read(file)
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		if r.URL.Path == wire.PathRelayReport {
+			server.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, "away", http.StatusBadGateway)
+	})
+	p.Reload, p.Now = "false", func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }
+	stop = p.run()
+	p.troubled("could not be closed")
+	if text := p.read(file); !strings.Contains(text, "\n7\n") {
+		t.Errorf("open: %s", text)
+	}
+	stop()
+	s.standBetween(nil)
+	p.Reload, p.Now = "true", time.Now
+	p.run()
+	p.enforced()
+	if p.read(file) != open {
+		t.Error("with contact again it stays closed")
+	}
+}
+
 // A relay that cannot write its own folder says so, and what is revoked is in the files all the same.
 func TestOwnFolderIsFull(t *testing.T) {
 	s := newSite(t)

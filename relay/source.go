@@ -86,6 +86,9 @@ func (r *Relay) fetch(ctx context.Context, path string, known document, limit in
 	if resp.StatusCode == http.StatusNotModified && known.etag != "" {
 		return known.body, known.etag, nil
 	}
+	if resp.StatusCode != http.StatusOK {
+		limit = maxSmall
+	}
 	body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	switch {
 	case err != nil:
