@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -211,14 +210,11 @@ func (r *Relay) contents(f File) map[string][]byte {
 func (r *Relay) stale(contents map[string][]byte) (paths []string) {
 	for _, f := range r.Files {
 		if f.Format == wire.FormatDenylist || f.Format == wire.FormatFilter {
-			paths = append(paths, disk.Beside(f.Path, successor)...)
+			paths = append(paths, disk.Beside(f.Path)...)
 		}
 	}
 	return slices.DeleteFunc(paths, func(path string) bool { _, wanted := contents[path]; return wanted })
 }
-
-// successor is the name of a later issuer, which is what files beside are named after.
-var successor = regexp.MustCompile(`^operational-[0-9]+$`)
 
 // lines writes serial numbers as OpenSSL, nginx and haproxy print them: upper-case hex.
 func lines(format string, serials []string) []byte {
@@ -259,9 +255,7 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale [
 func (r *Relay) replace(ctx context.Context, contents map[string][]byte, stale []string) (before map[string][]byte, err error) {
 	before = map[string][]byte{}
 	for _, path := range stale {
-		if before[path], err = disk.Read(path); err != nil {
-			return nil, err
-		}
+		before[path], _ = disk.Read(path) // else it goes for good
 	}
 	for path, text := range contents {
 		old := r.kept[path]

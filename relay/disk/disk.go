@@ -121,17 +121,20 @@ func ReadAll(paths []string) map[string][]byte {
 	return all
 }
 
-// Beside lists the regular files PATH.SUFFIX whose suffix matches.
-func Beside(path string, suffix *regexp.Regexp) (paths []string) {
-	entries, _ := os.ReadDir(filepath.Dir(path)) // who writes there sees what is wrong
+// Beside lists the files of later issuers, PATH.ISSUER.
+func Beside(path string) (paths []string) {
+	entries, _ := os.ReadDir(filepath.Dir(path)) // who writes there, or reads PATH, sees what is wrong
 	for _, e := range entries {
-		end, beside := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
-		if beside && e.Type().IsRegular() && suffix.MatchString(end) {
-			paths = append(paths, path+"."+end)
+		issuer, beside := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
+		if beside && !e.IsDir() && successor.MatchString(issuer) {
+			paths = append(paths, path+"."+issuer)
 		}
 	}
 	return paths
 }
+
+// successor is the name of a later issuer.
+var successor = regexp.MustCompile(`^operational-[0-9]+$`)
 
 // LockAll is Lock for the files that stand beside others, as .NAME.lock.
 func LockAll(paths []string, taken func(path string) error) (unlock func(), err error) {

@@ -20,12 +20,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
 
@@ -94,11 +94,7 @@ func New(path string, o Options) (*Guard, error) {
 // Reload reads the file again if it changed and closes open connections that it denies.
 // If it cannot be believed the last good one stays.
 func (g *Guard) Reload() error {
-	paths, err := filepath.Glob(g.path + ".*-[0-9]*")
-	if err != nil {
-		return fmt.Errorf("guard: %w", err)
-	}
-	paths = append([]string{g.path}, paths...)
+	paths := append([]string{g.path}, disk.Beside(g.path)...)
 	stamps := ""
 	for _, path := range paths {
 		info, err := os.Stat(path)

@@ -310,6 +310,22 @@ func TestTwoIssuers(t *testing.T) {
 	}
 }
 
+// Neither what else stands beside the file nor the name of its folder counts.
+func TestBeside(t *testing.T) {
+	m := newMaker(t)
+	path := filepath.Join(t.TempDir(), "a[b", "denylist")
+	m.must(os.Mkdir(filepath.Dir(path), 0o700))
+	second := m.device("second")
+	m.list(path, 1, time.Now())
+	m.list(path+".operational-2", 1, time.Now(), second)
+	m.must(os.WriteFile(path+".backup-1", nil, 0o600))
+	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	m.must(err)
+	if err := g.Check(second.Leaf); !errors.Is(err, guard.ErrDenied) {
+		t.Error(err)
+	}
+}
+
 // The list of an issuer that comes later may have been made before that of the first, since
 // nothing changed in it.
 func TestAnIssuerMore(t *testing.T) {
