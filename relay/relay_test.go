@@ -284,6 +284,37 @@ func TestEachHangs(t *testing.T) {
 	others()
 }
 
+// What comes while commands run is in the files before they are through.
+func TestFilesComeBeforeCommands(t *testing.T) {
+	s := newSite(t)
+	var ids []string
+	for range 10 {
+		id, _ := s.device()
+		ids = append(ids, id)
+	}
+	last, serial := s.device()
+	p := s.post()
+	serials := p.file(wire.FormatSerials)
+	p.Each = `sleep 0.7; echo "$HALLMARK_DEVICE" >>` + p.etc + `/each`
+	p.run()
+	p.enforced()
+	for _, id := range ids {
+		s.Suspend(id)
+	}
+	p.await("the first command is through", func() bool { _, err := os.Stat(p.etc + "/each"); return err == nil })
+	s.Suspend(last)
+	p.await("the last is in the file", func() bool { return strings.Contains(p.read(serials), serial) })
+	if text := p.read(p.etc + "/each"); strings.Contains(text, ids[9]) {
+		t.Errorf("each: %q", text)
+	}
+	p.enforced()
+	for _, id := range append(ids, last) {
+		if text := p.read(p.etc + "/each"); strings.Count(text, "default:"+id+"\n") != 1 {
+			t.Errorf("%s in each: %q", id, text)
+		}
+	}
+}
+
 // What comes ends a try, unless it could not be taken up: then what waits must become less.
 func TestEachIsEnded(t *testing.T) {
 	p := newSite(t).post()
