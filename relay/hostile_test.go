@@ -91,6 +91,35 @@ func TestOwnFolderIsFull(t *testing.T) {
 	p.enforced()
 }
 
+// A trust bundle of before is refused, also if the one that was kept is gone; and a relay that was
+// killed before its program took the files up has it do so.
+func TestAfterAKill(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	p.file(wire.FormatSerials)
+	p.Reload = "echo >>" + p.etc + "/taken"
+	stop := p.run()
+	p.enforced()
+	stop()
+	change := func(do func(*state)) {
+		st, err := readState(p.dir)
+		p.must(err)
+		do(&st)
+		p.must(writeState(p.dir, st))
+	}
+	change(func(st *state) { st.Bundle, st.Behind = st.Bundle+1, true })
+	p.must(os.Remove(filepath.Join(p.dir, "trust.json")))
+	stop = p.run()
+	p.troubled("trust bundle 1 is older than 2")
+	stop()
+	change(func(st *state) { st.Bundle-- })
+	p.run()
+	p.enforced()
+	if text := p.read(p.etc + "/taken"); text != "\n\n" {
+		t.Errorf("taken up: %q", text)
+	}
+}
+
 // A refusal that is too long fills neither the log nor the status.
 func TestLongRefusal(t *testing.T) {
 	s := newSite(t)
