@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -57,15 +56,15 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 // small, 4 MiB, so at Go's own pace a tenth of the processor goes into collecting it
 // (docs/performance.md). GOGC and GOMEMLIMIT, if set, decide instead.
 func collectSeldom() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(400)
-		ballast = make([]byte, 16<<20)
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" && ballast == nil { // what was freed once would be touched
+		ballast = make([]byte, 76<<20)
 	}
 }
 
-// ballast counts as live heap and is never touched, so it takes no memory: it lets 80 MiB
+// ballast counts as live heap and is never touched, so it takes no memory: it lets 76 MiB
 // more of garbage gather before a collection, whatever the heap's size. A greater GOGC would
-// do as much for a small heap, and ruin for a large one.
+// do as much for a small heap, and ruin for a large one: thousands of connections that ask
+// for nothing are a hundred MiB.
 //
 //lint:ignore U1000 that nobody reads it is the point
 var ballast []byte

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,29 @@ func found(t *testing.T) *installation.Installation {
 		t.Fatal(err)
 	}
 	return in
+}
+
+// Garbage may gather while the heap is small; where a flood of connections makes it large, a
+// server does not take several times as much.
+func TestCollectsInTime(t *testing.T) {
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	collectSeldom()
+	goal := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.NextGC) - len(ballast)
+	}
+	small := goal()
+	if small < 64<<20 {
+		t.Errorf("the next collection is at %d MiB", small>>20)
+	}
+	flood := make([]byte, 200<<20)
+	if large := goal(); large-small > 2*len(flood)+16<<20 {
+		t.Errorf("%d MiB more in use let %d MiB more be taken", len(flood)>>20, (large-small)>>20)
+	}
+	runtime.KeepAlive(flood)
 }
 
 // start runs an installation until the test ends, and wants it to end well.
