@@ -20,7 +20,7 @@ type forgetful struct{ record.Issuance }
 func (forgetful) ReserveShard(_ context.Context, _ string, want, _ int64) (int64, int64, error) {
 	return 0, want, nil
 }
-func (forgetful) Intend(context.Context, []record.Certificate, func(int, record.Certificate) bool) error {
+func (forgetful) Intend(context.Context, []record.Certificate, func([]*record.Certificate) []bool) error {
 	return nil
 }
 func (forgetful) Complete(context.Context, []record.Certificate, record.Event) error { return nil }

@@ -94,7 +94,7 @@ func (f fault) ReserveShard(ctx context.Context, issuer string, want, capacity i
 	return shard, given, err
 }
 
-func (f fault) Intend(ctx context.Context, intents []record.Certificate, stands func(int, record.Certificate) bool) error {
+func (f fault) Intend(ctx context.Context, intents []record.Certificate, stands func([]*record.Certificate) []bool) error {
 	return f.around("Intend", func() error { return f.Issuance.Intend(ctx, intents, stands) })
 }
 

@@ -40,8 +40,9 @@ type identity struct {
 // nothing changes and nothing is written.
 //
 // The same device (or operator), profile and key asking again gets the same certificate
-// until it is [Due]: an answer may be lost, and a renewal brings a new key. If Issue
-// fails when the intent was recorded already, the error is a [*VoidedError] that names
+// until it is [Due], for an answer may be lost, unless it shows that very certificate
+// (Request.Predecessor). What the first of several requests is given anew, the others are
+// too. If Issue fails when the intent was recorded already, the error is a [*VoidedError] that names
 // the CRL shards to publish.
 func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) ([]Issued, error) {
 	jobs, err := a.check(reqs)
@@ -177,21 +178,20 @@ func (a *Authority) give(jobs []*job) {
 // returns those that are to be signed. That so much is prepared for nothing is the price
 // of looking in the transaction that records: nearly always there is nothing to find.
 func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err error) {
-	type earlier struct {
-		row         record.Certificate
-		certificate *x509.Certificate
-	}
+	var given []*x509.Certificate
+	var earlier []*record.Certificate
 	now := a.now()
-	given := make([]*earlier, len(jobs))
-	err = a.store.Intend(ctx, rows(jobs), func(n int, row record.Certificate) bool {
-		if now.After(Due(row.NotBefore, row.NotAfter)) || row.Issuer != jobs[n].issuer.Name {
-			return false // it is due, or its issuer has been succeeded
+	err = a.store.Intend(ctx, rows(jobs), func(found []*record.Certificate) []bool {
+		given, earlier = make([]*x509.Certificate, len(jobs)), found
+		stand := make([]bool, len(jobs))
+		for n, j := range jobs {
+			// What is asked for beside a certificate that is made anew is made anew as well.
+			if stand[0] || n == 0 {
+				given[n] = j.standing(found[n], now)
+				stand[n] = given[n] != nil
+			}
 		}
-		c, err := x509.ParseCertificate(row.DER)
-		if err == nil { // here and not afterwards: one that is damaged must not fail what was intended with it
-			given[n] = &earlier{row, c}
-		}
-		return err == nil
+		return stand
 	})
 	if err != nil {
 		return nil, err
@@ -203,9 +203,20 @@ func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err e
 		}
 		// Not before: whoever reserves places holds the issuer's lock, and waits for the record.
 		j.issuer.giveBack(j.row.Shard)
-		j.row, j.certificate, j.again = given[n].row, given[n].certificate, true
+		j.row, j.certificate, j.again = *earlier[n], given[n], true
 	}
 	return todo, nil
+}
+
+// standing reads the certificate that was issued before; nil if there is none, or if another
+// is to be made: it is due, its issuer has been succeeded, it is damaged, or the asker has
+// shown it, so that its answer was not lost.
+func (j *job) standing(earlier *record.Certificate, now time.Time) *x509.Certificate {
+	if earlier == nil || now.After(Due(earlier.NotBefore, earlier.NotAfter)) || earlier.Issuer != j.issuer.Name || earlier.Serial == j.Predecessor {
+		return nil
+	}
+	c, _ := x509.ParseCertificate(earlier.DER)
+	return c
 }
 
 // Due is when two thirds of a certificate's life are over: until then Issue gives the

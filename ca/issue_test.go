@@ -127,6 +127,28 @@ func TestIssueAgain(t *testing.T) {
 	}
 }
 
+// TestAgainForOneKey: a device with one key for everything that shows its working certificate
+// gets the next one, and what goes with it; whose answer is lost then gets the same.
+func TestAgainForOneKey(t *testing.T) {
+	a := authority(t, newStore(t))
+	all := requests(t)
+	client, page := all[2], all[8] // LDevID, DeviceServer
+	page.Content.Key = client.Content.Key
+	first, err := a.Issue(t.Context(), event(), client, page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Predecessor = first[0].Record.Serial
+	next, err := a.Issue(t.Context(), event(), client, page)
+	if err != nil || next[0].Again || next[1].Again {
+		t.Errorf("renewed: %+v, %v", next, err)
+	}
+	lost, err := a.Issue(t.Context(), event(), client, page)
+	if err != nil || !lost[0].Again || !lost[1].Again || lost[0].Record.Serial != next[0].Record.Serial || lost[1].Record.Serial != next[1].Record.Serial {
+		t.Errorf("the answer given again: %+v, %v", lost, err)
+	}
+}
+
 // TestAgainFromDamage: a certificate that is damaged on record is issued anew, and what was
 // asked for with it is not left open.
 func TestAgainFromDamage(t *testing.T) {
@@ -148,10 +170,14 @@ func TestAgainFromDamage(t *testing.T) {
 // damaged has lost half of every certificate.
 type damaged struct{ record.Issuance }
 
-func (d damaged) Intend(ctx context.Context, intents []record.Certificate, stands func(int, record.Certificate) bool) error {
-	return d.Issuance.Intend(ctx, intents, func(n int, earlier record.Certificate) bool {
-		earlier.DER = earlier.DER[:len(earlier.DER)/2]
-		return stands(n, earlier)
+func (d damaged) Intend(ctx context.Context, intents []record.Certificate, stands func([]*record.Certificate) []bool) error {
+	return d.Issuance.Intend(ctx, intents, func(earlier []*record.Certificate) []bool {
+		for _, e := range earlier {
+			if e != nil {
+				e.DER = e.DER[:len(e.DER)/2]
+			}
+		}
+		return stands(earlier)
 	})
 }
 

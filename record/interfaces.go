@@ -120,11 +120,12 @@ type Issuance interface {
 	// once revoked is never signed for. ErrConflict also if the device has lost its key
 	// (View.Lost), or has another since: what was admitted before that is of the lost one.
 	//
-	// A lost answer is given again: stands, unless it is nil, is shown the newest good
-	// (not revoked or held), completed certificate of the n-th intent's device (or, if it
-	// has none, of its operator) with its profile and key. If it says that this one stands,
-	// the intent is not recorded. It runs in the transaction, so it must wait for nothing.
-	Intend(ctx context.Context, intents []Certificate, stands func(n int, earlier Certificate) bool) error
+	// A lost answer is given again: stands, unless it is nil, is shown for each intent the
+	// newest good (not revoked or held), completed certificate of its device (or, if it has
+	// none, of its operator) with its profile and key; nil if there is none. Intents of which
+	// it says that the earlier one stands are not recorded. It runs in the transaction, and
+	// again if that is repeated, so it must wait for nothing.
+	Intend(ctx context.Context, intents []Certificate, stands func(earlier []*Certificate) []bool) error
 	// Complete records the signed certificates of recorded intents (Issuer, Serial, Profile,
 	// DER and Issued are read). All or none; ErrConflict if one is no intent or has its
 	// certificate already.

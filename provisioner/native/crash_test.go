@@ -239,7 +239,7 @@ func (s *stepping) ReserveShard(ctx context.Context, issuer string, want, capaci
 	return shard, given, err
 }
 
-func (s *stepping) Intend(ctx context.Context, intents []record.Certificate, stands func(int, record.Certificate) bool) error {
+func (s *stepping) Intend(ctx context.Context, intents []record.Certificate, stands func([]*record.Certificate) []bool) error {
 	s.steps.step()
 	err := s.Store.Intend(ctx, intents, stands)
 	s.steps.step()

@@ -180,12 +180,14 @@ func issuedFor(t *testing.T, b *bench) {
 			change(&c)
 		}
 		asked := []record.Certificate{newIntent(d.ID), c}
-		b.must(b.Intend(b.ctx, asked, func(n int, earlier record.Certificate) bool {
-			if n != 1 {
-				t.Errorf("found %+v for what was never issued", earlier)
+		b.must(b.Intend(b.ctx, asked, func(earlier []*record.Certificate) []bool {
+			if len(earlier) != 2 || earlier[0] != nil {
+				t.Fatalf("found %+v for what was never issued", earlier)
 			}
-			found = earlier
-			return true
+			if earlier[1] != nil {
+				found = *earlier[1]
+			}
+			return []bool{false, earlier[1] != nil}
 		}))
 		b.is(asked[0], "intended")
 		if _, err := b.Status(b.ctx, c.Issuer, c.Serial); (err == nil) != (found.Serial == "") {
@@ -219,7 +221,7 @@ func issuedFor(t *testing.T, b *bench) {
 	}
 	next := newIntent(d.ID)
 	next.Key = first.Key
-	b.must(b.Intend(b.ctx, []record.Certificate{next}, func(int, record.Certificate) bool { return false }))
+	b.must(b.Intend(b.ctx, []record.Certificate{next}, func([]*record.Certificate) []bool { return []bool{false} }))
 	b.is(next, "intended")
 	_, err := b.Suspend(b.ctx, d.ID, Now, event("device.suspended"))
 	b.must(err)

@@ -41,25 +41,28 @@ func (s *Store) ReserveShard(ctx context.Context, issuer string, want, capacity 
 }
 
 // Intend records intents for active devices and enabled operators.
-func (s *Store) Intend(ctx context.Context, intents []record.Certificate, stands func(int, record.Certificate) bool) error {
+func (s *Store) Intend(ctx context.Context, intents []record.Certificate, stands func([]*record.Certificate) []bool) error {
 	return s.db.Write(ctx, func(c *engine.Conn) error {
-		var device any
+		devices, err := holders(c, intents)
+		if err != nil {
+			return err
+		}
+		given := make([]bool, len(intents))
+		if stands != nil {
+			earlier := make([]*record.Certificate, len(intents))
+			for n, i := range intents {
+				if earlier[n], err = issued(c, i, devices[n]); err != nil {
+					return err
+				}
+			}
+			given = stands(earlier)
+		}
 		var last *record.Certificate // the last one recorded
 		for n, i := range intents {
-			var err error
-			if n == 0 || i.Device != intents[n-1].Device || i.Operator != intents[n-1].Operator || i.Predecessor != intents[n-1].Predecessor {
-				device, err = holder(c, i)
-			}
-			var earlier *record.Certificate
-			if err == nil && stands != nil && (i.Device != "" || i.Operator != "") {
-				earlier, err = issued(c, i, device)
-			}
-			if earlier != nil && stands(n, *earlier) {
+			if given[n] {
 				continue
 			}
-			if err == nil {
-				err = intend(c, i, device)
-			}
+			err := intend(c, i, devices[n])
 			if err == nil && (last == nil || i.Issuer != last.Issuer || i.Shard != last.Shard || i.NotAfter.After(last.NotAfter)) {
 				err = prolong(c, i)
 			}
@@ -72,9 +75,29 @@ func (s *Store) Intend(ctx context.Context, intents []record.Certificate, stands
 	})
 }
 
+// holders checks that whom certificates are for may have them, and returns the devices'
+// numbers, nil where one is for no device.
+func holders(c *engine.Conn, intents []record.Certificate) ([]any, error) {
+	devices := make([]any, len(intents))
+	for n, i := range intents {
+		if n > 0 && i.Device == intents[n-1].Device && i.Operator == intents[n-1].Operator && i.Predecessor == intents[n-1].Predecessor {
+			devices[n] = devices[n-1]
+			continue
+		}
+		var err error
+		if devices[n], err = holder(c, i); err != nil {
+			return nil, fmt.Errorf("intend certificate %s of %s: %w", i.Serial, i.Issuer, err)
+		}
+	}
+	return devices, nil
+}
+
 // issued finds what an intent's holder has been given for its profile and key; nil if
 // there is nothing good. It finds before it reads: who asks the first time has none.
 func issued(c *engine.Conn, i record.Certificate, device any) (*record.Certificate, error) {
+	if device == nil && i.Operator == "" {
+		return nil, nil
+	}
 	whose, name := "device = ?", device
 	if device == nil {
 		whose, name = "device IS NULL AND operator = ?", any(i.Operator)
