@@ -144,7 +144,7 @@ func birth(d record.Device, f attest.Facts) []ca.Request {
 // good, and on record, is decided in the transaction that redeems it: a device whose answer
 // was lost shows it a second time.
 func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *session.Context) error {
-	if r.Ticket != "" && !s.Permissions.Verify("hmt1", r.Ticket, r.Binding, r.TicketMAC) {
+	if r.Ticket != "" && !s.Permissions.VerifyTicket(r.Ticket, r.Binding, r.TicketMAC) {
 		return invalidTicket
 	}
 	if r.Ticket != "" && bound.Serial == "" {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,6 +37,9 @@ func Problem(err error) *wire.Problem {
 	case errors.Is(err, record.ErrUnavailable):
 		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable,
 			Detail: "the record cannot be written now", Hint: "nothing was changed; the server's log says what is wrong"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable,
+			Detail: "the server was not through in time", Hint: "look how far it came, then try again; the server's log says more"}
 	}
 	return &wire.Problem{Status: http.StatusInternalServerError, Code: wire.CodeInternal, Detail: "internal error", Hint: "the server's log says more"}
 }

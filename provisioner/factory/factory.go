@@ -45,7 +45,7 @@ func (p *Permissions) NewDeviceID() string {
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(id[:]))
 }
 
-// Secret is the 32-byte secret of the permission with this kind ("hmt1", "hmi1") and id.
+// Secret is the 32-byte secret of the permission with this kind (wire.KindTicket, …) and id.
 func (p *Permissions) Secret(kind, id string) []byte {
 	m := hmac.New(sha256.New, p.key)
 	m.Write([]byte(kind + "." + id))
@@ -56,4 +56,9 @@ func (p *Permissions) Secret(kind, id string) []byte {
 // the secret of this permission: the holder has it, and made this very message.
 func (p *Permissions) Verify(kind, id string, binding [32]byte, mac []byte) bool {
 	return hmac.Equal(wire.PermissionMAC(p.Secret(kind, id), binding), mac)
+}
+
+// VerifyTicket is Verify for a ticket.
+func (p *Permissions) VerifyTicket(id string, binding [32]byte, mac []byte) bool {
+	return p.Verify(wire.KindTicket, id, binding, mac)
 }

@@ -54,6 +54,8 @@ func problem(err error) *wire.Problem {
 		return &wire.Problem{Status: http.StatusConflict, Code: wire.CodeConflict, Detail: "the record changed meanwhile", Hint: "try again"}
 	case errors.Is(err, record.ErrUnavailable):
 		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the record cannot be written now", Hint: "try again in a minute; nothing was lost"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the server was not through in time", Hint: "try again in a minute; nothing was lost"}
 	}
 	return &wire.Problem{Status: http.StatusInternalServerError, Code: wire.CodeInternal, Detail: "internal error", Hint: "try again; the server's log says more"}
 }

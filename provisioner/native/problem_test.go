@@ -12,8 +12,8 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// TestWhatIsLogged: a request that ran into its time limit is the server's failure; one whose
-// device has hung up is nobody's.
+// TestWhatIsLogged: a request that ran into its time limit is the server's failure, for now; one
+// whose device has hung up is nobody's.
 func TestWhatIsLogged(t *testing.T) {
 	late, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
 	defer cancel()
@@ -25,9 +25,13 @@ func TestWhatIsLogged(t *testing.T) {
 	}{{late, true}, {gone, false}} {
 		var log bytes.Buffer
 		h := &handler{Config: Config{Log: slog.New(slog.NewTextHandler(&log, nil))}}
-		h.fail(httptest.NewRecorder(), httptest.NewRequestWithContext(c.ctx, "POST", wire.PathRenew, nil), c.ctx.Err())
+		w := httptest.NewRecorder()
+		h.fail(w, httptest.NewRequestWithContext(c.ctx, "POST", wire.PathRenew, nil), c.ctx.Err())
 		if strings.Contains(log.String(), "request failed") != c.want {
 			t.Errorf("%v is logged as %q", c.ctx.Err(), log.String())
+		}
+		if c.want && (w.Code != 503 || w.Header().Get("Retry-After") == "") {
+			t.Errorf("%v is answered by %d, %v", c.ctx.Err(), w.Code, w.Header())
 		}
 	}
 }
