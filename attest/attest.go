@@ -146,7 +146,8 @@ type Challenge struct {
 }
 
 // CodeKind is the code of evidence of a kind that is not taken here, or not from this
-// device; the other codes of refusals are their kinds' own.
+// device, or that carries parts of another kind or message. All other codes are each
+// kind's own.
 const CodeKind = "evidence-kind"
 
 // Refusal is a reason not to believe evidence: a stable code for programs and a

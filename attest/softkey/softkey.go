@@ -76,7 +76,8 @@ func (Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]byte
 	if !ecdsa.VerifyASN1(birth, binding[:], e.Signature) {
 		return attest.Pending{}, refuse(CodeSignature, "the IDevID key on record did not sign this message")
 	}
-	if one := bytes.Equal(known.Birth, e.Key); one != (len(e.Statement) == 0) || !one && !ecdsa.VerifyASN1(key, binding[:], e.Statement) {
+	single := bytes.Equal(known.Birth, e.Key) // one key for everything signs once
+	if single && len(e.Statement) > 0 || !single && !ecdsa.VerifyASN1(key, binding[:], e.Statement) {
 		return attest.Pending{}, refuse(CodeSignature, "the working key did not sign this message")
 	}
 	return seal.NewProved(attest.Facts{Kind: attest.KindSoftKey, Key: e.Key, Birth: known.Birth, Binding: binding}), nil

@@ -11,8 +11,6 @@ import (
 const (
 	// CodeTooLarge: a part of the evidence is larger than any honest one.
 	CodeTooLarge = "evidence-too-large"
-	// CodeKind: the evidence is not of kind tpm2, or carries what its message must not.
-	CodeKind = "evidence-kind"
 
 	// CodeEKMalformed: the EK's public area is not one canonical TPMT_PUBLIC.
 	CodeEKMalformed = "ek-malformed"

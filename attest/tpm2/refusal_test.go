@@ -345,7 +345,7 @@ func badKeys() []bad {
 
 func badStatements() []bad {
 	return []bad{
-		{name: "other kind", code: tpm2.CodeKind, evidence: func(e *attest.Evidence) { e.Kind = attest.KindSoftKey }},
+		{name: "other kind", code: attest.CodeKind, evidence: func(e *attest.Evidence) { e.Kind = attest.KindSoftKey }},
 		{name: "statement trailing byte", code: tpm2.CodeStatementMalformed, evidence: trailing(statement)},
 		{name: "statement truncated", code: tpm2.CodeStatementMalformed, evidence: truncated(statement)},
 		{name: "statement too large", code: tpm2.CodeStatementMalformed, evidence: huge(statement)},

@@ -81,7 +81,7 @@ type EKTemplate struct {
 // key takes a TPM seconds to make and P-384 costs the server seven times P-256.
 func EKTemplates() []EKTemplate {
 	const sha256, sha384 = gotpm.TPMAlgSHA256, gotpm.TPMAlgSHA384
-	low, high := EKPolicyA, EKPolicyB
+	low, high := ekPolicyA, ekPolicyB
 	return []EKTemplate{
 		{"L-2", ekTemplate(storageECC(gotpm.TPMECCNistP256, sha256, 128, 32), low(sha256), false), 0x01C0000A, 0x01C0000B, 0x01C0000C, 0},
 		{"H-2", ekTemplate(storageECC(gotpm.TPMECCNistP256, sha256, 128, 0), high(sha256), true), 0x01C00014, 0, 0x01C00015, 0},
@@ -142,19 +142,19 @@ const (
 	akPolicyIndex     = 0x01C90018
 )
 
-// EKPolicyA is TPM2_PolicySecret(TPM_RH_ENDORSEMENT): the whole policy of a
+// ekPolicyA is TPM2_PolicySecret(TPM_RH_ENDORSEMENT): the whole policy of a
 // low-range EK and the first step of all others. alg is SHA-256 or SHA-384.
-func EKPolicyA(alg gotpm.TPMIAlgHash) gotpm.TPM2BDigest {
+func ekPolicyA(alg gotpm.TPMIAlgHash) gotpm.TPM2BDigest {
 	return policy(alg, gotpm.PolicySecret{AuthHandle: gotpm.TPMRHEndorsement})
 }
 
-// EKPolicyB is the policy of a high-range EK: PolicyOR(PolicyA, PolicyC).
-func EKPolicyB(alg gotpm.TPMIAlgHash) gotpm.TPM2BDigest {
-	return policyOr(alg, []gotpm.TPM2BDigest{EKPolicyA(alg), EKPolicyC(alg)})
+// ekPolicyB is the policy of a high-range EK: PolicyOR(PolicyA, PolicyC).
+func ekPolicyB(alg gotpm.TPMIAlgHash) gotpm.TPM2BDigest {
+	return policyOr(alg, []gotpm.TPM2BDigest{ekPolicyA(alg), ekPolicyC(alg)})
 }
 
-// EKPolicyC is the branch of a high-range EK that whoever may write its policy index uses.
-func EKPolicyC(alg gotpm.TPMIAlgHash) gotpm.TPM2BDigest {
+// ekPolicyC is the branch of a high-range EK that whoever may write its policy index uses.
+func ekPolicyC(alg gotpm.TPMIAlgHash) gotpm.TPM2BDigest {
 	return policyNV(alg, ekPolicyIndex)
 }
 
@@ -170,10 +170,10 @@ func PolicyBranches(public gotpm.TPMTPublic) (branches []gotpm.TPM2BDigest, ok b
 	if alg != gotpm.TPMAlgSHA256 && alg != gotpm.TPMAlgSHA384 {
 		return nil, false
 	}
-	if bytes.Equal(public.AuthPolicy.Buffer, EKPolicyA(alg).Buffer) {
+	if bytes.Equal(public.AuthPolicy.Buffer, ekPolicyA(alg).Buffer) {
 		return nil, true
 	}
-	lists := [][]gotpm.TPM2BDigest{{EKPolicyA(alg), EKPolicyC(alg)}}
+	lists := [][]gotpm.TPM2BDigest{{ekPolicyA(alg), ekPolicyC(alg)}}
 	if alg == gotpm.TPMAlgSHA256 {
 		lists = append(lists, identityBranches(idevidPolicyIndex), identityBranches(akPolicyIndex))
 	}
@@ -204,7 +204,7 @@ func policyNV(alg gotpm.TPMIAlgHash, index uint32) gotpm.TPM2BDigest {
 	if alg == gotpm.TPMAlgSHA384 {
 		index++
 	}
-	authority := EKPolicyA(alg)
+	authority := ekPolicyA(alg)
 	name, err := gotpm.NVName(&gotpm.TPMSNVPublic{
 		NVIndex: gotpm.TPMHandle(index),
 		NameAlg: alg,

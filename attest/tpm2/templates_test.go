@@ -18,11 +18,11 @@ func TestPublishedPolicies(t *testing.T) {
 	}{
 		{"IDevID", IDevIDTemplate().AuthPolicy, "ad6b3a2284fd698a0710bf5cc1b9bdf15e2532e3f601fa4b93a6a8fa8de579ea"},
 		{"IAK", AKTemplate().AuthPolicy, "5437182326e414fca797d5f174615a1641f61255797c3a2b22c21d120b2d1e07"},
-		{"A SHA-256", EKPolicyA(gotpm.TPMAlgSHA256), "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"},
-		{"A SHA-384", EKPolicyA(gotpm.TPMAlgSHA384), "8bbf2266537c171cb56e403c4dc1d4b64f432611dc386e6f532050c3278c930e143e8bb1133824ccb431053871c6db53"},
-		{"C SHA-256", EKPolicyC(gotpm.TPMAlgSHA256), "3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aad82c673a30d8633fde"},
-		{"C SHA-384", EKPolicyC(gotpm.TPMAlgSHA384), "d6032ce61f2fb3c240eb3cf6a33237ef2b6a16f4293c22b455e261cffd217ad5b4947c2d73e63005eed2dc2b3593d165"},
-		{"B SHA-384", EKPolicyB(gotpm.TPMAlgSHA384), "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"},
+		{"A SHA-256", ekPolicyA(gotpm.TPMAlgSHA256), "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"},
+		{"A SHA-384", ekPolicyA(gotpm.TPMAlgSHA384), "8bbf2266537c171cb56e403c4dc1d4b64f432611dc386e6f532050c3278c930e143e8bb1133824ccb431053871c6db53"},
+		{"C SHA-256", ekPolicyC(gotpm.TPMAlgSHA256), "3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aad82c673a30d8633fde"},
+		{"C SHA-384", ekPolicyC(gotpm.TPMAlgSHA384), "d6032ce61f2fb3c240eb3cf6a33237ef2b6a16f4293c22b455e261cffd217ad5b4947c2d73e63005eed2dc2b3593d165"},
+		{"B SHA-384", ekPolicyB(gotpm.TPMAlgSHA384), "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"},
 	} {
 		if got := hex.EncodeToString(c.got.Buffer); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)

@@ -34,7 +34,7 @@ func New(trust func() *vendorca.Set, allowSimulated bool) *Verifier {
 // wrong is an *attest.Refusal.
 func (v *Verifier) Verify(e attest.Evidence, binding [32]byte, now time.Time) (attest.Pending, error) {
 	if e.Kind != attest.KindTPM2 {
-		return attest.Pending{}, refuse(CodeKind, "", "the evidence is of kind %q", e.Kind)
+		return attest.Pending{}, refuse(attest.CodeKind, "", "the evidence is of kind %q", e.Kind)
 	}
 	ek, err := readPublic(roleEK, e.EKPublic)
 	if err != nil {
@@ -60,7 +60,7 @@ func (v *Verifier) Verify(e attest.Evidence, binding [32]byte, now time.Time) (a
 // is false, and the record knows better.
 func (v *Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]byte) (attest.Pending, error) {
 	if e.Kind != attest.KindTPM2 || len(e.EKPublic) > 0 || len(e.AKPublic) > 0 || len(e.Certificates) > 0 {
-		return attest.Pending{}, refuse(CodeKind, "", "a renewal brings a key and a statement about it, nothing else")
+		return attest.Pending{}, refuse(attest.CodeKind, "", "a renewal brings a key and a statement about it, nothing else")
 	}
 	ek, err := readPublic(roleEK, known.EKPublic)
 	if err != nil {

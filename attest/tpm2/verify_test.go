@@ -320,7 +320,7 @@ func TestRenewal(t *testing.T) {
 		bad := e
 		more(&bad)
 		_, err := v.Reverify(d.Known(), bad, binding)
-		wantRefusal(t, err, tpm2.CodeKind)
+		wantRefusal(t, err, attest.CodeKind)
 	}
 }
 

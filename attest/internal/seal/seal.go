@@ -14,7 +14,7 @@ import (
 
 // Facts is what was established about a device and its key. See attest.Facts.
 type Facts struct {
-	// Kind names the verifier: "tpm2", "softkey", "idevid".
+	// Kind names the verifier: "tpm2", "softkey".
 	Kind string
 	// Key is the SubjectPublicKeyInfo (DER) of the key that a certificate may be issued for.
 	Key []byte

@@ -147,9 +147,8 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 			err = fmt.Errorf("%w: %s", err, said)
 		}
 		return answer, k.failed(ErrSigner, "failed", err)
-	}
-	if malformed != nil {
-		return answer, k.failed(ErrSigner, "gave an answer that is none", malformed)
+	case malformed != nil:
+		return answer, k.failed(ErrSigner, "gave an answer that cannot be used", malformed)
 	}
 	return answer, nil
 }

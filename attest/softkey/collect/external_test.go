@@ -69,8 +69,8 @@ func TestSignersThatFail(t *testing.T) {
 		kind error
 		says string
 	}{
-		"nothing":               {"true", ErrSigner, "answer that is none"},
-		"garbage":               {"echo garbage", ErrSigner, "answer that is none"},
+		"nothing":               {"true", ErrSigner, "answer that cannot be used"},
+		"garbage":               {"echo garbage", ErrSigner, "answer that cannot be used"},
 		"an unknown key":        {`echo '{"signatur":"AAAA"}'`, ErrSigner, "unknown field"},
 		"two answers":           {honest + "; " + honest, ErrSigner, "more after"},
 		"two things":            {`echo '{"signature":"AAAA","error":"no"}'`, ErrSigner, "more than one"},

@@ -12,7 +12,6 @@ package collect
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"sync"
 	"time"
@@ -295,9 +294,4 @@ func (d *Device) readNV(index gotpm.TPMHandle) ([]byte, error) {
 		out.Write(r.Data.Buffer)
 	}
 	return out.Bytes(), nil
-}
-
-// responseCode is the third field of every response header (TPM 2.0 Part 1, 18.2).
-func responseCode(response []byte) gotpm.TPMRC {
-	return gotpm.TPMRC(binary.BigEndian.Uint32(response[6:10]))
 }

@@ -104,7 +104,7 @@ func (l *link) Send(command []byte) ([]byte, error) {
 // Close closes the channel.
 func (l *link) Close() error { return l.channel.Close() }
 
-// checkResponse holds a response against its header (TPM 2.0 Part 1, 18.2).
+// checkResponse holds a response against its header: tag, size, code (TPM 2.0 Part 1, 18.2).
 func checkResponse(r []byte) error {
 	if len(r) < headerSize || int(binary.BigEndian.Uint32(r[2:6])) != len(r) {
 		return &trouble.Error{Kind: ErrFailure, Detail: "the TPM gave a response of the wrong size", Hint: restartHint}
@@ -118,6 +118,9 @@ func checkResponse(r []byte) error {
 		return &trouble.Error{Kind: ErrFailure, Detail: fmt.Sprintf("the TPM gave a response with the unknown tag 0x%04X", tag), Hint: restartHint}
 	}
 }
+
+// responseCode is that of a response which checkResponse has accepted.
+func responseCode(r []byte) gotpm.TPMRC { return gotpm.TPMRC(binary.BigEndian.Uint32(r[6:])) }
 
 // stream is a persistent connection to a software TPM. It frames by the header's size.
 type stream struct{ net.Conn }

@@ -1,16 +1,9 @@
 package vendorca
 
-// Maker is a maker of TPMs.
-type Maker struct {
-	// Name is the company's.
-	Name string
-	// Publishes is where its CA certificates are found; empty if we do not know.
-	Publishes string
-}
-
-// Makers are the makers whose vendor ID (TCG TPM Vendor ID Registry) we know by name.
-// The table helps people; nothing is trusted because it stands here.
-var Makers = map[string]Maker{
+// makers are the companies behind vendor IDs (TCG TPM Vendor ID Registry), and where each
+// publishes its CA certificates; empty if we do not know. The table helps people; nothing
+// is trusted because it stands here.
+var makers = map[string]struct{ name, publishes string }{
 	"AMD":  {"AMD", "https://ftpm.amd.com/pki/aia/"},
 	"ATML": {"Atmel", ""},
 	"BRCM": {"Broadcom", ""},

@@ -178,8 +178,8 @@ func explainBroken(c, anchor *x509.Certificate, now time.Time) error {
 
 // publisher says where the maker publishes its certificates, as far as we know.
 func (e EK) publisher() string {
-	if m, ok := Makers[e.Maker]; ok && m.Publishes != "" {
-		return fmt.Sprintf("%s (%s)", m.Name, m.Publishes)
+	if m := makers[e.Maker]; m.publishes != "" {
+		return fmt.Sprintf("%s (%s)", m.name, m.publishes)
 	}
 	return "the TPM's maker (see docs/tpm-makers.md)"
 }

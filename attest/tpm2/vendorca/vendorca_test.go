@@ -559,8 +559,8 @@ func TestROCA(t *testing.T) {
 
 // The table's claims about itself.
 func TestMakers(t *testing.T) {
-	for id, m := range Makers {
-		if len(id) > 4 || id != strings.ToUpper(id) || m.Name == "" {
+	for id, m := range makers {
+		if len(id) > 4 || id != strings.ToUpper(id) || m.name == "" {
 			t.Errorf("%q: %+v", id, m)
 		}
 	}
