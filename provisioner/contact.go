@@ -45,6 +45,3 @@ func (s *Service) remember(i ca.Issued) {
 		s.met.remember(i.Certificate, i.Record.Issuer)
 	}
 }
-
-var unknownCertificate = &decide.Refusal{Code: "certificate-unknown",
-	Detail: "the certificate shown is not on record", Hint: "enrol again: hallmark-device enrol"}

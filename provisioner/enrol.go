@@ -164,10 +164,7 @@ func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *sessio
 	if r.Ticket == "" && bound.Serial == "" {
 		return nil // it comes back, and the record knows its serial number
 	}
-	if err := identity.CheckSerial(bound.Serial); err != nil {
-		return &decide.Refusal{Code: "serial-invalid", Detail: err.Error(), Hint: "give the product's own: hallmark-device enrol --serial SERIAL"}
-	}
-	return nil
+	return decide.Serial(bound.Serial)
 }
 
 var invalidTicket = &decide.Refusal{Code: "ticket-invalid", Detail: "the ticket is not of this server, or was changed",

@@ -9,28 +9,29 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// seen is a refusal for which its device must be suspended, with what was shown.
-type seen struct {
+// fork is a refusal for which a device must be suspended, and the certificate that it showed.
+type fork struct {
 	*decide.Refusal
 	device      record.Device
 	certificate string
 }
 
-func (e *seen) Unwrap() error { return e.Refusal }
+func (f *fork) Unwrap() error { return f.Refusal }
 
-// stopping adds to a refusal for which the device must be suspended which that is.
-func (s *Service) stopping(d record.Device, shown *record.Certificate, err error) error {
+// forked names the device in a refusal for which it must be suspended. Any other error is
+// given back as it is.
+func forked(d record.Device, shown *record.Certificate, err error) error {
 	if r, ok := errors.AsType[*decide.Refusal](err); ok && r.Suspend && shown != nil {
-		return &seen{r, d, shown.Serial}
+		return &fork{r, d, shown.Serial}
 	}
 	return err
 }
 
-// stop suspends the device of such a refusal: both holders of a key that exists twice are
-// stopped by it, and relying parties see it, before the one at the door is answered
-// (design decision 8). The refusal stands even if that fails, which the log says.
+// stop suspends the device of a fork: both holders of a key that exists twice are stopped by
+// it, and relying parties see it, before the one at the door is answered (design decision
+// 8). The refusal stands even if that fails, which the log says.
 func (s *Service) stop(ctx context.Context, err error) error {
-	what, ok := errors.AsType[*seen](err)
+	what, ok := errors.AsType[*fork](err)
 	if !ok {
 		return err
 	}

@@ -41,7 +41,7 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 	who := subject{certificate: r.Contact.Serial}
 	device, err := s.Store.Holder(ctx, r.Contact.Issuer, r.Contact.Serial)
 	if errors.Is(err, record.ErrNotFound) {
-		return Answer{}, s.refused(ctx, "renewal.refused", who, unknownCertificate)
+		return Answer{}, s.refused(ctx, "renewal.refused", who, decide.UnknownCertificate)
 	}
 	if err != nil {
 		return Answer{}, err
@@ -105,7 +105,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 		}
 		judged := decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}
 		if err := decide.Renewal(judged); err != nil { // identity → decision
-			return record.Admission{}, s.stopping(who.Device, v.Presented, err)
+			return record.Admission{}, forked(who.Device, v.Presented, err)
 		}
 		model = v.Model
 		return record.Admission{Device: who.Device, Session: begun.ID, Expires: begun.Expires, Used: true, Grant: decide.Grant(judged),
@@ -118,11 +118,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
-	life := s.LDevIDLife
-	if model != nil && model.LDevIDLifetime > 0 {
-		life = model.LDevIDLifetime
-	}
-	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), working(device, model, key, life, begun.Certificate)...) // decision → certificates
+	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), working(device, model, key, s.LDevIDLife, begun.Certificate)...) // decision → certificates
 	if err != nil {
 		return Answer{}, err
 	}
@@ -138,21 +134,24 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 
 // working asks for the working certificate and, where the model names one, for that of the
 // device's own web page. The names are the model's: a device that chose them could serve
-// under another's.
+// under another's. life is for models that set none.
 func working(d record.Device, m *record.Model, key crypto.PublicKey, life time.Duration, predecessor string) []ca.Request {
-	content := profile.Content{Key: key, Model: d.Model, Serial: d.Serial, Lifetime: life}
-	client, server := content, content
-	reqs := []ca.Request{{Profile: profile.LDevID, Device: d.ID, Predecessor: predecessor}}
-	if m != nil {
-		if name := m.CommonName(d.Serial); name != d.Name() {
-			client.CommonName = name
-		}
-		if server.DNSNames = m.ServerNames(d.Serial); server.DNSNames != nil {
-			reqs = append(reqs, ca.Request{Profile: profile.DeviceServer, Device: d.ID, Content: server})
-		}
+	client := ca.Request{Profile: profile.LDevID, Device: d.ID, Predecessor: predecessor,
+		Content: profile.Content{Key: key, Model: d.Model, Serial: d.Serial, Lifetime: life}}
+	if m == nil {
+		return []ca.Request{client}
 	}
-	reqs[0].Content = client
-	return reqs
+	if m.LDevIDLifetime > 0 {
+		client.Content.Lifetime = m.LDevIDLifetime
+	}
+	server := ca.Request{Profile: profile.DeviceServer, Device: d.ID, Content: client.Content}
+	if name := m.CommonName(d.Serial); name != d.Name() {
+		client.Content.CommonName = name
+	}
+	if server.Content.DNSNames = m.ServerNames(d.Serial); server.Content.DNSNames == nil {
+		return []ca.Request{client}
+	}
+	return []ca.Request{client, server}
 }
 
 // challenge answers with a credential that only the chip of the evidence can open.

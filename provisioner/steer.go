@@ -41,10 +41,10 @@ func (s *Service) Poll(ctx context.Context, c *x509.Certificate) (Steering, erro
 		return Steering{}, err
 	}
 	if view.ByID == nil {
-		return Steering{}, unknownCertificate
+		return Steering{}, decide.UnknownCertificate
 	}
 	if err := decide.Renewal(decide.Case{Now: s.Now(), Who: identity.Identity{Device: *view.ByID, Known: true}, View: view}); err != nil {
-		return Steering{}, s.stop(ctx, s.stopping(*view.ByID, view.Presented, err))
+		return Steering{}, s.stop(ctx, forked(*view.ByID, view.Presented, err))
 	}
 	if view.Presented.Used.IsZero() || s.Now().Sub(view.ByID.Seen) >= seenEvery {
 		if err := s.Store.Seen(ctx, contact.Issuer, contact.Serial, s.Now()); err != nil {

@@ -8,7 +8,7 @@ import (
 
 // assured holds what the chip could prove against what its model asks for (design
 // decision 5).
-func assured(c *Case) *Refusal {
+func assured(c *Case) error {
 	d, m := c.Who.Device, c.View.Model
 	if d.Assurance.Meets(m.Assurance) {
 		return nil

@@ -8,7 +8,7 @@ import (
 
 // barred refuses what a tombstone covers: any EK of a revoked chip, its AK, its
 // serial number (design decision 13).
-func barred(c *Case) *Refusal {
+func barred(c *Case) error {
 	for _, t := range c.View.Tombstones {
 		return ended(t)
 	}
@@ -29,7 +29,7 @@ func Clash(clash error, v record.View) error {
 func ended(t record.Tombstone) *Refusal {
 	return &Refusal{
 		Code:   "identity-barred",
-		Detail: fmt.Sprintf("this device was revoked on %s and may not come back", t.Since.UTC().Format("2006-01-02")),
+		Detail: fmt.Sprintf("this device was revoked on %s and may not come back", day(t.Since)),
 		Hint:   "an administrator can tell why: hallmark audit list",
 	}
 }

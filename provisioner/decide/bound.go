@@ -4,7 +4,7 @@ import "bytes"
 
 // boundTPM refuses a ticket made for another chip: a list, where there is one, always
 // binds (design decision 5).
-func boundTPM(c *Case) *Refusal {
+func boundTPM(c *Case) error {
 	t := c.View.Ticket
 	if t.EKName == nil || c.Facts.TPM != nil && bytes.Equal(t.EKName, c.Facts.TPM.EKName) {
 		return nil

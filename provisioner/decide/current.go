@@ -2,18 +2,22 @@ package decide
 
 import "fmt"
 
+// UnknownCertificate refuses a certificate of ours that the record does not have: it is of
+// another time.
+var UnknownCertificate = &Refusal{Code: "certificate-unknown", Detail: "the certificate shown is not on record",
+	Hint: "enrol again: hallmark-device enrol"}
+
 // current lets only the live IDevID, the newest LDevID, or its predecessor until the
 // successor has been used, renew (design decision 8). An older one may be a copy, or a
 // firmware slot rolled back: the device falls back to its IDevID by itself. Where no chip
 // holds the key an older one means that there are two holders: both are stopped.
-func current(c *Case) *Refusal {
+func current(c *Case) error {
 	p, newest := c.View.Presented, c.View.Newest
 	if p == nil || p.Device != c.Who.Device.ID || p.DER == nil {
-		return &Refusal{Code: "certificate-unknown", Detail: "the certificate shown is not on record",
-			Hint: "enrol again: hallmark-device enrol"}
+		return UnknownCertificate
 	}
 	if !p.Revoked.IsZero() {
-		return &Refusal{Code: "certificate-revoked", Detail: fmt.Sprintf("the certificate shown was revoked on %s", p.Revoked.UTC().Format("2006-01-02"))}
+		return &Refusal{Code: "certificate-revoked", Detail: fmt.Sprintf("the certificate shown was revoked on %s", day(p.Revoked))}
 	}
 	switch {
 	case p.Profile == "idevid":

@@ -34,7 +34,7 @@ type Refusal struct {
 func (r *Refusal) Error() string { return r.Detail }
 
 // A rule returns nil if it has nothing against the case.
-type rule func(*Case) *Refusal
+type rule func(*Case) error
 
 // The order is that of what one would want to read first: the final reasons, then
 // what the line can mend.
@@ -58,9 +58,11 @@ func Renewal(c Case) error { return judge(renewing, &c) }
 
 func judge(rules []rule, c *Case) error {
 	for _, r := range rules {
-		if refusal := r(c); refusal != nil {
-			return refusal
+		if err := r(c); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }

@@ -10,7 +10,7 @@ import (
 // of the first chip of its make and model, or what an operator allowed. A chip has
 // several, mostly a P-256 and an RSA key, each with a certificate, and nothing ties one to
 // another; whoever has root on a device could otherwise enrol it once for each.
-func ekType(c *Case) *Refusal {
+func ekType(c *Case) error {
 	chip := c.Facts.TPM
 	if chip == nil || !chip.Certified || len(c.View.EKTypes) == 0 || slices.Contains(c.View.EKTypes, chip.EKType) {
 		return nil

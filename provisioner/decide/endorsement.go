@@ -9,7 +9,7 @@ const maxEndorsementKeys = 10
 
 // endorsementKeys refuses a device that keeps bringing new endorsement keys: each look at
 // it would read them all.
-func endorsementKeys(c *Case) *Refusal {
+func endorsementKeys(c *Case) error {
 	if n := len(c.Who.Device.EKs); c.Who.NewEK && n > maxEndorsementKeys {
 		return &Refusal{Code: "evidence-refused", Detail: fmt.Sprintf("%s has %d endorsement keys on record and brings another", c.Who.Device.Name(), n-1),
 			Hint: "enrol with the endorsement key that was used before"}

@@ -13,10 +13,10 @@ import (
 // renew it too. Any other may be a copy, and needs an administrator's grant, unless
 // nothing was lost but the answer: the device never renewed, or shows the ticket that it
 // was enrolled with.
-func granted(c *Case) *Refusal {
+func granted(c *Case) error {
 	a, d := c.Who.Device.Assurance, c.Who.Device
 	if g := c.View.Lost; g != nil && g.Device == d.ID && !c.Who.NewKey && !found(c) {
-		return &Refusal{Code: "grant-needed", Detail: fmt.Sprintf("the key of %s was declared lost on %s", d.Name(), g.Created.UTC().Format("2006-01-02")),
+		return &Refusal{Code: "grant-needed", Detail: fmt.Sprintf("the key of %s was declared lost on %s", d.Name(), day(g.Created)),
 			Hint: "enrol the device with the ticket that hallmark device grant --new-key printed"}
 	}
 	switch t := c.View.Ticket; {

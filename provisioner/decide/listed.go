@@ -3,7 +3,7 @@ package decide
 import "fmt"
 
 // listed refuses a chip that is not on its lot's list (design decision 5).
-func listed(c *Case) *Refusal {
+func listed(c *Case) error {
 	if !c.View.Lot.Listed || c.View.OnList {
 		return nil
 	}

@@ -3,7 +3,7 @@ package decide
 import "fmt"
 
 // lotOpen refuses to fill a closed lot (design decision 11).
-func lotOpen(c *Case) *Refusal {
+func lotOpen(c *Case) error {
 	if c.View.Lot.Closed.IsZero() {
 		return nil
 	}

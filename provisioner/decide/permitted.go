@@ -2,7 +2,7 @@ package decide
 
 // permitted asks a device that is not on record for a ticket: a certificate at
 // manufacture needs somebody's permission (design decision 11).
-func permitted(c *Case) *Refusal {
+func permitted(c *Case) error {
 	switch {
 	case c.Ticket == "":
 		return &Refusal{Code: "ticket-needed", Detail: "this TPM is not on record and brought no ticket",

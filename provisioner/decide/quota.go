@@ -4,7 +4,7 @@ import "fmt"
 
 // quota keeps a lot from being over-produced (design decision 11): the count is read
 // in the transaction that records the device.
-func quota(c *Case) *Refusal {
+func quota(c *Case) error {
 	l := c.View.Lot
 	if l.Quota == 0 || l.Used < l.Quota {
 		return nil

@@ -9,14 +9,22 @@ import (
 
 // serialNumber refuses placeholders and a serial number that the ticket does not
 // allow (design decision 11).
-func serialNumber(c *Case) *Refusal {
-	if err := identity.CheckSerial(c.Who.Device.Serial); err != nil {
+func serialNumber(c *Case) error {
+	serial, t := c.Who.Device.Serial, c.View.Ticket
+	if err := Serial(serial); err != nil {
+		return err
+	}
+	if t.Serial != "" && record.Fold(t.Serial) != record.Fold(serial) {
+		return otherSerial(serial)
+	}
+	return nil
+}
+
+// Serial refuses what can be no device's serial number.
+func Serial(serial string) error {
+	if err := identity.CheckSerial(serial); err != nil {
 		return &Refusal{Code: "serial-invalid", Detail: err.Error(),
 			Hint: "give the product's own: hallmark-device enrol --serial SERIAL"}
-	}
-	t := c.View.Ticket
-	if t.Serial != "" && record.Fold(t.Serial) != record.Fold(c.Who.Device.Serial) {
-		return otherSerial(c.Who.Device.Serial)
 	}
 	return nil
 }
@@ -24,7 +32,7 @@ func serialNumber(c *Case) *Refusal {
 // ownSerial refuses a serial number that is not that of the device which comes back: its
 // ticket was made for another unit than the one that it is used on. With a key that is on
 // record package identity says so; this is for a key that takes the place of a lost one.
-func ownSerial(c *Case) *Refusal {
+func ownSerial(c *Case) error {
 	if c.Serial == "" || record.Fold(c.Serial) == record.Fold(c.Who.Device.Serial) {
 		return nil
 	}

@@ -7,22 +7,15 @@ import (
 )
 
 // standing refuses suspended and revoked devices (design decisions 13 and 14).
-func standing(c *Case) *Refusal {
+func standing(c *Case) error {
 	if !c.Who.Known {
 		return nil
 	}
-	return stateOf(c.Who.Device)
+	return Standing(c.Who.Device)
 }
 
 // Standing judges a recorded device's state alone.
 func Standing(d record.Device) error {
-	if r := stateOf(d); r != nil {
-		return r
-	}
-	return nil
-}
-
-func stateOf(d record.Device) *Refusal {
 	switch d.State {
 	case record.StateActive:
 		return nil

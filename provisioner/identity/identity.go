@@ -28,10 +28,7 @@ type Identity struct {
 // Clash is a contradiction between the claims and the inventory.
 type Clash struct {
 	// Code is "serial-taken", "ek-taken", "ak-changed" or "key-changed".
-	Code   string
-	Detail string
-	// Device is the ID of the recorded device that it clashes with.
-	Device string
+	Code, Detail string
 }
 
 func (c *Clash) Error() string { return c.Detail }
@@ -63,8 +60,7 @@ func Enrolling(f attest.Facts, ticket, serial, newID string, v record.View, now 
 		return Identity{Device: d, Known: true, NewKey: true}, nil
 	}
 	if v.BySerial != nil {
-		return Identity{}, &Clash{Code: "serial-taken", Device: v.BySerial.ID,
-			Detail: fmt.Sprintf("another %s is enrolled as %s", keeper(f), v.BySerial.Name())}
+		return Identity{}, &Clash{Code: "serial-taken", Detail: fmt.Sprintf("another %s is enrolled as %s", keeper(f), v.BySerial.Name())}
 	}
 	return Identity{Device: newDevice(f, serial, newID, v, now)}, nil
 }
@@ -81,18 +77,15 @@ func keeper(f attest.Facts) string {
 func returning(f attest.Facts, serial string, d record.Device, now time.Time) (Identity, error) {
 	switch {
 	case serial != "" && record.Fold(serial) != record.Fold(d.Serial):
-		return Identity{}, &Clash{Code: "ek-taken", Device: d.ID,
-			Detail: fmt.Sprintf("this %s is enrolled as %s", keeper(f), d.Name())}
+		return Identity{}, &Clash{Code: "ek-taken", Detail: fmt.Sprintf("this %s is enrolled as %s", keeper(f), d.Name())}
 	case f.TPM == nil: // it was found by its key
 		d.Seen = now
 		return Identity{Device: d, Known: true}, nil
 	case !bytes.Equal(f.TPM.AKName, d.AKName):
-		return Identity{}, &Clash{Code: "ak-changed", Device: d.ID,
-			Detail: fmt.Sprintf("%s is enrolled with another attestation key", d.Name())}
+		return Identity{}, &Clash{Code: "ak-changed", Detail: fmt.Sprintf("%s is enrolled with another attestation key", d.Name())}
 	case sha256.Sum256(f.Key) != d.Key:
 		// Decision 1: an IDevID is issued again only to the same key.
-		return Identity{}, &Clash{Code: "key-changed", Device: d.ID,
-			Detail: fmt.Sprintf("%s is enrolled with another IDevID key", d.Name())}
+		return Identity{}, &Clash{Code: "key-changed", Detail: fmt.Sprintf("%s is enrolled with another IDevID key", d.Name())}
 	}
 	who := Identity{Device: d, Known: true, NewEK: true}
 	for _, ek := range d.EKs {
@@ -103,7 +96,7 @@ func returning(f attest.Facts, serial string, d record.Device, now time.Time) (I
 	if who.NewEK {
 		who.Device.EKs = append(append([]record.EK{}, d.EKs...), ekOf(f))
 	}
-	who.Device.TPMFirmware = Firmware(f.TPM.Firmware)
+	who.Device.TPMFirmware = firmware(f.TPM.Firmware)
 	who.Device.Seen = now
 	return who, nil
 }
@@ -119,7 +112,7 @@ func Renewing(f attest.Facts, v record.View, now time.Time) (Identity, error) {
 	}
 	d := *v.ByID
 	if f.TPM != nil {
-		d.TPMFirmware = Firmware(f.TPM.Firmware)
+		d.TPMFirmware = firmware(f.TPM.Firmware)
 	}
 	d.Seen, d.Renewed = now, now
 	return Identity{Device: d, Known: true}, nil
@@ -128,13 +121,13 @@ func Renewing(f attest.Facts, v record.View, now time.Time) (Identity, error) {
 func newDevice(f attest.Facts, serial, id string, v record.View, now time.Time) record.Device {
 	d := record.Device{
 		ID: id, Serial: serial, State: record.StateActive,
-		Assurance: Assurance(f, v), Key: sha256.Sum256(f.Key), Enrolled: now, Seen: now,
+		Assurance: assuranceOf(f, v), Key: sha256.Sum256(f.Key), Enrolled: now, Seen: now,
 	}
 	if f.TPM == nil {
 		d.AKPublic = f.Birth
 	} else {
 		d.EKs, d.AKName, d.AKPublic = []record.EK{ekOf(f)}, f.TPM.AKName, f.TPM.AKPublic
-		d.TPMMaker, d.TPMModel, d.TPMFirmware = f.TPM.Maker, f.TPM.Model, Firmware(f.TPM.Firmware)
+		d.TPMMaker, d.TPMModel, d.TPMFirmware = f.TPM.Maker, f.TPM.Model, firmware(f.TPM.Firmware)
 	}
 	if v.Lot != nil {
 		d.Lot, d.Model = v.Lot.Name, v.Lot.Model
@@ -142,8 +135,8 @@ func newDevice(f attest.Facts, serial, id string, v record.View, now time.Time) 
 	return d
 }
 
-// Assurance is what the claims and the inventory establish together (decision 5).
-func Assurance(f attest.Facts, v record.View) record.Assurance {
+// assuranceOf is what the claims and the inventory establish together (decision 5).
+func assuranceOf(f attest.Facts, v record.View) record.Assurance {
 	if f.TPM == nil {
 		return record.Assurance{}
 	}
@@ -156,7 +149,7 @@ func ekOf(f attest.Facts) record.EK {
 		Certificate: f.TPM.EKCertificate, Issuer: f.TPM.EKIssuer}
 }
 
-// Firmware is TPMS_ATTEST.firmwareVersion as makers print it: four 16-bit numbers.
-func Firmware(v uint64) string {
+// firmware is TPMS_ATTEST.firmwareVersion as makers print it: four 16-bit numbers.
+func firmware(v uint64) string {
 	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xffff, v>>16&0xffff, v&0xffff)
 }
