@@ -43,7 +43,11 @@ func reopened(t *testing.T, file string) *Store {
 }
 
 func revokeAll(ctx context.Context, s *Store) (record.Job, error) {
-	return s.CreateJob(ctx, record.Selection{}, time.Now(), func(record.JobView) (record.JobPlan, error) {
+	return revoke(ctx, s, record.Selection{})
+}
+
+func revoke(ctx context.Context, s *Store, of record.Selection) (record.Job, error) {
+	return s.CreateJob(ctx, of, time.Now(), func(record.JobView) (record.JobPlan, error) {
 		j := record.Job{Kind: record.JobRevoke, Operator: "anna", State: record.JobRunning, Created: time.Now()}
 		return record.JobPlan{Job: j, Event: record.Event{Time: time.Now(), Actor: "operator:anna", Verb: "job.created"}}, nil
 	})
@@ -73,6 +77,42 @@ func TestOthersWriteWhileAJobIsMade(t *testing.T) {
 		default:
 		}
 	}
+}
+
+// Nor does who makes a job of a few, which is under way before the great one is made.
+func TestSmallJobWhileAGreatOneIsMade(t *testing.T) {
+	s, _ := great(t)
+	of := record.Selection{Devices: []string{first(t, s).ID}}
+	made := make(chan record.Job)
+	go func() {
+		j, err := revokeAll(t.Context(), s)
+		if err != nil {
+			t.Error(err)
+		}
+		made <- j
+	}()
+	for devices(t, s) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	small, err := revoke(t.Context(), s, of)
+	if err != nil || small.Total != 1 {
+		t.Errorf("%+v, %v", small, err)
+	}
+	if all, _, err := s.Jobs(t.Context(), record.Page{Limit: 10}); err != nil || len(all) != 1 {
+		t.Errorf("it came after the great one: %+v, %v", all, err)
+	}
+	if j := <-made; j.Total != many || j.Outcomes[""] != many || j.ID == small.ID {
+		t.Errorf("the great one: %+v", j)
+	}
+}
+
+func first(t *testing.T, s *Store) record.Device {
+	t.Helper()
+	page, _, err := s.Devices(t.Context(), nil, record.Page{Limit: 1})
+	if err != nil || len(page) != 1 {
+		t.Fatal(page, err)
+	}
+	return page[0]
 }
 
 func devices(t *testing.T, s *Store) (n int64) {
@@ -131,8 +171,11 @@ func TestJobHalfMade(t *testing.T) {
 	if err := s.Verify(t.Context()); err == nil || strings.Contains(err.Error(), "job") {
 		t.Errorf("but for certificates, which bear no number: %v", err)
 	}
+	if _, err := revoke(t.Context(), s, record.Selection{Devices: []string{first(t, s).ID}}); err != nil {
+		t.Fatal(err)
+	}
 	j, err := revokeAll(t.Context(), s)
-	if err != nil || j.ID != "j1" || j.Total != many || devices(t, s) != many {
+	if err != nil || j.Total != many || devices(t, s) != many+1 {
 		t.Errorf("the next: %+v, %v; %d devices", j, err, devices(t, s))
 	}
 }

@@ -23,12 +23,13 @@ import (
 // Store is a [record.Jobs].
 type Store struct {
 	db *engine.DB
-	// making is held by whoever makes a job: one is judged and written after the other.
-	making *sync.Mutex
+	// Whoever makes a job holds one: jobs of a chunk at most are judged and written one after
+	// the other, and so are great ones, which take seconds.
+	small, great *sync.Mutex
 }
 
 // New keeps it in db.
-func New(db *engine.DB) Store { return Store{db, new(sync.Mutex)} }
+func New(db *engine.DB) Store { return Store{db, new(sync.Mutex), new(sync.Mutex)} }
 
 const selectJob = "SELECT seq, kind, operator, expression, reason, why, iif(expired, 'expired', state), created, ended, stages, until, total, due, told, change, changed, issuer FROM (SELECT * FROM jobs WHERE kind <> 'draft') jobs"
 

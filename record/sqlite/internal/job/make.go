@@ -23,40 +23,29 @@ const chunk = 1000
 
 // CreateJob reads and judges on a reader's view, which keeps nobody waiting, and then writes
 // the devices a chunk at a time. With the last the job comes to be; before, it is a draft:
-// one that waits, of the kind 'draft', shown to nobody (selectJob).
+// one that waits, of the kind 'draft', shown to nobody (selectJob). A job of one chunk is
+// written at once and waits for no draft.
 func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time, judge record.JobJudge) (j record.Job, err error) {
-	s.making.Lock()
-	defer s.making.Unlock()
-	if err := s.sweep(ctx); err != nil {
-		return j, err
-	}
 	var devices []int64
-	var plan record.JobPlan
 	err = s.db.View(ctx, func(c *engine.Conn) error {
-		if devices, err = choose(ctx, c, of); err != nil {
-			return err
-		}
-		list, err := json.Marshal(devices)
-		if err != nil {
-			return err
-		}
-		v, err := view(ctx, c, string(list), int64(len(devices)), at)
-		if err != nil {
-			return err
-		}
-		if plan, err = judge(v); err != nil {
-			return err
-		}
-		plan.Job.Total = v.Total
-		earlier, err := alike(ctx, c, string(list), plan.Job, at)
-		if err == nil && earlier != nil {
-			j, err = *earlier, fmt.Errorf("job %s waits for the same: %w", earlier.ID, record.ErrExists)
-		}
-		if err == nil && plan.Job.Kind == record.JobRenew {
-			err = crowded(c, string(list))
-		}
+		devices, err = choose(ctx, c, of)
 		return err
 	})
+	if err != nil {
+		return j, err
+	}
+	making, great := s.small, len(devices) > chunk
+	if great {
+		making = s.great
+	}
+	making.Lock()
+	defer making.Unlock()
+	if great {
+		if err := s.sweep(ctx); err != nil {
+			return j, err
+		}
+	}
+	plan, j, err := s.judged(ctx, devices, at, judge)
 	if err != nil {
 		return j, err
 	}
@@ -81,12 +70,41 @@ func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time,
 	return j, nil
 }
 
-// sweep removes what is left of a job that could not be made to its end. It is the newest.
+// judged asks what becomes of a job about devices. One that waits for the same comes with
+// ErrExists.
+func (s Store) judged(ctx context.Context, devices []int64, at time.Time, judge record.JobJudge) (plan record.JobPlan, waits record.Job, err error) {
+	list, err := json.Marshal(devices)
+	if err != nil {
+		return plan, waits, err
+	}
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		v, err := view(ctx, c, string(list), int64(len(devices)), at)
+		if err != nil {
+			return err
+		}
+		if plan, err = judge(v); err != nil {
+			return err
+		}
+		plan.Job.Total = v.Total
+		earlier, err := alike(ctx, c, string(list), plan.Job, at)
+		if err == nil && earlier != nil {
+			waits, err = *earlier, fmt.Errorf("job %s waits for the same: %w", earlier.ID, record.ErrExists)
+		}
+		if err == nil && plan.Job.Kind == record.JobRenew {
+			err = crowded(c, string(list))
+		}
+		return err
+	})
+	return plan, waits, err
+}
+
+// sweep removes what is left of a job that could not be made to its end. Its caller holds
+// great: nobody has begun another.
 func (s Store) sweep(ctx context.Context) error {
 	for {
 		var draft *int64
 		err := s.db.Read(ctx, func(c *engine.Conn) (err error) {
-			draft, err = engine.First(c, engine.Number, "SELECT seq FROM jobs WHERE seq = (SELECT max(seq) FROM jobs) AND kind = 'draft'")
+			draft, err = engine.First(c, engine.Number, "SELECT seq FROM jobs WHERE kind = 'draft' LIMIT 1")
 			return err
 		})
 		if err != nil || draft == nil {
