@@ -60,6 +60,7 @@ type house struct {
 	changed     atomic.Int64 // calls of Config.Changed
 	replanned   atomic.Int64 // calls of renewal.Service.Changed
 	surveyed    func()       // called after the survey for a renewal plan; may be nil
+	written     func()       // called while a job is written down; may be nil
 	lose        atomic.Bool  // the next answer to an acceptance gets lost
 	life        time.Duration
 	jobs        *job.Runner
@@ -107,7 +108,7 @@ func (h *house) serve(ctx context.Context) {
 	plans := &renewal.Service{Store: meanwhile{h.store, h}, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
 	watch, statusOf := consent.New(h.store), h.status()
 	h.jobs = job.New(h.store, statusOf.Publish, h.now, slog.New(slog.NewTextHandler(h.t.Output(), nil)))
-	many, err := bulk.New(bulk.Config{Store: h.store, Watch: watch, Wake: h.jobs.Wake, Name: "Acme", Seal: h.seal})
+	many, err := bulk.New(bulk.Config{Store: meanwhile{h.store, h}, Watch: watch, Wake: h.jobs.Wake, Name: "Acme", Seal: h.seal})
 	check(h.t, err)
 	authorities := issuing.Service{Store: h.store, Authorities: h, Plans: plans, Wake: h.jobs.Wake}
 	service, err := admin.New(admin.Config{
@@ -136,7 +137,8 @@ func (h *house) serve(ctx context.Context) {
 	h.t.Cleanup(h.server.Close)
 }
 
-// meanwhile lets something happen between a survey and what is made of it.
+// meanwhile lets something happen between a survey and what is made of it, and before a job
+// is made to its end.
 type meanwhile struct {
 	*sqlite.Store
 	h *house
@@ -148,6 +150,14 @@ func (m meanwhile) Survey(ctx context.Context, of record.Selection, at time.Time
 		m.h.surveyed()
 	}
 	return v, err
+}
+
+func (m meanwhile) CreateJob(ctx context.Context, of record.Selection, at time.Time, judge record.JobJudge) (record.Job, error) {
+	j, err := m.Store.CreateJob(ctx, of, at, judge)
+	if m.h.written != nil {
+		m.h.written()
+	}
+	return j, err
 }
 
 // slow signs lists once nobody holds the lock.

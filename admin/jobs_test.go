@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -481,6 +482,32 @@ func TestSlowLists(t *testing.T) {
 	check(t, <-ended)
 	if r := h.listed(); !slices.Contains(r, 1) || !slices.Contains(r, 4) {
 		t.Errorf("listed: %v", r)
+	}
+}
+
+// TestRevokeWhileAJobIsMade: a job for which another operator answers keeps nobody from ending
+// a device while it is written down; one that rests on what its operator may do alone does.
+func TestRevokeWhileAJobIsMade(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	names, others := h.fleet("w47", 3), h.fleet("w48", 4)
+	bo := h.second("bo")
+	during := func(j jobs.New, device string) (err error) {
+		t.Helper()
+		h.written = func() {
+			impatient, cancel := context.WithTimeout(ctx, 2*time.Second)
+			defer cancel()
+			_, err = bo.Revoke(impatient, device, wire.StatusRequest{Reason: "superseded"})
+		}
+		j.Kind, j.Reason = jobs.Revoke, "superseded"
+		_, made := h.anna.CreateJob(ctx, j)
+		check(t, made)
+		return err
+	}
+	lot := jobs.Selection{Where: "lot = w47"}
+	check(t, during(jobs.New{Selection: lot}, names[0]))
+	check(t, during(jobs.New{Selection: lot, BreakGlass: "bo sleeps"}, names[1]))
+	if err := during(jobs.New{Selection: jobs.Selection{Devices: others[:2]}}, others[2]); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("beside a job that nobody else answers for: %v", err)
 	}
 }
 

@@ -44,7 +44,7 @@ func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	var made record.Job
-	judge := func(left int64) error {
+	judge := func(left int64, others func()) error {
 		made, err = s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (record.JobPlan, error) {
 			j := record.Job{Kind: in.Kind, Operator: c.Caller.Name, Expression: in.Where, Reason: reason, Why: in.Why, State: record.JobRunning, Created: c.Now}
 			if j.Stages, err = stages(in.Stages, v.Total); err != nil {
@@ -53,14 +53,18 @@ func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
 			if err := counted(in, v); err != nil {
 				return record.JobPlan{}, err
 			}
-			return plan(c, j, in, v, left), nil
+			p := plan(c, j, in, v, left)
+			if p.Approval != nil {
+				others()
+			}
+			return p, nil
 		})
 		return err
 	}
 	if j := (record.Job{Kind: in.Kind}); j.Target() == record.StateRevoked {
 		err = s.Watch.Revoking(ctx, c.Caller.Name, c.Now, judge)
 	} else {
-		err = judge(math.MaxInt64)
+		err = judge(math.MaxInt64, func() {})
 	}
 	repeated := errors.Is(err, record.ErrExists)
 	if err != nil && !repeated {

@@ -120,15 +120,18 @@ func (w *Watch) Threshold(ctx context.Context) (int64, error) {
 }
 
 // Revoking calls do with how many devices the operator may still revoke alone, by a job;
-// less than zero never. Nobody else ends devices of the same record meanwhile.
-func (w *Watch) Revoking(ctx context.Context, operator string, now time.Time, do func(left int64) error) error {
+// less than zero never. Nobody else ends devices of the same record meanwhile, or until do
+// calls others: when it is clear that the job does not rest on what he may do alone, for to
+// write down a great one takes seconds.
+func (w *Watch) Revoking(ctx context.Context, operator string, now time.Time, do func(left int64, others func()) error) error {
 	w.one.Lock()
-	defer w.one.Unlock()
+	others := sync.OnceFunc(w.one.Unlock)
+	defer others()
 	left, err := w.left(ctx, operator, now)
 	if err != nil {
 		return err
 	}
-	return do(max(0, left))
+	return do(max(0, left), others)
 }
 
 func (w *Watch) left(ctx context.Context, operator string, now time.Time) (int64, error) {
