@@ -15,14 +15,16 @@ func assured(c *Case) error {
 	}
 	r := &Refusal{Code: "assurance-too-low",
 		Detail: fmt.Sprintf("model %s asks for a %s TPM and this one is %s", m.Name, m.Assurance, d.Assurance)}
-	switch m.Assurance {
-	case record.LevelCertified:
-		r.Hint = "the TPM brought no endorsement certificate"
-		if c.Facts.TPM != nil && c.Facts.TPM.Uncertified != "" {
-			r.Hint = c.Facts.TPM.Uncertified
-		}
-	case record.LevelRegistered:
-		r.Hint = "put its endorsement key on the lot's list or on the ticket"
+	switch chip := c.Facts.TPM; {
+	case !d.Assurance.Hardware:
+		r.Detail = fmt.Sprintf("model %s asks for a %s TPM and this key is in none", m.Name, m.Assurance)
+		r.Hint = "have the TPM hold it (--key tpm), or use a ticket for a lot whose model asks for software"
+	case m.Assurance == record.LevelRegistered:
+		r.Hint = "its EK Name has to be on the ticket (hallmark ticket create --from CSV) or on the lot's list"
+	case m.Assurance == record.LevelCertified && chip != nil && chip.Uncertified != "":
+		r.Hint = chip.Uncertified
+	case m.Assurance == record.LevelCertified:
+		r.Hint = "the TPM brought no endorsement certificate: use a ticket for a lot whose model asks for registered or first-use"
 	}
 	return r
 }

@@ -123,9 +123,20 @@ func TestReturningNeedsNoTicketAndNoPlace(t *testing.T) {
 	}
 }
 
-// Whoever lacks a maker's root is told which.
+// Whoever has no chip is not told about chips' certificates.
+func TestSoftwareIsTheHint(t *testing.T) {
+	for _, level := range []string{record.LevelCertified, record.LevelRegistered, record.LevelFirstUse} {
+		c := good()
+		c.View.Model.Assurance, c.Facts.TPM, c.Who.Device.Assurance = level, nil, record.Assurance{}
+		if r := new(Refusal); !errors.As(Enrolment(c), &r) || !strings.Contains(r.Hint, "--key tpm") || !strings.HasSuffix(r.Detail, "this key is in none") {
+			t.Errorf("%s: %+v", level, r)
+		}
+	}
+}
+
+// Whoever lacks a maker's root is told which; whoever lacks a certificate, which models take it.
 func TestUncertifiedIsTheHint(t *testing.T) {
-	for why, want := range map[string]string{"": "brought no endorsement certificate", "import the root of X": "import the root of X"} {
+	for why, want := range map[string]string{"": "asks for registered or first-use", "import the root of X": "import the root of X"} {
 		c := good()
 		c.View.Model.Assurance, c.Facts.TPM.Uncertified = record.LevelCertified, why
 		if r := new(Refusal); !errors.As(Enrolment(c), &r) || !strings.Contains(r.Hint, want) {
