@@ -31,7 +31,7 @@ func Free(dir string) error {
 	}
 	path := filepath.Join(dir, ConfigFile)
 	if _, err := os.Lstat(path); err == nil {
-		return Hint(fmt.Errorf("%s holds a CA already", dir), "a CA is made once; serve it: hallmarkd serve --config %s", path)
+		return Hint(fmt.Errorf("%s holds a CA already", dir), "serve it: hallmarkd serve --config %s; or name a folder that does not exist yet", path)
 	}
 	if len(entries) > 0 {
 		return Hint(fmt.Errorf("%s is not empty", dir), "name a folder that does not exist yet")

@@ -153,6 +153,9 @@ func (f Founding) addresses() (address, error) {
 			if a.Public.Status != "" {
 				return a, Hint(errors.New("two http --public-url: certificates name one place for their status"), "give one")
 			}
+			if u.Port() == strconv.Itoa(port) {
+				return a, Hint(fmt.Errorf("--public-url %q: http is for CRLs and OCSP, and at port %d devices speak https", text, port), "as in --public-url https://%s", u.Host)
+			}
 			a.Public.Status = strings.TrimRight(text, "/")
 		default:
 			return a, Hint(fmt.Errorf("--public-url %q is neither https (devices) nor http (status)", text), "as in --public-url https://ca.example:8443")
