@@ -86,6 +86,10 @@ func readSettings(path string) (Settings, error) {
 	}
 	var s Settings
 	if err := yaml.UnmarshalWithOptions(text, &s, yaml.Strict()); err != nil {
+		beside := filepath.Join(filepath.Dir(path), "operator", SettingsFile)
+		if _, missing := os.Stat(beside); missing == nil {
+			return Settings{}, fmt.Errorf("settings: %s is the server's configuration: the first operator's settings are %s", path, beside)
+		}
 		return Settings{}, fmt.Errorf("settings %s: %w", path, err)
 	}
 	if _, err := wire.ServerURL(s.Server); err != nil {

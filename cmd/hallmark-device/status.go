@@ -52,7 +52,7 @@ that is just coming up have its time.
 		if s.Unreadable != "" {
 			return errors.New(s.Unreadable)
 		}
-		return o.print(c, s, statusLines(s)...)
+		return o.print(c, s, statusLines(s, o.state)...)
 	})
 	return c
 }
@@ -84,9 +84,11 @@ func keyLine(s agent.Status) string {
 	return "key          " + s.Key
 }
 
-func statusLines(s agent.Status) []string {
+// statusLines tell a person what the state folder says.
+func statusLines(s agent.Status, folder string) []string {
 	if s.Condition == device.NotEnrolled {
-		return append([]string{"not enrolled", "next: hallmark-device enrol TICKET"}, workLines(s)...)
+		return append([]string{"not enrolled: " + folder + " holds no identity",
+			"next: hallmark-device enrol TICKET; or, if it is enrolled, name its state folder with --state"}, workLines(s)...)
 	}
 	lines := []string{"device       " + s.Device, "server       " + s.Server, keyLine(s)}
 	if s.IDevID != nil {
@@ -118,7 +120,7 @@ func workLines(s agent.Status) (lines []string) {
 	if f := s.Outcome.Final; f != nil {
 		lines = append(lines, fmt.Sprintf("refused      for good since %s: %s [%s]", when(f.Time), f.Detail, f.Code))
 	} else if f := s.Outcome.Failure; f != nil {
-		lines = append(lines, fmt.Sprintf("failing      %d times in a row, last %s: %s [%s]", s.Outcome.Failures, when(f.Time), f.Detail, f.Code))
+		lines = append(lines, fmt.Sprintf("failing      %d×, last %s: %s [%s]", s.Outcome.Failures, when(f.Time), f.Detail, f.Code))
 	}
 	for _, f := range s.Outcome.HookFailures {
 		lines = append(lines, "warning      "+f)

@@ -78,7 +78,7 @@ func TestExitCodes(t *testing.T) {
 		{"device show", terminal.ExitUsage, "0 arguments given; the command is: hallmark device show SERIAL"},
 		{"device list a b", terminal.ExitUsage, "2 arguments given; the command is: hallmark device list [EXPR]"},
 		{"device list --colour", terminal.ExitUsage, "unknown flag"},
-		{"device revoke SN-1", terminal.ExitUsage, `"reason" not set`},
+		{"device revoke SN-1", terminal.ExitUsage, "--reason is needed"},
 		{"lot create W47", terminal.ExitUsage, `"quota" not set`},
 		{"ticket create --serial a --count 2", terminal.ExitUsage, "[count serial]"},
 		{"ticket create --count 0", terminal.ExitUsage, "at least 1"},

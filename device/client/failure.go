@@ -48,7 +48,7 @@ var hints = map[string]string{
 	CodeProxy:         "check the proxy's address (--proxy or HTTPS_PROXY) and that it permits the server's host and port",
 	CodeProxyAuth:     "put name and password into the proxy's URL: http://NAME:PASSWORD@HOST:PORT",
 	CodeAnswer:        "check that the address is that of a Hallmark server's device listener",
-	CodeUnknownCA:     "this is another server than the ticket's, or something in between answers for it; check the address",
+	CodeUnknownCA:     "this is another server than the one that the ticket or the roots (infrastructure.pem) are from, or something in between answers for it; check the address",
 	CodeIntercepted:   "have the proxy or firewall that inspects TLS let this server pass untouched: a device cannot work through it",
 	CodeServerName:    "name the server as its certificate does: public.devices in its hallmark.yaml",
 	CodeServerExpired: "check the clocks of server and device; the server renews its own certificate",

@@ -60,6 +60,9 @@ type Proxy struct {
 
 // Check says what is wrong with a tunnel, as far as can be told without opening it.
 func (t Tunnel) Check() error {
+	if t.To == "" {
+		return errors.New("where it leads is missing: to, a HOST:PORT")
+	}
 	if _, port, err := net.SplitHostPort(t.To); err != nil || port == "" {
 		return fmt.Errorf("%q is not HOST:PORT", t.To)
 	}

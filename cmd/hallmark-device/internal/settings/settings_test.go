@@ -28,7 +28,7 @@ func TestParse(t *testing.T) {
 		"nonsense = 1":                    "1: there is no setting",
 		"state = a\x00b":                  "1: a control character",
 		"state = \xff":                    "1: not a text file",
-		"[proxy]":                         "1: [proxy]: \"\" is not HOST:PORT",
+		"[proxy]":                         "1: [proxy]: where it leads is missing",
 		"[proxy]\nto = a:1\nto = b:1":     "3: to is set already",
 		"[proxy]\nstate = a":              "2: there is no setting \"state\" in [proxy]",
 		"[proxy]\nserve = :443\nto = b:1": "1: [proxy]: \"b:1\" is not the address of a program",

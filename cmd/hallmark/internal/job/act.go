@@ -91,7 +91,7 @@ func (t acting) run(a *terminal.App, c *cobra.Command, args []string) error {
 		return terminal.Usage(errors.New("name devices by SERIAL..., or select them with --where EXPR"))
 	}
 	if t.in.Kind == jobs.Revoke && t.reason == "" && !t.dryRun {
-		return terminal.Usage(errors.New(`"reason" not set: ` + strings.Join(wire.RevocationReasons, ", ")))
+		return terminal.Usage(errors.New("--reason is needed: one of " + strings.Join(wire.RevocationReasons, ", ")))
 	}
 	if t.in.Kind == jobs.Revoke {
 		t.in.Reason = cmp.Or(standardReasons[t.reason], t.reason)

@@ -109,7 +109,7 @@ relay.yaml in the folder.`,
 		log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
 		cl, err := client.LoadRelay(*dir, func(w string) { log.Warn(w) })
 		if errors.Is(err, fs.ErrNotExist) {
-			return terminal.Hinted(err, "hallmark relay join INVITATION --dir "+*dir+" comes first")
+			return joinFirst(err, *dir)
 		} else if err != nil {
 			return err
 		}
@@ -181,6 +181,10 @@ func (o *options) config(dir string, cl *client.Client) (relay.Config, error) {
 	return c, err
 }
 
+func joinFirst(err error, dir string) error {
+	return terminal.Hinted(err, "hallmark relay join INVITATION --dir "+dir+" comes first")
+}
+
 func status() *cobra.Command {
 	c := &cobra.Command{Use: "status", Short: "Show what the relay of this computer enforces",
 		Long:    "Show what the relay of this computer enforces. It exits 1 if that is not as it should be:\nthe relay does not run, something failed, or half the life of its lists has passed\nwithout a fresh one.",
@@ -189,7 +193,9 @@ func status() *cobra.Command {
 	asJSON := terminal.JSONFlag(c)
 	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
 		st, err := relay.ReadStatus(*dir, time.Now())
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return joinFirst(err, *dir)
+		} else if err != nil {
 			return err
 		}
 		change := "nothing yet"
