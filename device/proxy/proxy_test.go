@@ -542,7 +542,13 @@ func TestStop(t *testing.T) {
 	p := proxy.Proxy{Dialer: s.dialer, Tunnels: []proxy.Tunnel{{Listen: "unix:" + path, To: s.far, Name: "far"}}}
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	await(t, func() bool { _, err := os.Stat(path); return err == nil })
+	await(t, func() bool { // a socket has its name a moment before it listens
+		c, err := dial("unix:" + path)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	c := mustDial(t, "unix:"+path)
 	io.WriteString(c, "x")
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
