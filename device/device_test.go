@@ -302,6 +302,9 @@ func TestWrongCertificates(t *testing.T) {
 		"AK for IDevID":          func(id *wire.Identity) { id.IDevID = id.AK },
 		"no issuer in the chain": func(id *wire.Identity) { id.IDevID = id.IDevID[:1] },
 		"not a certificate":      func(id *wire.Identity) { id.AK = [][]byte{{1}} },
+		"no name":                func(id *wire.Identity) { id.Device, id.Model, id.Serial = "", "", "" },
+		"another's name":         func(id *wire.Identity) { id.Device, id.Serial = "default:SN-0", "SN-0" },
+		"two names":              func(id *wire.Identity) { id.Serial = "SN-0" },
 	} {
 		u.refuse = altered(wire.PathActivate, alter)
 		if r, err := u.enrol(t, ticket, "SN-1"); err == nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -178,6 +179,9 @@ func (a *agent) enrol(ctx context.Context, e Enrolment) error {
 	if err := a.checkChain("IDevID", got.IDevID, a.birth.Public(), bundle.Manufacturing); err != nil {
 		return err
 	}
+	if err := checkName(got); err != nil {
+		return err
+	}
 	if id.AK == nil {
 		got.AK = nil
 	} else if err := a.checkChain("attestation key", got.AK, id.AK, bundle.Manufacturing); err != nil {
@@ -185,5 +189,18 @@ func (a *agent) enrol(ctx context.Context, e Enrolment) error {
 	}
 	a.set.Device, a.set.Model, a.set.Serial = got.Device, got.Model, got.Serial
 	a.set.IDevID, a.set.AK, a.set.Next = got.IDevID, got.AK, got.Next
+	return nil
+}
+
+// checkName makes sure that the names beside an IDevID are those in it. They are handed to
+// hooks, and a state without a name is none.
+func checkName(got *wire.Identity) error {
+	leaf, err := x509.ParseCertificate(got.IDevID[0])
+	if err != nil {
+		return err
+	}
+	if in := leaf.Subject.SerialNumber; in == "" || got.Device != in || got.Model+":"+got.Serial != in {
+		return fmt.Errorf("the server calls this device %.80q, its IDevID certificate %.80q", got.Device, in)
+	}
 	return nil
 }
