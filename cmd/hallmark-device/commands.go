@@ -16,6 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/agent"
+	"github.com/hallmark-pki/hallmark/device/serial"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -152,7 +153,7 @@ Enrolling an enrolled device changes nothing.
 		if ticket == nil && (len(e.Servers) == 0 || len(e.Roots) == 0) && notEnrolled(o.state) {
 			return usageError{errors.New("a ticket is needed, or both --server and --roots"), c.CommandPath()}
 		}
-		if e.Serial, err = from.serialNumber(c.Context()); errors.Is(err, device.ErrSource) {
+		if e.Serial, err = from.serialNumber(c.Context()); errors.Is(err, serial.ErrSource) {
 			return usageError{err, c.CommandPath()}
 		} else if err != nil {
 			return advised{err, "give it with --serial, or name another source with --serial-from"}

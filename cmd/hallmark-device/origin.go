@@ -12,6 +12,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/serial"
 	"github.com/hallmark-pki/hallmark/device/state"
 )
 
@@ -72,9 +73,9 @@ func (f *origin) serialNumber(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	serial, err := device.ReadSerial(ctx, f.serialFrom)
+	number, err := serial.Read(ctx, f.serialFrom)
 	if err != nil {
 		return "", fmt.Errorf("reading the serial number: %w", err)
 	}
-	return serial, nil
+	return number, nil
 }

@@ -139,7 +139,7 @@ var doors = []door{
 	{module + "/internal/durable", "config record/... device device/... attest/*/collect ca/keys ca/trust relay relay/* admin/client cmd/... internal/*", "",
 		"who may have files puts them in place in one way"},
 	{module + "/internal/sdnotify", "device/agent relay cmd/...", "", "only what runs for long has a service manager"},
-	{module + "/internal/program", "device device/agent attest/*/collect relay cmd/hallmark-device/internal/settings cmd/hallmark/internal/relying", "",
+	{module + "/internal/program", "device device/agent device/serial attest/*/collect relay cmd/hallmark-device/internal/settings cmd/hallmark/internal/relying", "",
 		"what others wrote is run, and ended, in one way"},
 	{"testing", "record/recordtest", "", "test code does not belong in the product"},
 	{"unsafe", "", "", "memory safety is a promise of the product"},

@@ -1,4 +1,5 @@
-package device
+// Package serial reads the product's serial number from where a board keeps it.
+package serial
 
 import (
 	"bytes"
@@ -15,48 +16,48 @@ import (
 )
 
 const (
-	// maxSerial bounds what is read from a source; the server takes far fewer bytes.
-	maxSerial = 256
-	// serialTimeout bounds a command that prints the serial number.
-	serialTimeout = 10 * time.Second
+	// maxLength bounds what is read from a source; the server takes far fewer bytes.
+	maxLength = 256
+	// timeout bounds a command that prints the serial number.
+	timeout = 10 * time.Second
 )
 
 // ErrSource means that a text names no source of serial numbers.
 var ErrSource = errors.New("not a source of serial numbers: use dmi, devicetree, file:PATH or cmd:COMMAND")
 
-// ReadSerial reads the product's serial number from "dmi", "devicetree", "file:PATH"
+// Read reads the product's serial number from "dmi", "devicetree", "file:PATH"
 // or "cmd:COMMAND" (run by sh). NUL bytes and blanks at the ends are cut; whether the
 // rest is a serial number is the server's to judge.
-func ReadSerial(ctx context.Context, source string) (string, error) {
+func Read(ctx context.Context, source string) (string, error) {
 	kind, argument, _ := strings.Cut(source, ":")
 	switch {
 	case source == "dmi":
-		return serialFile("/sys/class/dmi/id/product_serial")
+		return readFile("/sys/class/dmi/id/product_serial")
 	case source == "devicetree":
-		return serialFile("/proc/device-tree/serial-number")
+		return readFile("/proc/device-tree/serial-number")
 	case kind == "file" && argument != "":
-		return serialFile(argument)
+		return readFile(argument)
 	case kind == "cmd" && argument != "":
-		return serialCommand(ctx, argument)
+		return run(ctx, argument)
 	}
 	return "", fmt.Errorf("%q is %w", source, ErrSource)
 }
 
-func serialFile(path string) (string, error) {
+func readFile(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSerial+1))
+	text, err := io.ReadAll(io.LimitReader(f, maxLength+1))
 	if err != nil {
 		return "", err
 	}
-	return trimSerial(path, text)
+	return trim(path, text)
 }
 
-func serialCommand(ctx context.Context, command string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, serialTimeout)
+func run(ctx context.Context, command string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	cmd.Env = program.Environment()
@@ -65,24 +66,24 @@ func serialCommand(ctx context.Context, command string) (string, error) {
 	if err := program.Run(cmd, 0); err != nil {
 		return "", fmt.Errorf("the command for it: %w: %s", errors.Join(err, ctx.Err()), bytes.TrimSpace(complaint))
 	}
-	return trimSerial("what the command printed", text)
+	return trim("what the command printed", text)
 }
 
 // limited keeps the first bytes of what is written to it, one more than a serial number has.
 type limited []byte
 
 func (l *limited) Write(b []byte) (int, error) {
-	*l = append(*l, b[:min(len(b), maxSerial+1-len(*l))]...)
+	*l = append(*l, b[:min(len(b), maxLength+1-len(*l))]...)
 	return len(b), nil
 }
 
-func trimSerial(source string, text []byte) (string, error) {
+func trim(source string, text []byte) (string, error) {
 	text = bytes.Trim(text, "\x00 \t\r\n")
 	switch {
 	case len(text) == 0:
 		return "", fmt.Errorf("%s holds no serial number", source)
-	case len(text) > maxSerial:
-		return "", fmt.Errorf("%s holds more than %d bytes, which is no serial number", source, maxSerial)
+	case len(text) > maxLength:
+		return "", fmt.Errorf("%s holds more than %d bytes, which is no serial number", source, maxLength)
 	}
 	return string(text), nil
 }
