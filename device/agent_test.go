@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -425,5 +426,33 @@ func TestAgentWhoseFolderIsFull(t *testing.T) {
 	}
 	if text := strings.Join(u.said, "\n"); !strings.Contains(text, "writing the state folder") {
 		t.Fatalf("said %q", u.said)
+	}
+}
+
+// A server that wants to hear of a device in the year 9999, because its clock is wrong or
+// somebody answered in its place for once, does not take its working certificate from it.
+func TestAgentOfAFarMoment(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file")
+	u.sleep(0)
+	u.enrolled(t, "L-1")
+	u.renew(t, "idevid")
+	for _, window := range []string{
+		`{"start":"9999-12-31T23:59:59Z","end":"9999-12-31T23:59:59Z"}`,
+		`{"start":"9999-12-31T23:59:59-12:00","end":"9999-12-31T23:59:59-12:00"}`, // in UTC that is 10000, which JSON does not know
+		`{"start":"2026-01-01T00:00:00Z","end":"9999-12-31T23:59:59-12:00"}`,
+	} {
+		u.refuse = func(w http.ResponseWriter, r *http.Request) bool { io.WriteString(w, window); return true }
+		must[device.Result](t)(device.Poll(t.Context(), u.options()))
+		u.refuse = nil
+		a := u.agent()
+		before := a.Status()
+		if !before.RenewAfter.Before(before.LDevID.NotAfter) {
+			t.Fatalf("%s: to be renewed after %v", window, before.RenewAfter)
+		}
+		u.live(t, a, before.LDevID.NotAfter.Sub(u.clock()))
+		if after := a.Status(); after.Condition != device.OK || !after.LDevID.NotAfter.After(before.LDevID.NotAfter) {
+			t.Fatalf("%s: %+v", window, after)
+		}
 	}
 }

@@ -140,7 +140,7 @@ func (a *agent) ask(ctx context.Context, id *tls.Certificate) error {
 	if err != nil {
 		return err
 	}
-	a.steer(steering)
+	a.steer(steering, id.Certificate[0])
 	return nil
 }
 

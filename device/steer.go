@@ -2,6 +2,7 @@ package device
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"time"
 
@@ -9,14 +10,27 @@ import (
 )
 
 // steer takes a window from the server and picks the device's moment in it. A window that
-// is none, from a server at odds with itself, is taken as its start alone.
-func (a *agent) steer(s wire.Steering) {
+// is none, from a server at odds with itself, is taken as its start alone. None reaches
+// beyond nine tenths of the life of the certificate that it is for: whoever answered in the
+// server's place once, or a server whose clock was wrong, shall not let it run out.
+func (a *agent) steer(s wire.Steering, certificate []byte) {
 	s.Trust = 0 // the bundle itself is kept
+	if c, err := x509.ParseCertificate(certificate); err == nil {
+		last := c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 10)
+		s.Start, s.End = earlier(s.Start, last), earlier(s.End, last)
+	}
 	if s.End.Before(s.Start) {
 		s.End = s.Start
 	}
 	a.set.Steering = s
 	a.set.RenewAfter = moment(a.set.Device, s)
+}
+
+func earlier(t, last time.Time) time.Time {
+	if t.After(last) {
+		return last
+	}
+	return t
 }
 
 // moment is where in a window a device renews: uniformly over the fleet, as RFC 9773 §4.2

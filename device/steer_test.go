@@ -29,7 +29,7 @@ func TestMoment(t *testing.T) {
 		}
 	}
 	a := &agent{}
-	a.steer(wire.Steering{Start: start, End: start.Add(-time.Hour)})
+	a.steer(wire.Steering{Start: start, End: start.Add(-time.Hour)}, nil)
 	if !a.set.RenewAfter.Equal(start) {
 		t.Fatalf("a window that ends before it begins: %v", a.set.RenewAfter)
 	}
