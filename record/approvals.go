@@ -36,8 +36,6 @@ type Approval struct {
 	Expires  time.Time
 	Approver string
 	Approved time.Time
-	// Spent is when the act was done that it allowed.
-	Spent time.Time
 }
 
 // Approvals is how two operators do what one alone may not.

@@ -115,8 +115,8 @@ const LotMemory = 24 * time.Hour
 
 // JobView is what a job is judged by before it is recorded.
 type JobView struct {
-	// Total counts the devices that the job would be about, Fleet all that there are.
-	Total, Fleet int64
+	// Total counts the devices that the job would be about.
+	Total int64
 	// Everything: no device that is not revoked was left out.
 	Everything bool
 	// WholeLots are the lots that the devices would be the end of, as LotsEnded says.

@@ -20,11 +20,11 @@ type Approvals struct{ db *engine.DB }
 // New keeps it in db.
 func New(db *engine.DB) Approvals { return Approvals{db} }
 
-const selectApproval = "SELECT seq, kind, subject, why, requester, requested, expires, approver, approved, spent FROM approvals"
+const selectApproval = "SELECT seq, kind, subject, why, requester, requested, expires, approver, approved FROM approvals"
 
 func scan(r engine.Row) record.Approval {
 	return record.Approval{ID: rows.ID("a", r.Int(0)), Kind: r.Text(1), Subject: r.Text(2), Why: r.Text(3), Requester: r.Text(4),
-		Requested: r.Time(5), Expires: r.Time(6), Approver: r.Text(7), Approved: r.Time(8), Spent: r.Time(9)}
+		Requested: r.Time(5), Expires: r.Time(6), Approver: r.Text(7), Approved: r.Time(8)}
 }
 
 func find(c *engine.Conn, id string) (*record.Approval, error) {
@@ -133,11 +133,7 @@ func (s Approvals) GivenApproval(ctx context.Context, kind, subject, requester s
 // EndApprovals writes no event if there is none.
 func (s Approvals) EndApprovals(ctx context.Context, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		n, err := c.Exec("UPDATE approvals SET expires = ? WHERE spent IS NULL AND expires > ?", at, at)
-		if err == nil && n == 0 {
-			err = audit.ErrUnchanged
-		}
-		return err
+		return audit.Any(c.Exec("UPDATE approvals SET expires = ? WHERE spent IS NULL AND expires > ?", at, at))
 	})
 }
 
@@ -167,10 +163,6 @@ func (s Approvals) Setting(ctx context.Context, name string) (string, error) {
 // SetSetting writes no event if the value is the same.
 func (s Approvals) SetSetting(ctx context.Context, name, value string, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		n, err := c.Exec("INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value <> excluded.value", name, value)
-		if err == nil && n == 0 {
-			return audit.ErrUnchanged
-		}
-		return err
+		return audit.Any(c.Exec("INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value <> excluded.value", name, value))
 	})
 }

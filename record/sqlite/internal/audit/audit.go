@@ -26,6 +26,14 @@ const maxEvents = 10_000
 // ErrUnchanged is how a verb says that there was nothing to do.
 var ErrUnchanged = errors.New("unchanged")
 
+// Any is err, or ErrUnchanged if a statement changed no row.
+func Any(n int64, err error) error {
+	if err == nil && n == 0 {
+		return ErrUnchanged
+	}
+	return err
+}
+
 // Change is a write with its event; no event is written if do returns ErrUnchanged.
 func Change(ctx context.Context, db *engine.DB, e record.Event, do func(*engine.Conn) error) error {
 	return db.Write(ctx, func(c *engine.Conn) error {

@@ -173,10 +173,8 @@ func marked(ctx context.Context, path string, mark int64) error {
 // Snapshot writes the last commit, compacted, into a new file (mode 0600). It works
 // on a connection of its own: neither the writer nor the readers wait for it.
 func (db *DB) Snapshot(ctx context.Context, file string) error {
-	select {
-	case <-db.closing:
+	if db.Closed() {
 		return errClosed
-	default:
 	}
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {

@@ -78,3 +78,12 @@ func Cursor(p record.Page, start int64) (int64, error) {
 	}
 	return n, nil
 }
+
+// Cut ends a page of which one row more was read, if there was one, and gives the cursor of
+// the next.
+func Cut[T any](found []T, p record.Page, number func(T) int64) (page []T, next string) {
+	if len(found) <= p.Limit {
+		return found, ""
+	}
+	return found[:p.Limit], strconv.FormatInt(number(found[p.Limit-1]), 10)
+}

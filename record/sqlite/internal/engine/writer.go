@@ -170,10 +170,8 @@ func (db *DB) Read(ctx context.Context, do func(*Conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	select { // Close takes all readers and gives none back
-	case <-db.closing:
+	if db.Closed() { // it takes all readers and gives none back
 		return errClosed
-	default:
 	}
 	select {
 	case c := <-db.readers:

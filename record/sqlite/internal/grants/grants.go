@@ -54,11 +54,7 @@ func (s Grants) Grant(ctx context.Context, g record.Grant, e record.Event) (chan
 // EndGrants writes no event if there is none.
 func (s Grants) EndGrants(ctx context.Context, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		n, err := c.Exec("UPDATE grants SET expires = ? WHERE redeemed IS NULL AND expires > ?", at, at)
-		if err == nil && n == 0 {
-			err = audit.ErrUnchanged
-		}
-		return err
+		return audit.Any(c.Exec("UPDATE grants SET expires = ? WHERE redeemed IS NULL AND expires > ?", at, at))
 	})
 }
 

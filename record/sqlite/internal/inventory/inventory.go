@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -39,10 +38,7 @@ func (s Inventory) Devices(ctx context.Context, where *record.Selector, p record
 	err = s.db.View(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.seq > ? AND "+condition+" ORDER BY d.seq LIMIT ?",
 			append(append([]any{after}, args...), p.Limit+1)...)
-		if err == nil && len(found) > p.Limit {
-			found = found[:p.Limit]
-			next = strconv.FormatInt(found[p.Limit-1].Seq, 10)
-		}
+		found, next = engine.Cut(found, p, func(d rows.Recorded) int64 { return d.Seq })
 		list, err = whole(ctx, c, found, err)
 		return err
 	})
@@ -103,17 +99,11 @@ func (s Inventory) Certificates(ctx context.Context, where *record.Selector, p r
 	err = s.db.Read(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, func(r engine.Row) numbered { return numbered{r.Int(0), rows.ScanCertificate(r)} },
 			rows.ListCertificate+" WHERE c.seq < ? AND "+condition+" ORDER BY c.seq DESC LIMIT ?", append(append([]any{before}, args...), p.Limit+1)...)
-		if err != nil {
-			return err
-		}
-		if len(found) > p.Limit {
-			found = found[:p.Limit]
-			next = strconv.FormatInt(found[p.Limit-1].seq, 10)
-		}
+		found, next = engine.Cut(found, p, func(f numbered) int64 { return f.seq })
 		for _, f := range found {
 			list = append(list, f.Certificate)
 		}
-		return nil
+		return err
 	})
 	return list, next, err
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -84,19 +83,31 @@ func (s Store) Jobs(ctx context.Context, p record.Page) (list []record.Job, next
 	}
 	err = s.db.View(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, scan, selectJob+" WHERE seq < ? ORDER BY seq DESC LIMIT ?", before, p.Limit+1)
-		if len(found) > p.Limit {
-			found = found[:p.Limit]
-			next = strconv.FormatInt(found[p.Limit-1].seq, 10)
-		}
-		for _, f := range found {
-			if err == nil {
-				err = count(ctx, c, &f.Job)
-			}
-			list = append(list, f.Job)
-		}
+		found, next = engine.Cut(found, p, func(j numbered) int64 { return j.seq })
+		list, err = counted(ctx, c, found, err)
 		return err
 	})
 	return list, next, err
+}
+
+// counted adds their counts to the jobs that a query found.
+func counted(ctx context.Context, c *engine.Conn, found []numbered, err error) (list []record.Job, _ error) {
+	for _, f := range found {
+		if err == nil {
+			err = count(ctx, c, &f.Job)
+		}
+		list = append(list, f.Job)
+	}
+	return list, err
+}
+
+func (s Store) list(ctx context.Context, where string) (list []record.Job, err error) {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		found, err := engine.Query(ctx, c, scan, selectJob+" WHERE "+where+" ORDER BY seq")
+		list, err = counted(ctx, c, found, err)
+		return err
+	})
+	return list, err
 }
 
 // JobDevices pages by position.
@@ -118,10 +129,7 @@ func (s Store) JobDevices(ctx context.Context, id, outcome string, p record.Page
 			return row{r.Int(0), record.JobDevice{Device: r.Text(1), Name: r.Text(2), Outcome: r.Text(3), At: r.Time(4)}}
 		}, "SELECT j.position, d.id, d.model || ':' || d.serial, j.outcome, j.at FROM job_devices j CROSS JOIN devices d ON d.seq = j.device WHERE j.job = ? AND j.position > ?"+
 			sql+" ORDER BY j.position LIMIT ?", append(args, p.Limit+1)...)
-		if len(found) > p.Limit {
-			found = found[:p.Limit]
-			next = strconv.FormatInt(found[p.Limit-1].position, 10)
-		}
+		found, next = engine.Cut(found, p, func(r row) int64 { return r.position })
 		for _, f := range found {
 			list = append(list, f.JobDevice)
 		}
@@ -131,39 +139,19 @@ func (s Store) JobDevices(ctx context.Context, id, outcome string, p record.Page
 }
 
 // UnfinishedJobs reads an index of them.
-func (s Store) UnfinishedJobs(ctx context.Context) (list []record.Job, err error) {
-	err = s.db.View(ctx, func(c *engine.Conn) error {
-		found, err := engine.Query(ctx, c, scan, selectJob+" WHERE state IN ('running', 'publishing') ORDER BY seq")
-		for _, f := range found {
-			if err == nil {
-				err = count(ctx, c, &f.Job)
-			}
-			list = append(list, f.Job)
-		}
-		return err
-	})
-	return list, err
+func (s Store) UnfinishedJobs(ctx context.Context) ([]record.Job, error) {
+	return s.list(ctx, "state IN ('running', 'publishing')")
+}
+
+// IssuerRevocations reads an index of them.
+func (s Store) IssuerRevocations(ctx context.Context) ([]record.Job, error) {
+	return s.list(ctx, `issuer <> '' AND kind = 'revoke-issuer' AND (state <> 'cancelled' OR EXISTS (
+		SELECT 1 FROM job_devices WHERE job = jobs.seq AND outcome IN ('done', 'unchanged')))`)
 }
 
 // PauseJob keeps what has happened.
 func (s Store) PauseJob(ctx context.Context, id string, e record.Event) (record.Job, error) {
 	return s.move(ctx, id, record.JobPaused, time.Time{}, e, record.JobRunning)
-}
-
-// IssuerRevocations reads an index of them.
-func (s Store) IssuerRevocations(ctx context.Context) (list []record.Job, err error) {
-	err = s.db.View(ctx, func(c *engine.Conn) error {
-		found, err := engine.Query(ctx, c, scan, selectJob+` WHERE issuer <> '' AND kind = 'revoke-issuer' AND (state <> 'cancelled' OR EXISTS (
-			SELECT 1 FROM job_devices WHERE job = jobs.seq AND outcome IN ('done', 'unchanged'))) ORDER BY seq`)
-		for _, f := range found {
-			if err == nil {
-				err = count(ctx, c, &f.Job)
-			}
-			list = append(list, f.Job)
-		}
-		return err
-	})
-	return list, err
 }
 
 // FinishJob ends what has been published.

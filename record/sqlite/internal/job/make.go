@@ -138,11 +138,6 @@ func choose(ctx context.Context, c *engine.Conn, of record.Selection) ([]int64, 
 
 func view(ctx context.Context, c *engine.Conn, devices string, total int64, at time.Time) (v record.JobView, err error) {
 	v.Total = total
-	fleet, err := engine.First(c, engine.Number, "SELECT coalesce(sum(used), 0) FROM lots")
-	if err != nil {
-		return v, err
-	}
-	v.Fleet = *fleet
 	left, err := engine.Query(ctx, c, engine.Number,
 		"SELECT 1 FROM devices d WHERE d.state <> 'revoked' AND d.seq NOT IN (SELECT value FROM json_each(?1)) LIMIT 1"+filter.Chosen, devices)
 	if err != nil {
@@ -249,7 +244,8 @@ func finish(c *engine.Conn, plan record.JobPlan) (j record.Job, err error) {
 }
 
 // concludeRevoked is for devices that were revoked while the plan was written down: they renew
-// no more, and their revocation did not find a plan to take them out of.
+// no more, and their revocation did not find a plan to take them out of. The first condition
+// is that of the index devices_ended.
 func concludeRevoked(c *engine.Conn, plan int64, at time.Time) error {
 	revoked, err := engine.Query(context.Background(), c, engine.Number, `SELECT d.seq FROM devices d CROSS JOIN job_devices p
 		WHERE d.state <> 'active' AND d.state = 'revoked' AND p.device = d.seq AND p.outcome = '' AND p.job = ?`, plan)

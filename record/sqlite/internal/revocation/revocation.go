@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +25,9 @@ func New(db *engine.DB) Revocations { return Revocations{db} }
 
 // Revoke ends a device and all that it has.
 func (s Revocations) Revoke(ctx context.Context, id string, at time.Time, reason int, why string, e record.Event) ([]record.Shard, error) {
+	if err := final(reason); err != nil {
+		return nil, err
+	}
 	return s.end(ctx, id, Act{record.StateRevoked, at, reason, why}, e)
 }
 
@@ -40,9 +42,6 @@ func (s Revocations) Restore(ctx context.Context, id string, at time.Time, e rec
 }
 
 func (s Revocations) end(ctx context.Context, id string, act Act, e record.Event) (changed []record.Shard, err error) {
-	if err := act.check(); err != nil {
-		return nil, err
-	}
 	err = audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		d, err := engine.One(c, "device "+id, rows.ScanDevice, "SELECT "+rows.DeviceColumns+" FROM devices d WHERE d.id = ?", id)
 		if err == nil {
@@ -62,13 +61,6 @@ type Act struct {
 	At     time.Time
 	Reason int
 	Why    string
-}
-
-func (a Act) check() error {
-	if a.State == record.StateRevoked {
-		return final(a.Reason)
-	}
-	return nil
 }
 
 // End moves a device to a state and its certificates with it, and returns the shards to
@@ -148,40 +140,31 @@ func (s Revocations) Lift(ctx context.Context, id string, e record.Event) error 
 
 // Supersede revokes a device's certificates, those on hold too, and leaves the device as it is.
 func Supersede(c *engine.Conn, device int64, at time.Time) ([]record.Shard, error) {
-	changed, err := endWhere(c, at, record.ReasonSuperseded, "device = ? AND (revoked IS NULL OR reason = 6)", device)
-	if errors.Is(err, audit.ErrUnchanged) {
-		err = nil
-	}
+	changed, _, err := endWhere(c, at, record.ReasonSuperseded, "device = ? AND (revoked IS NULL OR reason = 6)", device)
 	return changed, err
 }
 
 // EndHeld revokes what a device holds of an issuer, and leaves the device as it is;
 // ErrUnchanged if that is nothing.
 func EndHeld(c *engine.Conn, device int64, issuer string, at time.Time, reason int) ([]record.Shard, error) {
-	return endWhere(c, at, reason, "device = ? AND issuer = ? AND (revoked IS NULL OR reason = 6)", device, issuer)
+	changed, n, err := endWhere(c, at, reason, "device = ? AND issuer = ? AND (revoked IS NULL OR reason = 6)", device, issuer)
+	return changed, audit.Any(n, err)
 }
 
 // EndIssued revokes all that an issuer has issued and that has not expired, but for OCSP
-// responders' certificates; ErrUnchanged never.
+// responders' certificates.
 func EndIssued(c *engine.Conn, issuer string, at time.Time, reason int) ([]record.Shard, error) {
-	changed, err := endWhere(c, at, reason, "issuer = ? AND profile <> 'ocsp' AND (revoked IS NULL OR reason = 6) AND not_after >= ?", issuer, at)
-	if errors.Is(err, audit.ErrUnchanged) {
-		err = nil
-	}
+	changed, _, err := endWhere(c, at, reason, "issuer = ? AND profile <> 'ocsp' AND (revoked IS NULL OR reason = 6) AND not_after >= ?", issuer, at)
 	return changed, err
 }
 
-// endWhere revokes certificates; those on hold keep their date.
-func endWhere(c *engine.Conn, at time.Time, reason int, where string, args ...any) ([]record.Shard, error) {
-	changed, err := Shards(c, at, where, args...)
-	if err != nil {
-		return nil, err
+// endWhere revokes certificates and counts them; those on hold keep their date.
+func endWhere(c *engine.Conn, at time.Time, reason int, where string, args ...any) (changed []record.Shard, n int64, err error) {
+	if changed, err = Shards(c, at, where, args...); err != nil {
+		return nil, 0, err
 	}
-	n, err := c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+where, append([]any{at, reason}, args...)...)
-	if err == nil && n == 0 {
-		err = audit.ErrUnchanged
-	}
-	return changed, err
+	n, err = c.Exec("UPDATE certificates SET revoked = coalesce(revoked, ?), reason = ? WHERE "+where, append([]any{at, reason}, args...)...)
+	return changed, n, err
 }
 
 // RevokeOperator ends all certificates of an operator's name.
@@ -197,11 +180,7 @@ func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Ti
 		if changed, err = Shards(c, at, theirs, name); err != nil {
 			return err
 		}
-		n, err := c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE revoked IS NULL AND "+theirs, at, reason, name)
-		if err == nil && n == 0 {
-			return audit.ErrUnchanged
-		}
-		return err
+		return audit.Any(c.Exec("UPDATE certificates SET revoked = ?, reason = ? WHERE revoked IS NULL AND "+theirs, at, reason, name))
 	})
 	if err != nil {
 		return nil, err
