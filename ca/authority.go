@@ -148,15 +148,6 @@ func (a *Authority) Issuers() []string {
 	return names
 }
 
-// Chain is what follows a leaf of the issuer in a chain, DER, without the root; nil if
-// there is no such issuer.
-func (a *Authority) Chain(issuer string) [][]byte {
-	if i := a.issuers[issuer]; i != nil {
-		return slices.Clone(i.chain)
-	}
-	return nil
-}
-
 // place takes one place in the issuer's open CRL shard.
 func (i *issuer) place(ctx context.Context, store record.Issuance, capacity int64) (int64, error) {
 	i.mu.Lock()

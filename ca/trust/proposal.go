@@ -192,7 +192,7 @@ func (p *Proposal) Missing() (lines []string) {
 	// A newcomer that pins the new root begins with the bundle that this root signed.
 	var fresh []Key
 	for _, root := range rootsOf(p.next) {
-		if !slices.ContainsFunc(p.base.Infrastructure, func(der []byte) bool { return bytes.Equal(der, root.Root.Raw) }) {
+		if !Lists(p.base.Infrastructure, root.Root.Raw) {
 			fresh = append(fresh, root)
 		}
 	}
@@ -224,14 +224,11 @@ func (p *Proposal) signedBy(k Key) bool {
 }
 
 func names(keys []Key) string {
-	var b bytes.Buffer
-	for i, k := range keys {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(k.String())
+	var all []string
+	for _, k := range keys {
+		all = append(all, k.String())
 	}
-	return b.String()
+	return strings.Join(all, ", ")
 }
 
 // String is the beginning of the fingerprint and, of a root, its subject.
@@ -284,16 +281,13 @@ func (c Change) String() string {
 // Changes lists what the proposal changes.
 func (p *Proposal) Changes() (all []Change) {
 	compare := func(what string, before, after [][]byte, name func([]byte) string) {
-		missing := func(list [][]byte, one []byte) bool {
-			return !slices.ContainsFunc(list, func(other []byte) bool { return bytes.Equal(one, other) })
-		}
 		for _, one := range after {
-			if missing(before, one) {
+			if !Lists(before, one) {
 				all = append(all, Change{what, name(one), false})
 			}
 		}
 		for _, one := range before {
-			if missing(after, one) {
+			if !Lists(after, one) {
 				all = append(all, Change{what, name(one), true})
 			}
 		}

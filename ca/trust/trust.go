@@ -80,14 +80,14 @@ func New(file []byte, root *x509.Certificate, timeKey crypto.Signer, earlier ...
 			return nil, err
 		}
 	}
-	if !slices.ContainsFunc(s.bundle.Infrastructure, func(der []byte) bool { return bytes.Equal(der, root.Raw) }) {
+	if !Lists(s.bundle.Infrastructure, root.Raw) {
 		return nil, fmt.Errorf("trust bundle %d does not list the infrastructure root (hint: the bundle file and the root must come from the same installation)", s.bundle.Number)
 	}
 	spki, err := x509.MarshalPKIXPublicKey(timeKey.Public())
 	if err != nil {
 		return nil, fmt.Errorf("time key: %w", err)
 	}
-	if !slices.ContainsFunc(s.bundle.TimeKeys, func(listed []byte) bool { return bytes.Equal(listed, spki) }) {
+	if !Lists(s.bundle.TimeKeys, spki) {
 		return nil, errors.New("the trust bundle does not list this time key: devices would not believe it (hint: use a key that the bundle lists; hallmarkd trust show)")
 	}
 	s.keyName = fingerprint(spki)
@@ -123,6 +123,9 @@ func (s *Service) Newest() (wire.SignedBundle, int64) {
 	return s.steps[len(s.steps)-1], s.bundle.Number
 }
 
+// stepsFrame is what wire.TrustSteps adds to its bundles at most, in bytes.
+const stepsFrame = 64
+
 // Since gives the bundles that follow number after, as many as fit into an answer and at
 // least one if there are any. A device that is older than the first kept gets that.
 func (s *Service) Since(after int64) wire.TrustSteps {
@@ -140,11 +143,16 @@ func (s *Service) Since(after int64) wire.TrustSteps {
 	return answer
 }
 
+// Lists reports whether a root (a certificate's DER) or a key is in one of a bundle's lists.
+func Lists(list [][]byte, one []byte) bool {
+	return slices.ContainsFunc(list, func(other []byte) bool { return bytes.Equal(one, other) })
+}
+
 // Listed reports whether any of the bundles that are kept lists a root (DER).
 func (s *Service) Listed(root []byte) bool {
 	return slices.ContainsFunc(s.steps, func(step wire.SignedBundle) bool {
 		b, err := wire.ReadBundle(step)
-		return err == nil && slices.ContainsFunc(slices.Concat(b.Infrastructure, b.Operational, b.Manufacturing), func(der []byte) bool { return bytes.Equal(der, root) })
+		return err == nil && Lists(slices.Concat(b.Infrastructure, b.Operational, b.Manufacturing), root)
 	})
 }
 
@@ -159,10 +167,7 @@ func (s *Service) SignedBy() (names []string) {
 // First is the number of the oldest bundle that is kept.
 func (s *Service) First() int64 { return s.first }
 
-// stepsFrame is what wire.TrustSteps adds to its bundles at most, in bytes.
-const stepsFrame = 64
-
-// Bundle is its content.
+// Bundle is the content of the newest bundle.
 func (s *Service) Bundle() wire.Bundle { return s.bundle }
 
 // SignTime binds now to a nonce that somebody without a clock made up. It has 16 to 64

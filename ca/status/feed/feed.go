@@ -38,8 +38,8 @@ const (
 	// follower that catches up, for each has those bytes to itself.
 	page    = 1000
 	handful = 100
-	// published bounds a publication.
-	published = 30 * time.Second
+	// publishTimeout bounds a publication.
+	publishTimeout = 30 * time.Second
 )
 
 // Lists is where CRLs are published; ca/status.
@@ -169,7 +169,7 @@ func (f *Feed) publish(ctx context.Context, changes []record.Change) {
 			shards = append(shards, record.Shard{Issuer: c.Issuer, Number: c.Shard})
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, published)
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	if err := f.Lists.Publish(ctx, shards...); err != nil && ctx.Err() == nil {
 		f.Log.Error("changes of status are announced before their CRL", "error", err)

@@ -143,7 +143,7 @@ func (in *Installation) Pins(lines ...string) profile.Pins {
 // Lists reports whether the trust bundle lists an issuer's root.
 func (in *Installation) Lists(i Issuer) bool {
 	b := in.Trust.Bundle()
-	return slices.ContainsFunc(Roots(&b, profile.LineOf(i.Name)), func(der []byte) bool { return bytes.Equal(der, i.Root.Raw) })
+	return trust.Lists(Roots(&b, profile.LineOf(i.Name)), i.Root.Raw)
 }
 
 // Roots are a line's roots in a bundle.

@@ -171,7 +171,7 @@ func Propose(in *installation.Installation, w Wishes, now time.Time) (*trust.Pro
 func union(list, more [][]byte) [][]byte {
 	list = slices.Clone(list)
 	for _, one := range more {
-		if !slices.ContainsFunc(list, func(other []byte) bool { return bytes.Equal(one, other) }) {
+		if !trust.Lists(list, one) {
 			list = append(list, one)
 		}
 	}
@@ -247,7 +247,7 @@ func AddRoot(in *installation.Installation, line, rootOut string, now time.Time)
 // there is none.
 func waiting(in *installation.Installation, line string, next wire.Bundle) *installation.Issuer {
 	for _, i := range in.Issuers {
-		listed := slices.ContainsFunc(installation.Roots(&next, line), func(der []byte) bool { return bytes.Equal(der, i.Root.Raw) })
+		listed := trust.Lists(installation.Roots(&next, line), i.Root.Raw)
 		if profile.LineOf(i.Name) == line && !listed && !in.Trust.Listed(i.Root.Raw) {
 			return &i
 		}
