@@ -131,13 +131,13 @@ func (c Change) validate() error {
 		return CheckIssuerName(c.Issuer)
 	case !isHex(c.Serial, serialSize):
 		return fmt.Errorf("serial number %q", c.Serial)
-	case c.Successor != "" && !isHex(c.Successor, serialSize):
-		return fmt.Errorf("successor %q", c.Successor)
-	case c.Fingerprint != "" && !isHex(c.Fingerprint, 32):
-		return fmt.Errorf("fingerprint %q", c.Fingerprint)
+	case c.Successor != "" && !isHex(c.Successor, serialSize), c.Fingerprint != "" && !isHex(c.Fingerprint, 32):
+		return fmt.Errorf("successor %q, fingerprint %q", c.Successor, c.Fingerprint)
+	case strings.Trim(c.Device+c.Name, keyLetters+strings.ToUpper(keyLetters)+".:-") != "": // commands are given both
+		return fmt.Errorf("device %q, name %q", c.Device, c.Name)
 	case c.Status != StatusGood && c.Status != StatusHold && c.Status != StatusRevoked:
 		return fmt.Errorf("status %q", c.Status)
-	case c.Denied() && (c.Since.IsZero() || c.Reason == "" || !slices.Contains(reasonWords, c.Reason)):
+	case c.Denied() && (c.Since.IsZero() || c.Reason == "") || !slices.Contains(reasonWords, c.Reason):
 		return fmt.Errorf("%s without a date, or for the reason %q", c.Status, c.Reason)
 	}
 	return nil

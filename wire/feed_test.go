@@ -27,6 +27,8 @@ func TestChangeIsReadAsItWasWritten(t *testing.T) {
 		"number": func(c *Change) { c.Number = 0 }, "issuer": func(c *Change) { c.Issuer = "a/b" }, "serial": func(c *Change) { c.Serial = "4A" },
 		"successor": func(c *Change) { c.Successor = "x" }, "fingerprint": func(c *Change) { c.Fingerprint = c.Serial },
 		"status": func(c *Change) { c.Status = "" }, "reason": func(c *Change) { c.Reason = "" }, "since": func(c *Change) { c.Since = time.Time{} },
+		"device": func(c *Change) { c.Device = "lamp:$(reboot)" }, "name": func(c *Change) { c.Name = "lamp\nHALLMARK_STATUS=good" },
+		"reason, though it is good": func(c *Change) { c.Status, c.Reason = StatusGood, "x y" },
 	} {
 		bad := c
 		change(&bad)
