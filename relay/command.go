@@ -22,7 +22,7 @@ func (r *Relay) command(ctx context.Context, line string, environment []string) 
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
 	cmd.Env = append(program.Environment(), environment...)
-	out := &tail{}
+	out := &program.Tail{Max: 300}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := program.Run(cmd, 0)
 	switch {
@@ -31,20 +31,7 @@ func (r *Relay) command(ctx context.Context, line string, environment []string) 
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(*out)))
-}
-
-// tail keeps the end of what a command says.
-type tail []byte
-
-const maxTail = 300
-
-func (t *tail) Write(b []byte) (int, error) {
-	*t = append(*t, b...)
-	if over := len(*t) - maxTail; over > 0 {
-		*t = append((*t)[:0], (*t)[over:]...)
-	}
-	return len(b), nil
+	return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out.Text)))
 }
 
 // tellReady tells the service manager, once, that the program beside may be started.

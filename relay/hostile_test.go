@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -188,5 +190,28 @@ func TestNotModifiedForEver(t *testing.T) {
 	p.troubled("the relying party fails closed")
 	if text := p.read(p.etc + "/taken"); strings.Contains(text, serial) {
 		t.Errorf("taken up after the end: %s", text)
+	}
+}
+
+// A server in other hands that names an issuer no more would have its revoked devices let in where
+// files are lists of serial numbers. Only the trust bundle, which is signed, ends an issuer.
+func TestIssuerIsFollowedWhileItsRootIsTrusted(t *testing.T) {
+	p := newSite(t).post()
+	p.file(wire.FormatSerials)
+	stop := p.run()
+	p.enforced()
+	stop()
+	r, unlock, err := New(p.Config)
+	p.must(err)
+	defer unlock()
+	named := []string{"operational-2"}
+	p.must(r.follows(named))
+	if !slices.Equal(r.issuers, []string{"operational", "operational-2"}) || len(r.sources) != 2 {
+		t.Errorf("followed: %q", r.issuers)
+	}
+	r.roots = x509.NewCertPool()
+	p.must(r.follows(named))
+	if !slices.Equal(r.issuers, named) || len(r.sources) != 1 || len(r.state.Issuers) > 0 {
+		t.Errorf("followed, though its root was retired: %q", r.issuers)
 	}
 }

@@ -122,9 +122,6 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 	if err := json.Unmarshal(body, &trust); err != nil {
 		return fmt.Errorf("trust bundle: %w", err)
 	}
-	if err := r.follows(trust.Issuers); err != nil {
-		return err
-	}
 	newest, err := bundle.Take(r.Dir, trust, func(sum [32]byte) bool { return slices.Contains(r.Pinned, sum) })
 	if err != nil {
 		return err
@@ -143,12 +140,20 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 		}
 	}
 	r.state.Bundle = newest.Number
-	return r.loadRoots()
+	if err := r.loadRoots(); err != nil {
+		return err
+	}
+	return r.follows(trust.Issuers)
 }
 
-// follows takes over whose certificates the lists are about.
-func (r *Relay) follows(issuers []string) error {
-	if len(issuers) == 0 || len(issuers) > wire.MaxFollowed {
+// follows takes over whose certificates the lists are about. The server's word for it is not
+// signed, so it can only add: who was followed once is, until its root is trusted no more.
+func (r *Relay) follows(named []string) error {
+	maps.DeleteFunc(r.state.Issuers, func(_ string, der []byte) bool { return !r.trusts(der) })
+	issuers := slices.AppendSeq(slices.Clone(named), maps.Keys(r.state.Issuers))
+	slices.Sort(issuers)
+	issuers = slices.Compact(issuers)
+	if len(named) == 0 || len(issuers) > wire.MaxFollowed {
 		return errors.New("the server names no issuers, or too many")
 	}
 	for _, name := range issuers {
@@ -162,6 +167,15 @@ func (r *Relay) follows(issuers []string) error {
 	r.issuers = issuers
 	maps.DeleteFunc(r.sources, func(name string, _ *source) bool { return !slices.Contains(issuers, name) })
 	return nil
+}
+
+// trusts reports whether a root that relying parties have stands for an issuer.
+func (r *Relay) trusts(issuer []byte) bool {
+	c, err := x509.ParseCertificate(issuer)
+	if err == nil {
+		_, err = c.Verify(x509.VerifyOptions{Roots: r.roots, CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	}
+	return err == nil
 }
 
 // rootsFile is the file, in the relay's folder, of what relying parties trust.
@@ -193,7 +207,7 @@ func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, e
 		s.denied[denial.Serial] = true
 	}
 	s.made, s.until = l.Time, l.NextUpdate
-	r.state.Made[name] = l.Time
+	r.state.Made[name], r.state.Issuers[name] = l.Time, l.Authority().Raw
 	return l.Number, nil
 }
 

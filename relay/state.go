@@ -29,9 +29,11 @@ type state struct {
 	Closed bool `json:"closed,omitempty"`
 	// Bundle is the number of the trust bundle, Made when the newest deny-list of each
 	// issuer was made and, by path, the newest filter: older ones are refused.
-	Bundle  int64                `json:"bundle"`
-	Made    map[string]time.Time `json:"made,omitempty"`
-	Problem string               `json:"problem,omitempty"`
+	Bundle int64                `json:"bundle"`
+	Made   map[string]time.Time `json:"made,omitempty"`
+	// Issuers are the certificates (DER) of those whose lists were read.
+	Issuers map[string][]byte `json:"issuers,omitempty"`
+	Problem string            `json:"problem,omitempty"`
 }
 
 // Status is what a relay says of itself.
@@ -77,16 +79,20 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 }
 
 func readState(dir string) (st state, err error) {
-	st = state{Number: -1, Behind: true, Made: map[string]time.Time{}}
+	st = state{Number: -1, Behind: true}
 	text, err := disk.Read(filepath.Join(dir, stateFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return st, nil
-	}
-	if err == nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+	case err == nil:
 		st.Behind = false
-		if err = json.Unmarshal(text, &st); st.Made == nil {
-			st.Made = map[string]time.Time{}
-		}
+		err = json.Unmarshal(text, &st)
+	}
+	if st.Made == nil {
+		st.Made = map[string]time.Time{}
+	}
+	if st.Issuers == nil {
+		st.Issuers = map[string][]byte{}
 	}
 	st.Told = max(st.Told, st.Number)
 	if err = errors.Join(err, st.Check()); err != nil {
@@ -103,11 +109,9 @@ func writeState(dir string, st state) error {
 	return disk.Replace(filepath.Join(dir, stateFile), append(text, '\n'))
 }
 
-var errLocked = errors.New("another relay works in this folder")
-
 // lock keeps a second relay out; it ends with the process.
 func lock(dir string) (unlock func(), err error) {
-	return disk.Lock(filepath.Join(dir, relayLock), fmt.Errorf("%s: %w: stop it first", dir, errLocked))
+	return disk.Lock(filepath.Join(dir, relayLock), fmt.Errorf("%s: another relay works in this folder: stop it first", dir))
 }
 
 // lockFiles keeps other relays off the files: each would undo what the other has its

@@ -156,13 +156,13 @@ func (h Hooks) run(ctx context.Context, name string, environment []string) error
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env, cmd.Dir = environment, "/"
-	var said tail
+	said := program.Tail{Max: maxHookOutput}
 	cmd.Stdout, cmd.Stderr = &said, &said
 	err := program.Run(cmd, hookGrace)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if last := said.lastLine(); err != nil && last != "" {
+	if last := lastLine(said.Text); err != nil && last != "" {
 		return fmt.Errorf("%w: %s", err, last)
 	}
 	return err
@@ -175,19 +175,8 @@ func hookEnvironment(folder string, s device.Status) []string {
 		"HALLMARK_CERT_SERIAL="+s.LDevID.SerialNumber, "HALLMARK_NOT_AFTER="+s.LDevID.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// tail keeps the end of what is written to it.
-type tail struct{ kept []byte }
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.kept = append(t.kept, b...)
-	if over := len(t.kept) - maxHookOutput; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) lastLine() string {
-	lines := bytes.Split(bytes.TrimSpace(t.kept), []byte("\n"))
+func lastLine(text []byte) string {
+	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
 	last := bytes.TrimSpace(lines[len(lines)-1])
 	return strings.ToValidUTF8(string(last[:min(len(last), maxHookLine)]), "?")
 }

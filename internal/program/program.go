@@ -106,6 +106,21 @@ func End(c *exec.Cmd) {
 	}
 }
 
+// Tail keeps the end of what a program says.
+type Tail struct {
+	// Max is how much of it, in bytes.
+	Max  int
+	Text []byte
+}
+
+func (t *Tail) Write(b []byte) (int, error) {
+	t.Text = append(t.Text, b...)
+	if over := len(t.Text) - t.Max; over > 0 {
+		t.Text = append(t.Text[:0], t.Text[over:]...)
+	}
+	return len(b), nil
+}
+
 // private are the variables that are nobody's business but the process's that has them: a
 // ticket, a proxy's password, the service manager's ear.
 var private = []string{"HALLMARK_TICKET", "HALLMARK_PROXY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}

@@ -171,16 +171,19 @@ func (d Document) signer(responderDER, issuerDER []byte, roots *x509.CertPool) (
 	case d.Time.Before(responder.NotBefore) || d.NextUpdate.After(responder.NotAfter):
 		return nil, authority{}, errors.New("its signer's certificate does not last as long as it does")
 	}
-	return key, authority{issuer.SubjectKeyId}, nil
+	return key, authority{issuer}, nil
 }
 
-// authority is the issuer whose certificates a document is about, by its key.
-type authority struct{ key []byte }
+// authority is the issuer whose certificates a document is about.
+type authority struct{ certificate *x509.Certificate }
+
+// Authority is the certificate of the issuer, which a trusted root issued.
+func (a authority) Authority() *x509.Certificate { return a.certificate }
 
 // Covers reports whether a certificate, whose chain has been verified, is of the issuer that
 // this is about: of others it knows nothing.
 func (a authority) Covers(c *x509.Certificate) bool {
-	return len(a.key) > 0 && bytes.Equal(c.AuthorityKeyId, a.key)
+	return len(c.AuthorityKeyId) > 0 && bytes.Equal(c.AuthorityKeyId, a.certificate.SubjectKeyId)
 }
 
 // fields reads from the front; after the first thing that is not there, left is nil.
