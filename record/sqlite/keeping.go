@@ -33,9 +33,9 @@ var invariants = []string{
 	`SELECT 'serial number of revoked device ' || d.id || ' is not barred' FROM devices d
 		WHERE d.state = 'revoked' AND NOT EXISTS (SELECT 1 FROM tombstones WHERE kind = 'serial' AND value = d.model || ':' || d.serial_folded)`,
 	"SELECT 'job j' || seq || ' counts ' || total || ' devices' FROM jobs j WHERE kind <> 'draft' AND total <> (SELECT count(*) FROM job_devices WHERE job = j.seq)",
-	`SELECT 'job j' || o.job || ' counts ' || o.devices || ' devices ' || iif(o.outcome = '', 'pending', o.outcome) FROM job_outcomes o
-		WHERE o.devices <> (SELECT count(*) FROM job_devices WHERE job = o.job AND outcome = o.outcome)`,
-	"SELECT 'job j' || seq || ' is over and has devices without outcome' FROM jobs j WHERE state IN ('publishing', 'done', 'cancelled') AND EXISTS (SELECT 1 FROM job_devices WHERE job = j.seq AND outcome = '')",
+	`SELECT 'job j' || o.job || ' counts ' || o.devices || ' devices ' || iif(o.outcome = '', 'pending', o.outcome) FROM job_outcomes o JOIN jobs j ON j.seq = o.job
+		WHERE o.devices <> (SELECT count(*) FROM job_devices p WHERE p.job = o.job AND iif(p.outcome = '' AND j.state = 'cancelled', 'cancelled', p.outcome) = o.outcome)`,
+	"SELECT 'job j' || seq || ' is over and has devices without outcome' FROM jobs j WHERE state IN ('publishing', 'done') AND EXISTS (SELECT 1 FROM job_devices WHERE job = j.seq AND outcome = '')",
 	`SELECT 'shard ' || s.number || ' of ' || s.issuer || ' holds more certificates than places were given' FROM shards s
 		WHERE given < (SELECT count(*) FROM certificates WHERE issuer = s.issuer AND shard = s.number)`,
 }

@@ -238,3 +238,38 @@ func TestOutcomesAreTallied(t *testing.T) {
 	step()
 	is(many-20, 20)
 }
+
+// To cancel a great job writes no row for each device, which would keep others waiting; that
+// it is cancelled stands in the job.
+func TestCancelledAtOnce(t *testing.T) {
+	s, _ := great(t)
+	if _, err := revokeAll(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	event := func(d record.Device) record.Event {
+		return record.Event{Time: time.Now(), Verb: "device.revoked", Object: d.ID}
+	}
+	if _, err := s.StepJob(t.Context(), "j1", 10, time.Now(), event); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().UTC().Truncate(time.Microsecond)
+	j, err := s.CancelJob(t.Context(), "j1", at, record.Event{Time: at, Verb: "job.cancelled"})
+	if err != nil || j.Outcomes[""] != 0 || j.Outcomes["done"] != 10 || j.Outcomes["cancelled"] != many-10 {
+		t.Errorf("%+v, %v", j, err)
+	}
+	var written *int64
+	err = s.db.Read(t.Context(), func(c *engine.Conn) error {
+		written, err = engine.First(c, engine.Number, "SELECT count(*) FROM job_devices WHERE outcome <> ''")
+		return err
+	})
+	if err != nil || *written != 10 {
+		t.Errorf("%d rows were written, %v", *written, err)
+	}
+	page, _, err := s.JobDevices(t.Context(), "j1", record.OutcomeCancelled, record.Page{Limit: 2})
+	if err != nil || len(page) != 2 || page[0].Outcome != record.OutcomeCancelled || !page[0].At.Equal(at) {
+		t.Errorf("%+v, %v", page, err)
+	}
+	if err := s.Verify(t.Context()); err == nil || strings.Contains(err.Error(), "job") {
+		t.Errorf("but for certificates, which bear no number: %v", err)
+	}
+}

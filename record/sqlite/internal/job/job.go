@@ -59,7 +59,7 @@ func count(ctx context.Context, c *engine.Conn, j *record.Job) error {
 	seq := rows.Number("j", j.ID)
 	tallies, err := engine.Query(ctx, c, scanTally, "SELECT outcome, devices FROM job_outcomes WHERE job = ? AND devices > 0", seq)
 	if err == nil && len(tallies) == 0 { // of before there were any, or of no device
-		tallies, err = engine.Query(ctx, c, scanTally, "SELECT outcome, count(*) FROM job_devices WHERE job = ? GROUP BY outcome", seq)
+		tallies, err = engine.Query(ctx, c, scanTally, "SELECT "+became+", count(*) FROM jobs j CROSS JOIN job_devices p ON p.job = j.seq WHERE j.seq = ? GROUP BY 1", seq)
 	}
 	for _, t := range tallies {
 		j.Outcomes[t.Name] = t.Count
@@ -110,6 +110,10 @@ func (s Store) list(ctx context.Context, where string) (list []record.Job, err e
 	return list, err
 }
 
+// became is the outcome of a device p of a job j: what a cancelled one did not come to has
+// none of its own, for to write it on each would keep others waiting.
+const became = "iif(p.outcome = '' AND j.state = 'cancelled', 'cancelled', p.outcome)"
+
 // JobDevices pages by position.
 func (s Store) JobDevices(ctx context.Context, id, outcome string, p record.Page) (list []record.JobDevice, next string, err error) {
 	after, err := engine.Cursor(p, 0)
@@ -122,13 +126,13 @@ func (s Store) JobDevices(ctx context.Context, id, outcome string, p record.Page
 	}
 	sql, args := "", []any{rows.Number("j", id), after}
 	if outcome != "" {
-		sql, args = " AND j.outcome = ?", append(args, outcome)
+		sql, args = " AND "+became+" = ?", append(args, outcome)
 	}
 	err = s.db.View(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, func(r engine.Row) row {
 			return row{r.Int(0), record.JobDevice{Device: r.Text(1), Name: r.Text(2), Outcome: r.Text(3), At: r.Time(4)}}
-		}, "SELECT j.position, d.id, d.model || ':' || d.serial, j.outcome, j.at FROM job_devices j CROSS JOIN devices d ON d.seq = j.device WHERE j.job = ? AND j.position > ?"+
-			sql+" ORDER BY j.position LIMIT ?", append(args, p.Limit+1)...)
+		}, "SELECT p.position, d.id, d.model || ':' || d.serial, "+became+", coalesce(p.at, j.ended) FROM jobs j CROSS JOIN job_devices p CROSS JOIN devices d WHERE j.seq = ? AND p.job = j.seq AND d.seq = p.device AND p.position > ?"+
+			sql+" ORDER BY p.position LIMIT ?", append(args, p.Limit+1)...)
 		found, next = engine.Cut(found, p, func(r row) int64 { return r.position })
 		for _, f := range found {
 			list = append(list, f.JobDevice)
@@ -211,7 +215,7 @@ func held(c *engine.Conn, j record.Job, at time.Time) (string, error) {
 	return "", nil
 }
 
-// CancelJob also gives the devices that it did not come to their outcome.
+// CancelJob also counts the devices that it did not come to.
 func (s Store) CancelJob(ctx context.Context, id string, at time.Time, e record.Event) (j record.Job, err error) {
 	err = s.db.Write(ctx, func(c *engine.Conn) error {
 		if j, err = find(c, id); err != nil {
@@ -251,12 +255,10 @@ func end(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time, e rec
 
 // drop ends a job with what it has come to.
 func drop(ctx context.Context, c *engine.Conn, j *record.Job, at time.Time) error {
-	seq := rows.Number("j", j.ID)
-	n, err := c.Exec("UPDATE job_devices SET outcome = ?, at = ? WHERE job = ? AND outcome = ''", record.OutcomeCancelled, at, seq)
-	if err == nil {
-		err = outcome.Tally(c, seq, record.OutcomeCancelled, n)
+	if err := count(ctx, c, j); err != nil {
+		return err
 	}
-	if err != nil {
+	if err := outcome.Tally(c, rows.Number("j", j.ID), record.OutcomeCancelled, j.Outcomes[record.OutcomePending]); err != nil {
 		return err
 	}
 	j.State, j.Ended = record.JobCancelled, at

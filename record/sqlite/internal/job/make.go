@@ -174,7 +174,7 @@ func alike(ctx context.Context, c *engine.Conn, devices string, j record.Job, at
 func crowded(c *engine.Conn, devices string) error {
 	full, err := engine.First(c, func(r engine.Row) string { return r.Text(0) }, `SELECT d.model || ':' || d.serial
 		FROM json_each(?) o CROSS JOIN job_devices p CROSS JOIN jobs j CROSS JOIN devices d
-		WHERE p.device = o.value AND p.outcome = '' AND j.seq = p.job AND j.kind = ? AND d.seq = o.value
+		WHERE p.device = o.value AND p.outcome = '' AND j.seq = p.job AND j.kind = ? AND j.state <> 'cancelled' AND d.seq = o.value
 		GROUP BY o.key HAVING count(*) >= ? LIMIT 1`, devices, record.JobRenew, record.MaxPlans)
 	if err == nil && full != nil {
 		err = fmt.Errorf("%w: %s is in %d renewal plans that are not over", record.ErrConflict, *full, record.MaxPlans)
