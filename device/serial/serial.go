@@ -61,20 +61,12 @@ func run(ctx context.Context, command string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	cmd.Env = program.Environment()
-	var text, complaint limited
-	cmd.Stdout, cmd.Stderr = &text, &complaint
+	text, complaint := &program.Head{Max: maxLength + 1}, &program.Head{Max: maxLength}
+	cmd.Stdout, cmd.Stderr = text, complaint
 	if err := program.Run(cmd, 0); err != nil {
-		return "", fmt.Errorf("the command for it: %w: %s", errors.Join(err, ctx.Err()), bytes.TrimSpace(complaint))
+		return "", fmt.Errorf("the command for it: %w: %s", errors.Join(err, ctx.Err()), bytes.TrimSpace(complaint.Text))
 	}
-	return trim("what the command printed", text)
-}
-
-// limited keeps the first bytes of what is written to it, one more than a serial number has.
-type limited []byte
-
-func (l *limited) Write(b []byte) (int, error) {
-	*l = append(*l, b[:min(len(b), maxLength+1-len(*l))]...)
-	return len(b), nil
+	return trim("what the command printed", text.Text)
 }
 
 func trim(source string, text []byte) (string, error) {

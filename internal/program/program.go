@@ -106,6 +106,28 @@ func End(c *exec.Cmd) {
 	}
 }
 
+// Head keeps the beginning of what a program says.
+type Head struct {
+	// Max is how much of it, in bytes.
+	Max  int
+	Text []byte
+	// Over: there was more. Full, unless nil, is called then.
+	Over bool
+	Full func()
+}
+
+func (h *Head) Write(b []byte) (int, error) {
+	room := h.Max - len(h.Text)
+	if len(b) > room {
+		h.Over = true
+		if h.Full != nil {
+			h.Full()
+		}
+	}
+	h.Text = append(h.Text, b[:min(len(b), room)]...)
+	return len(b), nil
+}
+
 // Tail keeps the end of what a program says.
 type Tail struct {
 	// Max is how much of it, in bytes.

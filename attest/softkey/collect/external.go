@@ -128,22 +128,22 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", k.command)
 	cmd.Env = program.Environment()
-	out, complaint := &bounded{limit: maxAnswer, full: cancel}, &bounded{limit: maxComplaint}
+	out, complaint := &program.Head{Max: maxAnswer, Full: cancel}, &program.Head{Max: maxComplaint}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(line, '\n')), out, complaint
 	err = program.Run(cmd, 0)
 	program.End(cmd) // one run may leave nothing to the next
 	switch {
-	case out.over:
+	case out.Over:
 		return signerAnswer{}, k.failed(ErrSigner, fmt.Sprintf("answered with more than %d bytes", maxAnswer), nil)
 	case ctx.Err() != nil:
 		return signerAnswer{}, k.failed(ErrTimeout, fmt.Sprintf("did not answer within %v", k.timeout), nil)
 	}
-	answer, malformed := parseAnswer(out.text)
+	answer, malformed := parseAnswer(out.Text)
 	switch {
 	case malformed == nil && answer.Error != "":
 		return answer, k.failed(ErrSigner, "says: "+plain(answer.Error), nil)
 	case err != nil: // a signer that does not read its input to the end is none the worse
-		if said := plain(string(complaint.text)); said != "" {
+		if said := plain(string(complaint.Text)); said != "" {
 			err = fmt.Errorf("%w: %s", err, said)
 		}
 		return answer, k.failed(ErrSigner, "failed", err)
@@ -180,26 +180,6 @@ func parseAnswer(text []byte) (signerAnswer, error) {
 		return signerAnswer{}, errors.New("it holds none, or more than one, of public, signature and error")
 	}
 	return a, nil
-}
-
-// bounded keeps the first bytes of what is written to it, and says when there were more.
-type bounded struct {
-	text  []byte
-	limit int
-	over  bool
-	full  func()
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	room := b.limit - len(b.text)
-	if len(p) > room {
-		b.over = true
-		if b.full != nil {
-			b.full()
-		}
-	}
-	b.text = append(b.text, p[:min(len(p), room)]...)
-	return len(p), nil
 }
 
 // plain is a foreign program's text, fit for one line.
