@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 
+	thin "zombiezen.com/go/sqlite"
+
 	"github.com/hallmark-pki/hallmark/record"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
@@ -451,7 +453,9 @@ func replaySegment(ctx context.Context, c *Conn, at *place, text []byte, next in
 			return next, false, fmt.Errorf("%w: group %d is of another record", ErrJournal, next)
 		}
 		if number > at.number {
-			if err := run(c, group[groupHeader:]); err != nil {
+			if err := run(c, group[groupHeader:]); code(err).ToPrimary() == thin.ResultError { // no such table, no such column
+				return next, false, fmt.Errorf("a newer program wrote group %d: use that one to restore (%w)", number, err)
+			} else if err != nil {
 				return next, false, fmt.Errorf("%w: group %d: %w", ErrJournal, number, err)
 			}
 			at.number, at.hash = number, hashOf(group)

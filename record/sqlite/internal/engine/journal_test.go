@@ -272,6 +272,28 @@ func TestAnotherJournalIsRefused(t *testing.T) {
 	}
 }
 
+// Whoever goes back to an older program keeps what the newer one has answered, and is not told
+// to accept its loss.
+func TestJournalOfANewerProgram(t *testing.T) {
+	h := newHouse(t)
+	snapshot := h.snapshot()
+	h.add("one")
+	if err := h.db.Write(context.Background(), func(c *Conn) error {
+		_, err := c.ExecLocal("CREATE TABLE inventions (name TEXT)") // as a migration, which is not in the journal
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	h.write("INSERT INTO inventions (name) VALUES ('two')")
+	_, err := Replay(context.Background(), snapshot, h.dir)
+	if err == nil || errors.Is(err, ErrJournal) || !strings.Contains(err.Error(), "a newer program wrote group") {
+		t.Errorf("%v", err)
+	}
+	if got := contents(t, snapshot); got != "" {
+		t.Errorf("refused, and changed: %s", got)
+	}
+}
+
 func TestOlderRecordDoesNotCutItsJournal(t *testing.T) {
 	h := newHouse(t)
 	old := h.snapshot()
