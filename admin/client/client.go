@@ -225,6 +225,7 @@ func unreachable(server string, err error) error {
 	var name x509.HostnameError
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
+	var cut *net.OpError
 	switch {
 	case errors.As(err, &unknown):
 		u.Hint = "this is another server than the one that the settings trust: it got nothing but a request for its trust bundle"
@@ -234,6 +235,8 @@ func unreachable(server string, err error) error {
 		u.Hint = "this port does not speak TLS: operators have a port of their own"
 	case errors.As(err, &dns):
 		u.Hint = "check the server's name in the settings"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &cut) && (cut.Op == "read" || cut.Op == "write"):
+		u.Hint = "the server went away before it answered: it may or may not have done what was asked"
 	case errors.Is(err, context.DeadlineExceeded):
 		u.Hint = "the server did not answer in time: it may or may not have done what was asked"
 	default:

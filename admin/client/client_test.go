@@ -190,6 +190,30 @@ func TestWrongServers(t *testing.T) {
 	}
 }
 
+// TestServerGoes: a server that ends before it answers may have done what was asked.
+func TestServerGoes(t *testing.T) {
+	for name, answer := range map[string]string{"no answer": "", "a part": "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"} {
+		url, root := server(t, func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			io.WriteString(c, answer)
+			c.Close()
+		})
+		cl, err := Load(write(t, url, root, 24*time.Hour), func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = cl.MoveJob(t.Context(), "j1", "cancel")
+		var u *Unreachable
+		if !errors.As(err, &u) || !strings.Contains(u.Hint, "may or may not have done") {
+			t.Errorf("%s: %v (%+v)", name, err, u)
+		}
+	}
+}
+
 // TestServerComesUp: who asks before the server listens is answered when it does.
 func TestServerComesUp(t *testing.T) {
 	later := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }))
