@@ -58,8 +58,8 @@ type Envelope struct {
 // leaf first, and the leaf key's signature over the binding (ASN.1 ECDSA, or
 // RSA-PSS with SHA-256).
 type ClientProof struct {
-	Certificates [][]byte `json:"certificates"`
-	Signature    Bytes    `json:"signature"`
+	Certificates Chain `json:"certificates"`
+	Signature    Bytes `json:"signature"`
 }
 
 // Enrol is message one of an enrolment, or of coming back with nothing but the TPM:
@@ -72,12 +72,12 @@ type Enrol struct {
 	// Kind is the kind of evidence: empty for a TPM 2.0, or KindSoftKey.
 	Kind string `json:"kind,omitempty"`
 	// EKCertificates: see attest.Evidence.Certificates.
-	EKCertificates [][]byte `json:"ek_certificates,omitempty"`
+	EKCertificates Chain `json:"ek_certificates,omitempty"`
 	// EKPublic, AKPublic and Key are TPMT_PUBLIC structures; Key is the IDevID key. With
 	// KindSoftKey there is Key alone, a SubjectPublicKeyInfo (DER).
-	EKPublic []byte `json:"ek_public,omitempty"`
-	AKPublic []byte `json:"ak_public,omitempty"`
-	Key      []byte `json:"key"`
+	EKPublic Bytes `json:"ek_public,omitempty"`
+	AKPublic Bytes `json:"ak_public,omitempty"`
+	Key      Bytes `json:"key"`
 }
 
 // KindSoftKey is evidence without a TPM: possession of the key.
@@ -89,7 +89,7 @@ type Renew struct {
 	// Kind is the kind of evidence, as in Enrol; it must be the one enrolled with.
 	Kind string `json:"kind,omitempty"`
 	// Key is the new LDevID key's TPMT_PUBLIC, or with KindSoftKey its SubjectPublicKeyInfo.
-	Key []byte `json:"key"`
+	Key Bytes `json:"key"`
 	// Activated answers the challenge that came with the last answer; absent or stale,
 	// it costs a second message (PathActivate).
 	Activated *Activate `json:"activated,omitempty"`
@@ -171,7 +171,7 @@ type NonceAnswer struct {
 
 // TimeRequest exchanges a nonce (16 to 64 bytes) for the time.
 type TimeRequest struct {
-	Nonce []byte `json:"nonce"`
+	Nonce Bytes `json:"nonce"`
 }
 
 // TimeAnswer is the server's time, signed by a time key of the trust bundle: ASN.1

@@ -39,13 +39,34 @@ func DecodeBytes(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("not the expected JSON: %w", err)
+		return unexpected(err)
 	}
 	value, rest := body[:d.InputOffset()], body[d.InputOffset():]
-	if len(bytes.Trim(rest, " \t\r\n")) > 0 {
+	if len(bytes.Trim(rest, blanks)) > 0 {
 		return errors.New("trailing bytes after the JSON value")
 	}
+	if string(bytes.TrimLeft(value, blanks)) == "null" { // encoding/json leaves v as it is
+		return errors.New("not the expected JSON: null")
+	}
 	return checkKeys(value)
+}
+
+// blanks may stand between the parts of a JSON text.
+const blanks = " \t\r\n"
+
+// unexpected says what encoding/json found to whoever sent it, who may know nothing of Go.
+func unexpected(err error) error {
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("there is no JSON value")
+	case errors.As(err, &kind) && kind.Field != "":
+		return fmt.Errorf("not the expected JSON: %s is a %s", kind.Field, kind.Value)
+	case errors.As(err, &kind):
+		return fmt.Errorf("not the expected JSON: %s", kind.Value)
+	}
+	text := strings.Replace(strings.TrimPrefix(err.Error(), "json: "), "unknown field", "unknown key", 1)
+	return errors.New("not the expected JSON: " + text)
 }
 
 // keyLetters are those of our keys. encoding/json folds as Unicode does, where lower-case
@@ -108,23 +129,41 @@ func quoted(s []byte) []byte {
 }
 
 // Bytes is base64 in JSON, read strictly: encoding/json's own reading ignores line
-// breaks and the unused bits of the last character, so that one proof could be sent in
-// many spellings. It is for what stands outside a signed message.
+// breaks and the unused bits of the last character, and takes an array of numbers, so
+// that one proof could be sent in many spellings. Whatever a server reads is Bytes.
 type Bytes []byte
+
+var errBytes = errors.New("bytes are base64 with padding (RFC 4648 §4)")
 
 // UnmarshalJSON reads padded standard base64 and nothing else.
 func (b *Bytes) UnmarshalJSON(text []byte) error {
 	// The text is one valid JSON value. Base64 needs no escapes, and without them, which
 	// the decoder refuses, a string is what stands between its quotes.
 	if text[0] != '"' {
-		return errors.New("base64 is a string")
+		return errBytes
 	}
 	quoted := text[1 : len(text)-1]
 	raw := make([]byte, base64.StdEncoding.DecodedLen(len(quoted)))
 	n, err := base64.StdEncoding.Strict().Decode(raw, quoted)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errBytes, err)
 	}
 	*b = raw[:n]
+	return nil
+}
+
+// Chain is certificates (DER), leaf first, each read as Bytes.
+type Chain [][]byte
+
+// UnmarshalJSON reads a list of Bytes.
+func (c *Chain) UnmarshalJSON(text []byte) error {
+	var each []Bytes
+	if err := json.Unmarshal(text, &each); err != nil {
+		return err
+	}
+	*c = make(Chain, len(each))
+	for i := range each {
+		(*c)[i] = each[i]
+	}
 	return nil
 }

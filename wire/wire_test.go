@@ -27,6 +27,11 @@ func TestDecodeAcceptsOnlyOneReading(t *testing.T) {
 		"cut":               `{"ticket":"a"`,
 		"empty":             ``,
 		"bad base64":        `{"ek_public":"%%%"}`,
+		"null":              ` null `,
+		"numbers as bytes":  `{"key":[1,2]}`,
+		"bytes that break":  `{"key":"AQ\n=="}`,
+		"a certificate too": `{"ek_certificates":["AQ\n=="]}`,
+		"bits without use":  `{"key":"AR=="}`,
 	} {
 		var e Enrol
 		if err := DecodeBytes([]byte(text), &e); err == nil {
@@ -39,6 +44,24 @@ func TestDecodeAcceptsOnlyOneReading(t *testing.T) {
 	}
 	if e.Ticket != "a" || !bytes.Equal(e.Key, []byte{3}) {
 		t.Errorf("read %+v", e)
+	}
+}
+
+// Whoever writes another client has nothing but these sentences to go by.
+func TestDecodeSaysWhatIsWrong(t *testing.T) {
+	for text, want := range map[string]string{
+		``:                           "there is no JSON value",
+		`null`:                       "not the expected JSON: null",
+		`[]`:                         "not the expected JSON: array",
+		`{"ek_certificates":"AQ=="}`: "not the expected JSON: ek_certificates is a string",
+		`{"serial":1}`:               "not the expected JSON: serial is a number",
+		`{"colour":1}`:               `not the expected JSON: unknown key "colour"`,
+		`{"key":"AQ"}`:               "not the expected JSON: bytes are base64 with padding (RFC 4648 §4): illegal base64 data at input byte 0",
+		`{"key":[1]}`:                "not the expected JSON: bytes are base64 with padding (RFC 4648 §4)",
+	} {
+		if err := DecodeBytes([]byte(text), new(Enrol)); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
 	}
 }
 
