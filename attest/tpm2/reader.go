@@ -26,8 +26,13 @@ const maxStructure = 1 << 10
 
 func read(raw []byte) *reader {
 	r := &reader{rest: raw}
-	if len(raw) > maxStructure {
+	switch {
+	case len(raw) == 0:
+		r.err = errors.New("it is missing")
+	case len(raw) > maxStructure:
 		r.err = fmt.Errorf("%d bytes are too many", len(raw))
+	case len(raw) > 2 && int(binary.BigEndian.Uint16(raw)) == len(raw)-2: // as tools write it to files; no accepted structure begins so
+		r.err = errors.New("its size stands in front, as in a TPM2B: leave these two bytes out")
 	}
 	return r
 }

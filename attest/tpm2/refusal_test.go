@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"errors"
 	"go/ast"
 	"go/parser"
@@ -114,6 +115,12 @@ func truncated(field func(*attest.Evidence) *[]byte) func(*attest.Evidence) {
 	return func(e *attest.Evidence) { *field(e) = (*field(e))[:len(*field(e))-1] }
 }
 
+func asTPM2B(field func(*attest.Evidence) *[]byte) func(*attest.Evidence) {
+	return func(e *attest.Evidence) {
+		*field(e) = slices.Concat(binary.BigEndian.AppendUint16(nil, uint16(len(*field(e)))), *field(e))
+	}
+}
+
 func huge(field func(*attest.Evidence) *[]byte) func(*attest.Evidence) {
 	return func(e *attest.Evidence) { *field(e) = append(slices.Clone(*field(e)), make([]byte, 2000)...) }
 }
@@ -198,7 +205,9 @@ func badEndorsements() []bad {
 	cases := []bad{
 		{name: "EK trailing byte", code: tpm2.CodeEKMalformed, evidence: trailing(ekPublic)},
 		{name: "EK truncated", code: tpm2.CodeEKMalformed, evidence: truncated(ekPublic)},
-		{name: "EK empty", code: tpm2.CodeEKMalformed, evidence: func(e *attest.Evidence) { e.EKPublic = nil }},
+		{name: "EK empty", code: tpm2.CodeEKMalformed, says: "it is missing", evidence: func(e *attest.Evidence) { e.EKPublic = nil }},
+		{name: "EK as a TPM2B", code: tpm2.CodeEKMalformed, says: "its size stands in front", evidence: asTPM2B(ekPublic)},
+		{name: "statement as a TPM2B", code: tpm2.CodeStatementMalformed, says: "its size stands in front", evidence: asTPM2B(statement)},
 		{name: "EK too large", code: tpm2.CodeEKMalformed, evidence: huge(ekPublic)},
 		{name: "EK not restricted", code: tpm2.CodeEKAttributes, options: ek(func(p *gotpm.TPMTPublic) { p.ObjectAttributes.Restricted = false })},
 		{name: "EK reserved attribute", code: tpm2.CodeEKAttributes, says: "reserved (bit 31) is set", evidence: func(e *attest.Evidence) { e.EKPublic[4] |= 0x80 }},

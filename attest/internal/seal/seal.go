@@ -78,7 +78,7 @@ type Claims struct{ facts *Facts }
 var ErrZero = errors.New("attest: empty value: nothing was verified")
 
 // ErrSecret means that the activated secret was not the one sent.
-var ErrSecret = errors.New("attest: the activated secret does not match: the attestation key is not beside this endorsement key")
+var ErrSecret = errors.New("the activated secret does not match: the attestation key is not beside this endorsement key")
 
 // NewPending is for verifiers whose evidence still needs a credential activation.
 func NewPending(f Facts) Pending { return Pending{facts: &f} }
