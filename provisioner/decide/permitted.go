@@ -5,7 +5,7 @@ package decide
 func permitted(c *Case) error {
 	switch {
 	case c.Ticket == "":
-		return &Refusal{Code: "ticket-needed", Detail: "this TPM is not on record and brought no ticket",
+		return &Refusal{Code: "ticket-needed", Detail: "this device is not on record and brought no ticket",
 			Hint: "make one: hallmark ticket create"}
 	case c.View.Ticket == nil || c.View.Lot == nil || c.View.Model == nil:
 		return &Refusal{Code: "ticket-invalid", Detail: "the ticket is not known here",

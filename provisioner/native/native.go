@@ -222,8 +222,17 @@ func (h *handler) open(r *http.Request, body []byte, label string, message any) 
 	if err := wire.DecodeBytes(body, &p.Envelope); err != nil {
 		return nil, malformed(err)
 	}
+	if p.Message == nil {
+		return nil, malformed(errors.New("the envelope has no message"))
+	}
 	if err := wire.DecodeBytes(p.Message, message); err != nil {
 		return nil, malformed(err)
+	}
+	if m, ok := message.(*wire.Enrol); p.TicketMAC != nil && (!ok || m.Ticket == "") {
+		return nil, malformed(errors.New("ticket_mac belongs to an enrolment with a ticket"))
+	}
+	if label == wire.LabelPoll && (p.Statement != nil || p.Signature != nil) {
+		return nil, malformed(errors.New("statement and signature prove a key, and a poll has none"))
 	}
 	b := wire.Binding{Label: label, Message: p.Message}
 	if h.NonceMode {
@@ -245,6 +254,10 @@ func (h *handler) open(r *http.Request, body []byte, label string, message any) 
 }
 
 func (h *handler) openNonceMode(p *proof, b wire.Binding) (err error) {
+	if p.Nonce == nil {
+		return &decide.Refusal{Code: wire.CodeSession, Detail: "this server works in nonce mode, and the message brings no nonce",
+			Hint: "the newest trust bundle says so; POST " + wire.PathNonce + " gives a nonce"}
+	}
 	if p.nonceID, err = h.service.CheckNonce(p.Nonce); err != nil {
 		return err
 	}

@@ -45,9 +45,9 @@ const (
 // maxBlob bounds a session as it comes back: sealed facts with the largest EK certificate.
 const maxBlob = 16 << 10
 
-// ErrInvalid means that a session is not ours, was changed, is for another purpose or
-// has expired; the caller starts again.
-var ErrInvalid = errors.New("the session has expired or is not of this server")
+// ErrInvalid means that a session or nonce is not ours, was changed, was used, is for another
+// purpose or has expired; the caller starts again.
+var ErrInvalid = errors.New("the session or nonce has expired, was used, or is not of this server")
 
 // Context is what a session is bound to.
 type Context struct {
