@@ -22,11 +22,12 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
 func TestTPMs(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
-	in := wire.NewEKType{Maker: "STM", Model: "ST33 KTPM2A", Type: "RSA-2048"}
+	in := makers.NewEKType{Maker: "STM", Model: "ST33 KTPM2A", Type: "RSA-2048"}
 	got, err := h.anna.AllowEKType(ctx, in)
 	check(t, err)
 	if got.AllowedBy != "anna" || got.Type != "RSA-2048" || got.Since.IsZero() {
@@ -34,7 +35,7 @@ func TestTPMs(t *testing.T) {
 	}
 	_, err = h.anna.AllowEKType(ctx, in)
 	wantProblem(t, err, wire.CodeConflict)
-	for _, bad := range []wire.NewEKType{{Maker: "STM", Model: "x"}, {Type: "L-1"}, {Type: "other-xyz"},
+	for _, bad := range []makers.NewEKType{{Maker: "STM", Model: "x"}, {Type: "L-1"}, {Type: "other-xyz"},
 		{Maker: "STM\n", Type: "RSA-2048"}, {Model: strings.Repeat("x", 65), Type: "RSA-2048"}} {
 		_, err := h.anna.AllowEKType(ctx, bad)
 		wantProblem(t, err, wire.CodeMalformed)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
 // routes are the verbs of the API.
@@ -43,11 +44,11 @@ func (s *Service) routes() []gate.Route {
 		{Pattern: "POST " + wire.PathOperators + "/{name}/disable", Handle: s.disable},
 		{Pattern: "POST " + wire.PathRenewal, Handle: s.renew},
 
-		{Pattern: "GET " + wire.PathVendorCA, Handle: s.authorities},
-		{Pattern: "POST " + wire.PathVendorCA, Handle: s.importAuthorities, Limit: 4 << 20},
-		{Pattern: "DELETE " + wire.PathVendorCA + "/{fingerprint}", Handle: s.removeAuthority},
-		{Pattern: "GET " + wire.PathTPMs, Handle: s.ekTypes},
-		{Pattern: "POST " + wire.PathTPMs, Handle: s.allowEKType},
+		{Pattern: "GET " + makers.PathVendorCA, Handle: s.authorities},
+		{Pattern: "POST " + makers.PathVendorCA, Handle: s.importAuthorities, Limit: 4 << 20},
+		{Pattern: "DELETE " + makers.PathVendorCA + "/{fingerprint}", Handle: s.removeAuthority},
+		{Pattern: "GET " + makers.PathTPMs, Handle: s.ekTypes},
+		{Pattern: "POST " + makers.PathTPMs, Handle: s.allowEKType},
 		{Pattern: "GET " + wire.PathAudit, Handle: s.audit},
 	}
 }

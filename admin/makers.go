@@ -13,6 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
 func (s *Service) authorities(ctx context.Context, _ *gate.Call) (any, error) {
@@ -21,7 +22,7 @@ func (s *Service) authorities(ctx context.Context, _ *gate.Call) (any, error) {
 }
 
 func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, error) {
-	var in wire.NewAuthorities
+	var in makers.NewAuthorities
 	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
@@ -33,7 +34,7 @@ func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, err
 		return nil, err
 	}
 	var rows []record.Authority
-	var out []wire.Authority
+	var out []makers.Authority
 	var added []string // fingerprints
 	for i, der := range in.Certificates {
 		certificates, skipped := s.ReadAuthorities(der)
@@ -56,7 +57,7 @@ func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, err
 		return nil, err
 	}
 	s.Changed()
-	return wire.List[wire.Authority]{Items: out}, nil
+	return wire.List[makers.Authority]{Items: out}, nil
 }
 
 func (s *Service) fingerprints(ctx context.Context) (map[string]bool, error) {
@@ -105,14 +106,14 @@ func (s *Service) removeAuthority(ctx context.Context, c *gate.Call) (any, error
 
 // showAuthority shows a recorded certificate; one that can no longer be read is shown
 // by its fingerprint alone, so that it can be removed.
-func (s *Service) showAuthority(a record.Authority) wire.Authority {
+func (s *Service) showAuthority(a record.Authority) makers.Authority {
 	if certificates, _ := s.ReadAuthorities(a.DER); len(certificates) == 1 {
 		return authorityOf(a, certificates[0])
 	}
 	return authorityOf(a, &x509.Certificate{})
 }
 
-func authorityOf(a record.Authority, c *x509.Certificate) wire.Authority {
-	return wire.Authority{Fingerprint: a.Fingerprint, Subject: c.Subject.String(), Issuer: c.Issuer.String(),
+func authorityOf(a record.Authority, c *x509.Certificate) makers.Authority {
+	return makers.Authority{Fingerprint: a.Fingerprint, Subject: c.Subject.String(), Issuer: c.Issuer.String(),
 		NotAfter: c.NotAfter, Added: a.Added, AddedBy: a.AddedBy}
 }

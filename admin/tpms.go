@@ -10,6 +10,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
 // What an EK certificate may say of its chip (TCG EK Credential Profile §3.2.9), and what
@@ -25,7 +26,7 @@ func (s *Service) ekTypes(ctx context.Context, _ *gate.Call) (any, error) {
 }
 
 func (s *Service) allowEKType(ctx context.Context, c *gate.Call) (any, error) {
-	var in wire.NewEKType
+	var in makers.NewEKType
 	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
@@ -45,4 +46,4 @@ func (s *Service) allowEKType(ctx context.Context, c *gate.Call) (any, error) {
 	return showEKType(t), err
 }
 
-func showEKType(t record.EKType) wire.EKType { return wire.EKType(t) }
+func showEKType(t record.EKType) makers.EKType { return makers.EKType(t) }

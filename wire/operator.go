@@ -18,8 +18,6 @@ const (
 	PathOperators = "/v1/operators"        // GET: List[Operator]; POST NewOperator: Invitation; POST /NAME/disable: Operator
 	PathAccept    = "/v1/operators/accept" // POST KeyRequest: OperatorChain
 	PathRenewal   = "/v1/operators/renew"  // POST KeyRequest: OperatorChain
-	PathVendorCA  = "/v1/vendorca"         // GET: List[Authority]; POST NewAuthorities: List[Authority]; DELETE /FINGERPRINT: Authority
-	PathTPMs      = "/v1/tpms"             // GET: List[EKType]; POST NewEKType: EKType
 	PathAudit     = "/v1/audit"            // GET ?limit=: List[Event], newest first; ?after=SEQUENCE&limit=: oldest first
 )
 
@@ -282,44 +280,6 @@ type NewKey struct {
 type OperatorChain struct {
 	Operator string   `json:"operator"`
 	Chain    [][]byte `json:"chain"`
-}
-
-// Authority is a TPM maker's CA certificate.
-type Authority struct {
-	// Fingerprint is the hex SHA-256 of the certificate.
-	Fingerprint string    `json:"fingerprint"`
-	Subject     string    `json:"subject"`
-	Issuer      string    `json:"issuer"`
-	NotAfter    time.Time `json:"not_after"`
-	Added       time.Time `json:"added"`
-	AddedBy     string    `json:"added_by"`
-	// New is true in the answer to the import that brought it.
-	New bool `json:"new,omitempty"`
-}
-
-// NewAuthorities imports CA certificates (DER), all or none; those that are there
-// already stay as they are.
-type NewAuthorities struct {
-	Certificates [][]byte `json:"certificates"`
-}
-
-// EKType says of one make and model of certified TPM which endorsement key counts.
-type EKType struct {
-	Maker string `json:"maker"`
-	Model string `json:"model"`
-	// Type is the key's algorithm and size: "P-256", "RSA-2048".
-	Type  string    `json:"type"`
-	Since time.Time `json:"since"`
-	// Device is the ID of the device that was the first; empty if AllowedBy decided.
-	Device    string `json:"device,omitempty"`
-	AllowedBy string `json:"allowed_by,omitempty"`
-}
-
-// NewEKType lets a further endorsement key of a make and model count.
-type NewEKType struct {
-	Maker string `json:"maker"`
-	Model string `json:"model"`
-	Type  string `json:"type"`
 }
 
 // Event is one line of audit.

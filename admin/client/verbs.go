@@ -8,6 +8,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/issuers"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 	"github.com/hallmark-pki/hallmark/wire/renewal"
 )
 
@@ -174,30 +175,30 @@ func (c *Client) DisableRelyingParty(ctx context.Context, name string) (wire.Rel
 }
 
 // Authorities lists the imported TPM makers' CA certificates.
-func (c *Client) Authorities(ctx context.Context) (wire.List[wire.Authority], error) {
-	return get[wire.List[wire.Authority]](ctx, c, wire.PathVendorCA)
+func (c *Client) Authorities(ctx context.Context) (wire.List[makers.Authority], error) {
+	return get[wire.List[makers.Authority]](ctx, c, makers.PathVendorCA)
 }
 
 // ImportAuthorities imports at most wire.MaxAuthorities CA certificates (DER), all or none.
-func (c *Client) ImportAuthorities(ctx context.Context, ders [][]byte) (wire.List[wire.Authority], error) {
-	return post[wire.List[wire.Authority]](ctx, c, wire.PathVendorCA, wire.NewAuthorities{Certificates: ders})
+func (c *Client) ImportAuthorities(ctx context.Context, ders [][]byte) (wire.List[makers.Authority], error) {
+	return post[wire.List[makers.Authority]](ctx, c, makers.PathVendorCA, makers.NewAuthorities{Certificates: ders})
 }
 
 // RemoveAuthority removes one by its fingerprint or the beginning of it.
-func (c *Client) RemoveAuthority(ctx context.Context, fingerprint string) (wire.Authority, error) {
-	var removed wire.Authority
-	err := c.call(ctx, http.MethodDelete, under(wire.PathVendorCA, fingerprint), nil, &removed)
+func (c *Client) RemoveAuthority(ctx context.Context, fingerprint string) (makers.Authority, error) {
+	var removed makers.Authority
+	err := c.call(ctx, http.MethodDelete, under(makers.PathVendorCA, fingerprint), nil, &removed)
 	return removed, err
 }
 
 // EKTypes lists which endorsement keys count, by make and model of TPM.
-func (c *Client) EKTypes(ctx context.Context) (wire.List[wire.EKType], error) {
-	return get[wire.List[wire.EKType]](ctx, c, wire.PathTPMs)
+func (c *Client) EKTypes(ctx context.Context) (wire.List[makers.EKType], error) {
+	return get[wire.List[makers.EKType]](ctx, c, makers.PathTPMs)
 }
 
 // AllowEKType lets a further endorsement key of a make and model count.
-func (c *Client) AllowEKType(ctx context.Context, t wire.NewEKType) (wire.EKType, error) {
-	return post[wire.EKType](ctx, c, wire.PathTPMs, t)
+func (c *Client) AllowEKType(ctx context.Context, t makers.NewEKType) (makers.EKType, error) {
+	return post[makers.EKType](ctx, c, makers.PathTPMs, t)
 }
 
 // LastEvents lists the newest events of the audit, newest first.

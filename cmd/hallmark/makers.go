@@ -15,6 +15,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
 // Bounds of an import: of one file, and of one request.
@@ -54,7 +55,7 @@ becomes a trust anchor by itself: TPMs whose EK certificate chains to it are
 		if err != nil {
 			return err
 		}
-		var imported []wire.Authority
+		var imported []makers.Authority
 		for _, part := range portions(found) {
 			got, err := cl.ImportAuthorities(c.Context(), part)
 			if err != nil {
@@ -70,7 +71,7 @@ becomes a trust anchor by itself: TPMs whose EK certificate chains to it are
 	return c
 }
 
-func printImported(w io.Writer, imported []wire.Authority, skipped int) error {
+func printImported(w io.Writer, imported []makers.Authority, skipped int) error {
 	fresh := 0
 	for _, v := range imported {
 		word := "known"
@@ -144,9 +145,9 @@ func (a *app) vendorcaList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the imported CA certificates", Example: "  hallmark vendorca list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
 	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "FINGERPRINT\tSUBJECT\tEXPIRES\tIMPORTED\tBY", func(v wire.Authority) []string {
+		return terminal.List(c, *asJSON, 0, "FINGERPRINT\tSUBJECT\tEXPIRES\tIMPORTED\tBY", func(v makers.Authority) []string {
 			return []string{short(v.Fingerprint), v.Subject, terminal.When(v.NotAfter), terminal.When(v.Added), v.AddedBy}
-		}, func(int, string) (wire.List[wire.Authority], error) { return cl.Authorities(c.Context()) })
+		}, func(int, string) (wire.List[makers.Authority], error) { return cl.Authorities(c.Context()) })
 	})
 	return c
 }

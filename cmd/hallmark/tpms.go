@@ -11,6 +11,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
 func (a *app) tpmCommand() *cobra.Command {
@@ -24,9 +25,9 @@ func (a *app) tpmList() *cobra.Command {
 	}
 	asJSON := terminal.JSONFlag(c)
 	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "MAKER\tMODEL\tKEY\tSINCE\tBY", func(t wire.EKType) []string {
+		return terminal.List(c, *asJSON, 0, "MAKER\tMODEL\tKEY\tSINCE\tBY", func(t makers.EKType) []string {
 			return []string{t.Maker, t.Model, t.Type, terminal.When(t.Since), cmp.Or(t.AllowedBy, "the first device")}
-		}, func(int, string) (wire.List[wire.EKType], error) { return cl.EKTypes(c.Context()) })
+		}, func(int, string) (wire.List[makers.EKType], error) { return cl.EKTypes(c.Context()) })
 	})
 	return c
 }
@@ -43,7 +44,7 @@ the same type: P-256, P-384 or RSA-2048. Allow another only if some of these chi
 the first.`,
 		Example: "  hallmark tpm allow STM ST33KTPM2A RSA-2048", Args: cobra.ExactArgs(3), ValidArgsFunction: a.completeTPM,
 		RunE: a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
-			t, err := cl.AllowEKType(c.Context(), wire.NewEKType{Maker: args[0], Model: args[1], Type: args[2]})
+			t, err := cl.AllowEKType(c.Context(), makers.NewEKType{Maker: args[0], Model: args[1], Type: args[2]})
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,7 @@ type row struct {
 var rows = []row{
 	{"wire", "",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
-	{"wire/jobs wire/steps", "wire",
+	{"wire/jobs wire/makers wire/steps", "wire",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/renewal wire/issuers", "wire wire/jobs wire/renewal",
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
@@ -78,7 +78,7 @@ var rows = []row{
 		"the pipeline reads top to bottom and knows no protocol"},
 
 	{"relay relay/*", "wire wire/denylist wire/steps relay/*", "it runs beside relying parties and needs the feed only"},
-	{"admin/client", "wire wire/issuers wire/jobs wire/renewal wire/steps", "the operator's half is a client like any other"},
+	{"admin/client", "wire wire/issuers wire/jobs wire/makers wire/renewal wire/steps", "the operator's half is a client like any other"},
 	{"admin/selector", "record", "it turns what a person typed into the record's condition"},
 	{"admin/gate", "admin/selector ca/status internal/ration record wire wire/jobs",
 		"who calls is recognised and what went wrong is worded in one place, for every API with callers of its own"},
@@ -99,10 +99,10 @@ var rows = []row{
 		"a plan is a job that devices carry out; what tells them is the pipeline"},
 	{"admin/issuing", "admin/consent admin/gate admin/renewal admin/view ca/profile record wire wire/issuers wire/renewal",
 		"an issuer ends by a job and a plan; the keys are reached through one verb, for one kind of certificate"},
-	{"admin", "admin/consent admin/credential admin/gate admin/selection admin/selector admin/view provisioner provisioner/factory ca/status ca/trust ca/profile record wire wire/renewal",
+	{"admin", "admin/consent admin/credential admin/gate admin/selection admin/selector admin/view provisioner provisioner/factory ca/status ca/trust ca/profile record wire wire/makers wire/renewal",
 		"operators see and change the record through its verbs; they never reach a key"},
 
-	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/issuers wire/jobs wire/renewal cmd/hallmark/internal/*",
+	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/issuers wire/jobs wire/makers wire/renewal cmd/hallmark/internal/*",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
 	{"internal/demo internal/bench internal/e2e internal/premises internal/simdevice", "...", "demonstrations and measurements drive the whole house"},
