@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -117,8 +116,7 @@ func (a *agent) already(e Enrolment) (Result, error) {
 
 // trusts reports whether a root is among those on file.
 func (a *agent) trusts(root [32]byte) bool {
-	var bundle wire.Bundle
-	if json.Unmarshal(a.set.Trust.Bundle, &bundle) == nil { // it was verified before it was kept
+	if bundle, err := a.set.Bundle(); err == nil {
 		for _, der := range bundle.Infrastructure {
 			if sha256.Sum256(der) == root {
 				return true
@@ -145,8 +143,7 @@ func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
 	if len(servers) == 0 && e.image.Server != "" {
 		servers = []string{e.image.Server}
 	}
-	var bundle wire.Bundle
-	if len(pins) == 0 && json.Unmarshal(e.image.Trust.Bundle, &bundle) == nil {
+	if bundle, err := e.image.Bundle(); err == nil && len(pins) == 0 {
 		for _, der := range bundle.Infrastructure {
 			pins = append(pins, sha256.Sum256(der))
 		}

@@ -1,14 +1,12 @@
 package device
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -99,19 +97,14 @@ func (i *Identity) Now() time.Time {
 	if i.o.Now != nil {
 		now = i.o.Now
 	}
-	t, floors := now(), []time.Time{i.o.Built}
+	times := []time.Time{now(), i.o.Built}
 	if c, err := i.Credential(); err == nil {
-		floors = append(floors, c.Trust.Created)
+		times = append(times, c.Trust.Created)
 		if leaf, err := x509.ParseCertificate(c.Certificate.Certificate[0]); err == nil {
-			floors = append(floors, leaf.NotBefore)
+			times = append(times, leaf.NotBefore)
 		}
 	}
-	for _, floor := range floors {
-		if floor.After(t) {
-			t = floor
-		}
-	}
-	return t
+	return slices.MaxFunc(times, time.Time.Compare)
 }
 
 // Names that Roots knows, beside those of files.
@@ -186,16 +179,9 @@ func readCertificates(path string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list [][]byte
-	for len(bytes.TrimSpace(text)) > 0 {
-		block, rest := pem.Decode(text)
-		if block == nil || block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("%s is not a PEM file of certificates", path)
-		}
-		list, text = append(list, block.Bytes), rest
-	}
-	if list == nil {
-		return nil, errors.New(path + " is empty")
+	list, err := state.DecodeChain(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return list, nil
 }

@@ -174,7 +174,7 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 		birth := func() *tls.Certificate { return &tls.Certificate{Certificate: a.set.IDevID, PrivateKey: a.birth} }
 		if err = ask(birth()); outdated(err) {
 			a.report("the server does not accept the IDevID certificate any more (%v); asking for another", err)
-			if err = a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) }); err == nil {
+			if err = a.reenrol(ctx); err == nil {
 				err = ask(birth())
 			}
 		}
@@ -194,9 +194,14 @@ func (a *agent) rebirth(ctx context.Context) {
 		return
 	}
 	a.report("the IDevID certificate is of a CA that is trusted no more; asking for another")
-	if err := a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) }); err != nil {
+	if err := a.reenrol(ctx); err != nil {
 		a.report("%v", err)
 	}
+}
+
+// reenrol asks for another IDevID certificate for the same key.
+func (a *agent) reenrol(ctx context.Context) error {
+	return a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) })
 }
 
 // stage keeps a fresh certificate before it is shown for the first time. The server lets
@@ -215,7 +220,7 @@ func (a *agent) stage(key keys.Key, got *wire.Identity) error {
 func (a *agent) settle(ctx context.Context) error {
 	if len(a.set.IDevID) == 0 {
 		a.report("the IDevID certificate is lost; asking for it again")
-		if err := a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) }); err != nil {
+		if err := a.reenrol(ctx); err != nil {
 			return err
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -88,8 +87,7 @@ func ReadStatus(folder string, now time.Time) (Status, error) {
 	if !set.Steering.Start.IsZero() {
 		s.Window, s.Poll = &Window{set.Steering.Start, set.Steering.End}, int64(pollEvery(set.Steering)/time.Second)
 	}
-	var bundle wire.Bundle
-	if json.Unmarshal(set.Trust.Bundle, &bundle) == nil { // it was verified before it was kept
+	if bundle, err := set.Bundle(); err == nil {
 		s.Trust = bundle.Number
 	}
 	if s.IDevID, err = describe(set.IDevID, dir.Path()+"/idevid.pem"); err != nil {
@@ -151,7 +149,7 @@ func OpenCredential(folder, tpm string) (*Credential, error) {
 		return nil, ErrNoLDevID
 	}
 	c := &Credential{Page: set.Page}
-	if err := json.Unmarshal(set.Trust.Bundle, &c.Trust); err != nil {
+	if c.Trust, err = set.Bundle(); err != nil {
 		return nil, fmt.Errorf("the trust bundle on file: %w", err)
 	}
 	if c.keys, _, err = open(Options{TPM: tpm}, set, dir, false); err != nil {

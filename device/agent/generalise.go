@@ -1,10 +1,7 @@
 package agent
 
 import (
-	"encoding/json"
-
 	"github.com/hallmark-pki/hallmark/device/state"
-	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // Generalised is what the preparation of an image came to.
@@ -26,10 +23,12 @@ func Generalise(folder string) (g Generalised, err error) {
 		return g, err
 	}
 	defer release()
-	var bundle wire.Bundle
-	if set, _, err := dir.Load(); err == nil && json.Unmarshal(set.Trust.Bundle, &bundle) == nil { // it was verified before it was kept
-		g.Server = set.Server
+	var roots [][]byte
+	if set, _, err := dir.Load(); err == nil {
+		if bundle, err := set.Bundle(); err == nil {
+			g.Server, roots = set.Server, bundle.Infrastructure
+		}
 	}
-	g.Removed, g.Left, err = dir.Generalise(bundle.Infrastructure)
+	g.Removed, g.Left, err = dir.Generalise(roots)
 	return g, err
 }

@@ -80,18 +80,19 @@ type Holder interface {
 // Open opens the place. create allows a key to be made where there is none yet, which
 // only an enrolment wants.
 func Open(p Place, create bool) (Holder, error) {
+	if err := CheckSpec(p.Key); err != nil {
+		return nil, err
+	}
 	kind, rest, _ := strings.Cut(p.Key, ":")
 	switch {
-	case p.Key == "" || p.Key == TPM:
-		return openTPM(p.TPM)
+	case kind == external:
+		return openExternal(rest)
 	case p.Key == "file":
 		return openFile(filepath.Join(p.Folder, state.BirthKeyFile), create)
-	case kind == "file" && filepath.IsAbs(rest):
+	case kind == "file":
 		return openFile(rest, create)
-	case kind == external && rest != "":
-		return openExternal(rest)
 	}
-	return nil, CheckSpec(p.Key)
+	return openTPM(p.TPM)
 }
 
 // CheckSpec says why a text does not say where keys are; nil if it does.

@@ -18,7 +18,6 @@ type soft struct {
 	make  func() (Key, error)
 	load  func(stored []byte) (Key, error)
 	count func() int
-	close func() error
 }
 
 func openFile(path string, create bool) (Holder, error) {
@@ -35,7 +34,6 @@ func openFile(path string, create bool) (Holder, error) {
 		make:  func() (Key, error) { return collect.New() },
 		load:  func(stored []byte) (Key, error) { return collect.Parse(stored) },
 		count: func() int { return 0 },
-		close: func() error { return nil },
 	}, nil
 }
 
@@ -51,16 +49,15 @@ func openExternal(command string) (Holder, error) {
 		make:  func() (Key, error) { return key, nil },
 		load:  func([]byte) (Key, error) { return key, nil },
 		count: key.Runs,
-		close: func() error { return nil },
 	}, nil
 }
 
-func (s *soft) Kind() string { return attest.KindSoftKey }
+func (s *soft) Kind() string { return wire.KindSoftKey }
 
 func (s *soft) Birth() (Key, error) { return s.birth, nil }
 
 func (s *soft) Identify() (Identity, error) {
-	return Identity{Message: wire.Enrol{Kind: attest.KindSoftKey, Key: s.birth.Wire()}}, nil
+	return Identity{Message: wire.Enrol{Kind: wire.KindSoftKey, Key: s.birth.Wire()}}, nil
 }
 
 func (s *soft) NewWorking() (Key, error)               { return s.make() }
@@ -84,4 +81,4 @@ func (s *soft) Check(certified crypto.PublicKey, folder, device string) error {
 }
 
 func (s *soft) Commands() int { return s.count() }
-func (s *soft) Close() error  { return s.close() }
+func (s *soft) Close() error  { return nil }

@@ -195,9 +195,10 @@ func (d *Dir) lock(name string) (release func(), err error) {
 	if err := d.make(); err != nil {
 		return nil, err
 	}
-	// Whoever else may write in the folder shall not have another file emptied by us.
+	// No link is followed: whoever else may write in the folder could have any file emptied by
+	// us. The mode is 0600: whoever can read a file can lock it (flock(2)), and would keep the
+	// agent from it for ever.
 	path := filepath.Join(d.path, name)
-	// And who can read a file can lock it (flock(2)), and keep the agent from it for ever.
 	f, err := create(path, os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrExist) {
 		f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)

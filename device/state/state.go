@@ -72,6 +72,12 @@ type Settings struct {
 	Network client.Memory `json:"network,omitzero"`
 }
 
+// Bundle is the content of Trust, which was verified before it was kept.
+func (s Settings) Bundle() (b wire.Bundle, err error) {
+	err = json.Unmarshal(s.Trust.Bundle, &b)
+	return b, err
+}
+
 // Names of the files of a set.
 const (
 	settingsFile = "settings.json"
@@ -283,7 +289,7 @@ func (d *Dir) read(name string) (Set, error) {
 			continue
 		}
 		if err == nil {
-			*c.chain, err = decodeChain(text)
+			*c.chain, err = DecodeChain(text)
 		}
 		if err != nil {
 			return s, fmt.Errorf("%s: %w", filepath.Join(d.path, name, c.file), err)
@@ -338,9 +344,10 @@ func encodeChain(chain [][]byte) []byte {
 	return out.Bytes()
 }
 
-// decodeChain reads a file of certificates. What is no certificate is damage, for which
-// there is the set before; those who use it later could not go back.
-func decodeChain(text []byte) ([][]byte, error) {
+// DecodeChain reads a PEM file of certificates and nothing else (DER each). Each is parsed
+// here: a set with a damaged one is passed over for the set before, and whoever uses it later
+// could not go back.
+func DecodeChain(text []byte) ([][]byte, error) {
 	var chain [][]byte
 	for len(bytes.TrimSpace(text)) > 0 {
 		block, rest := pem.Decode(text)

@@ -299,11 +299,11 @@ func TestUmask(t *testing.T) {
 func FuzzChain(f *testing.F) {
 	f.Add(encodeChain([][]byte{certificate(1), certificate(2)}))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		chain, err := decodeChain(text)
+		chain, err := DecodeChain(text)
 		if err != nil {
 			return
 		}
-		again, err := decodeChain(encodeChain(chain))
+		again, err := DecodeChain(encodeChain(chain))
 		if err != nil || len(again) != len(chain) {
 			t.Fatalf("%d certificates, then %d: %v", len(chain), len(again), err)
 		}
