@@ -108,7 +108,7 @@ func makeStage(dir string) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.env = append(os.Environ(), "SIGNERS="+signers, "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "HALLMARK_TPM="+s.tpm.Spec(), "HOME="+s.dir)
+	s.env = append(os.Environ(), "SIGNERS="+signers, "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "HALLMARK_TPM="+s.tpm.Spec(), "TPM2TOOLS_TCTI="+s.tpm.TCTI(), "HOME="+s.dir)
 	return s, nil
 }
 

@@ -52,6 +52,34 @@ func TestChipsOfAnotherMaker(t *testing.T) {
 	}
 }
 
+// A list made as docs/factory.md says admits the chip that it was made of.
+func TestListOfChips(t *testing.T) {
+	page, err := os.ReadFile("../../docs/factory.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "## A list of chips")
+	section, _, _ = strings.Cut(section, "\n## ")
+	for _, p256 := range []bool{true, false} {
+		s := newStage(t)
+		if !p256 { // the chip's only certificate is for its RSA key
+			rsa := toolsChip(t, s.dir+"/authority")
+			s.env = append(s.env, "HALLMARK_TPM="+rsa.Spec(), "TPM2TOOLS_TCTI="+rsa.TCTI())
+			section = strings.ReplaceAll(section, "--key-algorithm ecc", "--key-algorithm rsa")
+		}
+		s.found(t)
+		start(t, s, "hallmarkd", "serve", "--config", "acme/hallmark.yaml")
+		await(t, s.at(0))
+		await(t, s.at(1))
+		s.env = append(s.env, "HALLMARK_CONFIG="+s.dir+"/acme/operator")
+		s.bash(t, "set -e\n"+strings.Join(console(section), "\n"))
+		s.bash(t, "hallmark ticket create --lot 2026-w49 | hallmark-device enrol - --serial R-1 --state device")
+		if out := s.bash(t, "hallmark device show R-1"); !strings.Contains(out, "registered") {
+			t.Errorf("enrolled as\n%s", out)
+		}
+	}
+}
+
 func toolsChip(t *testing.T, authority string) *swtpm.TPM {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm") // a socket's path must be short
