@@ -39,6 +39,22 @@ func TestSystemdUnits(t *testing.T) {
 	}
 }
 
+// systemd takes the server's unit, and finds little in it to be had by an attacker.
+func TestServerUnit(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	program := s.bash(t, "command -v hallmarkd")
+	unit := strings.Replace(block(t, "docs/administrator.md", "ini", 1), "/usr/bin/hallmarkd", program, 1)
+	if !strings.Contains(unit, program) {
+		t.Fatal("the unit runs something else")
+	}
+	write(t, s.dir, "hallmark.service", unit+"\n")
+	if out, err := s.try("systemd-analyze verify ./hallmark.service 2>&1 | grep hallmark.service"); err == nil {
+		t.Error(out)
+	}
+	s.bash(t, "systemd-analyze security --no-pager --offline=true --threshold=30 ./hallmark.service")
+}
+
 // The scripts of other service managers are what a shell can read.
 func TestInitScripts(t *testing.T) {
 	t.Parallel()
