@@ -83,31 +83,42 @@ func (h *house) tlsConfig() *tls.Config {
 	}
 }
 
-// Doors are the sockets of a server, and the lock of its installation. They stay between one
+// Doors are the sockets of a server, and the locks of its installation. They stay between one
 // Run and the next: who knocks meanwhile waits, and is not turned away; who looks for the
 // server ([Reload]) finds it. The zero value has none open yet.
 type Doors struct {
 	open   map[string]*net.TCPListener
-	dir    string // that is locked
-	unlock func() // nil: none is
+	locks  map[string]func() // by path; they unlock
 	served bool
 }
 
 // Served reports whether the last Run came as far as to serve.
 func (d *Doors) Served() bool { return d.served }
 
-func (d *Doors) lock(dir string) error {
-	if d.unlock != nil && d.dir == dir {
-		return nil
+// lock takes the locks at some paths, and gives up what it held besides.
+func (d *Doors) lock(paths ...string) error {
+	held := map[string]func(){}
+	for _, path := range paths {
+		unlock := d.locks[path]
+		if unlock == nil {
+			var err error
+			if unlock, err = lock(path); err != nil {
+				for path, fresh := range held {
+					if d.locks[path] == nil {
+						fresh()
+					}
+				}
+				return err
+			}
+		}
+		held[path] = unlock
 	}
-	unlock, err := lock(dir)
-	if err != nil {
-		return err
+	for path, unlock := range d.locks {
+		if held[path] == nil {
+			unlock()
+		}
 	}
-	if d.unlock != nil {
-		d.unlock()
-	}
-	d.dir, d.unlock = dir, unlock
+	d.locks = held
 	return nil
 }
 
@@ -162,16 +173,13 @@ func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listene
 	return sockets, nil
 }
 
-// Close gives up the addresses and the lock.
+// Close gives up the addresses and the locks.
 func (d *Doors) Close() {
 	for _, socket := range d.open {
 		socket.Close()
 	}
 	d.open = nil
-	if d.unlock != nil {
-		d.unlock()
-		d.unlock = nil
-	}
+	d.lock() // fails for none
 }
 
 // crowd has a place for each handshake that goes on. When a fleet comes at once, the

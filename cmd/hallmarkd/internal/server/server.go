@@ -37,7 +37,11 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 	log := logger(in.Config.Log)
 	d.served = false
 	collectSeldom()
-	if err := d.lock(in.Config.Dir); err != nil {
+	record, err := in.Database()
+	if err != nil {
+		return err
+	}
+	if err := d.lock(filepath.Join(in.Config.Dir, lockFile), record+".lock"); err != nil {
 		return err
 	}
 	store, err := in.OpenStore(ctx)
@@ -220,10 +224,10 @@ func logger(c config.Log) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
 
-// lock keeps a second server from the same installation: it would revoke what the
-// first is about to sign (ca.Authority.Recover). The lock ends with the process.
-func lock(dir string) (unlock func(), err error) {
-	path := filepath.Join(dir, lockFile)
+// lock keeps a second server from the same installation, and from the same record if it has a
+// configuration of its own: it would revoke what the first is about to sign
+// (ca.Authority.Recover). The lock ends with the process.
+func lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err

@@ -450,7 +450,7 @@ func TestReplacingTheServer(t *testing.T) {
 		}
 	}
 	end()
-	if _, err := lock(in.Config.Dir); err == nil {
+	if _, err := lock(filepath.Join(in.Config.Dir, lockFile)); err == nil {
 		t.Error("whoever has something to tell finds no server meanwhile")
 	}
 	answered := make(chan error, 1)
