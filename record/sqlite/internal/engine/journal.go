@@ -198,7 +198,7 @@ func (j *journal) open(at place) error {
 	case info.Size() < at.size:
 		return at.lacks(j.file.Name(), info.Size())
 	case info.Size() > at.size:
-		if err := j.unanswered(at, info.Size()-at.size); err != nil {
+		if err := at.unanswered(j.file, info.Size()-at.size); err != nil {
 			return err
 		}
 		return j.file.Truncate(at.size)
@@ -235,27 +235,35 @@ func Continues(ctx context.Context, path, dir string) error {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err == nil && info.Size() < at.size {
-		err = at.lacks(f.Name(), info.Size())
+	switch {
+	case err != nil:
+		return err
+	case info.Size() < at.size:
+		return at.lacks(f.Name(), info.Size())
+	case info.Size() > at.size:
+		err = at.unanswered(f, info.Size()-at.size)
+		if now, moved := placeIn(c); moved != nil || now != at { // it is being written
+			return classify(moved)
+		}
 	}
 	return err
 }
 
 // unanswered refuses to cut off anything but one group, whole or torn, that would have
 // been the next: a journal with more belongs to a newer copy of the record.
-func (j *journal) unanswered(at place, size int64) error {
+func (p place) unanswered(segment *os.File, size int64) error {
 	if size > maxPayload+groupHeader {
 		size = maxPayload + groupHeader + 1 // enough to see that it is more than one
 	}
 	text := make([]byte, size)
-	if _, err := j.file.ReadAt(text, at.size); err != nil {
+	if _, err := segment.ReadAt(text, p.size); err != nil {
 		return err
 	}
 	group, rest, torn := cutGroup(text)
-	if torn || group != nil && len(rest) == 0 && follows(at.hash, group) {
+	if torn || group != nil && len(rest) == 0 && follows(p.hash, group) {
 		return nil
 	}
-	return fmt.Errorf("%s holds groups that this record does not know: the record is older than its journal, or has another's; restore a backup with this journal", j.file.Name())
+	return fmt.Errorf("%s holds groups that this record does not know: the record is older than its journal, or has another's; restore a backup with this journal", segment.Name())
 }
 
 func (j *journal) close() {

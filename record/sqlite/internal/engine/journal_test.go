@@ -312,6 +312,31 @@ func TestOlderRecordDoesNotCutItsJournal(t *testing.T) {
 	if !errors.Is(err, record.ErrUnavailable) || !strings.Contains(err.Error(), "older than its journal") {
 		t.Errorf("an older copy writes to the journal: %v", err)
 	}
+	if err := Continues(context.Background(), old, h.dir); err == nil || !strings.Contains(err.Error(), "older than its journal") {
+		t.Errorf("asked before: %v", err)
+	}
+}
+
+// A record that is in use goes on writing its journal, whenever it is asked.
+func TestContinuesWhileWritten(t *testing.T) {
+	h := newHouse(t)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for i := range 200 {
+			h.add(strings.Repeat("x", i))
+		}
+	}()
+	for {
+		if err := Continues(context.Background(), h.path, h.dir); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-written:
+			return
+		default:
+		}
+	}
 }
 
 // TestUnansweredGroupIsCut leaves behind a group as a crash between journal and
