@@ -129,9 +129,9 @@ func (c Change) validate() error {
 		return errors.New("no number")
 	case CheckIssuerName(c.Issuer) != nil:
 		return CheckIssuerName(c.Issuer)
-	case !isHex(c.Serial, serialSize):
+	case !isHex(c.Serial, SerialSize):
 		return fmt.Errorf("serial number %q", c.Serial)
-	case c.Successor != "" && !isHex(c.Successor, serialSize), c.Fingerprint != "" && !isHex(c.Fingerprint, 32):
+	case c.Successor != "" && !isHex(c.Successor, SerialSize), c.Fingerprint != "" && !isHex(c.Fingerprint, 32):
 		return fmt.Errorf("successor %q, fingerprint %q", c.Successor, c.Fingerprint)
 	case strings.Trim(c.Device+c.Name, keyLetters+strings.ToUpper(keyLetters)+".:-") != "": // commands are given both
 		return fmt.Errorf("device %q, name %q", c.Device, c.Name)
@@ -148,8 +148,8 @@ func isHex(text string, size int) bool {
 	return err == nil && len(text) == 2*size && text == strings.ToLower(text)
 }
 
-// serialSize is the length of every serial number of a Hallmark issuer, in bytes.
-const serialSize = 16
+// SerialSize is the length of every serial number of a Hallmark issuer, in bytes.
+const SerialSize = 16
 
 // MaxIssuerName bounds an issuer's name, in bytes.
 const MaxIssuerName = 64

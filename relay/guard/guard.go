@@ -75,9 +75,6 @@ type known struct {
 	stamps    string              // of the files
 }
 
-// maxFile bounds a file, in bytes.
-const maxFile = denylist.MaxDocument
-
 // New reads the file at path, and those of further issuers beside it (path.ISSUER). It
 // fails if it is missing or not to be believed.
 func New(path string, o Options) (*Guard, error) {
@@ -128,7 +125,7 @@ func (g *Guard) read(k *known, path string) error {
 		return err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(f, denylist.MaxDocument+1))
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // A filter is a cascade of Bloom filters (Larisch et al., "CRLite", IEEE S&P 2017): the
@@ -91,7 +93,7 @@ func (c *cascade) judge(s Serial) Verdict {
 // hash gives the two numbers from which all positions of a level follow: SHA-256 over
 // salt, number of the level (one byte) and serial number.
 func (c *cascade) hash(level int, s Serial) (h [2]uint64) {
-	var in [len(c.salt) + 1 + SerialSize]byte
+	var in [len(c.salt) + 1 + wire.SerialSize]byte
 	copy(in[:], c.salt[:])
 	in[len(c.salt)] = byte(level)
 	copy(in[len(c.salt)+1:], s[:])

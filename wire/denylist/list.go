@@ -14,25 +14,22 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// SerialSize is the length of every serial number of a Hallmark issuer, in bytes.
-const SerialSize = 16
-
 // Serial is a certificate's serial number, big-endian.
-type Serial [SerialSize]byte
+type Serial [wire.SerialSize]byte
 
 // ParseSerial reads 32 hex digits.
 func ParseSerial(text string) (s Serial, err error) {
-	if len(text) == 2*SerialSize && text == strings.ToLower(text) {
+	if len(text) == 2*wire.SerialSize && text == strings.ToLower(text) {
 		if _, err = hex.Decode(s[:], []byte(text)); err == nil {
 			return s, nil
 		}
 	}
-	return s, fmt.Errorf("%q is not a serial number of %d lower-case hex digits", text, 2*SerialSize)
+	return s, fmt.Errorf("%q is not a serial number of %d lower-case hex digits", text, 2*wire.SerialSize)
 }
 
 // SerialOf gives a certificate's serial number; false if it is longer than ours are.
 func SerialOf(c *x509.Certificate) (s Serial, ok bool) {
-	if n := c.SerialNumber; n == nil || n.Sign() < 0 || n.BitLen() > 8*SerialSize {
+	if n := c.SerialNumber; n == nil || n.Sign() < 0 || n.BitLen() > 8*wire.SerialSize {
 		return s, false
 	}
 	c.SerialNumber.FillBytes(s[:])
@@ -51,7 +48,7 @@ type Denial struct {
 }
 
 // denialSize is the length of an entry: serial, 4 bytes of seconds since 1970, reason.
-const denialSize = SerialSize + 4 + 1
+const denialSize = wire.SerialSize + 4 + 1
 
 // List is the revoked and held certificates of an issuer that had not expired when
 // it was made. Its zero value denies nothing.
@@ -94,7 +91,7 @@ func checkEntries(body []byte) error {
 		return fmt.Errorf("%w: half an entry", ErrNotDocument)
 	}
 	for i := 0; i < len(body); i += denialSize {
-		if i > 0 && bytes.Compare(body[i-denialSize:][:SerialSize], body[i:][:SerialSize]) >= 0 {
+		if i > 0 && bytes.Compare(body[i-denialSize:][:wire.SerialSize], body[i:][:wire.SerialSize]) >= 0 {
 			return fmt.Errorf("%w: entries out of order", ErrNotDocument)
 		}
 		if reason := int(body[i+denialSize-1]); reason != 0 && wire.ReasonWord(reason) == wire.ReasonWord(0) {
@@ -109,7 +106,7 @@ func (l *List) Len() int { return len(l.entries) / denialSize }
 
 // Lookup finds a certificate among the denied. It allocates nothing.
 func (l *List) Lookup(s Serial) (Denial, bool) {
-	i := sort.Search(l.Len(), func(i int) bool { return bytes.Compare(l.entries[i*denialSize:][:SerialSize], s[:]) >= 0 })
+	i := sort.Search(l.Len(), func(i int) bool { return bytes.Compare(l.entries[i*denialSize:][:wire.SerialSize], s[:]) >= 0 })
 	if i == l.Len() {
 		return Denial{}, false
 	}
@@ -130,5 +127,5 @@ func (l *List) All() iter.Seq[Denial] {
 
 func (l *List) entry(i int) Denial {
 	e := l.entries[i*denialSize:][:denialSize]
-	return Denial{Serial(e), time.Unix(int64(binary.BigEndian.Uint32(e[SerialSize:])), 0).UTC(), int(e[denialSize-1])}
+	return Denial{Serial(e), time.Unix(int64(binary.BigEndian.Uint32(e[wire.SerialSize:])), 0).UTC(), int(e[denialSize-1])}
 }

@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -76,12 +77,7 @@ func (p *place) take(c *engine.Conn, at time.Time) error {
 	if !p.moment.IsZero() || !at.Before(p.due) {
 		return nil
 	}
-	p.moment = p.free
-	for _, earliest := range []time.Time{p.created, at} {
-		if p.moment.Before(earliest) {
-			p.moment = earliest
-		}
-	}
+	p.moment = slices.MaxFunc([]time.Time{p.free, p.created, at}, time.Time.Compare)
 	next := p.moment.Add(p.due.Sub(p.moment) / time.Duration(max(p.total-p.told, 1)))
 	if _, err := c.Exec("UPDATE jobs SET free = ?, told = told + 1 WHERE seq = ?", next, p.job); err != nil {
 		return err
