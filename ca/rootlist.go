@@ -75,12 +75,12 @@ func nextRootCRL(list []byte, root, issuer *x509.Certificate, reason int, now ti
 	if err := profile.CheckSignature(issuer, root); err != nil {
 		return nil, err
 	}
+	if before, listed := Listed(in, issuer); listed {
+		return nil, fmt.Errorf("the list names this issuer already, since %s", before.Format(time.DateOnly))
+	}
 	since := now.UTC().Add(-backdate).Truncate(time.Second) // as the list, which tells nothing of the future
 	entries := []x509.RevocationListEntry{{SerialNumber: issuer.SerialNumber, RevocationTime: since, ReasonCode: reason}}
 	for _, e := range in.RevokedCertificateEntries {
-		if e.SerialNumber.Cmp(issuer.SerialNumber) == 0 {
-			return nil, fmt.Errorf("the list names this issuer already, since %s", e.RevocationTime.Format(time.DateOnly))
-		}
 		entries = append(entries, x509.RevocationListEntry{SerialNumber: e.SerialNumber, RevocationTime: e.RevocationTime, ReasonCode: e.ReasonCode})
 	}
 	return rootCRLOf(new(big.Int).Add(in.Number, big.NewInt(1)), entries, now, in.NextUpdate), nil
@@ -88,6 +88,16 @@ func nextRootCRL(list []byte, root, issuer *x509.Certificate, reason int, now ti
 
 func rootCRLOf(number *big.Int, entries []x509.RevocationListEntry, now, next time.Time) *x509.RevocationList {
 	return &x509.RevocationList{Number: number, ThisUpdate: now.UTC().Add(-backdate).Truncate(time.Second), NextUpdate: next, RevokedCertificateEntries: entries}
+}
+
+// Listed reports whether a root's CRL names an issuer, and since when.
+func Listed(crl *x509.RevocationList, issuer *x509.Certificate) (since time.Time, listed bool) {
+	for _, e := range crl.RevokedCertificateEntries {
+		if e.SerialNumber.Cmp(issuer.SerialNumber) == 0 {
+			return e.RevocationTime, true
+		}
+	}
+	return since, false
 }
 
 // MaxRootCRL bounds a root's CRL, in bytes: it names a few issuers.

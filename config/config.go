@@ -6,6 +6,7 @@
 package config
 
 import (
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -157,6 +158,12 @@ func defaults() Config {
 		CRLShardCapacity: 16384,
 		Log:              Log{Level: "info", Format: "text"},
 	}
+}
+
+// Inside gives a path relative to the folder of the configuration; false if it leads elsewhere.
+func (c *Config) Inside(path string) (relative string, inside bool) {
+	relative, err := filepath.Rel(c.Dir, path)
+	return relative, err == nil && filepath.IsLocal(relative)
 }
 
 // Secrets lists the local files with keys and the server's secret, which only their

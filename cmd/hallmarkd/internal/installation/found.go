@@ -204,7 +204,7 @@ func (f Founding) found(ctx context.Context, dir, rootKeys string, a address) er
 	rand.Read(secret)
 	files := map[string][]byte{"keys/server.secret": secret}
 	for _, f := range founded {
-		files["issuers/"+f.Name+".pem"] = CertificatesPEM(f.Certificate, f.Root)
+		files["issuers/"+f.Name+".pem"] = CertificatesPEM(f.Certificate.Raw, f.Root.Raw)
 		root := profile.RootOf(f.Name)
 		files["trust/roots/"+root+".crt"], files["trust/roots/"+root+".crl"] = f.Root.Raw, f.RootCRL
 	}
@@ -252,10 +252,10 @@ func (f Founding) addTrust(files map[string][]byte, founded []ca.Founded, timeKe
 			bundle.Manufacturing = root
 		case profile.Operational:
 			bundle.Operational = root
-			files[RelyingParties] = CertificatesPEM(f.Root)
+			files[RelyingParties] = CertificatesPEM(root...)
 		case profile.Infrastructure:
 			bundle.Infrastructure = root
-			files[Infrastructure] = CertificatesPEM(f.Root)
+			files[Infrastructure] = CertificatesPEM(root...)
 			signer = trust.Root{Certificate: f.Root, Signer: f.RootSigner}
 		}
 	}
@@ -394,11 +394,11 @@ func (in *Installation) RecoverOperator(ctx context.Context, store record.Store,
 	return err
 }
 
-// CertificatesPEM is certificates as a PEM file.
-func CertificatesPEM(certificates ...*x509.Certificate) []byte {
+// CertificatesPEM is certificates (DER each) as a PEM file.
+func CertificatesPEM(certificates ...[]byte) []byte {
 	var text []byte
-	for _, c := range certificates {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	for _, der := range certificates {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	return text
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -114,6 +115,15 @@ func (in *Installation) Issuer(line string) Issuer {
 		}
 	}
 	panic("no issuer " + line) // Load has made all of profile.Issuers
+}
+
+// Find gives the place of an issuer, and of its root, by the issuer's name.
+func (in *Installation) Find(name string) (at int, err error) {
+	at = slices.IndexFunc(in.Issuers, func(i Issuer) bool { return i.Name == name })
+	if at < 0 {
+		err = Hint(fmt.Errorf("there is no issuer %q", name), "hallmarkd trust show lists them")
+	}
+	return at, err
 }
 
 func openIssuer(name string, c config.Issuer, dir string) (Issuer, error) {

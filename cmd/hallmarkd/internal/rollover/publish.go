@@ -3,7 +3,6 @@ package rollover
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -152,15 +151,7 @@ func install(in *installation.Installation, before, after []byte, next wire.Bund
 // otherwise than the bundle.
 func anchors(in *installation.Installation, b wire.Bundle) error {
 	for name, roots := range map[string][][]byte{installation.RelyingParties: b.Operational, installation.Infrastructure: b.Infrastructure} {
-		var list []*x509.Certificate
-		for _, der := range roots {
-			root, err := x509.ParseCertificate(der)
-			if err != nil {
-				return err
-			}
-			list = append(list, root)
-		}
-		path, text := installation.TrustFile(in.Config, filepath.Base(name)), installation.CertificatesPEM(list...)
+		path, text := installation.TrustFile(in.Config, filepath.Base(name)), installation.CertificatesPEM(roots...)
 		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, text) {
 			continue
 		}
@@ -174,9 +165,9 @@ func anchors(in *installation.Installation, b wire.Bundle) error {
 // Activate puts an issuer to use: its line's certificates are its own from the next start
 // on. The root behind it must be in the bundle that devices and relying parties were given.
 func Activate(ctx context.Context, in *installation.Installation, note Revoked, name string, now time.Time) error {
-	at := slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == name })
-	if at < 0 {
-		return installation.Hint(fmt.Errorf("there is no issuer %q", name), "hallmarkd trust show lists them")
+	at, err := in.Find(name)
+	if err != nil {
+		return err
 	}
 	if !in.Lists(in.Issuers[at]) {
 		return installation.Hint(fmt.Errorf("the trust bundle does not list the root of %s: nobody would trust what it issues", name), "publish it first: hallmarkd trust publish")

@@ -74,7 +74,8 @@ func ImportList(ctx context.Context, in *installation.Installation, note Noter, 
 		return done, err
 	}
 	for _, i := range in.Issuers {
-		if !bytes.Equal(i.Root.Raw, in.Roots[at].Certificate.Raw) || !names(done.List, i.Certificate) || names(before, i.Certificate) {
+		_, was := ca.Listed(before, i.Certificate)
+		if _, is := ca.Listed(done.List, i.Certificate); was || !is || !bytes.Equal(i.Root.Raw, in.Roots[at].Certificate.Raw) {
 			continue
 		}
 		if _, err := revocable(in, i.Name); err != nil {
@@ -111,9 +112,8 @@ func signerOf(in *installation.Installation, text []byte) (int, error) {
 
 // revocable finds an issuer, unless it is in use.
 func revocable(in *installation.Installation, name string) (at int, err error) {
-	at = slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == name })
-	if at < 0 {
-		return at, installation.Hint(fmt.Errorf("there is no issuer %q", name), "hallmarkd trust show lists them")
+	if at, err = in.Find(name); err != nil {
+		return at, err
 	}
 	line := profile.LineOf(name)
 	if in.Issuer(line).Name == name {
@@ -121,10 +121,6 @@ func revocable(in *installation.Installation, name string) (at int, err error) {
 			"put its successor to use first: hallmarkd trust add-root %s, publish, activate", line)
 	}
 	return at, nil
-}
-
-func names(list *x509.RevocationList, issuer *x509.Certificate) bool {
-	return slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(issuer.SerialNumber) == 0 })
 }
 
 func replaceList(in *installation.Installation, root string, list []byte) error {

@@ -288,7 +288,7 @@ func found(in *installation.Installation, name, rootOut string, now time.Time) (
 	}
 	f := founded[0]
 	for path, contents := range map[string][]byte{
-		filepath.Join(in.Config.Dir, certificateFile(name)): installation.CertificatesPEM(f.Certificate, f.Root),
+		filepath.Join(in.Config.Dir, certificateFile(name)): installation.CertificatesPEM(f.Certificate.Raw, f.Root.Raw),
 		filepath.Join(in.Config.Trust.Roots, root+".crt"):   f.Root.Raw,
 		filepath.Join(in.Config.Trust.Roots, root+".crl"):   f.RootCRL,
 	} {

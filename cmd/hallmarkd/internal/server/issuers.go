@@ -27,23 +27,12 @@ type issuers struct {
 func (i issuers) Issuing() []issuing.Issuer {
 	all := make([]issuing.Issuer, len(i.in.Issuers))
 	for n, one := range i.in.Issuers {
-		all[n] = issuing.Issuer{Name: one.Name, Certificate: one.Certificate, Root: one.Root, Listed: listed(i.in.Roots[n].CRL, one.Certificate)}
-	}
-	return all
-}
-
-// listed is since when a root's CRL names an issuer; zero if it does not.
-func listed(list []byte, issuer *x509.Certificate) time.Time {
-	crl, err := x509.ParseRevocationList(list)
-	if err != nil {
-		return time.Time{} // the status service has read it
-	}
-	for _, e := range crl.RevokedCertificateEntries {
-		if e.SerialNumber.Cmp(issuer.SerialNumber) == 0 {
-			return e.RevocationTime
+		all[n] = issuing.Issuer{Name: one.Name, Certificate: one.Certificate, Root: one.Root}
+		if crl, err := x509.ParseRevocationList(i.in.Roots[n].CRL); err == nil { // the status service has read it
+			all[n].Listed, _ = ca.Listed(crl, one.Certificate)
 		}
 	}
-	return time.Time{}
+	return all
 }
 
 // Prove forgets the key before anybody has the certificate.

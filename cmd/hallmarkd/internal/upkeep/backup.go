@@ -149,8 +149,8 @@ func recordIn(in *installation.Installation) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	relative, err := filepath.Rel(in.Config.Dir, path)
-	if err != nil || !filepath.IsLocal(relative) {
+	relative, inside := in.Config.Inside(path)
+	if !inside {
 		return "", installation.Hint(fmt.Errorf("the record %s is not in %s", path, in.Config.Dir), "stop the server and move it there: what is restored must stand in one folder")
 	}
 	return filepath.ToSlash(relative), nil
@@ -181,8 +181,8 @@ func members(in *installation.Installation) (names, outside []string, err error)
 		paths = append(paths, found...)
 	}
 	for _, path := range paths {
-		relative, err := filepath.Rel(in.Config.Dir, path)
-		if err != nil || !filepath.IsLocal(relative) {
+		relative, inside := in.Config.Inside(path)
+		if !inside {
 			outside = append(outside, path)
 			continue
 		}

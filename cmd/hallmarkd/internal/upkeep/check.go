@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/trust"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/record"
@@ -307,7 +308,7 @@ func (in checked) checkJournal(ctx context.Context, r *Findings) {
 		r.add(Error, "journal", "until it can be written nothing is recorded, issued or revoked", "%v", err)
 		return
 	}
-	if inside, err := filepath.Rel(in.Config.Dir, dir); err == nil && filepath.IsLocal(inside) {
+	if _, inside := in.Config.Inside(dir); inside {
 		r.add(OK, "journal", "to survive the loss of this folder keep it on another disk: journal in "+in.Config.File, "%s, beside the record", dir)
 		return
 	}
@@ -323,14 +324,15 @@ func (in checked) checkRevoked(ctx context.Context, store record.Store, r *Findi
 		return
 	}
 	for _, j := range begun {
-		at := slices.IndexFunc(in.Issuers, func(i installation.Issuer) bool { return i.Name == j.Issuer })
-		if at < 0 || j.State == record.JobWaiting {
+		at, err := in.Find(j.Issuer)
+		if err != nil || j.State == record.JobWaiting {
 			continue
 		}
 		list, err := x509.ParseRevocationList(in.Roots[at].CRL)
-		if err == nil && !slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool {
-			return e.SerialNumber.Cmp(in.Issuers[at].Certificate.SerialNumber) == 0
-		}) {
+		if err != nil {
+			continue // checkIssuers has said so
+		}
+		if _, listed := ca.Listed(list, in.Issuers[at].Certificate); !listed {
 			r.add(Warning, j.Issuer, "bring the root's key: hallmarkd issuer revoke "+j.Issuer+" --root-key KEY --reason REASON --config "+in.Config.File,
 				"job %s has revoked its certificates, and its root's CRL does not name it", j.ID)
 		}

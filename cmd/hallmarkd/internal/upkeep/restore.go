@@ -125,7 +125,7 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 		return err
 	}
 	done.Journal = in.Config.Journal
-	if relative, err := filepath.Rel(work, done.Journal); err == nil && filepath.IsLocal(relative) {
+	if relative, inside := in.Config.Inside(done.Journal); inside {
 		done.Journal = filepath.Join(r.Dir, relative)
 	}
 	if old, err := filepath.Glob(filepath.Join(in.Config.Journal, "*.journal")); err == nil && done.Lost && len(old) > 0 {
@@ -168,7 +168,7 @@ func closeSecrets(path string) error {
 		return err
 	}
 	for _, path := range c.Secrets() {
-		if relative, err := filepath.Rel(c.Dir, path); err != nil || !filepath.IsLocal(relative) {
+		if _, inside := c.Inside(path); !inside {
 			continue // not in a backup
 		}
 		if err := os.Chmod(path, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
