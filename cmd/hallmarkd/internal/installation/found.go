@@ -339,10 +339,15 @@ trust:
 time_key: file:keys/time.key
 server_secret: keys/server.secret
 
-ldevid_lifetime: 30d
-session_lifetime: 5m
+ldevid_lifetime: 30d         # of working certificates, unless their model says otherwise
+session_lifetime: 5m         # how long a device may take to answer a challenge
 channel_binding: exporter    # nonce, if a proxy ends the devices' TLS
 accept_simulated_tpms: false # for demonstrations and tests only
+crl_shard_capacity: 16384    # certificates that share one CRL
+public_feed: false           # deny-list and filter at the status URL, for everybody
+log:
+  level: info                # debug, info, warn or error
+  format: text               # or json
 `))
 
 func addConfig(files map[string][]byte, name string, a address) error {
