@@ -186,7 +186,7 @@ func readBounded(path string, most int64) ([]byte, error) {
 
 // keyURI is the URI of a key that may have been named by its file.
 func keyURI(key string) string {
-	if _, err := os.Stat(key); err == nil {
+	if _, err := os.Stat(key); err == nil || !strings.Contains(key, ":") {
 		return "file:" + key
 	}
 	return key

@@ -388,9 +388,11 @@ still lead devices to it that have not followed another bundle of its number yet
 			if err := rollover.Withdraw(in); err != nil {
 				return err
 			}
+			said := "Nothing is proposed any more."
 			if p != nil && len(p.Missing()) == 0 {
-				_, err = fmt.Fprintln(c.OutOrStdout(), "Enough keys had signed it: whoever kept a copy can still lead devices there. If that must not be, publish another.")
+				said += " Enough keys had signed it: whoever kept a copy can still lead devices there. If that must not be, publish another."
 			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), said)
 			return err
 		},
 	}

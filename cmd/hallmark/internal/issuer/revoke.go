@@ -17,7 +17,7 @@ func revoke(a *terminal.App) *cobra.Command {
 	var in issuers.NewRevocation
 	within := terminal.Days(issuers.DefaultWithin)
 	c := &cobra.Command{
-		Use: "revoke ISSUER --reissue --reason REASON", Short: "End every certificate that an issuing CA has issued",
+		Use: "revoke ISSUER [--reissue] --reason REASON", Short: "End every certificate that an issuing CA has issued",
 		Long: `End every certificate that an issuing CA has issued, by a job. Devices stay what they
 are: with --reissue a renewal plan has them get others from its successor within
 --within, each by attestation. What has not renewed when its certificate ends is
