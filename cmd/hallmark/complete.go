@@ -5,55 +5,25 @@ import (
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
-func modelNames(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-	got, err := cl.Models(ctx)
-	var names []string
-	for _, m := range got.Items {
-		names = append(names, m.Name+"\t"+m.Assurance)
-	}
-	return names, err
-}
+var (
+	modelNames    = terminal.Listed((*client.Client).Models, func(m wire.Model) string { return m.Name + "\t" + m.Assurance })
+	lotNames      = terminal.Listed((*client.Client).Lots, func(l wire.Lot) string { return l.Name + "\t" + l.Model })
+	operatorNames = terminal.Listed((*client.Client).Operators, func(o wire.Operator) string { return o.Name + "\t" + o.State })
+	fingerprints  = terminal.Listed((*client.Client).Authorities, func(v makers.Authority) string { return short(v.Fingerprint) + "\t" + v.Subject })
+)
 
 // openLots are those in which something can be made.
-func openLots(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-	got, err := cl.Lots(ctx)
-	var names []string
-	for _, l := range got.Items {
-		if l.Closed.IsZero() {
-			names = append(names, l.Name+"\t"+l.Model)
-		}
+var openLots = terminal.Listed((*client.Client).Lots, func(l wire.Lot) string {
+	if !l.Closed.IsZero() {
+		return ""
 	}
-	return names, err
-}
-
-func lotNames(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-	got, err := cl.Lots(ctx)
-	var names []string
-	for _, l := range got.Items {
-		names = append(names, l.Name+"\t"+l.Model)
-	}
-	return names, err
-}
-
-func operatorNames(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-	got, err := cl.Operators(ctx)
-	var names []string
-	for _, o := range got.Items {
-		names = append(names, o.Name+"\t"+o.State)
-	}
-	return names, err
-}
-
-func fingerprints(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-	got, err := cl.Authorities(ctx)
-	var names []string
-	for _, v := range got.Items {
-		names = append(names, short(v.Fingerprint)+"\t"+v.Subject)
-	}
-	return names, err
-}
+	return l.Name + "\t" + l.Model
+})
 
 // serials asks for the first devices whose serial number begins like this.
 func serials(ctx context.Context, cl *client.Client, begun string) ([]string, error) {

@@ -60,9 +60,8 @@ Making the same model again changes nothing.`,
 
 // modelRules are the rules of a model that may change while it has devices.
 type modelRules struct {
-	life  terminal.Days
-	poll  poll
-	grace grace
+	life        terminal.Days
+	poll, grace span
 	// subject is empty where it stays as it is
 	subject string
 	names   []string
@@ -93,6 +92,7 @@ func (r *modelRules) changed(c *cobra.Command) wire.ModelRules {
 }
 
 func (r *modelRules) flags(c *cobra.Command) {
+	r.poll.words, r.grace.words = map[string]int64{"default": 0, "never": -1}, map[string]int64{"forever": 0}
 	c.Flags().Var(&r.life, "ldevid-lifetime", "life of working certificates (default the installation's)")
 	c.Flags().Var(&r.poll, "poll", "how often devices ask when to renew: 6h, 1d, never (default 6h)")
 	c.Flags().StringVar(&r.subject, "subject", "", "commonName in working certificates, like acme-{serial}; set once (default MODEL:SERIAL)")
@@ -104,60 +104,36 @@ func (r *modelRules) flags(c *cobra.Command) {
 	c.RegisterFlagCompletionFunc("poll", terminal.Words("1h", "6h", "1d", "never", "default"))
 }
 
-// poll is a flag that takes durations, "never" and "default".
-type poll struct{ seconds int64 }
+// span is a flag that takes durations, and words that stand for a number of seconds.
+type span struct {
+	seconds int64
+	words   map[string]int64
+}
 
-func (p *poll) String() string {
-	switch d := terminal.Days(time.Duration(p.seconds) * time.Second); p.seconds {
+func (s *span) String() string { return spell(s.seconds, "") }
+func (s *span) Type() string   { return "duration" }
+
+func (s *span) Set(text string) (err error) {
+	seconds, ok := s.words[text]
+	if !ok {
+		var d terminal.Days
+		err = d.Set(text)
+		seconds = d.Seconds()
+	}
+	s.seconds = seconds
+	return err
+}
+
+// spell writes seconds as a span takes them, and none for 0.
+func spell(seconds int64, none string) string {
+	switch seconds {
 	case 0:
-		return ""
+		return none
 	case -1:
 		return "never"
-	default:
-		return d.String()
 	}
-}
-
-func (p *poll) Type() string { return "duration" }
-
-func (p *poll) Set(text string) error {
-	var d terminal.Days
-	switch text {
-	case "never":
-		p.seconds = -1
-	case "default":
-		p.seconds = 0
-	default:
-		if err := d.Set(text); err != nil {
-			return err
-		}
-		p.seconds = d.Seconds()
-	}
-	return nil
-}
-
-// grace is a flag that takes durations and "forever".
-type grace struct{ seconds int64 }
-
-func (g *grace) String() string {
-	if g.seconds == 0 {
-		return ""
-	}
-	d := terminal.Days(time.Duration(g.seconds) * time.Second)
+	d := terminal.Days(time.Duration(seconds) * time.Second)
 	return d.String()
-}
-
-func (g *grace) Type() string { return "duration" }
-
-func (g *grace) Set(text string) error {
-	if text == "forever" {
-		g.seconds = 0
-		return nil
-	}
-	var d terminal.Days
-	err := d.Set(text)
-	g.seconds = d.Seconds()
-	return err
 }
 
 func (a *app) modelSet() *cobra.Command {
@@ -183,14 +159,10 @@ next renew (--ldevid-lifetime, --subject, --serve-names), ask (--poll) or come b
 }
 
 func (a *app) modelList() *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the models", Example: "  hallmark model list", Args: cobra.NoArgs}
-	asJSON := terminal.JSONFlag(c)
-	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "MODEL\tASSURANCE\tLDEVID LIFETIME\tCREATED", func(m wire.Model) []string {
-			return []string{m.Name, m.Assurance, lifetime(m), terminal.When(m.Created)}
-		}, func(int, string) (wire.List[wire.Model], error) { return cl.Models(c.Context()) })
-	})
-	return c
+	return terminal.Table(&a.App, &cobra.Command{Use: "list", Short: "List the models", Example: "  hallmark model list"},
+		"MODEL\tASSURANCE\tLDEVID LIFETIME\tCREATED", (*client.Client).Models, func(m wire.Model) []string {
+			return []string{m.Name, m.Assurance, spell(m.LDevIDLifetime, "default"), terminal.When(m.Created)}
+		})
 }
 
 func (a *app) modelShow() *cobra.Command {
@@ -209,16 +181,8 @@ func (a *app) modelShow() *cobra.Command {
 
 func showModel(c *cobra.Command, asJSON bool, m wire.Model) error {
 	return terminal.Show(c, asJSON, m, [2]string{"Model", m.Name}, [2]string{"Assurance", m.Assurance},
-		[2]string{"LDevID lifetime", lifetime(m)}, [2]string{"Devices ask every", cmp.Or((&poll{m.Poll}).String(), "default")},
-		[2]string{"Come back", cmp.Or((&grace{m.Grace}).String(), "forever")}, [2]string{"Subject", cmp.Or(m.Subject, "MODEL:SERIAL")}, [2]string{"Serve names", cmp.Or(m.ServeNames, "none")}, [2]string{"Created", terminal.Exactly(m.Created)})
-}
-
-func lifetime(m wire.Model) string {
-	if m.LDevIDLifetime == 0 {
-		return "default"
-	}
-	d := terminal.Days(time.Duration(m.LDevIDLifetime) * time.Second)
-	return d.String()
+		[2]string{"LDevID lifetime", spell(m.LDevIDLifetime, "default")}, [2]string{"Devices ask every", spell(m.Poll, "default")},
+		[2]string{"Come back", spell(m.Grace, "forever")}, [2]string{"Subject", cmp.Or(m.Subject, "MODEL:SERIAL")}, [2]string{"Serve names", cmp.Or(m.ServeNames, "none")}, [2]string{"Created", terminal.Exactly(m.Created)})
 }
 
 func (a *app) lotCommand() *cobra.Command {
@@ -267,14 +231,10 @@ incoming inspection recorded them. Empty lines and lines that begin with # are s
 }
 
 func (a *app) lotList() *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the lots", Example: "  hallmark lot list", Args: cobra.NoArgs}
-	asJSON := terminal.JSONFlag(c)
-	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "LOT\tMODEL\tMADE\tQUOTA\tEK LIST\tCREATED\tCLOSED", func(l wire.Lot) []string {
+	return terminal.Table(&a.App, &cobra.Command{Use: "list", Short: "List the lots", Example: "  hallmark lot list"},
+		"LOT\tMODEL\tMADE\tQUOTA\tEK LIST\tCREATED\tCLOSED", (*client.Client).Lots, func(l wire.Lot) []string {
 			return []string{l.Name, l.Model, strconv.FormatInt(l.Used, 10), quota(l), yes(l.Listed), terminal.When(l.Created), terminal.When(l.Closed)}
-		}, func(int, string) (wire.List[wire.Lot], error) { return cl.Lots(c.Context()) })
-	})
-	return c
+		})
 }
 
 // lotVerb is a command that takes a lot and shows it.

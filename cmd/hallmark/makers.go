@@ -142,14 +142,10 @@ func portions(ders [][]byte) (parts [][][]byte) {
 }
 
 func (a *app) vendorcaList() *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the imported CA certificates", Example: "  hallmark vendorca list", Args: cobra.NoArgs}
-	asJSON := terminal.JSONFlag(c)
-	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "FINGERPRINT\tSUBJECT\tEXPIRES\tIMPORTED\tBY", func(v makers.Authority) []string {
+	return terminal.Table(&a.App, &cobra.Command{Use: "list", Short: "List the imported CA certificates", Example: "  hallmark vendorca list"},
+		"FINGERPRINT\tSUBJECT\tEXPIRES\tIMPORTED\tBY", (*client.Client).Authorities, func(v makers.Authority) []string {
 			return []string{short(v.Fingerprint), v.Subject, terminal.When(v.NotAfter), terminal.When(v.Added), v.AddedBy}
-		}, func(int, string) (wire.List[makers.Authority], error) { return cl.Authorities(c.Context()) })
-	})
-	return c
+		})
 }
 
 func (a *app) vendorcaRemove() *cobra.Command {

@@ -70,14 +70,10 @@ func folder(path string) string {
 }
 
 func (a *app) operatorList() *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the operators", Example: "  hallmark operator list", Args: cobra.NoArgs}
-	asJSON := terminal.JSONFlag(c)
-	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED", func(o wire.Operator) []string {
+	return terminal.Table(&a.App, &cobra.Command{Use: "list", Short: "List the operators", Example: "  hallmark operator list"},
+		"OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED", (*client.Client).Operators, func(o wire.Operator) []string {
 			return []string{o.Name, o.State, terminal.When(o.Created), terminal.When(o.InvitedUntil), terminal.When(o.Disabled)}
-		}, func(int, string) (wire.List[wire.Operator], error) { return cl.Operators(c.Context()) })
-	})
-	return c
+		})
 }
 
 func (a *app) operatorDisable() *cobra.Command {

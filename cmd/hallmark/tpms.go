@@ -10,7 +10,6 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
-	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/makers"
 )
 
@@ -19,17 +18,12 @@ func (a *app) tpmCommand() *cobra.Command {
 }
 
 func (a *app) tpmList() *cobra.Command {
-	c := &cobra.Command{
+	return terminal.Table(&a.App, &cobra.Command{
 		Use: "list", Short: "List the makes of certified TPM with the endorsement keys that count",
-		Example: "  hallmark tpm list", Args: cobra.NoArgs,
-	}
-	asJSON := terminal.JSONFlag(c)
-	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "MAKER\tMODEL\tKEY\tSINCE\tBY", func(t makers.EKType) []string {
+		Example: "  hallmark tpm list"},
+		"MAKER\tMODEL\tKEY\tSINCE\tBY", (*client.Client).EKTypes, func(t makers.EKType) []string {
 			return []string{t.Maker, t.Model, t.Type, terminal.When(t.Since), cmp.Or(t.AllowedBy, "the first device")}
-		}, func(int, string) (wire.List[makers.EKType], error) { return cl.EKTypes(c.Context()) })
-	})
-	return c
+		})
 }
 
 func (a *app) tpmAllow() *cobra.Command {

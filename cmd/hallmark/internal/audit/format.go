@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -85,12 +84,4 @@ func alarming(verb string) bool {
 		}
 	}
 	return false
-}
-
-// stamp is a time in a review: a date that sorts, or nothing.
-func stamp(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339)
 }

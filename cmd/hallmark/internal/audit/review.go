@@ -133,3 +133,11 @@ func writeCSV(c *cobra.Command, all []Access) error {
 	w.Flush()
 	return w.Error()
 }
+
+// stamp is a time in a review: a date that sorts, or nothing.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}

@@ -3,14 +3,12 @@
 package issuer
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
-	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/issuers"
 )
 
@@ -19,24 +17,13 @@ func Command(a *terminal.App) *cobra.Command {
 	return terminal.Group("issuer", "The issuing CAs", "  hallmark issuer show operational", list(a), show(a), prove(a), revoke(a))
 }
 
-func names(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-	got, err := cl.Issuers(ctx)
-	var names []string
-	for _, i := range got.Items {
-		names = append(names, i.Name+"\t"+i.Subject)
-	}
-	return names, err
-}
+var names = terminal.Listed((*client.Client).Issuers, func(i issuers.Issuer) string { return i.Name + "\t" + i.Subject })
 
 func list(a *terminal.App) *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the issuing CAs", Example: "  hallmark issuer list", Args: cobra.NoArgs}
-	asJSON := terminal.JSONFlag(c)
-	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "ISSUER\tSTATE\tSUBJECT\tEXPIRES", func(i issuers.Issuer) []string {
+	return terminal.Table(a, &cobra.Command{Use: "list", Short: "List the issuing CAs", Example: "  hallmark issuer list"},
+		"ISSUER\tSTATE\tSUBJECT\tEXPIRES", (*client.Client).Issuers, func(i issuers.Issuer) []string {
 			return []string{i.Name, i.State, i.Subject, terminal.When(i.NotAfter)}
-		}, func(int, string) (wire.List[issuers.Issuer], error) { return cl.Issuers(c.Context()) })
-	})
-	return c
+		})
 }
 
 func show(a *terminal.App) *cobra.Command {

@@ -144,12 +144,8 @@ func Alert(a *terminal.App) *cobra.Command {
 
 // Setting is `hallmark setting`.
 func Setting(a *terminal.App) *cobra.Command {
-	list := &cobra.Command{Use: "list", Short: "List the settings", Example: "  hallmark setting list", Args: cobra.NoArgs}
-	listJSON := terminal.JSONFlag(list)
-	list.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *listJSON, 0, "SETTING\tVALUE\tDEFAULT", func(s jobs.Setting) []string { return []string{s.Name, s.Value, s.Default} },
-			func(int, string) (wire.List[jobs.Setting], error) { return cl.Settings(c.Context()) })
-	})
+	list := terminal.Table(a, &cobra.Command{Use: "list", Short: "List the settings", Example: "  hallmark setting list"},
+		"SETTING\tVALUE\tDEFAULT", (*client.Client).Settings, func(s jobs.Setting) []string { return []string{s.Name, s.Value, s.Default} })
 	set := &cobra.Command{Use: "set NAME VALUE", Short: "Change a setting, as two operators want",
 		Long: `Change a setting. This takes two operators as soon as there are two: the first time it
 asks for the other's approval (exit code 5), the second time it is done.

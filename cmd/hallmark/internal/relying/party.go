@@ -3,7 +3,6 @@
 package relying
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -41,17 +40,12 @@ makes one certificate once. Who was disabled is let in again by it.`,
 }
 
 func list(a *terminal.App) *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the relying parties, what each enforces and how far behind it is",
+	return terminal.Table(a, &cobra.Command{Use: "list", Short: "List the relying parties, what each enforces and how far behind it is",
 		Long: `List the relying parties: what each enforces and for which program, how many changes it
 is behind, since when it enforces what it does, when it reported last, until when what it
 holds is good, and what keeps it from more.`,
-		Example: "  hallmark relying-party list\n  hallmark relying-party list --json", Args: cobra.NoArgs}
-	asJSON := terminal.JSONFlag(c)
-	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
-		return terminal.List(c, *asJSON, 0, "NAME\tSTATE\tENFORCES\tFAIL\tCHANGE\tBEHIND\tSINCE\tREPORTED\tGOOD UNTIL\tPROBLEM", row,
-			func(int, string) (wire.List[wire.RelyingParty], error) { return cl.RelyingParties(c.Context()) })
-	})
-	return c
+		Example: "  hallmark relying-party list\n  hallmark relying-party list --json"},
+		"NAME\tSTATE\tENFORCES\tFAIL\tCHANGE\tBEHIND\tSINCE\tREPORTED\tGOOD UNTIL\tPROBLEM", (*client.Client).RelyingParties, row)
 }
 
 func row(p wire.RelyingParty) []string {
@@ -79,11 +73,4 @@ func disable(a *terminal.App) *cobra.Command {
 		})}
 }
 
-func names(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-	got, err := cl.RelyingParties(ctx)
-	var names []string
-	for _, p := range got.Items {
-		names = append(names, p.Name+"\t"+p.State)
-	}
-	return names, err
-}
+var names = terminal.Listed((*client.Client).RelyingParties, func(p wire.RelyingParty) string { return p.Name + "\t" + p.State })

@@ -5,6 +5,7 @@ package terminal
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -172,6 +173,16 @@ func List[T any](c *cobra.Command, asJSON bool, limit int, header string, row fu
 		return err
 	}
 	return nil
+}
+
+// Table is a command that prints all that a verb of the client lists.
+func Table[T any](a *App, c *cobra.Command, header string, list func(*client.Client, context.Context) (wire.List[T], error), row func(T) []string) *cobra.Command {
+	c.Args = cobra.NoArgs
+	asJSON := JSONFlag(c)
+	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
+		return List(c, *asJSON, 0, header, row, func(int, string) (wire.List[T], error) { return list(cl, c.Context()) })
+	})
+	return c
 }
 
 func printElement(w io.Writer, v any, first bool) error {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // Completion is what the shell asks for: names that may stand here.
@@ -22,8 +23,25 @@ func Words(list ...string) Completion {
 // Nothing completes nothing: not even file names.
 var Nothing = Words()
 
+// Fetch asks the server for names; behind a tab, each may say something of what it names.
+type Fetch = func(ctx context.Context, cl *client.Client, begun string) ([]string, error)
+
+// Listed fetches a name for each thing that a verb of the client lists, but for those whose
+// name is empty.
+func Listed[T any](list func(*client.Client, context.Context) (wire.List[T], error), name func(T) string) Fetch {
+	return func(ctx context.Context, cl *client.Client, _ string) (names []string, err error) {
+		got, err := list(cl, ctx)
+		for _, item := range got.Items {
+			if text := name(item); text != "" {
+				names = append(names, text)
+			}
+		}
+		return names, err
+	}
+}
+
 // Arguments completes arguments with names, as many as the command takes.
-func (a *App) Arguments(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) Completion {
+func (a *App) Arguments(fetch Fetch) Completion {
 	ask := a.Names(fetch)
 	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 && c.Args != nil && c.ValidateArgs(append(args, begun)) != nil {
@@ -35,7 +53,7 @@ func (a *App) Arguments(fetch func(ctx context.Context, cl *client.Client, begun
 
 // Names completes a flag with names that the server knows. It is quick
 // and silent: a shell waits for it at every tab.
-func (a *App) Names(fetch func(ctx context.Context, cl *client.Client, begun string) ([]string, error)) Completion {
+func (a *App) Names(fetch Fetch) Completion {
 	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 		path, err := a.Settings()
 		if err != nil {
