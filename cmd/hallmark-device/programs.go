@@ -120,35 +120,38 @@ served, as "hallmark-device run" does.
 
 // sockets reads flags that belong to the --listen or --serve before them.
 type sockets struct {
-	every    proxy.Tunnel // what comes before the first
-	everyone string       // --clients before the first
-	fail     string       // --fail before the first
-	tunnels  []proxy.Tunnel
-	sites    []proxy.Site
-	serving  bool // the newest is a site
-}
-
-// tunnel is what the next flag that speaks of a far side belongs to.
-func (s *sockets) tunnel() (*proxy.Tunnel, error) {
-	switch {
-	case s.serving:
-		return nil, errors.New("belongs to --listen, not to --serve")
-	case len(s.tunnels) == 0:
-		return &s.every, nil
-	}
-	return &s.tunnels[len(s.tunnels)-1], nil
+	every     proxy.Tunnel // what comes before the first
+	everySite proxy.Site   // of it, what is for --serve
+	tunnels   []proxy.Tunnel
+	sites     []proxy.Site
+	serving   bool // the newest is a site
 }
 
 // change sets something of the tunnel that a flag belongs to.
 func (s *sockets) change(set func(*proxy.Tunnel)) error {
-	t, err := s.tunnel()
-	if err == nil {
-		set(t)
+	switch {
+	case s.serving:
+		return errors.New("belongs to --listen, not to --serve")
+	case len(s.tunnels) == 0:
+		set(&s.every)
+	default:
+		set(&s.tunnels[len(s.tunnels)-1])
 	}
-	return err
+	return nil
 }
 
-func (s *sockets) site() *proxy.Site { return &s.sites[len(s.sites)-1] }
+// changeSite sets something of the site that a flag belongs to.
+func (s *sockets) changeSite(set func(*proxy.Site)) error {
+	switch {
+	case s.serving:
+		set(&s.sites[len(s.sites)-1])
+	case len(s.tunnels) == 0:
+		set(&s.everySite)
+	default:
+		return errors.New("belongs to --serve, not to --listen")
+	}
+	return nil
+}
 
 // setter is a flag that is told each value in the order of the command line.
 type setter struct {
@@ -173,37 +176,22 @@ func (s *sockets) flags(c *cobra.Command) {
 		return nil
 	})
 	add("serve", "ADDRESS", "where the network finds it: :443, or HOST:PORT", func(v string) error {
-		s.sites, s.serving = append(s.sites, proxy.Site{Listen: v, Clients: s.everyone, Fail: s.fail, Limit: s.every.Limit}), true
+		next := s.everySite
+		next.Listen, next.Limit = v, s.every.Limit
+		s.sites, s.serving = append(s.sites, next), true
 		return nil
 	})
 	add("to", "HOST:PORT", "the server it leads to; after --serve the program, 127.0.0.1:PORT or unix:PATH", func(v string) error {
 		if s.serving {
-			s.site().To = v
-			return nil
+			return s.changeSite(func(t *proxy.Site) { t.To = v })
 		}
 		return s.change(func(t *proxy.Tunnel) { t.To = v })
 	})
 	add("clients", "FILE", "who may use what is served: a PEM file of CA certificates (default \""+page.Operators+"\", the installation's)", func(v string) error {
-		switch {
-		case s.serving:
-			s.site().Clients = v
-		case len(s.tunnels) == 0:
-			s.everyone = v
-		default:
-			return errors.New("belongs to --serve, not to --listen")
-		}
-		return nil
+		return s.changeSite(func(t *proxy.Site) { t.Clients = v })
 	})
 	add("fail", "OPEN|CLOSED", "whether clients are let in of whom cannot be learnt if they were revoked: open or closed (default \""+page.FailOpen+"\")", func(v string) error {
-		switch {
-		case s.serving:
-			s.site().Fail = v
-		case len(s.tunnels) == 0:
-			s.fail = v
-		default:
-			return errors.New("belongs to --serve, not to --listen")
-		}
-		return nil
+		return s.changeSite(func(t *proxy.Site) { t.Fail = v })
 	})
 	add("roots", "FILE", rootsFlag, func(v string) error { return s.change(func(t *proxy.Tunnel) { t.Roots = v }) })
 	add("name", "NAME", "name in the server's certificate, if it is not HOST", func(v string) error { return s.change(func(t *proxy.Tunnel) { t.Name = v }) })
@@ -219,8 +207,7 @@ func (s *sockets) flags(c *cobra.Command) {
 	add("limit", "N", fmt.Sprintf("connections that stand at once, more have to wait (default %d)", proxy.DefaultLimit), func(v string) error {
 		n, err := strconv.Atoi(v)
 		if s.serving {
-			s.site().Limit = n
-			return err
+			return errors.Join(err, s.changeSite(func(t *proxy.Site) { t.Limit = n }))
 		}
 		return errors.Join(err, s.change(func(t *proxy.Tunnel) { t.Limit = n }))
 	})
