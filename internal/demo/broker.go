@@ -1,15 +1,10 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -76,20 +71,11 @@ func (d *demo) heard() string {
 // broker starts mosquitto on a port of localhost, with a certificate of its own
 // (broker.pem) and relying-parties.pem for its clients.
 func (d *demo) broker(port int) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	own, err := d.selfSigned("broker")
 	if err != nil {
 		return err
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "broker"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	if err := writePEM(d.path("broker.pem"), der); err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
+	private, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
 	if err != nil {
 		return err
 	}

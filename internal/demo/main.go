@@ -8,9 +8,17 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"flag"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -83,26 +91,30 @@ type demo struct {
 	closers []func()
 }
 
+// command is one of Hallmark's programs, as the first operator runs it.
+func (d *demo) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(d.ctx, filepath.Join(d.bin, name), args...)
+	cmd.Env = append(os.Environ(), "HALLMARK_CONFIG="+d.path("ca", "operator", "hallmark.yaml"))
+	return cmd
+}
+
 // program runs one of Hallmark's programs and gives what it printed, errors included.
 func (d *demo) program(name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(d.ctx, filepath.Join(d.bin, name), args...)
-	cmd.Env = append(os.Environ(), "HALLMARK_CONFIG="+filepath.Join(d.dir, "ca", "operator", "hallmark.yaml"))
-	out, err := cmd.CombinedOutput()
-	text := strings.TrimSpace(string(out))
-	if err != nil {
-		return text, fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, text)
-	}
-	return text, nil
+	return printed(d.command(name, args...))
 }
 
 // tool runs a program of somebody else's.
 func (d *demo) tool(name string, args ...string) (string, error) {
-	out, err := exec.CommandContext(d.ctx, name, args...).CombinedOutput()
+	return printed(exec.CommandContext(d.ctx, name, args...))
+}
+
+func printed(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.CombinedOutput()
 	text := strings.TrimSpace(string(out))
 	if err != nil {
-		return text, fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, text)
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, text)
 	}
-	return text, nil
+	return text, err
 }
 
 func (d *demo) path(elements ...string) string {
@@ -136,10 +148,23 @@ The server is up until you press Ctrl-C. In another terminal:
 	return nil
 }
 
-func writePEM(path string, certs ...[]byte) error {
-	var out []byte
-	for _, c := range certs {
-		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)
+// selfSigned is a certificate of a server on this machine, which name.pem then holds. It
+// is its own root.
+func (d *demo) selfSigned(name string) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
 	}
-	return os.WriteFile(path, out, 0o644)
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, writePEM(d.path(name+".pem"), der)
+}
+
+func writePEM(path string, der []byte) error {
+	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -27,9 +26,7 @@ func (d *demo) relay() (string, error) {
 		return "", err
 	}
 	d.party.local = fmt.Sprintf("127.0.0.1:%d", port+1)
-	invite := exec.CommandContext(d.ctx, filepath.Join(d.bin, "hallmark"), "relying-party", "invite", "broker-1")
-	invite.Env = append(os.Environ(), "HALLMARK_CONFIG="+d.path("ca", "operator", "hallmark.yaml"))
-	invitation, err := invite.Output()
+	invitation, err := d.command("hallmark", "relying-party", "invite", "broker-1").Output()
 	if err != nil {
 		return "", err
 	}

@@ -3,16 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -137,9 +132,7 @@ func (d *demo) order() (string, error) {
 		}
 	}
 	// The ticket stands alone on standard output, for scripts like this one.
-	cmd := exec.CommandContext(d.ctx, filepath.Join(d.bin, "hallmark"), "ticket", "create", "--lot", "pilot", "--serial", serial)
-	cmd.Env = append(os.Environ(), "HALLMARK_CONFIG="+d.path("ca", "operator", "hallmark.yaml"))
-	out, err := cmd.Output()
+	out, err := d.command("hallmark", "ticket", "create", "--lot", "pilot", "--serial", serial).Output()
 	d.ticket = strings.TrimSpace(string(out))
 	return "edge-box, 10 devices; the ticket is for " + serial, err
 }
@@ -178,32 +171,21 @@ func (d *demo) connect() (string, error) {
 	defer listener.Close()
 	said := make(chan string, 1)
 	go func() { said <- answerOne(listener) }()
-	cmd := exec.CommandContext(d.ctx, filepath.Join(d.bin, "hallmark-device"), "connect", "--state", d.path("device"),
-		"--to", listener.Addr().String(), "--roots", d.path("relying-party.pem"))
+	cmd := d.command("hallmark-device", "connect", "--state", d.path("device"), "--to", listener.Addr().String(), "--roots", d.path("relying-party.pem"))
 	cmd.Stdin = strings.NewReader("hello from the device\n")
-	out, err := cmd.CombinedOutput()
+	out, err := printed(cmd)
 	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
+		return "", err
 	}
-	if !strings.Contains(string(out), "welcome") {
+	if !strings.Contains(out, "welcome") {
 		return "", fmt.Errorf("the relying party was not heard: %s", out)
 	}
 	return <-said, nil
 }
 
 func (d *demo) relyingParty() (net.Listener, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	own, err := d.selfSigned("relying-party")
 	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "relying party"},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	if err := writePEM(d.path("relying-party.pem"), der); err != nil {
 		return nil, err
 	}
 	trusted := x509.NewCertPool()
@@ -213,7 +195,7 @@ func (d *demo) relyingParty() (net.Listener, error) {
 	}
 	trusted.AppendCertsFromPEM(roots)
 	return tls.Listen("tcp", "127.0.0.1:0", &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+		Certificates: []tls.Certificate{own}})
 }
 
 func answerOne(l net.Listener) string {

@@ -1,6 +1,7 @@
 package swtpm
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"fmt"
@@ -38,7 +39,7 @@ func (m *Maker) Manufacture(t *TPM, o Options) error {
 	if !o.RSA && !o.P256 {
 		o.P256 = true
 	}
-	o.VendorID, o.Model, o.Version = or(o.VendorID, testVendor), or(o.Model, "swtpm"), or(o.Version, "id:00010002")
+	o.VendorID, o.Model, o.Version = cmp.Or(o.VendorID, testVendor), cmp.Or(o.Model, "swtpm"), cmp.Or(o.Version, "id:00010002")
 	chip, err := t.Open()
 	if err != nil {
 		return err
@@ -77,13 +78,6 @@ func (m *Maker) Manufacture(t *TPM, o Options) error {
 		return fmt.Errorf("swtpm: shutting down after manufacture: %w", err)
 	}
 	return t.Restart()
-}
-
-func or(value, otherwise string) string {
-	if value == "" {
-		return otherwise
-	}
-	return value
 }
 
 // primary makes an endorsement key and returns its public half.
