@@ -456,3 +456,28 @@ func TestAgentOfAFarMoment(t *testing.T) {
 		}
 	}
 }
+
+// A refusal at great length is remembered like another, in few bytes.
+func TestAgentOfALongRefusal(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file")
+	u.sleep(0)
+	u.enrolled(t, "L-1")
+	u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Type", wire.ProblemType)
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, `{"code":"device-revoked","detail":"%s"}`, strings.Repeat("<", 60000)) // six bytes each in our JSON
+		return true
+	}
+	a := u.agent()
+	var log strings.Builder
+	write := agent.NewLog(&log, true, time.Now)
+	a.Log = write
+	a.Options.Report = func(line string) { write(agent.Warning, line) }
+	if asked := u.live(t, a, time.Minute); len(asked[wire.PathRenew]) != 1 {
+		t.Errorf("asked %d times in a minute", len(asked[wire.PathRenew]))
+	}
+	if s := a.Status(); s.Outcome.Final == nil || len(s.Outcome.Final.Detail) > 2000 || log.Len() > 5000 {
+		t.Errorf("kept %d bytes, told %d", len(fmt.Sprint(s.Outcome)), log.Len())
+	}
+}

@@ -21,6 +21,18 @@ const (
 	Info    Priority = 6
 )
 
+// maxText bounds what is kept and told of an error, in bytes: servers answer at length, flash
+// wears out, and an outcome that is too large is not read again.
+const maxText = 1 << 10
+
+// clip is the beginning of a text.
+func clip(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
+}
+
 // NewLog writes lines to w for the reader at its other end: the journal is told the
 // priority and knows the time (sd-daemon(3)), anybody else is told the time.
 func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, string) {
@@ -28,7 +40,7 @@ func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, stri
 	return func(p Priority, text string) {
 		mu.Lock()
 		defer mu.Unlock()
-		text = Printable(strings.ReplaceAll(text, "\n", " "))
+		text = Printable(strings.ReplaceAll(clip(text), "\n", " "))
 		if journal {
 			fmt.Fprintf(w, "<%d>%s\n", p, text)
 			return

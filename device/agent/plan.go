@@ -108,10 +108,10 @@ func fail(o *state.Outcome, err error, now time.Time, life time.Duration, random
 		return
 	}
 	o.Failures++
-	o.Failure = &state.Failure{Time: now, Code: code(err), Detail: err.Error()}
+	o.Failure = &state.Failure{Time: now, Code: clip(code(err)), Detail: clip(err.Error())}
 	wait := backoff(o.Failures, life, random)
 	if p, ok := errors.AsType[*wire.Problem](err); ok {
-		o.Failure.Detail = p.Detail
+		o.Failure.Detail = clip(p.Detail)
 		if p.Final() {
 			o.Final = o.Failure
 			wait += finalBackoff
