@@ -214,6 +214,12 @@ func TestDamagedState(t *testing.T) {
 	if _, _, err := New(p.Config); err == nil || !strings.Contains(err.Error(), "damaged: remove it") {
 		t.Errorf("%v", err)
 	}
+	p.must(os.Remove(filepath.Join(p.dir, stateFile)))
+	p.must(os.Mkdir(filepath.Join(p.dir, stateFile), 0o700))
+	if _, err := ReadStatus(p.dir, time.Now()); err == nil || strings.Contains(err.Error(), "damaged") {
+		t.Errorf("what cannot be read: %v", err)
+	}
+	p.must(os.Remove(filepath.Join(p.dir, stateFile)))
 	write(t, filepath.Join(p.dir, stateFile), `{"number":0,"made":null}`)
 	p.run()
 	p.enforced()

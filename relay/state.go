@@ -80,13 +80,12 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 
 func readState(dir string) (st state, err error) {
 	st = state{Number: -1, Behind: true}
-	text, err := disk.Read(filepath.Join(dir, stateFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		err = nil
-	case err == nil:
+	text, unread := disk.Read(filepath.Join(dir, stateFile))
+	if unread == nil {
 		st.Behind = false
 		err = json.Unmarshal(text, &st)
+	} else if !errors.Is(unread, fs.ErrNotExist) {
+		return st, unread // nobody is told to remove what he may not read
 	}
 	if st.Made == nil {
 		st.Made = map[string]time.Time{}

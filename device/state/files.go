@@ -96,7 +96,10 @@ func (s steps) replace(path string, data []byte, mode os.FileMode) error {
 		return err
 	}
 	if err := s.write(staged, data, mode); err != nil {
-		return errors.Join(err, s.Remove(staged)) // a full disk needs the room
+		if left := s.Remove(staged); !errors.Is(left, os.ErrNotExist) { // a full disk needs the room
+			err = errors.Join(err, left)
+		}
+		return err
 	}
 	return s.Rename(staged, path)
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -20,6 +21,10 @@ func TestOutcome(t *testing.T) {
 	}
 	if err := d.SaveOutcome(Outcome{Failures: 4}); err != nil || d.Outcome().Failures != 4 {
 		t.Fatalf("%+v, %v", d.Outcome(), err)
+	}
+	// What cannot be written is one line, not also that there is nothing to remove.
+	if err := (steps{disk{}}).replace(filepath.Join(t.TempDir(), "nowhere", "file"), nil, 0o644); err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%v", err)
 	}
 }
 

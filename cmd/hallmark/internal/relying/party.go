@@ -52,11 +52,11 @@ func row(p wire.RelyingParty) []string {
 	if p.Reported.IsZero() {
 		return []string{p.Name, p.State, "nothing yet", "", "", "", "", "", "", p.Problem}
 	}
-	what := strings.TrimSpace(p.Program + " " + strings.Join(p.Formats, ","))
+	what, change := strings.TrimSpace(p.Program+" "+strings.Join(p.Formats, ",")), strconv.FormatInt(p.Number, 10)
 	if p.Number < 0 {
-		what = "nothing yet"
+		what, change = "nothing yet", ""
 	}
-	return []string{p.Name, p.State, what, p.Fail, strconv.FormatInt(p.Number, 10), strconv.FormatInt(p.Behind, 10),
+	return []string{p.Name, p.State, what, p.Fail, change, strconv.FormatInt(p.Behind, 10),
 		terminal.Exactly(p.Since), terminal.Exactly(p.Reported), terminal.When(p.Until), p.Problem}
 }
 
