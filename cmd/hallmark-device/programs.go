@@ -92,6 +92,7 @@ served, as "hallmark-device run" does.
 	o.tpmFlag(c, "the one enrolled with")
 	list.flags(c)
 	c.Flags().BoolVar(&verbose, "verbose", false, "report each connection that begins or ends, not only problems")
+	c.RegisterFlagCompletionFunc("fail", cobra.FixedCompletions([]string{page.FailOpen, page.FailClosed}, cobra.ShellCompDirectiveNoFileComp))
 	c.RunE = run(func(c *cobra.Command, _ []string) error {
 		tunnels, sites, err := list.all(o.found)
 		if err != nil {
