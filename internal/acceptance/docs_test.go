@@ -85,7 +85,7 @@ func TestErrorsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	for _, file := range []string{"../../wire/problem.go", "../../attest/tpm2/refusal.go", "../../device/client/failure.go"} {
+	for _, file := range []string{"../../wire/problem.go", "../../wire/feed.go", "../../wire/operator.go", "../../attest/tpm2/refusal.go", "../../device/client/failure.go"} {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 		if err != nil {
 			t.Fatal(err)
