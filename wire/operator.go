@@ -263,9 +263,9 @@ type KeyRequest struct {
 	// Message is a NewKey, kept as the bytes that were sent: the binding covers them.
 	Message json.RawMessage `json:"message"`
 	// Signature by the new key over the binding, ASN.1 ECDSA: it is the caller's own.
-	Signature []byte `json:"signature"`
+	Signature Bytes `json:"signature"`
 	// MAC by the invitation's secret over the binding; PathAccept alone.
-	MAC []byte `json:"mac,omitempty"`
+	MAC Bytes `json:"mac,omitempty"`
 }
 
 // NewKey is what KeyRequest signs.
@@ -273,7 +273,7 @@ type NewKey struct {
 	// Invitation is the invitation's id; its secret is never sent.
 	Invitation string `json:"invitation,omitempty"`
 	// Key is the SubjectPublicKeyInfo (DER) of a P-256 key.
-	Key []byte `json:"key"`
+	Key Bytes `json:"key"`
 }
 
 // OperatorChain is an operator's certificate, DER, leaf first, without the root.

@@ -152,7 +152,7 @@ func (b *Bytes) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Chain is certificates (DER), leaf first, each read as Bytes.
+// Chain is certificates (DER), each read as Bytes.
 type Chain [][]byte
 
 // UnmarshalJSON reads a list of Bytes.

@@ -38,6 +38,11 @@ func TestDecodeAcceptsOnlyOneReading(t *testing.T) {
 			t.Errorf("%s: %s was accepted", name, text)
 		}
 	}
+	for text, v := range map[string]any{`{"signature":[1]}`: new(KeyRequest), `{"mac":"AQ\n=="}`: new(KeyRequest), `{"key":[1]}`: new(NewKey)} {
+		if DecodeBytes([]byte(text), v) == nil {
+			t.Errorf("%s was accepted", text)
+		}
+	}
 	var e Enrol
 	if err := DecodeBytes([]byte(`{"ticket":"a","serial":"S","ek_public":"AQ==","ak_public":"Ag==","key":"Aw=="}`), &e); err != nil {
 		t.Fatal(err)

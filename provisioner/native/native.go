@@ -140,6 +140,10 @@ func (h *handler) renew(w http.ResponseWriter, r *http.Request, body []byte) {
 		h.fail(w, r, err)
 		return
 	}
+	if m.Kind == wire.KindSoftKey && m.Activated != nil {
+		h.fail(w, r, malformed(errors.New("activated answers a TPM's challenge, and a key without a TPM has none")))
+		return
+	}
 	if p.client == nil {
 		h.fail(w, r, noCertificate)
 		return

@@ -1,7 +1,11 @@
 // Package makers is the words about TPM makers in the operator protocol.
 package makers
 
-import "time"
+import (
+	"time"
+
+	"github.com/hallmark-pki/hallmark/wire"
+)
 
 // Paths as wire.PathWhoami and the others.
 const (
@@ -25,7 +29,7 @@ type Authority struct {
 // NewAuthorities imports CA certificates (DER), all or none; those that are there
 // already stay as they are.
 type NewAuthorities struct {
-	Certificates [][]byte `json:"certificates"`
+	Certificates wire.Chain `json:"certificates"`
 }
 
 // EKType says of one make and model of certified TPM which endorsement key counts.
