@@ -83,7 +83,7 @@ func (h *handler) serveHealth(w http.ResponseWriter) {
 }
 
 func (h *handler) serveCRL(w http.ResponseWriter, r *http.Request, path string) {
-	content, kind, err := h.find(r.Context(), path)
+	l, err := h.find(r.Context(), path)
 	switch {
 	case errors.Is(err, record.ErrNotFound):
 		http.NotFound(w, r)
@@ -91,44 +91,28 @@ func (h *handler) serveCRL(w http.ResponseWriter, r *http.Request, path string) 
 		h.log.Error("a CRL cannot be served", "path", path, "error", err)
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "the list cannot be read now; try again", http.StatusServiceUnavailable)
+	case strings.HasSuffix(path, ".pem"):
+		serve(w, r, "application/x-pem-file", &l.served)
 	default:
-		serve(w, r, kind, content)
+		serve(w, r, "application/pkix-crl", &l.served) // RFC 2585 §4.2
 	}
 }
 
-// overIssuer is what is served of a whole issuer, by the end of its path.
-var overIssuer = map[string]struct {
-	kind    kind
-	content func(*list) *served
-	of      string
-}{
-	".crl":       {complete, func(l *list) *served { return &l.served }, crlType},
-	"/delta.crl": {delta, func(l *list) *served { return &l.served }, crlType},
-	".pem":       {complete, func(l *list) *served { return l.file() }, "application/x-pem-file"},
-}
-
-const crlType = "application/pkix-crl" // RFC 2585 §4.2
-
-// find gives what is served under a path below /crl/, and its type.
-func (h *handler) find(ctx context.Context, path string) (*served, string, error) {
-	for end, what := range overIssuer {
+// find gives what is served under a path below /crl/.
+func (h *handler) find(ctx context.Context, path string) (*list, error) {
+	if name, ok := strings.CutSuffix(path, ".pem"); ok {
+		return h.file(ctx, name)
+	}
+	for end, kind := range map[string]kind{".crl": complete, "/delta.crl": delta} {
 		if name, ok := strings.CutSuffix(path, end); ok && h.issuers[name] != nil {
-			l, err := h.over(ctx, h.issuers[name], what.kind)
-			if err != nil {
-				return nil, "", err
-			}
-			return what.content(l), what.of, nil
+			return h.over(ctx, h.issuers[name], kind)
 		}
 	}
 	name, ok := parseShard(path)
 	if !ok {
-		return nil, "", record.ErrNotFound
+		return nil, record.ErrNotFound
 	}
-	l, err := h.list(ctx, name)
-	if err != nil {
-		return nil, "", err
-	}
-	return &l.served, crlType, nil
+	return h.list(ctx, name)
 }
 
 // serve answers with bytes that are ready, compressed for those who take it.

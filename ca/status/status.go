@@ -108,6 +108,7 @@ type Service struct {
 	rootLists    map[record.Shard]*list // never change
 	certificates map[string][]byte      // DER by file name, issuers and roots
 	answers      answers
+	files        sync.Map      // of file, by name
 	wake         chan struct{} // tells Run that a publication failed
 	published    chan struct{} // tells the feed that one succeeded
 
@@ -262,8 +263,6 @@ func (s *Service) known() []*shard {
 type list struct {
 	record.CRL
 	served
-	// file is it with its root's, PEM; only a complete list has one.
-	file func() *served
 }
 
 func newList(crl record.CRL, before *list) *list {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -138,9 +139,7 @@ func (s *Service) signComplete(ctx context.Context, i *issuer) error {
 	if err := s.remember(ctx, i, signed, now); err != nil {
 		return err
 	}
-	made := newList(signed, i.whole.complete.Load())
-	made.file = sync.OnceValue(func() *served { return file(i.root, made) })
-	i.whole.complete.Store(made)
+	i.whole.complete.Store(newList(signed, i.whole.complete.Load()))
 	return nil
 }
 
@@ -237,16 +236,43 @@ func (s *Service) since(ctx context.Context, i *issuer, after int64, now time.Ti
 	return entries, shows, err
 }
 
-// file is all that a relying party on OpenSSL needs: it fetches no list by itself, and has
-// one file. As the list is over all shards, a device whose certificate is the first of a
-// new shard is not refused for want of its list.
-func file(root, l *list) *served {
+// file is all that a relying party on OpenSSL needs, which fetches no list by itself: the
+// lists of an issuer and of its root. As they are over all shards, a device whose certificate
+// is the first of a new one is not refused for want of its list.
+type file struct {
+	of []*list
+	*list
+}
+
+// relyingParties is the file that is over all issuers of working certificates: who takes it
+// every minute has the next CA's list when that begins to issue.
+const relyingParties = "relying-parties"
+
+func (s *Service) file(ctx context.Context, name string) (*list, error) {
+	var lists []*list
+	for _, issuer := range slices.Sorted(maps.Keys(s.issuers)) {
+		if issuer != name && (name != relyingParties || profile.LineOf(issuer) != profile.Operational) {
+			continue
+		}
+		l, err := s.over(ctx, s.issuers[issuer], complete)
+		if err != nil {
+			return nil, err
+		}
+		lists = append(lists, s.issuers[issuer].root, l)
+	}
+	if len(lists) == 0 {
+		return nil, record.ErrNotFound
+	}
+	if kept, ok := s.files.Load(name); ok && slices.Equal(kept.(file).of, lists) {
+		return kept.(file).list, nil
+	}
 	var text bytes.Buffer
-	for _, one := range []*list{root, l} {
-		if one != nil {
-			pem.Encode(&text, &pem.Block{Type: "X509 CRL", Bytes: one.DER}) // to memory
+	for _, l := range lists {
+		if l != nil {
+			pem.Encode(&text, &pem.Block{Type: "X509 CRL", Bytes: l.DER}) // to memory
 		}
 	}
-	s := serving(text.Bytes(), l.modified)
-	return &s
+	made := &list{served: serving(text.Bytes(), time.Time{})} // two of them may change in one second
+	s.files.Store(name, file{lists, made})
+	return made, nil
 }

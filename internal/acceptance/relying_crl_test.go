@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"os"
@@ -42,26 +43,39 @@ func TestRelyingPartiesFollowTheCRLs(t *testing.T) {
 	refresh("true") // before the first start: neither starts without the file
 	web, nginx := startNginx(t, s.dir, recipe("nginx"))
 	broker, mosquitto := startMosquitto(t, s.dir, recipe("mosquitto"))
+	// settle waits until both have made up their minds about a device, and says if they let it in.
+	settle := func(when string, device tls.Certificate, accept bool) {
+		t.Helper()
+		refresh(fmt.Sprintf("kill -HUP %d %d", nginx.Pid, mosquitto.Pid))
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			status, _ := get(t, web, site, device)
+			refused := connectMQTT(broker, site, device)
+			if accept && status == http.StatusOK && refused == nil ||
+				!accept && status == http.StatusBadRequest && refused != nil && strings.Contains(refused.Error(), "revoked certificate") {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: nginx %d, mosquitto %v; want accepted: %v", when, status, refused, accept)
+			}
+		}
+	}
 	for _, step := range []struct {
 		verb   string
 		accept bool
 	}{{"show", true}, {"suspend", false}, {"restore", true}, {"revoke --reason key-compromise", false}} {
 		s.bash(t, "hallmark --config acme/operator device "+step.verb+" SN-1")
-		refresh(fmt.Sprintf("kill -HUP %d %d", nginx.Pid, mosquitto.Pid))
-		var status int
-		var refused error
-		settled := func() bool {
-			status, _ = get(t, web, site, device)
-			refused = connectMQTT(broker, site, device)
-			if step.accept {
-				return status == http.StatusOK && refused == nil
-			}
-			return status == http.StatusBadRequest && refused != nil && strings.Contains(refused.Error(), "revoked certificate")
-		}
-		for deadline := time.Now().Add(20 * time.Second); !settled(); time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("after %s: nginx %d, mosquitto %v; want accepted: %v", step.verb, status, refused, step.accept)
-			}
-		}
+		settle("after "+step.verb, device, step.accept)
 	}
+
+	// The next CA issues, and all that they were given is its root.
+	s.bash(t, `hallmarkd trust add-root operational --config acme --root-out roots &&
+		hallmarkd trust sign --key roots/infrastructure-root.key acme/trust/proposal.json && hallmarkd trust publish --config acme`)
+	write(t, etc, "relying-parties.pem", string(read(t, s.dir, "acme/trust/relying-parties.pem")))
+	s.bash(t, `hallmarkd trust activate operational-2 --config acme &&
+		for i in $(seq 400); do hallmark --config acme/operator issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
+	next, _ := enrolDevice(t, s, s.at(0), s.bash(t, "hallmark --config acme/operator ticket create 2>/dev/null"), "SN-2")
+	settle("with the next CA", next.LDevID, true)
+	settle("with the next CA, the revoked one", device, false)
+	s.bash(t, "hallmark --config acme/operator device suspend SN-2")
+	settle("with the next CA, after suspend", next.LDevID, false)
 }
