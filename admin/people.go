@@ -57,26 +57,17 @@ func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	s.people.Lock()
 	defer s.people.Unlock()
-	no := gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark operator invite NAME",
-		"the invitation is unknown, used or expired")
-	all, err := s.Store.Operators(ctx)
+	e := c.Event("operator.accepted", "") // the record knows whose it is
+	e.Actor = "invitation:" + message.Invitation
+	o, err := s.Store.AcceptInvitation(ctx, message.Invitation, sha256.Sum256(message.Key), c.Now, e)
+	if errors.Is(err, record.ErrNotFound) {
+		return nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark operator invite NAME",
+			"the invitation is unknown, used or expired")
+	}
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range all {
-		if o.Invitation == "" || o.Invitation != message.Invitation || !o.Disabled.IsZero() {
-			continue
-		}
-		e := c.Event("operator.accepted", o.Name)
-		e.Actor = "invitation:" + o.Invitation
-		if _, err := s.Store.AcceptInvitation(ctx, o.Invitation, sha256.Sum256(message.Key), c.Now, e); errors.Is(err, record.ErrNotFound) {
-			return nil, no
-		} else if err != nil {
-			return nil, err
-		}
-		return s.issue(ctx, c, o.Name, key)
-	}
-	return nil, no
+	return s.issue(ctx, c, o.Name, key)
 }
 
 // renew gives a recognised operator a certificate for a new key.

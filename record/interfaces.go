@@ -245,7 +245,8 @@ type Operators interface {
 	Invite(ctx context.Context, o Operator, e Event) error
 	// AcceptInvitation binds an invitation to a key (Operator.Accepted); ErrNotFound if
 	// there is none that is valid at that time, or another key has accepted it. The same key
-	// may accept it again, for an answer may be lost: nothing changes.
+	// may accept it again, for an answer may be lost: nothing changes. The event's Object is
+	// whose invitation it was.
 	AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e Event) (Operator, error)
 	// DisableOperator bars an operator and withdraws an invitation; disabling a disabled
 	// one changes nothing. The operator's certificates are ended by RevokeOperator.

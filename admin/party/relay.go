@@ -24,7 +24,7 @@ func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	s.ending.Lock()
 	defer s.ending.Unlock()
-	e := c.Event("relying-party.accepted", "")
+	e := c.Event("relying-party.accepted", "") // the record knows whose it is
 	e.Actor = "invitation:" + message.Invitation
 	p, err := s.Store.AcceptRelyingParty(ctx, message.Invitation, sha256.Sum256(message.Key), c.Now, e)
 	if errors.Is(err, record.ErrNotFound) {

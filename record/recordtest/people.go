@@ -29,6 +29,7 @@ func operators(t *testing.T, b *bench) {
 		t.Fatalf("one invitation was accepted %d times", len(won))
 	}
 	b.recorded("operator.accepted")
+	b.equal("whose invitation", b.last().Object, "anna")
 	anna.Accepted = won[0]
 	b.equalOperator(anna)
 	again := func(at time.Time) func() error {

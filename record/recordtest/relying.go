@@ -46,6 +46,7 @@ func relyingParties(t *testing.T, b *bench) {
 	b.refused("late", record.ErrNotFound, accept("r1", 1, Now.Add(time.Hour)))
 	b.must(accept("r1", 1, Now)())
 	b.recorded("relying-party.accepted")
+	b.equal("whose invitation", b.last().Object, "broker")
 	b.unchanged("accept again", accept("r1", 1, Now))
 	b.refused("another key", record.ErrNotFound, accept("r1", 2, Now))
 	certificate := newIntent("")

@@ -42,9 +42,9 @@ func (k Kind) Invite(ctx context.Context, db *engine.DB, o record.Operator, e re
 	})
 }
 
-// Accept lets the first key have the invitation, and reads whose it is.
+// Accept lets the first key have the invitation, reads whose it is, and names them in the event.
 func Accept[T any](ctx context.Context, db *engine.DB, k Kind, id string, key [32]byte, at time.Time, e record.Event, read func(*engine.Conn, string) (T, error)) (found T, err error) {
-	err = audit.Change(ctx, db, e, func(c *engine.Conn) error {
+	err = db.Write(ctx, func(c *engine.Conn) error {
 		name, err := engine.One(c, "invitation", func(r engine.Row) string { return r.Text(0) }, `SELECT name FROM operators
 			WHERE invitation = ? AND invited_until > ? AND disabled IS NULL AND coalesce(accepted, ?) = ? AND `+k.only(), id, at, key[:], key[:])
 		if err != nil {
@@ -54,10 +54,11 @@ func Accept[T any](ctx context.Context, db *engine.DB, k Kind, id string, key [3
 		if err != nil {
 			return err
 		}
-		if found, err = read(c, name); err == nil && n == 0 {
-			err = audit.ErrUnchanged
+		if found, err = read(c, name); err != nil || n == 0 {
+			return err
 		}
-		return err
+		e.Object = name
+		return audit.Add(c, e)
 	})
 	return found, err
 }
