@@ -4,12 +4,13 @@
 GO       ?= go
 FUZZTIME ?= 10m
 KEEP     ?=
+HSM      ?=
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # When the last commit was made, not the build: the same source gives the same binary.
 # It is the earliest time that a device believes in.
 COMMITTED := $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.built=$(COMMITTED)
-BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+BUILD    := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 # Packages in which goroutines meet; the race detector needs a C compiler.
 RACY     := ./relay/... ./record/sqlite/... ./ca ./ca/status/... ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./admin/client ./admin/consent ./device/agent ./device/page ./device/proxy
 # What goes through bytes or crashes one by one, or the same again with a journal: run without the detector alone.
@@ -52,9 +53,10 @@ bench: ## the figures that the project holds itself to, as ratios
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 	@sh scripts/device-size
 
-build: ## the three commands, into build/bin
+build: ## the three commands, into build/bin (HSM=1: the server speaks PKCS #11, and needs a C compiler)
 	@mkdir -p build/bin
-	$(BUILD) -o build/bin ./cmd/...
+	CGO_ENABLED=0 $(BUILD) -o build/bin ./cmd/...
+	$(if $(HSM),CGO_ENABLED=1 $(BUILD) -o build/bin ./cmd/hallmarkd)
 
 setup: ## install what `make test` needs (as root), or say what to type
 	@sh scripts/setup test

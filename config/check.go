@@ -26,6 +26,9 @@ func check(c *Config, p *problems) {
 		checkSet(i.key+".signer", i.Signer, p)
 	}
 	checkURI("time_key", &c.TimeKey, c.Dir, p)
+	if scheme, place, _ := strings.Cut(c.IssuerKeys, ":"); scheme == "" || !strings.Contains(place, NamePart) {
+		p.add("issuer_keys", "%q is no key URI with %s in it: two issuers would share a key", c.IssuerKeys, NamePart)
+	}
 	for key, path := range map[string]*string{"journal": &c.Journal, "server_secret": &c.ServerSecret, "trust.bundle": &c.Trust.Bundle, "trust.roots": &c.Trust.Roots} {
 		if checkSet(key, *path, p) {
 			*path = c.abs(*path)
@@ -55,11 +58,11 @@ func checkFiles(c *Config, p *problems) {
 	exists("server_secret", c.ServerSecret)
 	for _, i := range c.issuers() {
 		exists(i.key+".certificate", i.Certificate)
-		if path, ok := strings.CutPrefix(i.Key, "file:"); ok {
+		if path, ok := c.KeyFile(i.Key); ok {
 			exists(i.key+".key", path)
 		}
 	}
-	if path, ok := strings.CutPrefix(c.TimeKey, "file:"); ok {
+	if path, ok := c.KeyFile(c.TimeKey); ok {
 		exists("time_key", path)
 	}
 	if path, ok := strings.CutPrefix(c.Database, "sqlite:"); ok {

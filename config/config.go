@@ -33,6 +33,9 @@ type Config struct {
 	// Issuers are the three issuing CAs. Each has a root of its own, so that a relying
 	// party which trusts one does not trust the others.
 	Issuers Issuers `yaml:"issuers"`
+	// IssuerKeys says where the key of a further issuing CA is made: a key URI in which
+	// {name} stands for the issuer's name. Default: file:keys/{name}.key.
+	IssuerKeys string `yaml:"issuer_keys"`
 	// Trust is what devices and relying parties are told to trust.
 	Trust Trust `yaml:"trust"`
 	// TimeKey is the URI of the key that signs the time for devices with a wrong clock;
@@ -113,7 +116,8 @@ type Issuers struct {
 type Issuer struct {
 	// Certificate is a PEM file: the issuer's certificate, then its root's.
 	Certificate string `yaml:"certificate"`
-	// Key is the URI of the issuer's key: "file:PATH" for a PEM file of mode 0600.
+	// Key is the URI of the issuer's key: "file:PATH" for a PEM file of mode 0600,
+	// "pkcs11:token=TOKEN;object=NAME?pin-source=/PATH" for one in an HSM (RFC 7512).
 	Key string `yaml:"key"`
 	// Signer is the service that signs with the key. Default, and the only one that
 	// signs exactly what was recorded beforehand: softcas.
@@ -151,6 +155,7 @@ func defaults() Config {
 		Database:         "sqlite:hallmark.db",
 		Journal:          "journal",
 		Issuers:          Issuers{Manufacturing: issuer, Operational: issuer, Infrastructure: issuer},
+		IssuerKeys:       IssuerKeys,
 		Trust:            Trust{Bundle: "trust/bundle.json", Roots: "trust/roots"},
 		LDevIDLifetime:   Duration(30 * day),
 		SessionLifetime:  Duration(5 * time.Minute),
@@ -166,6 +171,20 @@ func (c *Config) Inside(path string) (relative string, inside bool) {
 	return relative, err == nil && filepath.IsLocal(relative)
 }
 
+// IssuerKeys is the default of Config.IssuerKeys, in which NamePart stands for a name.
+const (
+	IssuerKeys = "file:keys/" + NamePart + ".key"
+	NamePart   = "{name}"
+)
+
+// KeyFile is the path of the file that a key URI names, if it names one.
+func (c *Config) KeyFile(uri string) (path string, ok bool) {
+	if path, ok = strings.CutPrefix(uri, "file:"); ok {
+		path = c.abs(path)
+	}
+	return path, ok
+}
+
 // Secrets lists the local files with keys and the server's secret, which only their
 // owner may read.
 func (c *Config) Secrets() []string {
@@ -175,7 +194,7 @@ func (c *Config) Secrets() []string {
 		uris = append(uris, i.Key)
 	}
 	for _, uri := range uris {
-		if path, ok := strings.CutPrefix(uri, "file:"); ok {
+		if path, ok := c.KeyFile(uri); ok {
 			paths = append(paths, path)
 		}
 	}

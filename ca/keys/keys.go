@@ -45,6 +45,8 @@ func backendOf(uri, dir string) (backend, error) {
 	switch scheme {
 	case "file", "softkms":
 		return newFile(scheme, uri, dir)
+	case scheme11:
+		return newInToken(uri)
 	}
-	return nil, fmt.Errorf(`key backend %q is not in this build; it has "file:PATH" (and "softkms:path=PATH", the same)`, scheme)
+	return nil, fmt.Errorf(`key backend %q is not in this build; it has "file:PATH" (and "softkms:path=PATH", the same) and "pkcs11:token=TOKEN;object=NAME?pin-source=/PATH"`, scheme)
 }

@@ -109,21 +109,22 @@ func TestRefuses(t *testing.T) {
 	write("empty.key", nil, 0o600)
 	write("huge.key", append(good, make([]byte, 1<<20)...), 0o600)
 	for uri, want := range map[string]string{
-		"good.key":                       "not a key URI",
-		"":                               "not a key URI",
-		"file:":                          "names no local file",
-		"file://host/good.key":           "names no local file",
-		"file:%zz":                       "malformed",
-		"file:missing.key":               "no such file",
-		"file:.":                         "not a key file",
-		"file:open.key":                  "chmod 600",
-		"file:locked.key":                "unencrypted",
-		"file:two.key":                   "does not hold a private key",
-		"file:public.key":                "unencrypted private key",
-		"file:broken.key":                "does not hold a private key",
-		"file:empty.key":                 "unencrypted private key",
-		"file:huge.key":                  "not a key file",
-		"pkcs11:object=ca;pin-value=123": `"pkcs11" is not in this build`,
+		"good.key":                         "not a key URI",
+		"":                                 "not a key URI",
+		"file:":                            "names no local file",
+		"file://host/good.key":             "names no local file",
+		"file:%zz":                         "malformed",
+		"file:missing.key":                 "no such file",
+		"file:.":                           "not a key file",
+		"file:open.key":                    "chmod 600",
+		"file:locked.key":                  "unencrypted",
+		"file:two.key":                     "does not hold a private key",
+		"file:public.key":                  "unencrypted private key",
+		"file:broken.key":                  "does not hold a private key",
+		"file:empty.key":                   "unencrypted private key",
+		"file:huge.key":                    "not a key file",
+		"yubikey:slot-id=9a;pin-value=123": `"yubikey" is not in this build`,
+		"pkcs11:object=ca;pin-value=123":   "a PIN does not belong",
 	} {
 		_, err := keys.Open(uri, dir)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/config"
 )
 
 func initCommand() *cobra.Command {
@@ -49,7 +50,8 @@ the root keys: give each to another person. hallmarkd trust changes that later, 
 	c.Flags().StringVar(&f.Name, "name", "", "the organisation's name, as it stands in certificates")
 	c.Flags().StringVar(&f.Listen, "listen", ":8443", "HOST:PORT of the devices' listener")
 	c.Flags().StringArrayVar(&f.Public, "public-url", nil, "how the listeners are reached: https for devices, http for status")
-	c.Flags().StringVar(&f.RootOut, "root-out", "", "the folder to write the root keys to (default DIR/root-keys)")
+	c.Flags().StringVar(&f.RootOut, "root-out", "", "the folder to write the root keys to, or a key URI with {name} in it (default DIR/root-keys)")
+	c.Flags().StringVar(&f.IssuerKeys, "issuer-keys", config.IssuerKeys, "where the issuing CAs' keys are made, now and later: a key URI with {name} in it")
 	c.Flags().IntVar(&f.TrustKeys, "trust-keys", 0, "make so many keys for signing trust bundles, beside the root keys (default: the infrastructure root signs)")
 	c.Flags().IntVar(&f.Threshold, "trust-threshold", 0, "how many of them must sign")
 	c.MarkFlagDirname("dir")

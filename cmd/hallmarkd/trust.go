@@ -139,7 +139,7 @@ needs it. Nothing is issued by the new CA before activate.`,
 		},
 	}
 	configFlag(c, &path)
-	c.Flags().StringVar(&rootOut, "root-out", "", "the folder to write the root's key to")
+	c.Flags().StringVar(&rootOut, "root-out", "", "the folder to write the root's key to, or a key URI with {name} in it")
 	c.MarkFlagDirname("root-out")
 	return c
 }

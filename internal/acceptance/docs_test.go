@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -15,7 +16,7 @@ import (
 
 // pages are run from top to bottom, each in an empty folder: every line of a console
 // block that begins with "$ " is typed, and must succeed unless it says "# exits N".
-var pages = []string{"README.md", "docs/factory.md", "docs/administrator.md", "docs/device.md", programsPage, "docs/external-signer.md", "docs/relay.md", "docs/revocation.md"}
+var pages = []string{"README.md", "docs/factory.md", "docs/administrator.md", hsmPage, "docs/device.md", programsPage, "docs/external-signer.md", "docs/relay.md", "docs/revocation.md"}
 
 func TestDocumentedCommands(t *testing.T) {
 	for _, page := range pages {
@@ -32,8 +33,30 @@ func TestDocumentedCommands(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			newStage(t).bash(t, script(commands, port))
+			s := newStage(t)
+			if page == hsmPage {
+				s.serverWithPKCS11(t)
+			}
+			s.bash(t, script(commands, port))
 		})
+	}
+}
+
+const hsmPage = "docs/hsm.md"
+
+// serverWithPKCS11 makes `make build HSM=1` what comes first in the path.
+func (s *stage) serverWithPKCS11(t *testing.T) {
+	t.Helper()
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin, "../../cmd/hallmarkd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for n, v := range s.env {
+		if path, ok := strings.CutPrefix(v, "PATH="); ok {
+			s.env[n] = "PATH=" + bin + ":" + path
+		}
 	}
 }
 

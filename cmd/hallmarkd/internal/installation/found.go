@@ -1,6 +1,7 @@
 package installation
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -49,8 +50,12 @@ type Founding struct {
 	// Public are the URLs under which listeners are reached: https for devices, http for
 	// status; what is missing is made of the host's name.
 	Public []string
-	// RootOut is the folder for the root keys; empty means root-keys in Dir.
+	// RootOut is where the root keys are made: a folder, or a key URI with config.NamePart
+	// in it; empty means root-keys in Dir.
 	RootOut string
+	// IssuerKeys is where those of the issuing CAs are made: such a URI, relative to Dir;
+	// empty means config.IssuerKeys.
+	IssuerKeys string
 	// TrustKeys is how many keys, beside the roots', shall sign trust bundles, and Threshold
 	// how many of them must; 0 means that the infrastructure root does.
 	TrustKeys, Threshold int
@@ -76,17 +81,24 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 	if f.TrustKeys < 0 || f.TrustKeys > maxTrustKeys || f.Threshold > f.TrustKeys || f.TrustKeys > 0 && f.Threshold < 1 {
 		return made, Hint(fmt.Errorf("%d of %d keys cannot sign trust bundles", f.Threshold, f.TrustKeys), "as in --trust-keys 3 --trust-threshold 2; at most %d", maxTrustKeys)
 	}
+	if f.IssuerKeys = cmp.Or(f.IssuerKeys, config.IssuerKeys); !strings.Contains(f.IssuerKeys, config.NamePart) {
+		return made, Hint(fmt.Errorf("--issuer-keys %q: two issuers would share a key", f.IssuerKeys), "a key URI with %s in it", config.NamePart)
+	}
 	address, err := f.addresses()
 	if err != nil {
 		return made, err
 	}
 	err = Make(f.Dir, func(work string) error {
-		rootKeys := filepath.Join(work, rootKeysDir)
+		rootKeys := KeysIn(f.RootOut)
+		if rootKeys.Dir == "" && f.RootOut != "" {
+			return f.found(ctx, work, rootKeys, address)
+		}
+		rootKeys = KeysIn(filepath.Join(work, rootKeysDir))
 		if err := f.found(ctx, work, rootKeys, address); err != nil || f.RootOut == "" {
 			return err
 		}
 		// First the keys that cannot be made again, then the installation that needs them.
-		return moveKeys(rootKeys, f.RootOut)
+		return moveKeys(rootKeys.Dir, f.RootOut)
 	})
 	made = Founded{
 		Config: filepath.Join(f.Dir, ConfigFile), Operator: filepath.Join(f.Dir, OperatorDir, client.SettingsFile),
@@ -97,6 +109,34 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 	}
 	return made, err
 }
+
+// Keys is where keys are made, each under a name.
+type Keys struct {
+	// URI is a key URI with config.NamePart in it. Paths in it are relative to Dir.
+	URI, Dir string
+}
+
+// KeysIn is a folder of key files, or what a key URI with config.NamePart in it says.
+func KeysIn(place string) Keys {
+	if strings.Contains(place, config.NamePart) {
+		return Keys{URI: place}
+	}
+	return Keys{"file:" + config.NamePart + ".key", place}
+}
+
+// Of is the URI of the key with a name.
+func (k Keys) Of(name string) string { return strings.ReplaceAll(k.URI, config.NamePart, name) }
+
+// Where says where it is.
+func (k Keys) Where(name string) string {
+	if k.Dir == "" {
+		return k.Of(name)
+	}
+	return filepath.Join(k.Dir, name+".key")
+}
+
+// Make makes it.
+func (k Keys) Make(name string) (crypto.Signer, error) { return keys.Create(k.Of(name), k.Dir) }
 
 // Names in an installation's folder.
 const (
@@ -118,7 +158,7 @@ func (f Founding) free() error {
 	if err := Free(f.Dir); err != nil {
 		return err
 	}
-	if f.RootOut == "" {
+	if KeysIn(f.RootOut).Dir == "" {
 		return nil
 	}
 	if others, err := filepath.Glob(filepath.Join(f.RootOut, "*-root.key")); err != nil || len(others) > 0 {
@@ -179,23 +219,24 @@ func (f Founding) addresses() (address, error) {
 	return a, nil
 }
 
-// found writes a whole installation to dir, and the root keys to rootKeys.
-func (f Founding) found(ctx context.Context, dir, rootKeys string, a address) error {
-	name := f.Name
+// found writes a whole installation to dir, and makes the root keys in rootKeys.
+func (f Founding) found(ctx context.Context, dir string, rootKeys Keys, a address) error {
 	for _, d := range []string{"keys", "issuers", "trust/roots", "trust/" + earlierDir} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(rootKeys, 0o700); err != nil {
-		return err
+	if rootKeys.Dir != "" {
+		if err := os.Mkdir(rootKeys.Dir, 0o700); err != nil {
+			return err
+		}
 	}
 	now := time.Now()
-	founded, err := ca.Found(ca.Founding{Organisation: name, BaseURL: a.Public.Status, Now: now, Key: func(name string) (crypto.Signer, error) {
+	founded, err := ca.Found(ca.Founding{Organisation: f.Name, BaseURL: a.Public.Status, Now: now, Key: func(name string) (crypto.Signer, error) {
 		if strings.HasSuffix(name, "-root") {
-			return keys.Create("file:"+name+".key", rootKeys)
+			return rootKeys.Make(name)
 		}
-		return keys.Create("file:keys/"+name+".key", dir)
+		return Keys{f.IssuerKeys, dir}.Make(name)
 	}})
 	if err != nil {
 		return err
@@ -215,7 +256,7 @@ func (f Founding) found(ctx context.Context, dir, rootKeys string, a address) er
 	if err := f.addTrust(files, founded, timeKey, rootKeys, a, now); err != nil {
 		return err
 	}
-	if err := addConfig(files, name, a); err != nil {
+	if err := f.addConfig(files, a); err != nil {
 		return err
 	}
 	store, err := sqlite.Create(ctx, filepath.Join(dir, "hallmark.db"), sqlite.Options{Journal: filepath.Join(dir, "journal")})
@@ -238,7 +279,7 @@ func (f Founding) found(ctx context.Context, dir, rootKeys string, a address) er
 
 // addTrust makes what others are told to trust: devices follow the bundle, relying
 // parties get the operational root alone.
-func (f Founding) addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Signer, rootKeys string, a address, now time.Time) error {
+func (f Founding) addTrust(files map[string][]byte, founded []ca.Founded, timeKey crypto.Signer, rootKeys Keys, a address, now time.Time) error {
 	spki, err := x509.MarshalPKIXPublicKey(timeKey.Public())
 	if err != nil {
 		return err
@@ -277,10 +318,10 @@ func (f Founding) addTrust(files map[string][]byte, founded []ca.Founded, timeKe
 
 // handOver makes the keys that sign trust bundles from now on, and the bundle in which
 // the infrastructure root, which signed the first, names them.
-func (f Founding) handOver(first wire.SignedBundle, next wire.Bundle, root crypto.Signer, rootKeys string) (wire.SignedBundle, error) {
+func (f Founding) handOver(first wire.SignedBundle, next wire.Bundle, root crypto.Signer, rootKeys Keys) (wire.SignedBundle, error) {
 	signers := []crypto.Signer{root}
 	for n := range f.TrustKeys {
-		key, err := keys.Create(fmt.Sprintf("file:trust-%d.key", n+1), rootKeys)
+		key, err := rootKeys.Make(fmt.Sprintf("trust-%d", n+1))
 		if err != nil {
 			return first, err
 		}
@@ -330,7 +371,8 @@ journal: journal
 issuers:{{range .Issuers}}
   {{.}}:
     certificate: issuers/{{.}}.pem
-    key: file:keys/{{.}}.key{{end}}
+    key: {{$.Keys.Of . | yaml}}{{end}}
+issuer_keys: {{yaml .Keys.URI}} # of those that come later
 
 trust:
   bundle: trust/bundle.json
@@ -350,13 +392,14 @@ log:
   format: text               # or json
 `))
 
-func addConfig(files map[string][]byte, name string, a address) error {
+func (f Founding) addConfig(files map[string][]byte, a address) error {
 	var text strings.Builder
 	err := configText.Execute(&text, struct {
 		Name string
 		address
 		Issuers []string
-	}{name, a, profile.Issuers()})
+		Keys    Keys
+	}{f.Name, a, profile.Issuers(), Keys{URI: f.IssuerKeys}})
 	files[ConfigFile] = []byte(text.String())
 	return err
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/hallmark-pki/hallmark/ca/keys"
 	"github.com/hallmark-pki/hallmark/ca/profile"
@@ -203,8 +202,8 @@ func (in *Installation) Files() ([]string, error) {
 	var paths []string
 	for _, a := range s.Added {
 		paths = append(paths, filepath.Join(in.Config.Dir, a.Certificate))
-		if path, ok := strings.CutPrefix(a.Key, "file:"); ok {
-			paths = append(paths, filepath.Join(in.Config.Dir, path))
+		if path, ok := in.Config.KeyFile(a.Key); ok {
+			paths = append(paths, path)
 		}
 	}
 	return paths, nil

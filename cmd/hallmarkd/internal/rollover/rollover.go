@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/ca"
-	"github.com/hallmark-pki/hallmark/ca/keys"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/trust"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -229,8 +228,8 @@ func AddRoot(in *installation.Installation, line, rootOut string, now time.Time)
 	if err != nil {
 		return made, err
 	}
-	made.Root, made.RootKey = f.Root, rootKeyFile(made.Issuer, rootOut)
-	s.Added = append(s.Added, installation.Successor{Name: made.Issuer, Certificate: certificateFile(made.Issuer), Key: "file:" + keyFile(made.Issuer)})
+	made.Root, made.RootKey = f.Root, installation.KeysIn(rootOut).Where(profile.RootOf(made.Issuer))
+	s.Added = append(s.Added, installation.Successor{Name: made.Issuer, Certificate: certificateFile(made.Issuer), Key: issuerKeys(in).Of(made.Issuer)})
 	if err := s.Write(in.Config); err != nil {
 		return made, err
 	}
@@ -256,29 +255,36 @@ func waiting(in *installation.Installation, line string, next wire.Bundle) *inst
 }
 
 func certificateFile(issuer string) string { return filepath.Join("issuers", issuer+".pem") }
-func keyFile(issuer string) string         { return filepath.Join("keys", issuer+".key") }
-func rootKeyFile(issuer, rootOut string) string {
-	return filepath.Join(rootOut, profile.RootOf(issuer)+".key")
+
+func issuerKeys(in *installation.Installation) installation.Keys {
+	return installation.Keys{URI: in.Config.IssuerKeys, Dir: in.Config.Dir}
 }
 
 // found makes a root and its issuer and writes everything of them, keys first.
 func found(in *installation.Installation, name, rootOut string, now time.Time) (ca.Founded, error) {
-	// A key that is left from an attempt that was cut off has certified nothing.
-	if err := os.Remove(filepath.Join(in.Config.Dir, keyFile(name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return ca.Founded{}, err
+	dirs := []string{filepath.Join(in.Config.Dir, "issuers")}
+	if path, ok := in.Config.KeyFile(issuerKeys(in).Of(name)); ok {
+		// A key that is left from an attempt that was cut off has certified nothing.
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return ca.Founded{}, err
+		}
+		dirs = append(dirs, filepath.Dir(path))
 	}
-	for _, dir := range []string{rootOut, filepath.Join(in.Config.Dir, "keys"), filepath.Join(in.Config.Dir, "issuers")} {
+	root, rootKeys := profile.RootOf(name), installation.KeysIn(rootOut)
+	if rootKeys.Dir != "" {
+		dirs = append(dirs, rootKeys.Dir)
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return ca.Founded{}, err
 		}
 	}
-	root := profile.RootOf(name)
 	founded, err := ca.Found(ca.Founding{Organisation: in.Config.Name, BaseURL: in.Config.Public.Status, Names: []string{name}, Now: now,
 		Key: func(which string) (crypto.Signer, error) {
 			if which == root {
-				return keys.Create("file:"+filepath.Base(rootKeyFile(name, rootOut)), rootOut)
+				return rootKeys.Make(root)
 			}
-			return keys.Create("file:"+keyFile(name), in.Config.Dir)
+			return issuerKeys(in).Make(name)
 		}})
 	if errors.Is(err, fs.ErrExist) {
 		err = installation.Hint(err, "name another folder with --root-out; a key that is left from an attempt that was cut off can be deleted")

@@ -1,0 +1,149 @@
+//go:build cgo
+
+package keys_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/hallmark-pki/hallmark/ca/keys"
+)
+
+// softHSM is the module as Debian installs it.
+const softHSM = "/usr/lib/softhsm/libsofthsm2.so"
+
+// tokens makes a folder of SoftHSM tokens, once: the module reads its configuration once.
+var tokens = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "tokens"); err != nil {
+		return "", err
+	}
+	setup := exec.Command("sh", "-ec", `umask 077; mkdir tokens; echo "directories.tokendir = $PWD/tokens" > conf
+		for label in made away asked; do softhsm2-util --init-token --free --label "Acme $label" --pin 1234 --so-pin 5678; done`)
+	setup.Dir = dir
+	setup.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "conf"))
+	if out, err := setup.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, os.Setenv("SOFTHSM2_CONF", filepath.Join(dir, "conf"))
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := tokens(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// newToken gives the beginning and the end of the URIs of keys in a token.
+func newToken(t *testing.T, label string) (token, pin string) {
+	t.Helper()
+	if _, err := tokens(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "pin")
+	if err := os.WriteFile(file, []byte("1234\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "pkcs11:module-path=" + softHSM + ";token=Acme%20" + label, "?pin-source=" + file
+}
+
+func signs(t *testing.T, k crypto.Signer) {
+	t.Helper()
+	sum := sha256.Sum256([]byte("x"))
+	signature, err := k.Sign(rand.Reader, sum[:], crypto.SHA256)
+	if err != nil || !ecdsa.VerifyASN1(k.Public().(*ecdsa.PublicKey), sum[:], signature) {
+		t.Errorf("no signature, or a wrong one: %v", err)
+	}
+}
+
+// TestToken: keys are made in a token, found there again, and still used after the token was
+// away; they do not leave it, and no error says the PIN.
+func TestToken(t *testing.T) {
+	token, pin := newToken(t, "made")
+	uri := token + ";object=operational" + pin
+	made, err := keys.Create(uri, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs(t, made)
+	if _, err := keys.Create(uri, ""); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("made again: %v", err)
+	}
+	opened, err := keys.Open(uri, "")
+	if err != nil || !made.Public().(*ecdsa.PublicKey).Equal(opened.Public()) {
+		t.Fatalf("another key: %v", err)
+	}
+	signs(t, opened)
+	dir := filepath.Dir(strings.TrimPrefix(pin, "?pin-source="))
+	listed, err := exec.Command("pkcs11-tool", "--module", softHSM, "--token-label", "Acme made", "--login", "--pin", "1234", "--list-objects", "--type", "privkey").CombinedOutput()
+	if err != nil || !strings.Contains(string(listed), "sensitive, always sensitive, never extractable") {
+		t.Errorf("%v: %s", err, listed)
+	}
+	for what, bad := range map[string]string{
+		"no key":          token + pin,
+		"another key":     token + ";object=nobody" + pin,
+		"another token":   strings.Replace(uri, "Acme", "Emca", 1),
+		"no module":       strings.Replace(uri, softHSM, "/nowhere.so", 1),
+		"the PIN itself":  token + ";object=operational?pin-value=1234",
+		"no file of PINs": uri + "s",
+		"a relative path": token + ";object=operational?pin-source=pin",
+		"a slip":          token + ";object=operational;modul=x" + pin,
+		"two names":       token + ";object=a;object=b" + pin,
+	} {
+		if _, err := keys.Open(bad, dir); err == nil || strings.Contains(err.Error(), "1234") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "pin"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Open(token+";max-sessions=3;object=operational"+pin, dir); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a PIN that everybody may read: %v", err)
+	}
+}
+
+// TestTokenWasAway: an HSM that was started anew knows no session from before.
+func TestTokenWasAway(t *testing.T) {
+	token, pin := newToken(t, "away")
+	key, err := keys.Create(token+";object=operational"+pin, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs(t, key)
+	keys.Age(t) // it was opened long ago
+	module := pkcs11.New(softHSM)
+	slots, err := module.GetSlotList(true)
+	for _, slot := range slots {
+		err = errors.Join(err, module.CloseAllSessions(slot))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs(t, key)
+}
+
+// TestTokenRefusesThePIN: a token is not asked until it locks itself.
+func TestTokenRefusesThePIN(t *testing.T) {
+	token, pin := newToken(t, "asked")
+	file := strings.TrimPrefix(pin, "?pin-source=")
+	if err := os.WriteFile(file, []byte("4321\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Create(token+";object=operational"+pin, ""); err == nil || !strings.Contains(fmt.Sprint(err), "CKR_PIN_INCORRECT") {
+		t.Error(err)
+	}
+}
