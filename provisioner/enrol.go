@@ -100,7 +100,7 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: begun.Ticket, serial: begun.Serial, ek: query.EK}, err)
 	}
-	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), birth(device, facts)...) // decision → certificates
+	issued, err := s.issue(ctx, device, birth(device, facts)...) // decision → certificates
 	if err != nil {
 		return Answer{}, err
 	}

@@ -39,11 +39,6 @@ func admitted(verb, ticket string, who identity.Identity, f attest.Facts, now ti
 	return record.Event{Time: now, Actor: actor, Verb: verb, Object: who.Device.Name(), Detail: detail}
 }
 
-// issuing is the audit line of the certificates made for a device.
-func issuing(d record.Device, now time.Time) record.Event {
-	return record.Event{Time: now, Actor: "device:" + d.Name(), Verb: "certificate.issued", Object: d.Name()}
-}
-
 // subject is what is known of whoever is being refused.
 type subject struct {
 	ticket, serial, certificate string

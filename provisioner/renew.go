@@ -118,7 +118,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	if err != nil {
 		return Answer{}, err
 	}
-	issued, err := s.Authority.Issue(ctx, issuing(device, s.Now()), working(device, model, key, s.LDevIDLife, begun.Certificate)...) // decision → certificates
+	issued, err := s.issue(ctx, device, working(device, model, key, s.LDevIDLife, begun.Certificate)...) // decision → certificates
 	if err != nil {
 		return Answer{}, err
 	}

@@ -10,6 +10,7 @@ package provisioner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -108,4 +109,17 @@ type Identity struct {
 	Steering *Steering
 	// Next is the challenge whose secret the next renewal carries.
 	Next *Challenge
+}
+
+// ErrNotSigned: the CA's key is away, say. What was begun is void, and nothing was handed out.
+var ErrNotSigned = errors.New("the CA could not sign")
+
+// issue turns a decision into certificates.
+func (s *Service) issue(ctx context.Context, d record.Device, reqs ...ca.Request) ([]ca.Issued, error) {
+	e := record.Event{Time: s.Now(), Actor: "device:" + d.Name(), Verb: "certificate.issued", Object: d.Name()}
+	issued, err := s.Authority.Issue(ctx, e, reqs...)
+	if _, void := errors.AsType[*ca.VoidedError](err); void {
+		err = fmt.Errorf("%w: %w", ErrNotSigned, err)
+	}
+	return issued, err
 }

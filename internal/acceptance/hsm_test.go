@@ -1,0 +1,45 @@
+package acceptance
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// While the HSM is away nothing is lost: a device is told to come again, a suspension is
+// recorded. When it is back nobody needs to do anything.
+func TestHSMIsAway(t *testing.T) {
+	s := newStage(t)
+	s.serverWithPKCS11(t)
+	port, err := freePorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.env = append(s.env, "SOFTHSM2_CONF="+s.dir+"/softhsm.conf", "HALLMARK_CONFIG="+s.dir+"/acme/operator/hallmark.yaml")
+	s.bash(t, fmt.Sprintf(`set -e; umask 077; mkdir tokens; echo "directories.tokendir = $PWD/tokens" > softhsm.conf; echo 1234 > pin
+		softhsm2-util --init-token --free --label issuers --pin 1234 --so-pin 5678
+		hallmarkd init --dir acme --name "Acme Devices" --root-out roots --listen 127.0.0.1:%d --public-url https://localhost:%[1]d \
+			--issuer-keys "pkcs11:module-path=/usr/lib/softhsm/libsofthsm2.so;token=issuers;object={name}?pin-source=$PWD/pin"
+		hallmarkd serve --config acme/hallmark.yaml > log 2>&1 & echo $! > pid`, port))
+	t.Cleanup(func() { s.try("kill $(cat pid)") })
+	await(t, fmt.Sprintf("127.0.0.1:%d", port))
+	s.bash(t, "hallmark ticket create --serial SN-1 > ticket && hallmark-device enrol - --state device < ticket && hallmark-device renew --state device")
+	s.bash(t, "mv tokens gone")
+	if out, err := s.try("hallmark-device renew --state device"); err == nil || !strings.Contains(out, "the CA cannot sign now") {
+		t.Errorf("renewed without the CA's key: %v, %s", err, out)
+	}
+	if out, err := s.try("hallmark device suspend SN-1"); err == nil || !strings.Contains(out, "it is recorded and OCSP says so") {
+		t.Errorf("%v: %s", err, out)
+	}
+	s.bash(t, "mv gone tokens")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		out, err := s.try("hallmark device restore SN-1 --why tested && hallmark-device renew --state device")
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v: %s\n%s", err, out, s.bash(t, "tail -5 log"))
+		}
+	}
+}
