@@ -11,7 +11,7 @@ import (
 // The configuration that init writes has every setting, so that nobody need look elsewhere.
 func TestConfigurationHasEverySetting(t *testing.T) {
 	files := make(map[string][]byte)
-	if err := addConfig(files, "Acme", address{}); err != nil {
+	if err := (Founding{Name: "Acme"}).addConfig(files, address{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[config.Config]()) {
