@@ -56,15 +56,16 @@ func PermissionMAC(secret []byte, binding [32]byte) []byte {
 // the text: it holds a secret.
 func ParsePermission(kind, text string) (Permission, error) {
 	name := map[string]string{KindTicket: "ticket", KindInvitation: "invitation", KindRelay: "relying party's invitation"}[kind]
+	taker := map[string]string{KindTicket: "hallmark-device enrol", KindInvitation: "hallmark operator accept", KindRelay: "hallmark relay join"}
 	parts := strings.Split(strings.TrimSpace(text), ".")
+	if other := taker[parts[0]]; parts[0] != kind && other != "" {
+		return Permission{}, fmt.Errorf("this is not a Hallmark %s, but what %s takes", name, other)
+	}
 	if len(parts) != 5 || parts[0] != kind {
 		return Permission{}, fmt.Errorf("this is not a Hallmark %s: it should begin with %q and have five parts separated by dots; copy the whole line", name, kind+".")
 	}
 	damaged := fmt.Errorf("this %s is damaged: copy the whole line again", name)
 	p := Permission{Kind: kind, ID: parts[1]}
-	if !validID(p.ID) {
-		return Permission{}, damaged
-	}
 	var raw [3][]byte
 	for i := range raw {
 		var err error
@@ -72,7 +73,7 @@ func ParsePermission(kind, text string) (Permission, error) {
 			return Permission{}, damaged
 		}
 	}
-	if len(raw[0]) != 32 || len(raw[1]) != 32 {
+	if !validID(p.ID) || len(raw[0]) != 32 || len(raw[1]) != 32 {
 		return Permission{}, damaged
 	}
 	p.Secret, p.Root, p.Server = raw[0], [32]byte(raw[1]), string(raw[2])
