@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -264,18 +265,20 @@ func publicKeys(files []string) (all [][]byte, err error) {
 }
 
 func newKeyCommand() *cobra.Command {
-	return &cobra.Command{
+	var where string
+	c := &cobra.Command{
 		Use: "new-key FILE", Short: "Make a key for signing trust bundles, or the time", Args: exactlyOne("a file"),
-		Long: `New-key makes a P-256 key in a new file and writes its public key, for
-"hallmarkd trust propose --signer", to FILE.pub. Run it where the key is to stay; it
-needs no installation.`,
-		Example: "  hallmarkd trust new-key /media/anna/trust.key",
+		Long: `New-key makes a P-256 key in a new file, or where --key says, and writes its public
+key, for "hallmarkd trust propose --signer", to FILE.pub. Run it where the key is to
+stay; it needs no installation.`,
+		Example: `  hallmarkd trust new-key /media/anna/trust.key
+  hallmarkd trust new-key anna --key 'pkcs11:token=anna;object=trust?pin-source=/media/anna/pin'`,
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := filepath.Abs(args[0])
 			if err != nil {
 				return err
 			}
-			key, err := keys.Create("file:"+filepath.Base(path), filepath.Dir(path))
+			key, err := keys.Create(cmp.Or(where, "file:"+filepath.Base(path)), filepath.Dir(path))
 			if err != nil {
 				return err
 			}
@@ -290,6 +293,8 @@ needs no installation.`,
 			return err
 		},
 	}
+	c.Flags().StringVar(&where, "key", "", "a key URI: make the key there, and only FILE.pub here")
+	return c
 }
 
 func signCommand() *cobra.Command {
