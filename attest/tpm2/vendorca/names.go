@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
@@ -74,7 +75,7 @@ func (e *EK) setName(a pkix.AttributeTypeAndValue) error {
 		return nil
 	}
 	text, ok := a.Value.(string)
-	if !ok || text == "" || len(text) > maxName || !printable(text) {
+	if !ok || text == "" || len(text) > maxName || !plain(text) {
 		return fmt.Errorf("the certificate's TPM attribute %s is not a short text", oid)
 	}
 	if slices.Contains(e.named, oid) {
@@ -98,14 +99,18 @@ func makerName(text string) string {
 	if !ok || err != nil || len(id) != 4 {
 		return ""
 	}
-	if name := strings.TrimRight(string(id), " \x00"); name != "" && printable(name) && !strings.ContainsAny(name, ": ") {
+	if name := strings.TrimRight(string(id), " \x00"); name != "" && plain(name) && !strings.ContainsAny(name, ": ") {
 		return name
 	}
 	return strings.ToUpper(hex.EncodeToString(id))
 }
 
-func printable(s string) bool {
+func plain(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // Vendor IDs of TPMs that are programs: swtpm as Debian ships it, and FIDO's test value.

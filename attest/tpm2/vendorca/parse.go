@@ -22,6 +22,10 @@ import (
 // maxNV bounds what one NV index may hold; honest EK certificates need 2 KiB, chains 6.
 const maxNV = 16 << 10
 
+// maxIssuer bounds the issuer's name as text, in bytes. It goes on record also where the
+// device made the certificate itself; makers' names have a hundred.
+const maxIssuer = 512
+
 // EK is an endorsement key certificate.
 type EK struct {
 	// Certificate is parsed; its Raw is what the maker signed, without padding. A
@@ -50,6 +54,9 @@ func ParseEK(nv []byte) (EK, error) {
 	c, err := parse(der)
 	if err != nil {
 		return EK{}, err
+	}
+	if issuer := c.Issuer.String(); len(issuer) > maxIssuer || !printable(issuer) {
+		return EK{}, errors.New("the name of the certificate's issuer is not a short text")
 	}
 	e := EK{Certificate: c}
 	if err := e.readNames(); err != nil {

@@ -282,6 +282,8 @@ func TestParseEKRefuses(t *testing.T) {
 		"model with NUL":          named(directory(t, []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 23, 133, 2, 2}, Value: asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte("a\x00b")}}})),
 		"model empty":             named(directory(t, []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 23, 133, 2, 2}, Value: asn1.RawValue{Tag: asn1.TagUTF8String}}})),
 		"names no sequence":       named([]byte{0x04, 0x00}),
+		"issuer too long":         newCA(t, strings.Repeat("x", 600), nil, nil).cert.Raw,
+		"issuer steers terminals": newCA(t, "\u009b2J\u202e", nil, nil).cert.Raw,
 		"directory broken":        named(seq(tagged(t, 2, 4, true, []byte{0x30, 0x05}))),
 		"directory and more":      named(seq(tagged(t, 2, 4, true, append(der(t, pkix.RDNSequence{}), 5, 0)))),
 	} {
