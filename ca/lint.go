@@ -48,7 +48,7 @@ var accepted = map[string]map[string]string{
 }
 
 var unprintable = map[string]string{
-	"e_subject_dn_serial_number_not_printable_string": "products have serial numbers with underscores, which PrintableString lacks and X.520 forgot; a UTF8String is read by all",
+	"e_subject_dn_serial_number_not_printable_string": "products have serial numbers with underscores, which PrintableString lacks and X.520 forgot; a UTF8String is read by all but Erlang, to which no IDevID is shown",
 }
 
 // elsewhere names the rules whose question is settled before a certificate is thought of, and

@@ -108,7 +108,7 @@ func base(key crypto.PublicKey, p Placement, end time.Time) (*x509.Certificate, 
 // issuer's domain, which a product's serial number is only together with its model.
 // The AK's subject equals the IDevID's (TCG, TPM 2.0 Keys for Device Identity and
 // Attestation). An underscore in a serial number makes Go write a UTF8String where
-// X.520 knows only PrintableString; OpenSSL, GnuTLS and Go read it.
+// X.520 knows only PrintableString; of those in docs/status.md only Erlang cannot read it.
 func subject(k Kind, c Content, organisation string) pkix.Name {
 	n := pkix.Name{Organization: []string{organisation}}
 	switch k {

@@ -12,7 +12,7 @@ import (
 )
 
 // nginx and mosquitto, configured by the very lines of docs/administrator.md and kept
-// fresh by its script, refuse a device on hold and take it back afterwards.
+// fresh by its script, and nginx that asks OCSP, refuse a device on hold and take it back afterwards.
 func TestRelyingPartiesFollowTheCRLs(t *testing.T) {
 	s := newStage(t)
 	device := everyCertificate(t, s)[0].cert
@@ -42,20 +42,28 @@ func TestRelyingPartiesFollowTheCRLs(t *testing.T) {
 	}
 	refresh("true") // before the first start: neither starts without the file
 	web, nginx := startNginx(t, s.dir, recipe("nginx"))
+	elsewhere := t.TempDir()
+	other := relyingPartyCertificate(t, elsewhere)
+	before, after, found := strings.Cut(recipe("nginx"), "ssl_crl                "+etc+"/crls.pem;\n")
+	if !found {
+		t.Fatal("the lines for nginx name no list")
+	}
+	asking, asker := startNginx(t, elsewhere, before+recipe("nginx ocsp")+after)
 	broker, mosquitto := startMosquitto(t, s.dir, recipe("mosquitto"))
-	// settle waits until both have made up their minds about a device, and says if they let it in.
+	// settle waits until all are of one mind about a device.
 	settle := func(when string, device tls.Certificate, accept bool) {
 		t.Helper()
-		refresh(fmt.Sprintf("kill -HUP %d %d", nginx.Pid, mosquitto.Pid))
+		refresh(fmt.Sprintf("kill -HUP %d %d %d", nginx.Pid, asker.Pid, mosquitto.Pid))
 		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 			status, _ := get(t, web, site, device)
+			asked, _ := get(t, asking, other, device)
 			refused := connectMQTT(broker, site, device)
-			if accept && status == http.StatusOK && refused == nil ||
-				!accept && status == http.StatusBadRequest && refused != nil && strings.Contains(refused.Error(), "revoked certificate") {
+			if accept && status == http.StatusOK && asked == http.StatusOK && refused == nil ||
+				!accept && status == http.StatusBadRequest && asked == http.StatusBadRequest && refused != nil && strings.Contains(refused.Error(), "revoked certificate") {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: nginx %d, mosquitto %v; want accepted: %v", when, status, refused, accept)
+				t.Fatalf("%s: nginx %d, by OCSP %d, mosquitto %v; want accepted: %v", when, status, asked, refused, accept)
 			}
 		}
 	}
