@@ -529,3 +529,16 @@ func parse(t *testing.T, der []byte) *x509.Certificate {
 	}
 	return c
 }
+
+// TestClockBeforeTheIssuer: a machine that does not know the time issues nothing. One that was
+// a little ahead when the CA was founded does.
+func TestClockBeforeTheIssuer(t *testing.T) {
+	store := newStore(t)
+	for behind, refused := range map[time.Duration]bool{time.Hour: false, 6 * 365 * 24 * time.Hour: true} {
+		a := authority(t, store, func(c *ca.Config) { c.Now = func() time.Time { return time.Now().Add(-behind) } })
+		_, err := a.Issue(t.Context(), event(), requests(t)[0])
+		if refused && (err == nil || !strings.Contains(err.Error(), "is this machine's clock right?")) || !refused && err != nil {
+			t.Errorf("%v behind: %v", behind, err)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/ca/profile"
@@ -18,6 +19,11 @@ import (
 // life, for relying parties whose clocks are slow.
 const backdate = 5 * time.Minute
 
+// early is how far a clock may be behind its issuer's beginning: it was founded on a machine
+// whose clock was set since. One that is further behind knows no time, as after a dead
+// battery, and its certificates would have ended when they begin.
+const early = 24 * time.Hour
+
 // prepare decides everything about a certificate, and has it written down twice: as the
 // template that the CAS builds it from, and as the bytes that must come out. These are the
 // intent.
@@ -27,6 +33,9 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 		return err
 	}
 	now := a.now().UTC()
+	if begins := j.issuer.Certificate.NotBefore; now.Before(begins.Add(-early)) {
+		return fmt.Errorf("here it is %s, and its issuer began on %s: is this machine's clock right?", now.Format(time.DateOnly), begins.Format(time.DateOnly))
+	}
 	placement := a.placement(j, shard, now)
 	if j.prepared, err = profile.Template(j.Profile, j.Content, placement); err != nil {
 		return err
