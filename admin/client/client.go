@@ -224,6 +224,7 @@ func unreachable(server string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var record tls.RecordHeaderError
+	var invalid x509.CertificateInvalidError
 	var dns *net.DNSError
 	var cut *net.OpError
 	switch {
@@ -231,6 +232,8 @@ func unreachable(server string, err error) error {
 		u.Hint = "this is another server than the one that the settings trust: it got nothing but a request for its trust bundle"
 	case errors.As(err, &name):
 		u.Hint = "use the name under which the server knows itself (public: operators: in its hallmark.yaml)"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		u.Hint = "compare this machine's clock with the server's: the server renews its own certificate"
 	case errors.As(err, &record):
 		u.Hint = "this port does not speak TLS: operators have a port of their own"
 	case errors.As(err, &dns):

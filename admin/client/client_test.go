@@ -44,7 +44,13 @@ func pair(t *testing.T, from, to time.Time) (*ecdsa.PrivateKey, []byte) {
 // is the only root.
 func server(t *testing.T, answer http.HandlerFunc) (url string, root []byte) {
 	t.Helper()
-	key, der := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	return serverFrom(t, time.Now().Add(-time.Hour), answer)
+}
+
+// serverFrom is server with a certificate that begins then.
+func serverFrom(t *testing.T, from time.Time, answer http.HandlerFunc) (url string, root []byte) {
+	t.Helper()
+	key, der := pair(t, from, from.Add(2*time.Hour))
 	s := httptest.NewUnstartedServer(answer)
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, ClientAuth: tls.RequestClientCert}
 	s.StartTLS()
@@ -151,11 +157,13 @@ func endless(w http.ResponseWriter) {
 // bundle, by nobody in particular, and gets no other request.
 func TestWrongServers(t *testing.T) {
 	asked := 0
-	url, root := server(t, func(_ http.ResponseWriter, r *http.Request) {
+	count := func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != wire.PathTrust || len(r.TLS.PeerCertificates) > 0 {
 			asked++
 		}
-	})
+	}
+	url, root := server(t, count)
+	ahead, later := serverFrom(t, time.Now().Add(24*time.Hour), count)
 	_, other := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
@@ -171,6 +179,7 @@ func TestWrongServers(t *testing.T) {
 	}{
 		"another root": {url, other, "another server than the one that the settings trust"},
 		"another name": {strings.Replace(url, "127.0.0.1", "localhost", 1), root, "under which the server knows itself"},
+		"another time": {ahead, later, "clock"},
 		"no TLS":       {strings.Replace(plain.URL, "http:", "https:", 1), root, ""},
 		"nobody there": {"https://" + closed.Addr().String(), root, "hallmarkd is running"},
 		"no such name": {"https://ca.invalid:8444", root, ""},
