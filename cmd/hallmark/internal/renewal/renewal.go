@@ -65,8 +65,8 @@ are left out.`,
 		if err != nil || *asJSON {
 			return terminal.Shown(c, p, err)
 		}
-		would := map[bool]string{true: "would renew", false: "renew"}[in.DryRun]
-		fmt.Fprintf(c.OutOrStdout(), "%s %s until %s, one every %s\n", terminal.Count(int(p.Total), "device"), would, terminal.Exactly(p.Due), apart(p))
+		would := map[bool]string{true: "would renew", false: "will renew"}[in.DryRun]
+		fmt.Fprintf(c.OutOrStdout(), "%s %s by %s, one every %s\n", terminal.Count(int(p.Total), "device"), would, terminal.Exactly(p.Due), apart(p))
 		for _, late := range p.Late {
 			fmt.Fprintf(c.OutOrStdout(), "%s of model %s may ask later than that, and then renew at once: hallmark model show %[2]s\n",
 				terminal.Count(int(late.Count), "device"), terminal.Printable(late.Name, false))

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -85,7 +86,7 @@ func (o *own) issue(ctx context.Context, now time.Time) (*tls.Certificate, error
 	request.Content.Key, request.Content.Lifetime = key.Public(), ownLife
 	// A caller that hangs up must not take the renewal of all others with it.
 	issued, err := o.authority.Issue(context.WithoutCancel(ctx), record.Event{
-		Time: now, Actor: "server", Verb: "certificate.issued", Object: string(request.Profile) + " " + request.Issuer}, request)
+		Time: now, Actor: "server", Verb: "certificate.issued", Object: strings.TrimSpace(string(request.Profile) + " " + request.Issuer)}, request)
 	if err != nil {
 		return nil, err
 	}
