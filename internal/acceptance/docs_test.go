@@ -134,9 +134,19 @@ func TestErrorsAreDocumented(t *testing.T) {
 	}
 }
 
-// A link from one page to another leads somewhere.
+// anchors are the names that a page's headings have in links.
+func anchors(page string) map[string]bool {
+	found := make(map[string]bool)
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		found[strings.ReplaceAll(name, " ", "-")] = true
+	}
+	return found
+}
+
+// A link leads to a page, or to a heading of one.
 func TestLinksBetweenPages(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^):#]+)[^):]*\)`)
+	link := regexp.MustCompile(`\]\(([^):#]*)#?([^):]*)\)`)
 	checked := 0
 	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/decisions/*.md"} {
 		files, err := filepath.Glob(pattern)
@@ -150,8 +160,16 @@ func TestLinksBetweenPages(t *testing.T) {
 			}
 			for _, found := range link.FindAllStringSubmatch(string(text), -1) {
 				checked++
-				if _, err := os.Stat(filepath.Join(filepath.Dir(file), found[1])); err != nil {
+				page := file
+				if found[1] != "" {
+					page = filepath.Join(filepath.Dir(file), found[1])
+				}
+				if _, err := os.Stat(page); err != nil {
 					t.Errorf("%s links to %s: %v", file, found[1], err)
+				} else if found[2] != "" {
+					if text, err := os.ReadFile(page); err != nil || !anchors(string(text))[found[2]] {
+						t.Errorf("%s links to %s, which has no heading %q", file, page, found[2])
+					}
 				}
 			}
 		}
