@@ -175,7 +175,7 @@ func openSegment(path string, first bool) (*os.File, error) {
 // open makes j.file the segment of the place, exactly as long as the place says. What
 // is behind it was appended by a group that was never committed, and so never answered.
 func (j *journal) open(at place) error {
-	if j.file == nil || j.segment != at.segment {
+	if j.file == nil || j.segment != at.segment || !j.inPlace() {
 		j.close()
 		path := segmentPath(j.dir, at.segment)
 		f, err := openSegment(path, at.size == 0)
@@ -204,6 +204,17 @@ func (j *journal) open(at place) error {
 		return j.file.Truncate(at.size)
 	}
 	return nil
+}
+
+// inPlace reports whether the open segment is what a restore would find: a journal that was
+// deleted, or whose disk was taken away, could be written on without anybody noticing.
+func (j *journal) inPlace() bool {
+	there, err := os.Lstat(j.file.Name())
+	if err != nil {
+		return false
+	}
+	open, err := j.file.Stat()
+	return err == nil && os.SameFile(there, open)
 }
 
 // beginAnother is what to do when a journal is lost and its record is not.

@@ -401,6 +401,30 @@ func TestJournalThatCannotBeWrittenStopsWriting(t *testing.T) {
 	}
 }
 
+// A journal that vanishes while it is written stops writing, too, until it is back.
+func TestJournalThatVanishesStopsWriting(t *testing.T) {
+	h := newHouse(t)
+	h.add("one")
+	away := h.dir + ".away"
+	if err := os.Rename(h.dir, away); err != nil {
+		t.Fatal(err)
+	}
+	err := h.db.Write(context.Background(), func(c *Conn) error {
+		_, err := c.Exec("INSERT INTO things (name) VALUES ('x')")
+		return err
+	})
+	if !errors.Is(err, record.ErrUnavailable) || !strings.Contains(err.Error(), "begin another") {
+		t.Errorf("without its journal: %v", err)
+	}
+	if err := os.Rename(away, h.dir); err != nil {
+		t.Fatal(err)
+	}
+	h.add("two")
+	if got := contents(t, h.path); strings.Contains(got, "'x'") || !strings.Contains(got, "'two'") {
+		t.Errorf("in the record: %s", got)
+	}
+}
+
 // Who owns the folder may have put a link where the next segment comes: root's command hands
 // over what it has made, and nothing that stood there.
 func TestSegmentIsNoLink(t *testing.T) {
