@@ -32,6 +32,21 @@ var programs = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+// serverWithPKCS11 builds hallmarkd, once, as `make build HSM=1` does, in a folder of programs.
+var serverWithPKCS11 = sync.OnceValues(func() (string, error) {
+	dir, err := programs()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, "hsm")
+	build := exec.Command("go", "build", "-o", dir+string(os.PathSeparator), "../../cmd/hallmarkd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, nil
+})
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if dir, err := programs(); err == nil {

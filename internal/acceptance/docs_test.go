@@ -6,7 +6,6 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -35,7 +34,7 @@ func TestDocumentedCommands(t *testing.T) {
 			}
 			s := newStage(t)
 			if page == hsmPage {
-				s.serverWithPKCS11(t)
+				s.withPKCS11(t)
 			}
 			s.bash(t, script(commands, port))
 		})
@@ -43,22 +42,6 @@ func TestDocumentedCommands(t *testing.T) {
 }
 
 const hsmPage = "docs/hsm.md"
-
-// serverWithPKCS11 makes `make build HSM=1` what comes first in the path.
-func (s *stage) serverWithPKCS11(t *testing.T) {
-	t.Helper()
-	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin, "../../cmd/hallmarkd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	for n, v := range s.env {
-		if path, ok := strings.CutPrefix(v, "PATH="); ok {
-			s.env[n] = "PATH=" + bin + ":" + path
-		}
-	}
-}
 
 // console collects the commands of a page.
 func console(page string) (commands []string) {

@@ -2,16 +2,33 @@ package acceptance
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
+
+// withPKCS11 has the server speak PKCS #11.
+func (s *stage) withPKCS11(t *testing.T) {
+	t.Helper()
+	dir, err := serverWithPKCS11()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, v := range s.env {
+		if path, ok := strings.CutPrefix(v, "PATH="); ok {
+			s.env[n] = "PATH=" + dir + ":" + path
+		}
+	}
+}
 
 // While the HSM is away nothing is lost: a device is told to come again, a suspension is
 // recorded. When it is back nobody needs to do anything.
 func TestHSMIsAway(t *testing.T) {
 	s := newStage(t)
-	s.serverWithPKCS11(t)
+	s.withPKCS11(t)
 	port, err := freePorts()
 	if err != nil {
 		t.Fatal(err)
@@ -41,5 +58,41 @@ func TestHSMIsAway(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%v: %s\n%s", err, out, s.bash(t, "tail -5 log"))
 		}
+	}
+}
+
+// The server's own TPM keeps the issuing CAs' keys, by tpm2-pkcs11.
+func TestKeysInTheServersTPM(t *testing.T) {
+	s := newStage(t)
+	s.withPKCS11(t)
+	port, err := freePorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "tpm") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	chip, err := swtpm.Run(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { chip.Kill(); os.RemoveAll(dir) })
+	const tcti = "tabrmd:bus_type=session"
+	s.env = append(s.env, "TPM2_PKCS11_STORE="+s.dir+"/store", "TPM2_PKCS11_TCTI="+tcti, "TPM2TOOLS_TCTI="+tcti,
+		"HALLMARK_CONFIG="+s.dir+"/acme/operator/hallmark.yaml", fmt.Sprint("PORT=", port))
+	if out, err := s.beside(t, chip, `set -e; umask 077; mkdir store; echo 1234 > pin; trap 'kill $server; wait' EXIT
+		tpm2_ptool init --path store
+		tpm2_ptool addtoken --pid 1 --label issuers --userpin 1234 --sopin 5678 --path store
+		hallmarkd init --dir acme --name "Acme Devices" --root-out roots --listen 127.0.0.1:$PORT --public-url https://localhost:$PORT \
+			--issuer-keys "pkcs11:module-path=$(ls /usr/lib/*/libtpm2_pkcs11.so.1);token=issuers;object={name}?pin-source=$PWD/pin"
+		hallmarkd serve --config acme/hallmark.yaml > log 2>&1 & server=$!
+		for i in $(seq 400); do (exec 3<>/dev/tcp/127.0.0.1/$PORT) 2>/dev/null && break; sleep 0.05; done
+		hallmark ticket create --serial SN-1 > ticket
+		hallmark-device enrol - --state device < ticket
+		hallmark-device renew --state device
+		test -z "$(find acme/keys -name '*operational*')"
+`); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
 
 // programs' page; every block with commands or configuration is run as it stands there.
@@ -167,9 +169,15 @@ server { listen %[2]s; %[3]s } }`, prefix, address, location))
 // managed runs a script beside a resource manager, which the TSS needs.
 func (f *field) managed(t *testing.T, script string) (string, error) {
 	t.Helper()
-	write(t, f.dir, "script", script)
-	return f.try(`dbus-run-session -- bash -c '
-tpm2-abrmd --session --allow-root --tcti ` + f.tpm.TCTI() + ` >abrmd.log 2>&1 &
+	return f.beside(t, f.tpm, script)
+}
+
+// beside runs a script with a TPM's resource manager on the session's bus.
+func (s *stage) beside(t *testing.T, chip *swtpm.TPM, script string) (string, error) {
+	t.Helper()
+	write(t, s.dir, "script", script)
+	return s.try(`dbus-run-session -- bash -c '
+tpm2-abrmd --session --allow-root --tcti ` + chip.TCTI() + ` >abrmd.log 2>&1 &
 manager=$!
 for i in $(seq 100); do
 	dbus-send --session --print-reply --dest=com.intel.tss2.Tabrmd /com/intel/tss2/Tabrmd/Tcti org.freedesktop.DBus.Peer.Ping >/dev/null 2>&1 && break
