@@ -88,7 +88,7 @@ func taken(err error) error {
 // setRules changes the rules of a model that may change while it has devices.
 func setRules(m *record.Model, in wire.ModelRules) error {
 	if in.LDevIDLifetime != nil {
-		if *in.LDevIDLifetime != 0 && !within(*in.LDevIDLifetime, minLDevIDLife, maxLDevIDLife) {
+		if *in.LDevIDLifetime != 0 && !gate.Within(*in.LDevIDLifetime, minLDevIDLife, maxLDevIDLife) {
 			return gate.Invalid("", "the life of working certificates is 1 minute to 398 days")
 		}
 		m.LDevIDLifetime = time.Duration(*in.LDevIDLifetime) * time.Second
@@ -100,7 +100,7 @@ func setRules(m *record.Model, in wire.ModelRules) error {
 		m.Poll = time.Duration(*in.Poll) * time.Second
 	}
 	if in.Grace != nil {
-		if *in.Grace != 0 && !within(*in.Grace, minGrace, maxGrace) {
+		if *in.Grace != 0 && !gate.Within(*in.Grace, minGrace, maxGrace) {
 			return gate.Invalid("write 30d, or forever", "devices come back for 1 minute to 100 years after their last working certificate ended, or for ever")
 		}
 		m.Grace = time.Duration(*in.Grace) * time.Second
@@ -247,7 +247,7 @@ func (s *Service) createTickets(ctx context.Context, c *gate.Call) (any, error) 
 	switch {
 	case in.Count < 0 || in.Count > 0 && len(in.For) > 0 || number < 1 || number > wire.MaxTickets:
 		return nil, gate.Invalid("", "ask for a count or for named devices, 1 to %d at a time", wire.MaxTickets)
-	case in.TTL != 0 && !within(in.TTL, time.Second, wire.MaxTicketTTL):
+	case in.TTL != 0 && !gate.Within(in.TTL, time.Second, wire.MaxTicketTTL):
 		return nil, gate.Invalid("", "a ticket is valid for 1 second to 90 days")
 	}
 	lot := cmp.Or(in.Lot, record.DefaultLot)
@@ -320,9 +320,4 @@ func (s *Service) bind(t *record.Ticket, f wire.TicketFor) (err error) {
 
 func (s *Service) permission(kind, id, server string) string {
 	return wire.Permission{Kind: kind, ID: id, Secret: s.Permissions.Secret(kind, id), Server: server, Root: s.Root}.String()
-}
-
-// within compares whole seconds, so that no multiplication can overflow first.
-func within(seconds int64, least, most time.Duration) bool {
-	return seconds >= int64(least/time.Second) && seconds <= int64(most/time.Second)
 }

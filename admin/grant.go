@@ -25,7 +25,7 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	switch {
-	case in.For != 0 && !within(in.For, renewal.MinGrant, renewal.MaxGrant):
+	case in.For != 0 && !gate.Within(in.For, renewal.MinGrant, renewal.MaxGrant):
 		return nil, gate.Invalid("", "a device may be let in for 1 minute to 90 days")
 	case len(in.Why) > view.MaxWhy:
 		return nil, gate.Invalid("", "why: at most %d bytes", view.MaxWhy)

@@ -12,7 +12,6 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/view"
-	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -30,7 +29,7 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	switch {
 	case !operatorName.MatchString(in.Name):
 		return nil, gate.Invalid("", "operator %q: 1 to 32 of a-z, 0-9 and . _ -, beginning with a letter or digit", in.Name)
-	case in.TTL != 0 && !within(in.TTL, time.Minute, wire.MaxInvitation):
+	case in.TTL != 0 && !gate.Within(in.TTL, time.Minute, wire.MaxInvitation):
 		return nil, gate.Invalid("", "an invitation is valid for 1 minute to 7 days")
 	}
 	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
@@ -100,26 +99,14 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	s.people.Lock()
 	defer s.people.Unlock()
-	all, err := s.Store.Operators(ctx)
+	if _, err := s.Store.Operator(ctx, name); err != nil {
+		return nil, gate.Absent(err, "hallmark operator list shows those there are", "there is no operator %q", name)
+	}
+	others, err := s.Watch.Others(ctx, name, c.Now)
 	if err != nil {
 		return nil, err
 	}
-	holders, err := s.holders(ctx)
-	if err != nil {
-		return nil, err
-	}
-	others, found := 0, false
-	for _, o := range all {
-		if o.Name == name {
-			found = true
-		} else if operatorState(o) == operatorActive && holders[o.Name] {
-			others++
-		}
-	}
-	if !found {
-		return nil, gate.Refuse(http.StatusNotFound, wire.CodeNotFound, "hallmark operator list shows those there are", "there is no operator %q", name)
-	}
-	if others == 0 {
+	if len(others) == 0 {
 		return nil, gate.Refuse(http.StatusConflict, wire.CodeLastOperator,
 			"invite another first; when nobody can sign in any more, hallmarkd operator recover on the server is the way back",
 			"without %q nobody could administer this installation", name)
@@ -134,22 +121,4 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	o, err := s.Store.Operator(ctx, name)
 	return showOperator(o), err
-}
-
-// holders are the operators with a certificate that is good now: without one they
-// could not sign in.
-func (s *Service) holders(ctx context.Context) (map[string]bool, error) {
-	operators := &record.Selector{Op: record.OpEqual, Field: "profile", Value: string(profile.Operator)}
-	names := map[string]bool{}
-	for page := (record.Page{Limit: wire.MaxPage}); ; {
-		found, next, err := s.Store.Certificates(ctx, operators, page)
-		for _, c := range found {
-			if record.StatusOf(c, s.Now()) == "good" {
-				names[c.Operator] = true
-			}
-		}
-		if page.After = next; err != nil || next == "" {
-			return names, err
-		}
-	}
 }

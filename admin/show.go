@@ -31,25 +31,9 @@ func showCertificate(c record.Certificate, now time.Time) wire.Certificate {
 	return out
 }
 
-const (
-	operatorActive   = "active"
-	operatorInvited  = "invited"
-	operatorDisabled = "disabled"
-)
-
-func operatorState(o record.Operator) string {
-	switch {
-	case !o.Disabled.IsZero():
-		return operatorDisabled
-	case o.Invitation != "" && o.Accepted == [32]byte{}:
-		return operatorInvited
-	}
-	return operatorActive
-}
-
 func showOperator(o record.Operator) wire.Operator {
-	out := wire.Operator{Name: o.Name, State: operatorState(o), Created: o.Created, Disabled: o.Disabled}
-	if out.State == operatorInvited {
+	out := wire.Operator{Name: o.Name, State: view.Standing(o.Disabled, o.Invitation, o.Accepted), Created: o.Created, Disabled: o.Disabled}
+	if out.State == view.Invited {
 		out.InvitedUntil = o.InvitedUntil
 	}
 	return out

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -165,10 +166,7 @@ func checkRange(key string, d Duration, least, most time.Duration, p *problems) 
 }
 
 func checkChoice(key, value string, p *problems, choices ...string) {
-	for _, c := range choices {
-		if value == c {
-			return
-		}
+	if !slices.Contains(choices, value) {
+		p.add(key, "%q is not one of %s", value, strings.Join(choices, ", "))
 	}
-	p.add(key, "%q is not one of %s", value, strings.Join(choices, ", "))
 }

@@ -49,13 +49,9 @@ func showJob(j record.Job, open []record.Approval) jobs.Job {
 
 // shown is a job with the request or review that is open for it.
 func (s *Service) shown(ctx context.Context, j record.Job, now time.Time) (jobs.Job, error) {
-	var about []record.Approval
-	for _, kind := range []string{record.ApproveJob, record.ReviewJob} {
-		found, err := s.Store.ApprovalsOf(ctx, kind, j.ID)
-		if err != nil {
-			return jobs.Job{}, err
-		}
-		about = append(about, found...)
+	about, err := s.about(ctx, j.ID)
+	if err != nil {
+		return jobs.Job{}, err
 	}
 	glass := ""
 	if n := len(about); n > 0 && about[n-1].Kind == record.ReviewJob {
@@ -66,6 +62,16 @@ func (s *Service) shown(ctx context.Context, j record.Job, now time.Time) (jobs.
 	}))
 	out.BreakGlass = glass
 	return out, nil
+}
+
+// about are the requests and reviews of a job, which come last.
+func (s *Service) about(ctx context.Context, job string) ([]record.Approval, error) {
+	requests, err := s.Store.ApprovalsOf(ctx, record.ApproveJob, job)
+	if err != nil {
+		return nil, err
+	}
+	reviews, err := s.Store.ApprovalsOf(ctx, record.ReviewJob, job)
+	return append(requests, reviews...), err
 }
 
 func (s *Service) show(ctx context.Context, c *gate.Call) (any, error) {

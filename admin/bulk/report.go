@@ -23,19 +23,17 @@ func (s *Service) report(ctx context.Context, c *gate.Call) (any, error) {
 	if r.Job, err = s.shown(ctx, j, c.Now); err != nil {
 		return nil, err
 	}
-	for _, kind := range []string{record.ApproveJob, record.ReviewJob} {
-		about, err := s.Store.ApprovalsOf(ctx, kind, id)
+	about, err := s.about(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range about {
+		shown, err := s.showApproval(ctx, a)
 		if err != nil {
 			return nil, err
 		}
-		for _, a := range about {
-			shown, err := s.showApproval(ctx, a)
-			if err != nil {
-				return nil, err
-			}
-			shown.Job = nil
-			r.Approvals = append(r.Approvals, shown)
-		}
+		shown.Job = nil
+		r.Approvals = append(r.Approvals, shown)
 	}
 	if r.Enforcement, err = s.enforcement(ctx, j); err != nil {
 		return nil, err

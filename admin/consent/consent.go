@@ -57,11 +57,11 @@ func Alone(able []string, caller string) bool {
 	return !slices.ContainsFunc(able, func(name string) bool { return name != caller })
 }
 
-// Others are those but the caller who can act now: who lost that a moment ago counts for Need,
-// and cannot.
-func (w *Watch) Others(ctx context.Context, caller string, now time.Time) (others []string, err error) {
+// Others are those but one who can act now: who lost that a moment ago counts for Need, and
+// cannot.
+func (w *Watch) Others(ctx context.Context, but string, now time.Time) (others []string, err error) {
 	able, err := w.store.Able(ctx, now, 0)
-	return slices.DeleteFunc(able, func(name string) bool { return name == caller }), err
+	return slices.DeleteFunc(able, func(name string) bool { return name == but }), err
 }
 
 // Need returns nil if the caller may do now what kind and subject (record.Approval) say:

@@ -188,6 +188,12 @@ func (c *Call) Page() (p record.Page, filter string, err error) {
 	return p, filter, nil
 }
 
+// Within reports whether seconds that a caller wrote are a time between two others. It
+// compares whole seconds, so that no multiplication can overflow first.
+func Within(seconds int64, least, most time.Duration) bool {
+	return seconds >= int64(least/time.Second) && seconds <= int64(most/time.Second)
+}
+
 // noteRefusal writes down that a change was refused. What operators may not read is
 // not recorded, nor what failed: that is the log's.
 func (d *door) noteRefusal(c *Call, err error) {

@@ -86,7 +86,7 @@ func (s *Service) check(in issuers.NewRevocation) (reason int, err error) {
 	switch {
 	case err != nil:
 		return 0, gate.Invalid("", "%v", err)
-	case in.Within != 0 && (!in.Reissue || in.Within < int64(renewal.MinWithin/time.Second) || in.Within > int64(renewal.MaxWithin/time.Second)):
+	case in.Within != 0 && (!in.Reissue || !gate.Within(in.Within, renewal.MinWithin, renewal.MaxWithin)):
 		return 0, gate.Invalid("write 6h or 2d", "the time within which devices are issued to anew is 1 second to 90 days")
 	case len(in.BreakGlass) > view.MaxWhy:
 		return 0, gate.Invalid("", "the reason of a break-glass: at most %d bytes", view.MaxWhy)

@@ -10,15 +10,9 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
-)
-
-// States of a relying party.
-const (
-	stateActive   = "active"
-	stateInvited  = "invited"
-	stateDisabled = "disabled"
 )
 
 func (s *Service) list(ctx context.Context, _ *gate.Call) (any, error) {
@@ -39,12 +33,9 @@ func (s *Service) list(ctx context.Context, _ *gate.Call) (any, error) {
 const silent = 5 * time.Minute
 
 func show(p record.RelyingParty, newest int64, now time.Time) wire.RelyingParty {
-	out := wire.RelyingParty{Name: p.Name, State: stateActive, Created: p.Created, Disabled: p.Disabled}
-	switch {
-	case !p.Disabled.IsZero():
-		out.State = stateDisabled
-	case p.Invitation != "" && p.Accepted == [32]byte{}:
-		out.State, out.InvitedUntil = stateInvited, p.InvitedUntil
+	out := wire.RelyingParty{Name: p.Name, State: view.Standing(p.Disabled, p.Invitation, p.Accepted), Created: p.Created, Disabled: p.Disabled}
+	if out.State == view.Invited {
+		out.InvitedUntil = p.InvitedUntil
 	}
 	if p.Reported.IsZero() {
 		return out
@@ -55,7 +46,7 @@ func show(p record.RelyingParty, newest int64, now time.Time) wire.RelyingParty 
 	for _, f := range p.Failing {
 		out.Failing = append(out.Failing, wire.RelayFailure(f))
 	}
-	if age := now.Sub(p.Reported); age > silent && out.State == stateActive {
+	if age := now.Sub(p.Reported); age > silent && out.State == view.Active {
 		out.Problem = strings.TrimSuffix(fmt.Sprintf("nothing was heard of it for %v; %s", age.Truncate(time.Minute), p.Problem), "; ")
 	}
 	if p.Formats != "" {
@@ -69,13 +60,13 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
-	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
 	switch {
 	case !partyName.MatchString(in.Name):
 		return nil, gate.Invalid("", "relying party %q: 1 to 32 of a-z, 0-9 and . _ -, beginning with a letter or digit", in.Name)
-	case in.TTL < 0 || in.TTL > int64(wire.MaxInvitation/time.Second) || ttl < time.Minute:
+	case in.TTL != 0 && !gate.Within(in.TTL, time.Minute, wire.MaxInvitation):
 		return nil, gate.Invalid("", "an invitation is valid for 1 minute to 7 days")
 	}
+	ttl := cmp.Or(time.Duration(in.TTL)*time.Second, wire.DefaultInvite)
 	p := record.RelyingParty{Name: in.Name, Created: c.Now, Invitation: s.Permissions.NewID(), InvitedUntil: c.Now.Add(ttl)}
 	e := c.Event("relying-party.invited", p.Name)
 	e.Detail["until"] = p.InvitedUntil.UTC().Format(time.RFC3339)

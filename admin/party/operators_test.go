@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -22,19 +23,19 @@ func TestShow(t *testing.T) {
 		state, problem string
 		behind         int64
 	}{
-		"invited":             {record.RelyingParty{Name: "broker-1", Invitation: "x", InvitedUntil: now}, stateInvited, "", 0},
-		"up to date":          {reported(time.Minute, 9, ""), stateActive, "", 0},
-		"behind":              {reported(time.Minute, 7, "the reload failed"), stateActive, "the reload failed", 2},
-		"nothing yet":         {reported(time.Minute, -1, ""), stateActive, "", 9},
-		"silent":              {reported(7*time.Minute, 9, ""), stateActive, "nothing was heard of it for 7m0s", 0},
-		"silent after a fall": {reported(7*time.Minute, 9, "the disk is full"), stateActive, "nothing was heard of it for 7m0s; the disk is full", 0},
-		"disabled":            {barred, stateDisabled, "", 2},
+		"invited":             {record.RelyingParty{Name: "broker-1", Invitation: "x", InvitedUntil: now}, view.Invited, "", 0},
+		"up to date":          {reported(time.Minute, 9, ""), view.Active, "", 0},
+		"behind":              {reported(time.Minute, 7, "the reload failed"), view.Active, "the reload failed", 2},
+		"nothing yet":         {reported(time.Minute, -1, ""), view.Active, "", 9},
+		"silent":              {reported(7*time.Minute, 9, ""), view.Active, "nothing was heard of it for 7m0s", 0},
+		"silent after a fall": {reported(7*time.Minute, 9, "the disk is full"), view.Active, "nothing was heard of it for 7m0s; the disk is full", 0},
+		"disabled":            {barred, view.Disabled, "", 2},
 	} {
 		got := show(c.party, 9, now)
 		if got.State != c.state || got.Problem != c.problem || got.Behind != c.behind {
 			t.Errorf("%s: %+v", name, got)
 		}
-		if c.state != stateInvited && strings.Join(got.Formats, " ") != "crl each" {
+		if c.state != view.Invited && strings.Join(got.Formats, " ") != "crl each" {
 			t.Errorf("%s: formats %q", name, got.Formats)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -34,6 +35,24 @@ func Device(d record.Device) wire.Device {
 		out.TPM.EKs = append(out.TPM.EKs, wire.EK{Fingerprint: hex.EncodeToString(ek.Fingerprint[:]), Name: hex.EncodeToString(ek.Name), Issuer: ek.Issuer})
 	}
 	return out
+}
+
+// States of operators and relying parties.
+const (
+	Active   = "active"
+	Invited  = "invited"
+	Disabled = "disabled"
+)
+
+// Standing is the state of an operator or relying party with those fields.
+func Standing(disabled time.Time, invitation string, accepted [32]byte) string {
+	switch {
+	case !disabled.IsZero():
+		return Disabled
+	case invitation != "" && accepted == [32]byte{}:
+		return Invited
+	}
+	return Active
 }
 
 // Event shows a line of audit.

@@ -93,7 +93,7 @@ var rows = []row{
 		"acts on many devices are recorded here and done elsewhere (admin/job), so that a crash loses nothing"},
 	{"admin/credential", "admin/gate ca/profile record wire",
 		"operators and relays are recognised by the same lines, pinned to different profiles"},
-	{"admin/party", "admin/gate admin/credential ca/profile record wire",
+	{"admin/party", "admin/gate admin/credential admin/view ca/profile record wire",
 		"relays speak on the machines' listener; what they may do is seen in one place, and it reaches no key"},
 	{"admin/renewal", "admin/gate admin/selection record wire wire/jobs wire/renewal",
 		"a plan is a job that devices carry out; what tells them is the pipeline"},
