@@ -185,14 +185,20 @@ func (p *Proxy) carry(ctx context.Context, t Tunnel, g gate, local stream, log *
 		return
 	}
 	defer far.Close()
-	begun := time.Now()
 	p.trace("%s: %s connected to %s, %s", t.Listen, who, t.To, tls.VersionName(far.ConnectionState().Version))
+	p.stand(ctx, local, far, who, t.To, log)
+}
+
+// stand joins the two ends of who's connection until one has ended, or ctx; distant names the
+// far one.
+func (p *Proxy) stand(ctx context.Context, local stream, far *tls.Conn, who, distant string, log *journal) {
+	begun := time.Now()
 	stop := context.AfterFunc(ctx, func() { cut(local); cut(far) })
 	sent, received, err := join(local, far)
 	if stop() && err != nil {
-		log.problem("%s: %v", t.To, err)
+		log.problem("%s: %v", distant, err)
 	}
-	p.trace("%s: %s ended after %v, %d bytes sent, %d received", t.Listen, who, time.Since(begun).Round(time.Millisecond), sent, received)
+	p.trace("%s: %s ended after %v, %d bytes sent, %d received", log.name, who, time.Since(begun).Round(time.Millisecond), sent, received)
 }
 
 func (p *Proxy) trace(format string, args ...any) {

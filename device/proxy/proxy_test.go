@@ -499,7 +499,7 @@ func TestListen(t *testing.T) {
 	for _, bad := range []proxy.Tunnel{
 		{Listen: "unix:" + dir + "/file"}, {Listen: "unix:" + dir + "/live"}, {Listen: "unix:" + dir + "/missing/s"},
 		{Listen: "unix:relative"}, {Listen: "unix:/" + strings.Repeat("x", 200)}, {Listen: "unix:"},
-		{Listen: "0.0.0.0:0"}, {Listen: "192.0.2.1:1883"}, {Listen: ":1883"}, {Listen: "1883"}, {Listen: ""},
+		{Listen: "0.0.0.0:0"}, {Listen: "192.0.2.1:1883"}, {Listen: ":1883"}, {Listen: "1883"}, {Listen: "127.0.0.1:"}, {Listen: ""},
 		{Listen: "127.0.0.1:0", Access: proxy.Access{Users: []string{"root"}}},
 		{Listen: "unix:" + dir + "/s", Access: proxy.Access{Users: []string{"no-such-user"}}},
 		{Listen: "unix:" + dir + "/s", Access: proxy.Access{Groups: []string{"no-such-group"}}},

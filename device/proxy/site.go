@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/device"
@@ -61,20 +60,11 @@ func (s Site) Check() error {
 
 // program reads where the local program is. What is decrypted here stays on the device.
 func (s Site) program() (network, address string, err error) {
-	if path, ok := strings.CutPrefix(s.To, "unix:"); ok {
-		if !strings.HasPrefix(path, "/") || len(path) > maxPath {
-			return "", "", fmt.Errorf("the path of a socket is absolute and has at most %d bytes", maxPath)
-		}
-		return "unix", path, nil
+	network, address, err = onDevice(s.To)
+	if err == nil && network == "" {
+		err = fmt.Errorf("%q is not the address of a program on this device: 127.0.0.1:PORT or unix:PATH", s.To)
 	}
-	host, port, err := net.SplitHostPort(s.To)
-	if host == "localhost" {
-		host = "127.0.0.1"
-	}
-	if ip := net.ParseIP(host); err != nil || port == "" || ip == nil || !ip.IsLoopback() {
-		return "", "", fmt.Errorf("%q is not the address of a program on this device: 127.0.0.1:PORT or unix:PATH", s.To)
-	}
-	return "tcp", net.JoinHostPort(host, port), nil
+	return network, address, err
 }
 
 // openSite opens a site's port, if there is a certificate to serve it with.
@@ -117,14 +107,8 @@ func (p *Proxy) admit(ctx context.Context, s Site, config *tls.Config, raw net.C
 	}
 	defer local.Close()
 	who := far.ConnectionState().PeerCertificates[0].Subject.String()
-	begun := time.Now()
 	p.trace("%s: %s from %s", s.Listen, who, raw.RemoteAddr())
-	stop := context.AfterFunc(ctx, func() { cut(local); cut(far) })
-	sent, received, err := join(local.(stream), far)
-	if stop() && err != nil {
-		log.problem("%s: %v", host(raw), err)
-	}
-	p.trace("%s: %s ended after %v, %d bytes sent, %d received", s.Listen, who, time.Since(begun).Round(time.Millisecond), sent, received)
+	p.stand(ctx, local.(stream), far, who, host(raw), log)
 }
 
 // host is who has connected, without the port, which differs each time.

@@ -31,24 +31,32 @@ const maxPath = 107
 // address reads where a tunnel listens. TCP is for loopback addresses alone: what
 // listens elsewhere would lend the identity to the network.
 func (t Tunnel) address() (network, address string, err error) {
-	if path, ok := strings.CutPrefix(t.Listen, "unix:"); ok {
+	network, address, err = onDevice(t.Listen)
+	switch {
+	case err != nil:
+	case network == "":
+		err = errors.New("a socket that others on the network reach would lend them the device's identity: listen on unix:PATH, 127.0.0.1:PORT or [::1]:PORT")
+	case network == "tcp" && len(t.Users)+len(t.Groups) > 0:
+		err = errors.New("only a unix socket can tell users and groups apart: listen on unix:PATH")
+	}
+	return network, address, err
+}
+
+// onDevice reads unix:PATH, or a loopback address and a port; the network is empty if the text
+// is neither.
+func onDevice(text string) (network, address string, err error) {
+	if path, ok := strings.CutPrefix(text, "unix:"); ok {
 		if !strings.HasPrefix(path, "/") || len(path) > maxPath {
 			return "", "", fmt.Errorf("the path of a socket is absolute and has at most %d bytes", maxPath)
 		}
 		return "unix", path, nil
 	}
-	host, port, err := net.SplitHostPort(t.Listen)
-	if err != nil {
-		return "", "", errors.New("listen on unix:PATH or 127.0.0.1:PORT")
-	}
+	host, port, err := net.SplitHostPort(text)
 	if host == "localhost" {
 		host = "127.0.0.1"
 	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return "", "", errors.New("a socket that others on the network reach would lend them the device's identity: listen on 127.0.0.1, [::1] or unix:PATH")
-	}
-	if len(t.Users)+len(t.Groups) > 0 {
-		return "", "", errors.New("only a unix socket can tell users and groups apart: listen on unix:PATH")
+	if ip := net.ParseIP(host); err != nil || port == "" || ip == nil || !ip.IsLoopback() {
+		return "", "", nil
 	}
 	return "tcp", net.JoinHostPort(host, port), nil
 }
