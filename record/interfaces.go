@@ -257,9 +257,8 @@ type Operators interface {
 	Operator(ctx context.Context, name string) (Operator, error)
 	Operators(ctx context.Context) ([]Operator, error)
 	// Able lists the operators who could act at that time: not disabled, and with a
-	// certificate that is good and has not expired. Whoever could until less than lost before,
-	// and was disabled or lost the certificate by a revocation, is among them too. Who never had
-	// a certificate is not.
+	// certificate that is good and has not expired. It lists as well those who were disabled,
+	// or whose certificate was revoked, less than lost before that time.
 	Able(ctx context.Context, at time.Time, lost time.Duration) ([]string, error)
 }
 

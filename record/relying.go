@@ -73,11 +73,12 @@ type RelyingParties interface {
 	// read. ErrNotFound if there is none of that name, ErrConflict if it is disabled. A Failure
 	// of a device that is not recorded means nothing to TakenUp.
 	Report(ctx context.Context, name string, r Enforcement) error
-	// TakenUp lists, for each relying party that is neither disabled nor without a report,
-	// when it first reported to enforce a change, ordered by name. While it reports that it
-	// fails, up to that change, for a device that the job has done with, it does not, and
-	// afterwards it does since that ended. Of each the last thousand steps and failures are kept: a change before
-	// them counts as taken up at the oldest.
+	// TakenUp says since when each relying party enforces a change of a job, by its reports,
+	// ordered by name; those that are disabled or never reported are left out. As long as a
+	// relying party reports a Failure, of that change or one before, for a device that the job
+	// has done with, it does not enforce it, and does so from the end of the Failure on. Of each, the
+	// last thousand steps and failures are kept: what is older counts as enforced since the
+	// oldest of them.
 	TakenUp(ctx context.Context, number int64, job string) ([]Taken, error)
 	RelyingParty(ctx context.Context, name string) (RelyingParty, error)
 	RelyingParties(ctx context.Context) ([]RelyingParty, error)

@@ -75,8 +75,7 @@ func (r role) join(ctx context.Context, invitation, dir string) (name, settings 
 }
 
 // renewIfDue renews past two thirds of the certificate's life, or when another CA is in
-// the place of the one that issued it. The present one is
-// still good for a third, so a failure is only told.
+// the place of the one that issued it. A failure is only told: the present one is still good.
 func (c *Client) renewIfDue(ctx context.Context) {
 	leaf := c.current().Leaf
 	life := leaf.NotAfter.Sub(leaf.NotBefore)

@@ -64,10 +64,10 @@ func (w *Watch) Others(ctx context.Context, but string, now time.Time) (others [
 	return slices.DeleteFunc(able, func(name string) bool { return name == but }), err
 }
 
-// Need returns nil if the caller may do now what kind and subject (record.Approval) say:
-// alone, or with another's consent, which is used up when act is written, the event of what
-// is done. Otherwise it asks for consent and returns the refusal that says so. To people the
-// subject is known as name.
+// Need returns nil if the caller may do now what kind and subject (record.Approval) say: alone,
+// or with another operator's approval, which is spent when act is written, the event of what is
+// done. Otherwise it asks for approval and returns the refusal that says so, in which the
+// subject is called name.
 func (w *Watch) Need(ctx context.Context, c *gate.Call, act *record.Event, kind, subject, name string) error {
 	able, err := w.store.Able(ctx, c.Now, record.AbleAfterDisabling)
 	if err != nil || Alone(able, c.Caller.Name) {

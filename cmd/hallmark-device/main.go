@@ -30,7 +30,7 @@ func buildTime() time.Time {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // the second time it is ended, whatever it waits for
+	context.AfterFunc(ctx, stop) // so that a second signal ends it at once
 	err := command().ExecuteContext(ctx)
 	if err == nil {
 		return

@@ -26,7 +26,7 @@ var version = "unknown"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // the second time it is ended, whatever it waits for
+	context.AfterFunc(ctx, stop) // so that a second signal ends it at once
 	err := root().ExecuteContext(ctx)
 	stop()
 	os.Exit(terminal.Report(err))

@@ -3,8 +3,8 @@ package origin
 
 import "net/netip"
 
-// Of is the host behind an address with a port; of IPv6 the network, which one host has to
-// itself (RFC 6177). It is the zero Prefix for what is no such address.
+// Of is the host in ADDRESS:PORT; of IPv6 it is the /64, which one host has to itself
+// (RFC 6177). What is no such text gives the zero Prefix.
 func Of(remote string) netip.Prefix {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {

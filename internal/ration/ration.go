@@ -1,5 +1,6 @@
-// Package ration lets so many a minute of each through and counts the others: neither
-// strangers nor one who is known may fill the record (design decision 19).
+// Package ration lets each caller through so many times a minute, and counts how often callers
+// were turned away: neither strangers nor one who is known may fill the record (design
+// decision 19).
 package ration
 
 import (
@@ -7,8 +8,9 @@ import (
 	"time"
 )
 
-// Ration is what each has of a minute, which begins with the first who comes after the
-// last minute's end. It remembers nobody for longer. The zero value is ready for use.
+// Ration counts what each caller has had of the present minute, which begins with the first who
+// comes after the end of the one before, and remembers nobody for longer. The zero value is
+// ready for use.
 type Ration struct {
 	mu      sync.Mutex
 	begun   time.Time
@@ -16,8 +18,8 @@ type Ration struct {
 	dropped int
 }
 
-// Take reports whether one more of whoever it is may pass at now, at the most limit in a
-// minute, and how many of all were turned away since the last that passed.
+// Take reports whether who may pass at now, as one of at most limit times in a minute; and, if
+// so, how often anybody was turned away since somebody last passed.
 func (r *Ration) Take(who string, limit int, now time.Time) (dropped int, pass bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

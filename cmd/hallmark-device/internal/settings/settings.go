@@ -212,7 +212,7 @@ func (f Found) Guarded(name string) error {
 	return nil
 }
 
-// find takes the first that says something.
+// find takes the value of the flag, else of the environment, else of the file, else the default.
 func (s Setting) find(flag *pflag.Flag, getenv func(string) string, file file) (Value, error) {
 	v := Value{s.Name, s.Default, "default"}
 	if line, ok := file.values[s.Name]; ok {
@@ -235,7 +235,7 @@ func (s Setting) find(flag *pflag.Flag, getenv func(string) string, file file) (
 	return v, nil
 }
 
-// open reads the file that flag, environment or custom name.
+// open reads the file that the flag or the environment names, else DefaultFile if it is there.
 func open(c *cobra.Command, getenv func(string) string) (file, error) {
 	path, needed := getenv(fileEnv), true
 	if f := c.Flags().Lookup(fileFlag); f != nil && f.Changed {

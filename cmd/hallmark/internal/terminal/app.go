@@ -50,7 +50,7 @@ func (a *App) Settings() (path string, err error) {
 	return filepath.Join(base, "hallmark", client.SettingsFile), nil
 }
 
-// Open is a client for a command that only looks. Who looks at a terminal sees where.
+// Open is a client for a command that changes nothing. On a terminal it says whom it asks.
 func (a *App) Open(c *cobra.Command) (*client.Client, error) {
 	cl, err := a.load(c)
 	if err == nil && Interactive(c.ErrOrStderr()) {
@@ -212,7 +212,7 @@ func ListFlags(c *cobra.Command) (asJSON *bool, limit *int) {
 	return JSONFlag(c), c.Flags().Int("limit", 0, "print at most this many rows (default all)")
 }
 
-// When is a time for a table, in the local zone; "-" if it has not come.
+// When writes a time for a table, in the local zone; "-" for none.
 func When(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -220,7 +220,7 @@ func When(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04")
 }
 
-// Exactly is a time for one who wants to know; empty if it has not come.
+// Exactly writes a time to the second, in the local zone; empty for none.
 func Exactly(t time.Time) string {
 	switch {
 	case t.IsZero():

@@ -46,7 +46,7 @@ const (
 // handlers are what the listeners serve.
 type handlers struct{ devices, operators, status, metrics http.Handler }
 
-// listener is one public of the server (design decision 18).
+// listener serves one audience of the server, apart from the others (design decision 18).
 type listener struct {
 	name, address string
 	handler       http.Handler

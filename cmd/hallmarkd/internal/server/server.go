@@ -60,7 +60,7 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 // small, 4 MiB, so at Go's own pace a tenth of the processor goes into collecting it
 // (docs/performance.md). GOGC and GOMEMLIMIT, if set, decide instead.
 func collectSeldom() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" && ballast == nil { // what was freed once would be touched
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" && ballast == nil { // one for each process: memory that the heap uses again is zeroed, and so taken
 		ballast = make([]byte, 76<<20)
 	}
 }

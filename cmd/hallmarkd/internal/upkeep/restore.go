@@ -160,7 +160,7 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 	return errors.Join(store.Note(ctx, e), store.Verify(ctx))
 }
 
-// closeSecrets gives keys and the secret to their owner alone: a server of before may have
+// closeSecrets gives keys and the secret to their owner alone: an older server may have
 // run with one that others could read, and nobody can mend that inside a backup.
 func closeSecrets(path string) error {
 	c, err := config.Load(path)
