@@ -134,37 +134,20 @@ func (t *socket) end(f *file) error {
 }
 
 func (t *socket) set(name, value string) (err error) {
-	switch name {
-	case "alpn":
-		t.ALPN = append(t.ALPN, value)
-		return nil
-	case "user":
-		t.Users = append(t.Users, value)
-		return nil
-	case "group":
-		t.Groups = append(t.Groups, value)
+	lists := map[string]*[]string{"alpn": &t.ALPN, "user": &t.Users, "group": &t.Groups}
+	if list := lists[name]; list != nil {
+		*list = append(*list, value)
 		return nil
 	}
 	if t.seen[name] {
 		return fmt.Errorf("%s is set already", name)
 	}
 	t.seen[name] = true
-	switch name {
-	case "listen":
-		t.Listen = value
-	case "serve":
-		t.serve = value
-	case "fail":
-		t.fail = value
-	case "clients":
-		t.clients = value
-	case "to":
-		t.To = value
-	case "name":
-		t.Name = value
-	case "roots":
-		t.Roots = value
-	case "limit":
+	texts := map[string]*string{"listen": &t.Listen, "serve": &t.serve, "to": &t.To, "name": &t.Name, "roots": &t.Roots, "clients": &t.clients, "fail": &t.fail}
+	switch text := texts[name]; {
+	case text != nil:
+		*text = value
+	case name == "limit":
 		if t.Limit, err = strconv.Atoi(value); err != nil {
 			return fmt.Errorf("%q is no number", value)
 		}
