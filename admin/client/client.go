@@ -34,7 +34,7 @@ const timeout = 60 * time.Second
 // Client speaks to one server as one operator. It is safe for concurrent use.
 type Client struct {
 	role     role
-	settings Settings
+	settings settings
 	warn     func(string)
 	http     *http.Client
 	patience time.Duration // with a server that is coming up

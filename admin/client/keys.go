@@ -82,13 +82,13 @@ func (c *Client) renewIfDue(ctx context.Context) {
 	if time.Now().Before(leaf.NotBefore.Add(life/3*2)) && !c.succeeded() {
 		return
 	}
-	if err := c.Renew(ctx); err != nil {
+	if err := c.renew(ctx); err != nil {
 		c.warn(fmt.Sprintf("your certificate ends on %s and could not be renewed: %v", leaf.NotAfter.Format(time.DateOnly), err))
 	}
 }
 
-// Renew fetches a certificate for a new key and replaces the identity file by both.
-func (c *Client) Renew(ctx context.Context) error {
+// renew fetches a certificate for a new key and replaces the identity file by both.
+func (c *Client) renew(ctx context.Context) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err

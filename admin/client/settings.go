@@ -30,8 +30,8 @@ const (
 // maxFile bounds each file that is read.
 const maxFile = 1 << 20
 
-// Settings is an operator's hallmark.yaml. Paths are relative to the file.
-type Settings struct {
+// settings is an operator's hallmark.yaml. Paths are relative to the file.
+type settings struct {
 	// Server is the https URL of the operators' listener.
 	Server string `yaml:"server"`
 	// Roots is a PEM file of the infrastructure roots: no other CA may vouch for the server.
@@ -47,7 +47,7 @@ func Write(dir, server string, trust wire.Bundle, key *ecdsa.PrivateKey, chain [
 	if err := makeFolder(dir); err != nil {
 		return "", err
 	}
-	settings, err := yaml.Marshal(Settings{Server: server, Roots: rootsFile, Identity: identityFile})
+	settings, err := yaml.Marshal(settings{Server: server, Roots: rootsFile, Identity: identityFile})
 	if err != nil {
 		return "", err
 	}
@@ -76,28 +76,28 @@ func makeFolder(dir string) error {
 }
 
 // readSettings reads hallmark.yaml, or the one in a folder, and makes its paths absolute.
-func readSettings(path string) (Settings, error) {
+func readSettings(path string) (settings, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, SettingsFile)
 	}
 	text, err := readFile(path)
 	if err != nil {
-		return Settings{}, fmt.Errorf("settings: %w", err)
+		return settings{}, fmt.Errorf("settings: %w", err)
 	}
-	var s Settings
+	var s settings
 	if err := yaml.UnmarshalWithOptions(text, &s, yaml.Strict()); err != nil {
 		beside := filepath.Join(filepath.Dir(path), "operator", SettingsFile)
 		if _, missing := os.Stat(beside); missing == nil {
-			return Settings{}, fmt.Errorf("settings: %s is the server's configuration: the first operator's settings are %s", path, beside)
+			return settings{}, fmt.Errorf("settings: %s is the server's configuration: the first operator's settings are %s", path, beside)
 		}
-		return Settings{}, fmt.Errorf("settings %s: %w", path, err)
+		return settings{}, fmt.Errorf("settings %s: %w", path, err)
 	}
 	if _, err := wire.ServerURL(s.Server); err != nil {
-		return Settings{}, fmt.Errorf("settings %s: server: %w", path, err)
+		return settings{}, fmt.Errorf("settings %s: server: %w", path, err)
 	}
 	for name, file := range map[string]*string{"roots": &s.Roots, "identity": &s.Identity} {
 		if *file == "" {
-			return Settings{}, fmt.Errorf("settings %s: %s is missing: it names a PEM file", path, name)
+			return settings{}, fmt.Errorf("settings %s: %s is missing: it names a PEM file", path, name)
 		}
 		if !filepath.IsAbs(*file) {
 			*file = filepath.Join(filepath.Dir(path), *file)
