@@ -9,16 +9,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"os"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/config"
-	"github.com/hallmark-pki/hallmark/internal/origin"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -81,124 +77,6 @@ func (h *house) tlsConfig() *tls.Config {
 			return h.own.get(hello.Context(), time.Now())
 		},
 	}
-}
-
-// Doors are the sockets of a server, and the locks of its installation. They stay between one
-// Run and the next: who knocks meanwhile waits, and is not turned away; who looks for the
-// server ([Reload]) finds it. The zero value has none open yet.
-type Doors struct {
-	open   map[string]*net.TCPListener
-	locks  map[string]func() // by path; they unlock
-	served bool
-}
-
-// Served reports whether the last Run came as far as to serve.
-func (d *Doors) Served() bool { return d.served }
-
-// lock takes the locks at some paths, and gives up what it held besides.
-func (d *Doors) lock(paths ...string) error {
-	held := map[string]func(){}
-	for _, path := range paths {
-		unlock := d.locks[path]
-		if unlock == nil {
-			var err error
-			if unlock, err = lock(path); err != nil {
-				for path, fresh := range held {
-					if d.locks[path] == nil {
-						fresh()
-					}
-				}
-				return err
-			}
-		}
-		held[path] = unlock
-	}
-	for path, unlock := range d.locks {
-		if held[path] == nil {
-			unlock()
-		}
-	}
-	d.locks = held
-	return nil
-}
-
-// door is one that a server closes behind itself without giving up the address.
-type door struct{ *net.TCPListener }
-
-func (d door) Close() error { return d.SetDeadline(time.Unix(1, 0)) }
-
-// listening opens sockets whose connections end when the other end has acknowledged nothing
-// for unacknowledged: of one that vanished the kernel would otherwise keep what it was
-// sent for a quarter of an hour, and a relay that lost its network comes again and again.
-var listening = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
-	const userTimeout = 18 // TCP_USER_TIMEOUT (RFC 5482), tcp(7), in milliseconds
-	if failed := c.Control(func(fd uintptr) {
-		err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, userTimeout, int(unacknowledged/time.Millisecond))
-	}); failed != nil {
-		return failed
-	}
-	return err
-}}
-
-// openAll opens what listeners need, before the first request: a port that is taken is an
-// error, not half a server. What none of them needs is closed.
-func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listener, err error) {
-	needed := map[string]*net.TCPListener{}
-	for _, l := range all {
-		socket := d.open[l.address]
-		if socket == nil {
-			opened, err := listening.Listen(context.Background(), "tcp", l.address)
-			if err != nil {
-				for address, fresh := range needed {
-					if d.open[address] == nil {
-						fresh.Close()
-					}
-				}
-				return nil, installation.Hint(fmt.Errorf("listener for %s: %w", l.name, err), "stop what listens there (ss -ltnp shows it), or change listen.%s in %s", l.name, c.File)
-			}
-			socket = opened.(*net.TCPListener)
-		}
-		needed[l.address] = socket
-		if err := socket.SetDeadline(time.Time{}); err != nil {
-			return nil, err
-		}
-		sockets = append(sockets, door{socket})
-	}
-	for address, socket := range d.open {
-		if needed[address] == nil {
-			socket.Close()
-		}
-	}
-	d.open = needed
-	return sockets, nil
-}
-
-// Close gives up the addresses and the locks.
-func (d *Doors) Close() {
-	for _, socket := range d.open {
-		socket.Close()
-	}
-	d.open = nil
-	d.lock() // fails for none
-}
-
-// crowd has a place for each handshake that goes on. When a fleet comes at once, the
-// others wait in the order in which they came: a thousand that share the processor would all
-// be late, and leave nothing for the requests of those before them.
-type crowd chan struct{}
-
-// enter takes a place until the handshake ends, whose context ctx is, or has taken its time:
-// a slow device keeps nobody waiting.
-func (c crowd) enter(ctx context.Context) error {
-	select {
-	case c <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	leave := sync.OnceFunc(func() { <-c })
-	time.AfterFunc(handshakePlace, leave)
-	context.AfterFunc(ctx, leave)
-	return nil
 }
 
 // run serves until ctx ends or a listener fails, then shuts down in order.
@@ -292,21 +170,6 @@ func (f *fresh) settle(closed []*limit) {
 	}
 }
 
-// places is how many connections each of so many listeners may have where the process may
-// open that many files: a flood on one must leave some to the others and to the record.
-func places(listeners int, files uint64) int {
-	return max(hostShare, int(min(maxConnections, (max(files, ownFiles)-ownFiles)/uint64(listeners))))
-}
-
-// openFiles is how many files the process may open.
-func openFiles() uint64 {
-	var r syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
-		return 1024
-	}
-	return r.Cur // Go has raised it as far as it may
-}
-
 func serveOn(s *http.Server, limited *limit, l listener) error {
 	err := error(nil)
 	if l.tls != nil {
@@ -377,78 +240,4 @@ func guard(l listener, log *slog.Logger) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, l.maxBody)
 		l.handler.ServeHTTP(w, r.WithContext(ctx))
 	})
-}
-
-// limit holds back connections beyond the number of places: the kernel's queue keeps
-// them waiting, and memory stays bounded. Whoever has more than its share is hung up on.
-type limit struct {
-	net.Listener
-	places  chan struct{}
-	perHost int
-	mu      sync.Mutex
-	hosts   map[netip.Prefix]int
-	refuse  func()        // closes refused
-	refused chan struct{} // closed when the socket gives no more, and all that it gave are being served
-	close   func()        // closes closing
-	closing chan struct{} // closed when nothing more is wanted of the socket
-}
-
-func newLimit(socket net.Listener, places int) *limit {
-	l := &limit{Listener: socket, places: make(chan struct{}, places), perHost: places / hostShare, hosts: map[netip.Prefix]int{}, refused: make(chan struct{}), closing: make(chan struct{})}
-	l.refuse = sync.OnceFunc(func() { close(l.refused) })
-	l.close = sync.OnceFunc(func() { close(l.closing) })
-	return l
-}
-
-// Close ends Accept, also where no place is free.
-func (l *limit) Close() error {
-	l.close()
-	return l.Listener.Close()
-}
-
-func (l *limit) Accept() (net.Conn, error) {
-	for {
-		select {
-		case l.places <- struct{}{}:
-		case <-l.closing:
-			l.refuse()
-			return nil, net.ErrClosed
-		}
-		c, err := l.Listener.Accept()
-		if err != nil {
-			<-l.places
-			if errors.Is(err, os.ErrDeadlineExceeded) { // door.Close
-				l.refuse()
-			}
-			return nil, err
-		}
-		host := origin.Of(c.RemoteAddr().String())
-		if l.count(host, 1) <= l.perHost {
-			return &limited{Conn: c, free: sync.OnceFunc(func() { l.count(host, -1); <-l.places })}, nil
-		}
-		l.count(host, -1)
-		c.Close()
-		<-l.places
-	}
-}
-
-func (l *limit) count(host netip.Prefix, by int) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.hosts[host] += by
-	n := l.hosts[host]
-	if n == 0 {
-		delete(l.hosts, host)
-	}
-	return n
-}
-
-type limited struct {
-	net.Conn
-	free func()
-}
-
-func (c *limited) Close() error {
-	defer c.free()
-	return c.Conn.Close()
 }

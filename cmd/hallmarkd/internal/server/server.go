@@ -5,14 +5,11 @@ package server
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/job"
@@ -222,60 +219,6 @@ func logger(c config.Log) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(os.Stderr, o))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
-}
-
-// lock keeps a second server from the same installation, and from the same record if it has a
-// configuration of its own: it would revoke what the first is about to sign
-// (ca.Authority.Recover). The lock ends with the process.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, installation.Hint(errors.New("another hallmarkd serves this installation"), "stop it first; fuser %s shows which it is", path)
-		}
-		return nil, err
-	}
-	// This is for Reload; the lock itself is the kernel's.
-	if err := writePID(f); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return func() { f.Close() }, nil
-}
-
-const lockFile = "serve.lock"
-
-// writePID writes first and cuts off what is left of an older number then: a server that
-// takes its own place is never nameless.
-func writePID(f *os.File) error {
-	n, err := f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
-	return errors.Join(err, f.Truncate(int64(n)))
-}
-
-// Reload tells the server of an installation's folder, if one runs here, to read it again,
-// and gives its process ID; 0 if none runs.
-func Reload(dir string) (pid int, err error) {
-	f, err := os.Open(filepath.Join(dir, lockFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
-		return 0, nil // nobody holds it
-	} else if !errors.Is(err, syscall.EWOULDBLOCK) {
-		return 0, err
-	}
-	if _, err := fmt.Fscan(f, &pid); err != nil || pid < 2 {
-		return 0, fmt.Errorf("%s does not name the server's process", f.Name())
-	}
-	return pid, syscall.Kill(pid, syscall.SIGHUP)
 }
 
 var _ provisioner.Authority = (*publisher)(nil)
