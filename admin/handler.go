@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/makers"
 )
@@ -81,5 +82,5 @@ func (s *Service) trust(_ context.Context, c *gate.Call) (any, error) {
 
 func (s *Service) whoami(_ context.Context, c *gate.Call) (any, error) {
 	return wire.Whoami{Name: s.Name, Version: s.Version, Operator: c.Caller.Name, Time: c.Now,
-		Certificate: certificateSerial(c.Caller.Certificate), Expires: c.Caller.Certificate.NotAfter}, nil
+		Certificate: profile.SerialText(c.Caller.Certificate.SerialNumber), Expires: c.Caller.Certificate.NotAfter}, nil
 }

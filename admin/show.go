@@ -1,13 +1,11 @@
 package admin
 
 import (
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/view"
-	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -38,8 +36,6 @@ func showOperator(o record.Operator) wire.Operator {
 	}
 	return out
 }
-
-func certificateSerial(c *x509.Certificate) string { return profile.SerialText(c.SerialNumber) }
 
 // certificatePEM is empty for an intent that was never signed.
 func certificatePEM(der []byte) string {

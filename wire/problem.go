@@ -13,7 +13,6 @@ const ProblemType = "application/problem+json"
 type Problem struct {
 	Status int    `json:"status"`
 	Code   string `json:"code"`
-	Title  string `json:"title,omitempty"`
 	Detail string `json:"detail"`
 	Hint   string `json:"hint,omitempty"`
 	// RetryAfter is what a client read in the answer's Retry-After (RFC 9110 §10.2.3): how
