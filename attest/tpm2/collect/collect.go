@@ -164,11 +164,11 @@ func (d *Device) use(id string, load func() (*object, error)) (*object, error) {
 	return o, nil
 }
 
-// room makes at least n slots free.
-func (d *Device) room(n int) error {
-	d.evict(len(d.loaded) + n - slots)
-	if len(d.loaded)+n > slots {
-		return fmt.Errorf("%d slots needed beside %d keys in use: %w", n, len(d.loaded), gotpm.TPMRCObjectMemory)
+// room makes a slot free.
+func (d *Device) room() error {
+	d.evict(len(d.loaded) + 1 - slots)
+	if len(d.loaded) >= slots {
+		return fmt.Errorf("a slot is needed beside %d keys in use: %w", len(d.loaded), gotpm.TPMRCObjectMemory)
 	}
 	return nil
 }
@@ -200,7 +200,7 @@ func (d *Device) flush(h gotpm.TPMHandle) error {
 // the same template as long as the hierarchy's seed lives.
 func (d *Device) primary(id string, hierarchy gotpm.TPMHandle, template gotpm.TPMTPublic) (*object, error) {
 	return d.use(id, func() (*object, error) {
-		if err := d.room(1); err != nil {
+		if err := d.room(); err != nil {
 			return nil, err
 		}
 		r, err := gotpm.CreatePrimary{PrimaryHandle: hierarchy, InPublic: gotpm.New2B(template)}.Execute(d.link)

@@ -156,7 +156,7 @@ func (d *Device) endorsementKey(e *endorsement) (*object, error) {
 		return d.primary("ek", gotpm.TPMRHEndorsement, e.template)
 	}
 	return d.use("ek", func() (*object, error) {
-		if err := d.room(1); err != nil {
+		if err := d.room(); err != nil {
 			return nil, err
 		}
 		r, err := gotpm.ReadPublic{ObjectHandle: e.persistent}.Execute(d.link)

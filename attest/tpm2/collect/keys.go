@@ -64,7 +64,7 @@ func (d *Device) NewLDevID() (*Key, error) {
 		if err != nil {
 			return err
 		}
-		if err := d.room(1); err != nil { // TPM2_Create works in a slot of its own
+		if err := d.room(); err != nil { // TPM2_Create works in a slot of its own
 			return err
 		}
 		r, err := gotpm.Create{ParentHandle: plain(srk), InPublic: gotpm.New2B(tpm2.LDevIDTemplate())}.Execute(d.link)
@@ -105,7 +105,7 @@ func (d *Device) child(f keyFile) (*Key, error) {
 			if err != nil {
 				return nil, err
 			}
-			if err := d.room(1); err != nil {
+			if err := d.room(); err != nil {
 				return nil, err
 			}
 			r, err := gotpm.Load{ParentHandle: plain(srk), InPrivate: private, InPublic: public}.Execute(d.link)
