@@ -130,48 +130,44 @@ type gate struct {
 	users, groups []int // beside root and ourselves
 }
 
-func (a Access) gate() (gate, error) {
-	g := gate{unix: true}
-	for _, name := range a.Users {
-		id, err := number(name, func() (string, error) {
-			u, err := user.Lookup(name)
-			if err != nil {
-				return "", err
-			}
-			return u.Uid, nil
-		})
+func (a Access) gate() (g gate, err error) {
+	g.unix = true
+	g.users, err = numbers("user", a.Users, func(name string) (string, error) {
+		u, err := user.Lookup(name)
 		if err != nil {
-			return g, fmt.Errorf("user %q: %w", name, err)
+			return "", err
 		}
-		g.users = append(g.users, id)
+		return u.Uid, nil
+	})
+	if err != nil {
+		return g, err
 	}
-	for _, name := range a.Groups {
-		id, err := number(name, func() (string, error) {
-			u, err := user.LookupGroup(name)
-			if err != nil {
-				return "", err
-			}
-			return u.Gid, nil
-		})
+	g.groups, err = numbers("group", a.Groups, func(name string) (string, error) {
+		u, err := user.LookupGroup(name)
 		if err != nil {
-			return g, fmt.Errorf("group %q: %w", name, err)
+			return "", err
 		}
-		g.groups = append(g.groups, id)
-	}
-	return g, nil
+		return u.Gid, nil
+	})
+	return g, err
 }
 
-// number is name if it is one, or else what it stands for.
-func number(name string, lookup func() (string, error)) (int, error) {
-	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
-		return int(id), nil
+// numbers are what the names of users or groups stand for; a name may be a number itself.
+func numbers(noun string, names []string, lookup func(name string) (string, error)) (ids []int, err error) {
+	for _, name := range names {
+		id, err := strconv.ParseUint(name, 10, 31)
+		if err != nil {
+			var text string
+			if text, err = lookup(name); err == nil {
+				id, err = strconv.ParseUint(text, 10, 31)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s %q: %w", noun, name, err)
+		}
+		ids = append(ids, int(id))
 	}
-	text, err := lookup()
-	if err != nil {
-		return 0, err
-	}
-	id, err := strconv.ParseUint(text, 10, 31)
-	return int(id), err
+	return ids, nil
 }
 
 // hand gives the socket's file to those who may use it, as narrowly as owner, group and
