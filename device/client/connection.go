@@ -189,39 +189,7 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 	}
 	conn := &connection{server: server, authority: u.Host, host: u.Hostname(), address: addressOf(u)}
 	signer := new(Witness)
-	config := &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		// Every server of TLS 1.3 has it (RFC 8446 §9.1), and nothing that is said here is
-		// still a secret when it could be broken (docs/decisions/0008).
-		CurvePreferences: []tls.CurveID{tls.CurveP256},
-		ServerName:       u.Hostname(),
-		// Verification is VerifyConnection's: the time to verify at is not the clock's.
-		InsecureSkipVerify: true,
-		VerifyConnection: func(s tls.ConnectionState) error {
-			conn.limited = true
-			if !verify {
-				return nil // whoever it is, only signed bundles are believed
-			}
-			limited, err := c.judge(s.PeerCertificates, u.Hostname())
-			if err != nil {
-				return &TrustError{Server: server, Code: ChainCode(err), Err: err}
-			}
-			conn.limited = limited
-			return nil
-		},
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if id == nil || conn.limited {
-				return new(tls.Certificate), nil
-			}
-			key, ok := id.PrivateKey.(crypto.Signer)
-			if !ok {
-				return nil, errors.New("the key cannot sign")
-			}
-			signer.Signer = key
-			return &tls.Certificate{Certificate: id.Certificate, PrivateKey: signer}, nil
-		},
-	}
-	conn.Conn = tls.Client(&counted{raw, &c.sent, &c.got}, config)
+	conn.Conn = tls.Client(&counted{raw, &c.sent, &c.got}, c.tlsConfig(conn, id, signer, verify))
 	conn.SetDeadline(time.Now().Add(exchangeTimeout))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
@@ -240,6 +208,42 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 	conn.reader = bufio.NewReader(conn.bounded)
 	conn.obey(ctx)
 	return conn, nil
+}
+
+// tlsConfig is the client's side of TLS on conn, with id's key behind signer.
+func (c *Client) tlsConfig(conn *connection, id *tls.Certificate, signer *Witness, verify bool) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// Every server of TLS 1.3 has it (RFC 8446 §9.1), and nothing that is said here is
+		// still a secret when it could be broken (docs/decisions/0008).
+		CurvePreferences: []tls.CurveID{tls.CurveP256},
+		ServerName:       conn.host,
+		// Verification is VerifyConnection's: the time to verify at is not the clock's.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			conn.limited = true
+			if !verify {
+				return nil // whoever it is, only signed bundles are believed
+			}
+			limited, err := c.judge(s.PeerCertificates, conn.host)
+			if err != nil {
+				return &TrustError{Server: conn.server, Code: ChainCode(err), Err: err}
+			}
+			conn.limited = limited
+			return nil
+		},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if id == nil || conn.limited {
+				return new(tls.Certificate), nil
+			}
+			key, ok := id.PrivateKey.(crypto.Signer)
+			if !ok {
+				return nil, errors.New("the key cannot sign")
+			}
+			signer.Signer = key
+			return &tls.Certificate{Certificate: id.Certificate, PrivateKey: signer}, nil
+		},
+	}
 }
 
 // obey lets the end of a context end the connection.
