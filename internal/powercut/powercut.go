@@ -233,32 +233,13 @@ func survive(root string, before map[string]*node, changes []change, keep func(i
 		copied := *n
 		tree[path] = &copied
 	}
-	contents := map[*node]*node{} // the recorder's node → as it survives
-	lastSync := map[string]int{}  // of a folder
-	dataSync := map[*node]int{}
+	lastSync := map[string]int{} // of a folder
 	for i, c := range changes {
 		if c.kind == "sync" && c.node == nil {
 			lastSync[c.path] = i
-		} else if c.kind == "sync" {
-			dataSync[c.node] = i
 		}
 	}
-	for i, c := range changes {
-		if c.kind != "write" {
-			continue
-		}
-		n := contents[c.node]
-		if n == nil {
-			n = &node{mode: c.node.mode}
-			contents[c.node] = n
-		}
-		if synced, ok := dataSync[c.node]; ok && i < synced {
-			n.data = append(n.data, c.data...)
-		} else {
-			n.data = append(n.data, data(c.data)...)
-		}
-	}
-	pending := 0
+	contents, pending := written(changes, data), 0
 	for i, c := range changes {
 		if c.kind != "link" && c.kind != "unlink" {
 			continue
@@ -296,6 +277,34 @@ func survive(root string, before map[string]*node, changes []change, keep func(i
 		}
 	}
 	return tree, pending
+}
+
+// written plays what was written to files, and gives each as it survives when data decides about
+// what was not synced.
+func written(changes []change, data func([]byte) []byte) map[*node]*node {
+	lastSync := map[*node]int{}
+	for i, c := range changes {
+		if c.kind == "sync" && c.node != nil {
+			lastSync[c.node] = i
+		}
+	}
+	contents := map[*node]*node{}
+	for i, c := range changes {
+		if c.kind != "write" {
+			continue
+		}
+		n := contents[c.node]
+		if n == nil {
+			n = &node{mode: c.node.mode}
+			contents[c.node] = n
+		}
+		if synced, ok := lastSync[c.node]; ok && i < synced {
+			n.data = append(n.data, c.data...)
+		} else {
+			n.data = append(n.data, data(c.data)...)
+		}
+	}
+	return contents
 }
 
 func digest(tree map[string]*node) string {
