@@ -27,17 +27,9 @@ func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
 	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
-	if _, known := view.Verbs[in.Kind]; !known {
-		return nil, gate.Invalid("", "kind %q: one of %s, %s, %s, %s", in.Kind, jobs.Suspend, jobs.Restore, jobs.Retire, jobs.Revoke)
-	}
-	reason, err := view.ReadReason(in.Kind, in.Reason, in.Why)
-	switch {
-	case err != nil:
-		return nil, gate.Invalid("", "%v", err)
-	case in.Why == "" && in.Reason == "":
-		return nil, gate.Invalid("", "an act on many devices needs a reason; say why in words")
-	case len(in.BreakGlass) > view.MaxWhy:
-		return nil, gate.Invalid("", "the reason of a break-glass: at most %d bytes", view.MaxWhy)
+	reason, err := check(in)
+	if err != nil {
+		return nil, err
 	}
 	of, err := selection.Of(ctx, s.Store, in.Selection)
 	if err != nil {
@@ -74,6 +66,23 @@ func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
 	out, err := s.shown(ctx, made, c.Now)
 	out.Repeated = repeated
 	return out, err
+}
+
+// check judges what was written, before any device is looked at, and reads the CRLReason.
+func check(in jobs.New) (reason int, err error) {
+	if _, known := view.Verbs[in.Kind]; !known {
+		return 0, gate.Invalid("", "kind %q: one of %s, %s, %s, %s", in.Kind, jobs.Suspend, jobs.Restore, jobs.Retire, jobs.Revoke)
+	}
+	reason, err = view.ReadReason(in.Kind, in.Reason, in.Why)
+	switch {
+	case err != nil:
+		return 0, gate.Invalid("", "%v", err)
+	case in.Why == "" && in.Reason == "":
+		return 0, gate.Invalid("", "an act on many devices needs a reason; say why in words")
+	case len(in.BreakGlass) > view.MaxWhy:
+		return 0, gate.Invalid("", "the reason of a break-glass: at most %d bytes", view.MaxWhy)
+	}
+	return reason, nil
 }
 
 // counted refuses what selects nothing, and everything unless the number was typed back.
