@@ -25,13 +25,13 @@ func (r *Relay) command(ctx context.Context, line string, environment []string) 
 	out := &program.Tail{Max: 300}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := program.Run(cmd, 0)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
+	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out.Text)))
+	if said := strings.TrimSpace(string(out.Text)); err != nil && said != "" {
+		err = fmt.Errorf("%w: %s", err, said)
+	}
+	return err
 }
 
 // tellReady tells the service manager, once, that the program beside may be started.

@@ -666,7 +666,7 @@ func TestFilesOfIssuersNoLongerFollowed(t *testing.T) {
 	write(t, others, "ours")
 	p.Reload = "false"
 	stop := p.run()
-	p.troubled("the reload failed")
+	p.troubled("the reload failed: exit status 1; the last good files stay")
 	if p.read(stale) != "stale" {
 		t.Error("the program has not taken the removal up, and it stands")
 	}

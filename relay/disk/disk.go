@@ -28,6 +28,9 @@ const glance = time.Second
 // process ends. It fails with taken if another holds it.
 func Lock(path string, taken error) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s is no folder: make it first", filepath.Dir(path))
+	}
 	if err != nil {
 		return nil, err
 	}
