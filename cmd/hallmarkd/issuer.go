@@ -24,11 +24,9 @@ import (
 )
 
 func issuerCommand() *cobra.Command {
-	c := &cobra.Command{Use: "issuer", Short: "What takes a root's key", Args: noArguments,
-		Example: "  hallmarkd issuer revoke operational --root-key /media/safe/operational-root.key --reason key-compromise --config /srv/hallmark",
-		RunE:    func(c *cobra.Command, _ []string) error { return usage(c, errors.New("which verb?")) }}
-	c.AddCommand(revokeIssuerCommand(), importListCommand())
-	return c
+	return noun(&cobra.Command{Use: "issuer", Short: "What takes a root's key",
+		Example: "  hallmarkd issuer revoke operational --root-key /media/safe/operational-root.key --reason key-compromise --config /srv/hallmark"},
+		revokeIssuerCommand(), importListCommand())
 }
 
 // cACompromise is the CRLReason of a CA whose key is in other hands (RFC 5280 §5.3.1).

@@ -86,6 +86,20 @@ func noArguments(c *cobra.Command, args []string) error {
 	return nil
 }
 
+// noun is a command that has verbs and does nothing without one.
+func noun(c *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
+	var names []string
+	for _, v := range verbs {
+		names = append(names, v.Name())
+	}
+	c.Args = noArguments
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		return usage(c, fmt.Errorf("a verb is missing: %s", strings.Join(names, ", ")))
+	}
+	c.AddCommand(verbs...)
+	return c
+}
+
 // report prints an error and its hint and returns the exit code.
 func report(err error) int {
 	if err == nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,11 +15,8 @@ import (
 )
 
 func operatorCommand() *cobra.Command {
-	c := &cobra.Command{Use: "operator", Short: "Operators, from the host", Args: noArguments,
-		Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml",
-		RunE:    func(c *cobra.Command, _ []string) error { return usage(c, errors.New("which verb?")) }}
-	c.AddCommand(recoverCommand())
-	return c
+	return noun(&cobra.Command{Use: "operator", Short: "Operators, from the host", Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml"},
+		recoverCommand())
 }
 
 func recoverCommand() *cobra.Command {

@@ -27,7 +27,7 @@ import (
 )
 
 func trustCommand() *cobra.Command {
-	c := &cobra.Command{Use: "trust", Short: "What devices and relying parties are told to trust", Args: noArguments,
+	return noun(&cobra.Command{Use: "trust", Short: "What devices and relying parties are told to trust",
 		Long: `Devices follow numbered trust bundles: roots, time keys, servers. Each is signed by
 keys that the one before names and by keys that it names itself, and these are not
 on the server.
@@ -39,11 +39,9 @@ that devices are given. activate puts an added CA to use.`,
 		Example: `  hallmarkd trust show --config /srv/hallmark
   hallmarkd trust add-root operational --config /srv/hallmark --root-out /media/safe
   hallmarkd trust sign --key file:/media/safe/infrastructure-root.key /srv/hallmark/trust/proposal.json
-  hallmarkd trust publish --config /srv/hallmark`,
-		RunE: func(c *cobra.Command, _ []string) error { return usage(c, errors.New("which verb?")) }}
-	c.AddCommand(trustShowCommand(), addRootCommand(), retireRootCommand(), proposeCommand(), newKeyCommand(), signCommand(),
+  hallmarkd trust publish --config /srv/hallmark`},
+		trustShowCommand(), addRootCommand(), retireRootCommand(), proposeCommand(), newKeyCommand(), signCommand(),
 		publishCommand(), withdrawCommand(), activateCommand())
-	return c
 }
 
 func trustShowCommand() *cobra.Command {
