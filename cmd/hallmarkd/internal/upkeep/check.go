@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/ca"
@@ -302,6 +303,7 @@ func (in checked) checkJournal(ctx context.Context, r *Findings) {
 	dir := in.Config.Journal
 	path, err := in.Database()
 	if err == nil {
+		checkRoom(r, filepath.Dir(path), dir)
 		err = journal.Check(ctx, path, dir)
 	}
 	if err != nil {
@@ -313,6 +315,24 @@ func (in checked) checkJournal(ctx context.Context, r *Findings) {
 		return
 	}
 	r.add(OK, "journal", "", "%s", dir)
+}
+
+// room is what is left of a disk on which nothing may be written soon.
+const room = 16 << 20
+
+// checkRoom looks whether the disks of some folders are full.
+func checkRoom(r *Findings, dirs ...string) {
+	seen := map[syscall.Fsid]bool{}
+	for _, dir := range dirs {
+		var s syscall.Statfs_t
+		if err := syscall.Statfs(dir, &s); err != nil || seen[s.Fsid] {
+			continue // what is missing there, others say
+		}
+		seen[s.Fsid] = true
+		if left := int64(s.Bavail) * int64(s.Bsize); left < room {
+			r.add(Error, "disk", "make room: without any nothing is recorded, issued or revoked", "that of %s has %d KiB left", dir, left>>10)
+		}
+	}
 }
 
 // checkRevoked looks for issuers whose certificates were revoked and which their root's

@@ -2,7 +2,9 @@ package upkeep
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -30,5 +32,25 @@ func TestFileModes(t *testing.T) {
 				t.Errorf("%s with mode %v: %+v", path, m, found)
 			}
 		}
+	}
+}
+
+// A disk that is full is found before the server's log is read.
+func TestDiskFull(t *testing.T) {
+	disk := t.TempDir()
+	if err := syscall.Mount("none", disk, "tmpfs", 0, "size=64m"); err != nil {
+		t.Skip("only root can mount a small disk: ", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	f := newFactoryIn(t, filepath.Join(disk, "ca"))
+	look := func() Finding { return about(Check(t.Context(), f.in.Config.File, time.Now()), "disk") }
+	if found := look(); found.Level != "" {
+		t.Errorf("with room: %+v", found)
+	}
+	if err := os.WriteFile(filepath.Join(disk, "filler"), make([]byte, 60<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if found := look(); found.Level != Error || !strings.Contains(found.Detail, f.in.Config.Dir) {
+		t.Errorf("without: %+v", found)
 	}
 }

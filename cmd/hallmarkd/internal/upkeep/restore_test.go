@@ -36,8 +36,10 @@ type factory struct {
 	ca    *ca.Authority
 }
 
-func newFactory(t *testing.T) *factory {
-	dir := filepath.Join(t.TempDir(), "ca")
+func newFactory(t *testing.T) *factory { return newFactoryIn(t, filepath.Join(t.TempDir(), "ca")) }
+
+func newFactoryIn(t *testing.T, dir string) *factory {
+	t.Helper()
 	made, err := installation.Founding{Dir: dir, Name: "Acme", Listen: "127.0.0.1:8443", Public: []string{"https://localhost:8443"}}.Found(t.Context())
 	if err != nil {
 		t.Fatal(err)
