@@ -18,6 +18,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/serial"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -97,9 +98,11 @@ func (o *common) options(c *cobra.Command) device.Options {
 // print prints v as JSON if asked for, else the lines.
 func (o *common) print(c *cobra.Command, v any, lines ...string) error {
 	if o.json {
-		e := json.NewEncoder(c.OutOrStdout())
-		e.SetIndent("", "  ")
-		return e.Encode(v)
+		text, err := json.MarshalIndent(v, "", "  ")
+		if err == nil {
+			_, err = c.OutOrStdout().Write(plain.JSON(append(text, '\n')))
+		}
+		return err
 	}
 	for _, l := range lines {
 		fmt.Fprintln(c.OutOrStdout(), agent.Printable(l))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -17,7 +18,7 @@ var formats = map[string]func(host, version string, e wire.Event) (string, error
 
 func jsonLine(_, _ string, e wire.Event) (string, error) {
 	text, err := json.Marshal(e)
-	return string(text), err
+	return string(plain.JSON(text)), err
 }
 
 // syslogLine is RFC 5424 §6, of facility 13 (log audit). The message is JSON behind the
@@ -34,7 +35,7 @@ func syslogLine(host, _ string, e wire.Event) (string, error) {
 		severity = 4 // warning
 	}
 	return fmt.Sprintf("<%d>1 %s %s hallmark - %s - @cee: %s", facility*8+severity, e.Time.UTC().Format("2006-01-02T15:04:05.000000Z"),
-		word(host, 255), word(e.Verb, 32), text), nil
+		word(host, 255), word(e.Verb, 32), plain.JSON(text)), nil
 }
 
 // word is a header field of RFC 5424: printable ASCII without blanks, "-" for none.

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -111,9 +112,11 @@ func JSONFlag(c *cobra.Command) *bool {
 // Show prints v as JSON, or as lines of a name and a value each.
 func Show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
 	if asJSON {
-		e := json.NewEncoder(c.OutOrStdout())
-		e.SetIndent("", "  ")
-		return e.Encode(v)
+		text, err := json.MarshalIndent(v, "", "  ")
+		if err == nil {
+			_, err = c.OutOrStdout().Write(plain.JSON(append(text, '\n')))
+		}
+		return err
 	}
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, line := range lines {
@@ -194,7 +197,7 @@ func printElement(w io.Writer, v any, first bool) error {
 	if first {
 		before = "[\n  "
 	}
-	_, err = io.WriteString(w, before+string(text))
+	_, err = io.WriteString(w, before+string(plain.JSON(text)))
 	return err
 }
 

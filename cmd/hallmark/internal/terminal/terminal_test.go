@@ -48,7 +48,7 @@ func TestDays(t *testing.T) {
 }
 
 func TestListPages(t *testing.T) {
-	rows := []wire.Model{{Name: "a"}, {Name: "b\x1b[2J"}, {Name: "c"}}
+	rows := []wire.Model{{Name: "a"}, {Name: "b\x1b[2J"}, {Name: "c\u009b"}}
 	page := func(limit int, after string) (wire.List[wire.Model], error) {
 		i := len(after)
 		if i == 2 || limit == 1 {
@@ -65,8 +65,11 @@ func TestListPages(t *testing.T) {
 		}
 		return out.String()
 	}
-	if got, want := print(false, 0), "MODEL  ASSURANCE\na      -\nb?[2J  -\nc  -\n"; got != want {
+	if got, want := print(false, 0), "MODEL  ASSURANCE\na      -\nb?[2J  -\nc?  -\n"; got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if shown := print(true, 0); strings.Contains(shown, "\u009b") {
+		t.Errorf("the terminal is steered by %q", shown)
 	}
 	for limit, want := range map[int]int{0: 3, 1: 1, 3: 3} {
 		var got []wire.Model
