@@ -38,8 +38,10 @@ type Config struct {
 	NonceMode bool
 	// Places is how many requests are worked on at once, others are given turns; 0 means 32.
 	Places int
-	Now    func() time.Time
-	Log    *slog.Logger
+	// Refused hears the code of each problem that a device is told; nil if nobody counts.
+	Refused func(code string)
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 type handler struct {

@@ -80,6 +80,9 @@ func malformed(err error) error {
 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := problem(err)
+	if h.Refused != nil {
+		h.Refused(p.Code)
+	}
 	gone := errors.Is(r.Context().Err(), context.Canceled) // then most errors are only that
 	if p.Status >= 500 && p.RetryAfter == 0 && !gone {
 		h.Log.Error("request failed", "path", r.URL.Path, "err", err)

@@ -63,10 +63,10 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 		return err
 	}
 	h.handlers = handlers{
-		devices:   machines(native.Handler(h.devices, nativeConfig(in, log)), parties.Handler()),
+		devices:   machines(native.Handler(h.devices, h.nativeConfig(in, log)), parties.Handler()),
 		operators: administration.Handler(),
 		status:    h.public(in.Config.PublicFeed),
-		metrics:   h.metrics.handler(),
+		metrics:   h.metrics.handler(h.health(store)),
 	}
 	return nil
 }

@@ -16,38 +16,52 @@ import (
 // metrics is what Prometheus, and whoever profiles, reads on loopback. No label holds anything that a
 // stranger can choose: their number is bounded.
 type metrics struct {
-	registry *prometheus.Registry
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
+	registry                  *prometheus.Registry
+	requests, issued, refused *prometheus.CounterVec
+	unsigned                  prometheus.Counter
+	seconds                   *prometheus.HistogramVec
 }
 
-func newMetrics(s *status.Service, version string) *metrics {
+func newMetrics(version string) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
+		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hallmark_certificates_total", Help: "Certificates signed, by profile."}, []string{"profile"}),
+		unsigned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hallmark_certificates_void_total", Help: "Requests whose certificates were begun and could not be signed or recorded."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hallmark_refusals_total", Help: "Devices' requests that were refused, or failed, by the code that they were told."}, []string{"code"}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hallmark_requests_total", Help: "Requests answered, by listener and HTTP status."}, []string{"listener", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "hallmark_request_seconds", Help: "Time to answer a request, by listener.",
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 5, 30}}, []string{"listener"}),
 	}
-	oldest := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "hallmark_crl_age_seconds", Help: "Age of the oldest CRL that is served; 0 before the first. They are signed anew every hour."},
-		func() float64 {
-			if t := s.Oldest(); !t.IsZero() {
-				return time.Since(t).Seconds()
-			}
-			return 0
-		})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "hallmark_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.seconds, oldest, build,
+	m.registry.MustRegister(m.requests, m.issued, m.unsigned, m.refused, m.seconds, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-func (m *metrics) handler() http.Handler {
+// watch has the age of CRLs among the metrics.
+func (m *metrics) watch(s *status.Service) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hallmark_crl_age_seconds", Help: "Age of the oldest CRL that is served; 0 before the first. They are signed anew every hour."},
+		func() float64 { return age(s).Seconds() }))
+}
+
+func age(s *status.Service) time.Duration {
+	if t := s.Oldest(); !t.IsZero() {
+		return time.Since(t)
+	}
+	return 0
+}
+
+func (m *metrics) handler(health http.HandlerFunc) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", health)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -133,17 +133,24 @@ func (r responders) get(ctx context.Context, issuer string) (*x509.Certificate, 
 }
 
 // publisher issues through the CA and publishes the shards of what had to be voided,
-// so that no caller can forget it.
+// so that no caller can forget it. It counts.
 type publisher struct {
 	*ca.Authority
-	status *status.Service
+	status  *status.Service
+	metrics *metrics
 }
 
 func (p *publisher) Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error) {
 	issued, err := p.Authority.Issue(ctx, e, reqs...)
 	var voided *ca.VoidedError
 	if errors.As(err, &voided) {
+		p.metrics.unsigned.Inc()
 		err = errors.Join(err, p.status.Publish(context.WithoutCancel(ctx), voided.Shards...))
+	}
+	for _, i := range issued {
+		if !i.Again {
+			p.metrics.issued.WithLabelValues(i.Record.Profile).Inc()
+		}
 	}
 	return issued, err
 }

@@ -95,7 +95,8 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 	if err != nil {
 		return nil, err
 	}
-	h := &house{authority: &publisher{Authority: authority}, makers: &makers{store: store, log: log}}
+	h := &house{metrics: newMetrics(version), makers: &makers{store: store, log: log}}
+	h.authority = &publisher{Authority: authority, metrics: h.metrics}
 	h.responders = newResponders(in, h.authority, log)
 	h.status, err = status.New(status.Config{
 		Store: store, Issuers: statusIssuers(in), Roots: in.Roots, BaseURL: in.Config.Public.Status,
@@ -125,7 +126,7 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 	if h.devices, err = h.provisioner(in, store, permissions, log); err != nil {
 		return nil, err
 	}
-	h.metrics = newMetrics(h.status, version)
+	h.metrics.watch(h.status)
 	return h, h.wireHandlers(in, store, permissions, version, log)
 }
 
@@ -151,10 +152,11 @@ func (h *house) provisioner(in *installation.Installation, store record.Store, p
 	})
 }
 
-func nativeConfig(in *installation.Installation, log *slog.Logger) native.Config {
+func (h *house) nativeConfig(in *installation.Installation, log *slog.Logger) native.Config {
 	return native.Config{
 		Bundle: in.Trust.Newest, Since: in.Trust.Since, SignTime: in.Trust.SignTime,
 		NonceMode: in.Config.ChannelBinding == config.BindingNonce, Now: time.Now, Log: log,
+		Refused: func(code string) { h.metrics.refused.WithLabelValues(code).Inc() },
 	}
 }
 

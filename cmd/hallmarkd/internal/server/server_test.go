@@ -188,8 +188,36 @@ func TestListeners(t *testing.T) {
 			t.Errorf("%s on the status listener: %d", path, code)
 		}
 	}
-	if _, body := get(t, plain, "http://"+in.Config.Listen.Metrics+"/metrics"); !strings.Contains(body, `hallmark_requests_total{code="200",listener="operators"} 1`) {
-		t.Error("the metrics do not count the operator's request")
+	_, body = get(t, plain, "http://"+in.Config.Listen.Metrics+"/metrics")
+	for _, line := range []string{`hallmark_requests_total{code="200",listener="operators"} 1`, `hallmark_refusals_total{code="unauthorised"} 1`,
+		`hallmark_certificates_total{profile="server"} 1`, `hallmark_certificates_void_total 0`} {
+		if !strings.Contains(body, line+"\n") {
+			t.Errorf("the metrics do not say %s", line)
+		}
+	}
+	if code, body := get(t, plain, "http://"+in.Config.Listen.Metrics+"/health"); code != http.StatusOK || body != "{\"status\":\"ok\"}\n" {
+		t.Errorf("health: %d %s", code, body)
+	}
+}
+
+// TestUnwell: a server whose record is gone says so to whoever may replace it.
+func TestUnwell(t *testing.T) {
+	in := found(t)
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := assemble(t.Context(), in, store, "test", slog.New(slog.DiscardHandler))
+	if err == nil {
+		err = store.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	h.handlers.metrics.ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "the record cannot be read") {
+		t.Errorf("health: %d %s", w.Code, w.Body)
 	}
 }
 
