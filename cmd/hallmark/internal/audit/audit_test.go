@@ -77,7 +77,7 @@ func TestSinks(t *testing.T) {
 		}
 	}()
 	for _, to := range []string{"tcp://" + tcp.Addr().String(), "unix:" + path} {
-		s, err := openSink(to, nil, nil)
+		s, err := openSink(to, nil, false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestSinks(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"tcp://nowhere", "unix:", "http://x:1", "x"} {
-		if _, err := openSink(bad, nil, nil); err == nil {
+		if _, err := openSink(bad, nil, false, nil); err == nil {
 			t.Errorf("%s is a sink", bad)
 		}
 	}
@@ -108,7 +108,7 @@ func TestSinks(t *testing.T) {
 // A collector that is away is waited for, and not in silence.
 func TestCollectorAway(t *testing.T) {
 	told := make(chan error, 9)
-	s, err := openSink("unix:"+filepath.Join(t.TempDir(), "away"), nil, func(err error) { told <- err })
+	s, err := openSink("unix:"+filepath.Join(t.TempDir(), "away"), nil, false, func(err error) { told <- err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,10 +119,21 @@ func TestCollectorAway(t *testing.T) {
 	}
 }
 
+// TestOnceDoesNotWait: a job of a timer fails, and the next goes on where it was.
+func TestOnceDoesNotWait(t *testing.T) {
+	s, err := openSink("unix:"+filepath.Join(t.TempDir(), "away"), nil, true, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.write(t.Context(), "x"); err == nil {
+		t.Error("delivered to nobody")
+	}
+}
+
 // TestFollowResumes: the number is remembered after the lines are out, not before.
 func TestFollowResumes(t *testing.T) {
 	var out bytes.Buffer
-	s, _ := openSink("", &out, nil)
+	s, _ := openSink("", &out, false, nil)
 	f := follower{sink: s, state: filepath.Join(t.TempDir(), "seq"), line: func(e wire.Event) (string, error) { return fmt.Sprint(e.Sequence), nil }}
 	if last, err := f.begin(t.Context(), -1); err != nil || last != 0 {
 		t.Fatal(last, err)

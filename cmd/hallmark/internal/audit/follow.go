@@ -44,7 +44,7 @@ a local collector, which forwards over TLS.`,
 	after := c.Flags().Int64("after", -1, "begin after this sequence number; 0 is the beginning (default: what --state remembers, else now)")
 	state := c.Flags().String("state", "", "file that remembers the last event delivered")
 	to := c.Flags().String("to", "", "send the lines to a syslog server instead of printing them")
-	once := c.Flags().Bool("once", false, "end when everything so far is delivered")
+	once := c.Flags().Bool("once", false, "end when everything so far is delivered, or cannot be")
 	c.RunE = terminal.Run(func(c *cobra.Command, _ []string) error {
 		line := formats[*format]
 		if line == nil {
@@ -54,7 +54,7 @@ a local collector, which forwards over TLS.`,
 		if err != nil {
 			return err
 		}
-		sink, err := openSink(*to, c.OutOrStdout(), func(err error) { waiting(c.ErrOrStderr(), err) })
+		sink, err := openSink(*to, c.OutOrStdout(), *once, func(err error) { waiting(c.ErrOrStderr(), err) })
 		if err != nil {
 			return terminal.Usage(err)
 		}
@@ -180,11 +180,12 @@ type sink struct {
 	out           *bufio.Writer
 	network, addr string
 	conn          net.Conn
+	once          bool // whoever is away is not waited for
 	warn          func(error)
 }
 
 // openSink does not connect yet. warn is told once when lines have to wait.
-func openSink(to string, out io.Writer, warn func(error)) (*sink, error) {
+func openSink(to string, out io.Writer, once bool, warn func(error)) (*sink, error) {
 	if to == "" {
 		return &sink{out: bufio.NewWriter(out)}, nil
 	}
@@ -196,7 +197,7 @@ func openSink(to string, out io.Writer, warn func(error)) (*sink, error) {
 		if _, _, err := net.SplitHostPort(addr); err != nil && network != "unixgram" || addr == "" {
 			break
 		}
-		return &sink{network: network, addr: addr, warn: warn}, nil
+		return &sink{network: network, addr: addr, once: once, warn: warn}, nil
 	}
 	return nil, fmt.Errorf("--to %q: tcp://HOST:PORT, udp://HOST:PORT or unix:PATH", to)
 }
@@ -216,7 +217,10 @@ func (s *sink) write(ctx context.Context, line string) error {
 		if err == nil {
 			return nil
 		}
-		if s.close(); !complained {
+		if s.close(); s.once {
+			return terminal.Hinted(err, "those that were not delivered are the first of the next run")
+		}
+		if !complained {
 			s.warn(err)
 			complained = true
 		}
