@@ -457,7 +457,7 @@ func TestAgentOfAFarMoment(t *testing.T) {
 	}
 }
 
-// A refusal at great length is remembered like another, in few bytes.
+// A refusal at great length is remembered like another, in few bytes and one line.
 func TestAgentOfALongRefusal(t *testing.T) {
 	t.Parallel()
 	u := install(t, false).soft(t, "file")
@@ -466,7 +466,7 @@ func TestAgentOfALongRefusal(t *testing.T) {
 	u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Content-Type", wire.ProblemType)
 		w.WriteHeader(http.StatusForbidden)
-		fmt.Fprintf(w, `{"code":"device-revoked","detail":"%s"}`, strings.Repeat("<", 60000)) // six bytes each in our JSON
+		fmt.Fprintf(w, `{"code":"device-revoked","detail":"\ncondition    ok%s"}`, strings.Repeat("<", 60000)) // six bytes each in our JSON
 		return true
 	}
 	a := u.agent()
@@ -477,7 +477,7 @@ func TestAgentOfALongRefusal(t *testing.T) {
 	if asked := u.live(t, a, time.Minute); len(asked[wire.PathRenew]) != 1 {
 		t.Errorf("asked %d times in a minute", len(asked[wire.PathRenew]))
 	}
-	if s := a.Status(); s.Outcome.Final == nil || len(s.Outcome.Final.Detail) > 2000 || log.Len() > 5000 {
+	if s := a.Status(); s.Outcome.Final == nil || len(s.Outcome.Final.Detail) > 2000 || strings.Contains(s.Outcome.Final.Detail, "\n") || log.Len() > 5000 {
 		t.Errorf("kept %d bytes, told %d", len(fmt.Sprint(s.Outcome)), log.Len())
 	}
 }

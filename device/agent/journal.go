@@ -25,8 +25,10 @@ const (
 // wears out, and an outcome that is too large is not read again.
 const maxText = 1 << 10
 
-// clip is the beginning of a text.
+// clip is the beginning of a text, in one line: what a server says of a device shall not look
+// like what the device says of itself.
 func clip(text string) string {
+	text = strings.ReplaceAll(text, "\n", " ")
 	if len(text) <= maxText {
 		return text
 	}
@@ -40,7 +42,7 @@ func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, stri
 	return func(p Priority, text string) {
 		mu.Lock()
 		defer mu.Unlock()
-		text = Printable(strings.ReplaceAll(clip(text), "\n", " "))
+		text = Printable(clip(text))
 		if journal {
 			fmt.Fprintf(w, "<%d>%s\n", p, text)
 			return
