@@ -43,6 +43,7 @@ type DB struct {
 	queue   chan *write
 	readers chan *Conn
 	closing chan struct{}
+	alone   chan struct{} // closed when the readers have gone
 	written chan struct{} // closed when the writer has gone
 	commits atomic.Int64
 	once    sync.Once
@@ -56,6 +57,7 @@ func Open(ctx context.Context, path, journalDir string) (*DB, error) {
 		queue:   make(chan *write),
 		readers: make(chan *Conn, max(4, runtime.NumCPU())),
 		closing: make(chan struct{}),
+		alone:   make(chan struct{}),
 		written: make(chan struct{}),
 	}
 	writer, err := connect(ctx, path, forWriter)
@@ -109,7 +111,8 @@ func (db *DB) Close() {
 	db.once.Do(func() {
 		close(db.closing)
 		db.closeReaders(cap(db.readers))
-		<-db.written // last: the last connection to go copies the log back
+		close(db.alone)
+		<-db.written // last: the last connection to go copies the log back, which no reader can
 	})
 }
 

@@ -290,6 +290,24 @@ func TestValues(t *testing.T) {
 }
 
 // A connection keeps no more statements than it may, and those that it dropped work again.
+// TestClosedFileIsWhole: once closed the file has all that was answered, and nothing stands
+// beside it that whoever copies or moves it would have to know of.
+func TestClosedFileIsWhole(t *testing.T) {
+	first := newDB(t)
+	first.Close()
+	for n := range 30 {
+		db, err := Open(t.Context(), first.path, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		exec(t, db, "INSERT INTO numbers (n) VALUES (?)", n)
+		db.Close()
+		if _, err := os.Stat(first.path + "-wal"); err == nil {
+			t.Fatalf("closed %d times: the log is left", n+1)
+		}
+	}
+}
+
 func TestStatementsAreBounded(t *testing.T) {
 	db := newDB(t)
 	for i := range 2*maxStatements + 1 {

@@ -70,7 +70,7 @@ func (db *DB) run(c *Conn) {
 		select {
 		case w := <-db.queue:
 			group = append(group[:0], w)
-		case <-db.closing:
+		case <-db.alone:
 			return
 		}
 		// Whoever is ready to go on comes first: what they bring shares this group's syncs.
