@@ -60,7 +60,7 @@ func TestRestoreOverAnUpgrade(t *testing.T) {
 	first, err := os.ReadFile("internal/migrations/0016_schema.sql")
 	must(err)
 	must(os.WriteFile(path, nil, 0o600))
-	must(engine.Migrate(ctx, path, fstest.MapFS{"0016_schema.sql": {Data: first}}, 0x48414C4D, true))
+	must(engine.Migrate(ctx, path, fstest.MapFS{"0016_schema.sql": {Data: first}}, 0x48414C4D, true, true))
 	before, err := engine.Open(ctx, path, folder)
 	must(err)
 	run := func(sql string, args ...any) {
@@ -81,6 +81,14 @@ func TestRestoreOverAnUpgrade(t *testing.T) {
 
 	o := options
 	o.Journal = folder
+	if s, err := Open(ctx, path, o); err == nil || !strings.Contains(err.Error(), "its schema is version 16") {
+		t.Fatalf("whoever only looks brings it to another schema: %v, %v", s, err)
+	}
+	before, err = engine.Open(ctx, path, folder)
+	must(err)
+	run("INSERT INTO operators (name, kind, created) VALUES ('anna', 'operator', 1)") // the older program goes on
+	before.Close()
+	o.Upgrade = true
 	after, err := Open(ctx, path, o)
 	must(err)
 	must(after.Report(ctx, "broker", record.Enforcement{Number: 2, Reported: recordtest.Now, Fail: "open", Failing: []record.Failure{{Device: "lamp:SN-1", Change: 2, Times: 1}}}))

@@ -52,6 +52,9 @@ type Options struct {
 	// (package journal), best on another disk. Empty keeps none; a record that keeps one cannot
 	// be opened without.
 	Journal string
+	// Upgrade brings a file of an older program to this one's schema, which that program
+	// refuses then; without, such a file is refused.
+	Upgrade bool
 }
 
 // Store is a [record.Store]; make one with Open or Create. Its methods may be called
@@ -119,9 +122,8 @@ func create(ctx context.Context, path string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Open opens a database that Create has made and brings its schema up to date. A
-// missing file, a file of something else and a schema newer than this program are
-// refused.
+// Open opens a database that Create has made. A missing file, a file of something else and
+// a schema that is not this program's are refused.
 func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open database: %w; a new one is made by init, a lost one comes back by restore", err)
@@ -134,7 +136,13 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 }
 
 func open(ctx context.Context, path string, o Options, fresh bool) (*Store, error) {
-	if err := migrations.Up(ctx, path, fresh); err != nil {
+	var err error
+	if fresh || o.Upgrade {
+		err = migrations.Up(ctx, path, fresh)
+	} else {
+		err = migrations.Current(ctx, path)
+	}
+	if err != nil {
 		return nil, err
 	}
 	db, err := engine.Open(ctx, path, o.Journal)

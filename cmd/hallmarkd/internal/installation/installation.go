@@ -204,13 +204,25 @@ func readSecret(path string) ([]byte, error) {
 	return secret, nil
 }
 
-// OpenStore opens the record. It is the one place that knows the record's engines.
+// OpenStore opens the record. It and UpgradeStore are the one place that knows the record's
+// engines. One of an older program is refused: whoever looks at an
+// installation before its upgrade shall not take the way back.
 func (in *Installation) OpenStore(ctx context.Context) (record.Store, error) {
+	return in.openStore(ctx, false)
+}
+
+// UpgradeStore is OpenStore for a server and a restore, which bring the record to this
+// program's schema.
+func (in *Installation) UpgradeStore(ctx context.Context) (record.Store, error) {
+	return in.openStore(ctx, true)
+}
+
+func (in *Installation) openStore(ctx context.Context, upgrade bool) (record.Store, error) {
 	path, err := in.Database()
 	if err != nil {
 		return nil, err
 	}
-	return sqlite.Open(ctx, path, sqlite.Options{Journal: in.Config.Journal})
+	return sqlite.Open(ctx, path, sqlite.Options{Journal: in.Config.Journal, Upgrade: upgrade})
 }
 
 // Database is the path of the record.

@@ -41,7 +41,7 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 	if err := d.lock(filepath.Join(in.Config.Dir, lockFile), record+".lock"); err != nil {
 		return err
 	}
-	store, err := in.OpenStore(ctx)
+	store, err := in.UpgradeStore(ctx)
 	if err != nil {
 		return err
 	}

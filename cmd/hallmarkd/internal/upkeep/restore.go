@@ -131,7 +131,7 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 	if old, err := filepath.Glob(filepath.Join(in.Config.Journal, "*.journal")); err == nil && done.Lost && len(old) > 0 {
 		return installation.Hint(fmt.Errorf("there is a journal at %s", in.Config.Journal), "restore with it, or move it away: a record without its past begins another")
 	}
-	store, err := in.OpenStore(ctx)
+	store, err := in.UpgradeStore(ctx)
 	if err != nil {
 		return err
 	}

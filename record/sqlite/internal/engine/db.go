@@ -125,8 +125,8 @@ func (db *DB) closeReaders(n int) {
 
 // Migrate brings the schema of a file up to date. An existing file must carry the
 // mark (PRAGMA application_id) that the first migration gives a fresh one, and must
-// not be newer than the last.
-func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fresh bool) error {
+// not be newer than the last; without up, not older either.
+func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fresh, up bool) error {
 	if !fresh {
 		if err := marked(ctx, path, mark); err != nil {
 			return classify(err)
@@ -152,6 +152,9 @@ func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fre
 	}
 	if current > target {
 		return fmt.Errorf("its schema is version %d and this program knows %d: use the newer program that wrote it", current, target)
+	}
+	if current < target && !up {
+		return fmt.Errorf("its schema is version %d and this program's is %d: this program's server brings it there when it starts, and from then on an older program refuses it", current, target)
 	}
 	if current < target {
 		_, err = p.Up(ctx)

@@ -20,5 +20,10 @@ const applicationID = 0x48414C4D
 // Up takes the steps that a file lacks; fresh says that it is empty. What is no record, or of
 // a newer program, is refused.
 func Up(ctx context.Context, path string, fresh bool) error {
-	return engine.Migrate(ctx, path, files, applicationID, fresh)
+	return engine.Migrate(ctx, path, files, applicationID, fresh, true)
+}
+
+// Current refuses a file that lacks a step as well.
+func Current(ctx context.Context, path string) error {
+	return engine.Migrate(ctx, path, files, applicationID, false, false)
 }
