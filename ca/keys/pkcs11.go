@@ -2,10 +2,10 @@ package keys
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,11 +42,15 @@ const scheme11 = "pkcs11"
 type tokenURI struct{ uri, pinFile string }
 
 func newInToken(text string) (inToken, error) {
+	text = strings.ReplaceAll(text, "+", "%2B") // no blank, as it is in a form
 	u, err := uri.ParseWithScheme(scheme11, text)
 	if err != nil {
 		return inToken{}, errors.New("the pkcs11 key URI is malformed")
 	}
-	given := u.URL.Query()
+	given, err := url.ParseQuery(u.RawQuery)
+	if err != nil || strings.Contains(text, "#") {
+		return inToken{}, errors.New("the pkcs11 key URI is malformed: write %23 for #, and & between what follows ?")
+	}
 	for name, values := range u.Values {
 		given[name] = append(given[name], values...)
 	}
@@ -57,19 +62,22 @@ func newInToken(text string) (inToken, error) {
 			return inToken{}, fmt.Errorf("the pkcs11 key URI gives %q, which means nothing here, or not once; it takes %s", name, strings.Join(attributes, ", "))
 		}
 	}
-	k := inToken{label: u.Get("object"), id: u.Get("id"), token: tokenURI{pinFile: u.Get("pin-source")}}
-	if k.label == "" && k.id == "" {
+	k := inToken{label: given.Get("object"), id: given.Get("id"), token: tokenURI{pinFile: strings.TrimPrefix(given.Get("pin-source"), "file:")}}
+	sessions, err := strconv.Atoi(cmp.Or(given.Get("max-sessions"), strconv.Itoa(places+1))) // one keeps the login
+	switch {
+	case k.label == "" && k.id == "":
 		return k, errors.New("the pkcs11 key URI names no key: object=NAME")
-	}
-	if k.token.pinFile != "" && !filepath.IsAbs(k.token.pinFile) {
+	case k.token.pinFile != "" && !filepath.IsAbs(k.token.pinFile):
 		return k, errors.New("pin-source in the pkcs11 key URI takes a path that begins with /")
+	case cmp.Or(given.Get("type"), "private") != "private":
+		return k, errors.New("the pkcs11 key URI names no private key: type=private")
+	case err != nil || sessions < 2:
+		return k, errors.New("max-sessions in the pkcs11 key URI is a number, at least 2")
 	}
 	for _, name := range []string{"object", "id", "type", "pin-source"} {
 		given.Del(name)
 	}
-	if !given.Has("max-sessions") {
-		given.Set("max-sessions", fmt.Sprint(places+1)) // one keeps the login
-	}
+	given.Set("max-sessions", strconv.Itoa(sessions))
 	k.token.uri = uri.New(scheme11, given).String()
 	return k, nil
 }
@@ -92,7 +100,10 @@ func (k inToken) open() (crypto.Signer, error) {
 		return nil, err
 	}
 	signer, err := t.find(k.name())
-	if err != nil {
+	switch {
+	case errors.Is(err, apiv1.NotFoundError{}):
+		return nil, fmt.Errorf("the PKCS #11 token shows no key %s: is it another token, or pin-source missing?", cmp.Or(k.label, k.id))
+	case err != nil:
 		return nil, fmt.Errorf("the key in the PKCS #11 token: %w", err)
 	}
 	return tokenKey{t, k.name(), signer.Public()}, nil
@@ -107,12 +118,17 @@ func (k inToken) create() (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := t.find(inToken{label: k.label}.name()); err == nil {
-		return nil, fmt.Errorf("%w: the PKCS #11 token holds a key named %s; pkcs11-tool --delete-object deletes one that is not needed", fs.ErrExist, k.label)
+	switch _, err := t.find(inToken{label: k.label}.name()); {
+	case err == nil:
+		return nil, fmt.Errorf("%w: the PKCS #11 token holds a key named %s; name another object, or delete that one if nothing needs it: pkcs11-tool --delete-object --type privkey --label %[2]s", fs.ErrExist, k.label)
+	case !errors.Is(err, apiv1.NotFoundError{}):
+		return nil, fmt.Errorf("the PKCS #11 token, asked for a key named %s: %w", k.label, err)
 	}
 	if k.id == "" {
-		sum := sha256.Sum256([]byte(k.label))
-		k.id = hex.EncodeToString(sum[:8])
+		// By its id the token tells which halves of keys belong together.
+		id := make([]byte, 8)
+		rand.Read(id)
+		k.id = hex.EncodeToString(id)
 	}
 	if err := t.make(k.name()); err != nil {
 		return nil, fmt.Errorf("make a key in the PKCS #11 token: %w", err)
@@ -214,7 +230,9 @@ func (t *token) login() error {
 		if err != nil {
 			return fmt.Errorf("the PIN of the PKCS #11 token: %w", err)
 		}
-		options.Pin = string(bytes.TrimSpace(pin))
+		if options.Pin = string(bytes.TrimSpace(pin)); options.Pin == "" {
+			return fmt.Errorf("the PIN of the PKCS #11 token: %s is empty", t.at.pinFile)
+		}
 	}
 	kms, err := pkcs11.New(context.Background(), options)
 	switch {

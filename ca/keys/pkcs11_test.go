@@ -103,6 +103,12 @@ func TestToken(t *testing.T) {
 		"a relative path": token + ";object=operational?pin-source=pin",
 		"a slip":          token + ";object=operational;modul=x" + pin,
 		"two names":       token + ";object=a;object=b" + pin,
+		"a fragment":      token + ";object=operational#x" + pin,
+		"a slip in PIN":   uri + "%zz",
+		"a slip after it": uri + ";max-sessions=4",
+		"no key's type":   token + ";type=cert;object=operational" + pin,
+		"one session":     token + ";max-sessions=1;object=operational" + pin,
+		"minus sessions":  token + ";max-sessions=-5;object=operational" + pin,
 	} {
 		if _, err := keys.Open(bad, dir); err == nil || strings.Contains(err.Error(), "1234") {
 			t.Errorf("%s: %v", what, err)
@@ -113,6 +119,55 @@ func TestToken(t *testing.T) {
 	}
 	if _, err := keys.Open(token+";max-sessions=3;object=operational"+pin, dir); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a PIN that everybody may read: %v", err)
+	}
+}
+
+// TestTokenURI: what RFC 7512 writes is understood as it means it.
+func TestTokenURI(t *testing.T) {
+	token, pin := newToken(t, "made")
+	for _, form := range []string{";type=private;object=a+b", ";object=a%2Bb", ";object=a%2bb"} {
+		if _, err := keys.Open(token+form+pin, ""); err == nil {
+			t.Fatalf("%s is there already", form)
+		}
+	}
+	made, err := keys.Create(token+";object=a+b;id=%01%0a"+strings.Replace(pin, "=", "=file:", 1), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, form := range []string{";type=private;object=a+b", ";object=a%2Bb", ";id=%01%0A", ";id=010a"} {
+		if found, err := keys.Open(token+form+pin, ""); err != nil || !made.Public().(*ecdsa.PublicKey).Equal(found.Public()) {
+			t.Errorf("%s: %v", form, err)
+		}
+	}
+}
+
+// TestTokenHoldsHalfAKey: what somebody left behind is not taken for half of a new key, and a
+// key that cannot be used is not doubled.
+func TestTokenHoldsHalfAKey(t *testing.T) {
+	token, pin := newToken(t, "made")
+	tool := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("pkcs11-tool", append([]string{"--module", softHSM, "--token-label", "Acme made", "--login", "--pin", "1234"}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	for n := range 4 { // which of two the token finds first is chance
+		for _, half := range []string{"privkey", "pubkey"} {
+			label := fmt.Sprint(half, n)
+			if _, err := keys.Create(token+";object="+label+pin, ""); err != nil {
+				t.Fatal(err)
+			}
+			tool("--delete-object", "--type", half, "--label", label)
+			made, err := keys.Create(token+";object="+label+pin, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			signs(t, made)
+		}
+	}
+	tool("--keypairgen", "--key-type", "EC:edwards25519", "--label", "edwards", "--id", "ed")
+	if _, err := keys.Create(token+";object=edwards"+pin, ""); err == nil {
+		t.Error("two keys of one name")
 	}
 }
 
@@ -145,5 +200,11 @@ func TestTokenRefusesThePIN(t *testing.T) {
 	}
 	if _, err := keys.Create(token+";object=operational"+pin, ""); err == nil || !strings.Contains(fmt.Sprint(err), "CKR_PIN_INCORRECT") {
 		t.Error(err)
+	}
+	if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Create(token+";object=operational"+pin, ""); err == nil || !strings.Contains(fmt.Sprint(err), "is empty") {
+		t.Errorf("no PIN: %v", err)
 	}
 }
