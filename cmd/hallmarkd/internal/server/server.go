@@ -46,6 +46,11 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 		return err
 	}
 	defer store.Close()
+	if doubt, err := installation.ClockDoubt(ctx, store, time.Now()); err != nil {
+		return err
+	} else if doubt != "" {
+		log.Warn("is this machine's clock right? Devices take the time from here", "because", doubt)
+	}
 	h, err := assemble(ctx, in, store, version, log)
 	if err != nil {
 		return err

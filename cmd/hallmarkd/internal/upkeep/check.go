@@ -104,6 +104,7 @@ func Check(ctx context.Context, path string, now time.Time) Findings {
 	}
 	defer store.Close()
 	in.checkRecord(ctx, store, &r)
+	checkClock(ctx, store, &r, now)
 	in.checkRevoked(ctx, store, &r)
 	in.checkLists(ctx, store, &r, now)
 	return r
@@ -206,6 +207,16 @@ func (in checked) checkIssuers(r *Findings, now time.Time) {
 		default:
 			r.add(OK, root.Name, "", "keys, certificates and root CRL belong together")
 		}
+	}
+}
+
+func checkClock(ctx context.Context, store record.Store, r *Findings, now time.Time) {
+	doubt, err := installation.ClockDoubt(ctx, store, now)
+	switch {
+	case err != nil:
+		r.add(Error, "clock", "", "%v", err)
+	case doubt != "":
+		r.add(Warning, "clock", "set this machine's clock: devices take the time from the server", "%s", doubt)
 	}
 }
 

@@ -54,3 +54,18 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("without: %+v", found)
 	}
 }
+
+// A clock that leapt is told by what was recorded last.
+func TestCheckDoubtsTheClock(t *testing.T) {
+	f := newFactory(t)
+	for _, c := range []struct {
+		leap time.Duration
+		want string
+	}{{0, ""}, {29 * 24 * time.Hour, ""}, {40 * 24 * time.Hour, Warning}, {-time.Hour, Warning}} {
+		found := Findings{}
+		checkClock(t.Context(), f.store, &found, time.Now().Add(c.leap))
+		if got := about(found, "clock"); got.Level != c.want {
+			t.Errorf("after %v: %+v", c.leap, got)
+		}
+	}
+}
