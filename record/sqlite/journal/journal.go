@@ -27,6 +27,9 @@ func Recover(ctx context.Context, path, journal string) (Recovered, error) {
 	return engine.Replay(ctx, path, journal)
 }
 
+// Idle refuses a journal that a server writes.
+func Idle(journal string) error { return engine.Idle(journal) }
+
 // Restart gives up what lies between a snapshot, which nobody has open, and the
 // present: the record goes on in a new journal.
 func Restart(ctx context.Context, path string) error {

@@ -99,6 +99,9 @@ func (r Restoring) recover(ctx context.Context, work string, m manifest, done *R
 	if _, err := os.Stat(done.OldJournal); err != nil {
 		return refuse(fmt.Errorf("the journal is not at %s", done.OldJournal), m.Created)
 	}
+	if err := journal.Idle(done.OldJournal); err != nil {
+		return err
+	}
 	replayed, err := journal.Recover(ctx, snapshot, done.OldJournal)
 	if errors.Is(err, journal.ErrUnfit) {
 		return refuse(err, m.Created)

@@ -358,6 +358,10 @@ func TestRestoreWithoutJournal(t *testing.T) {
 
 	other := newFactory(t)
 	other.enrol("stranger", record.DefaultLot)
+	if _, err := restore(t, Restoring{From: file, Journal: other.in.Config.Journal}); err == nil || !strings.Contains(err.Error(), "a server writes") {
+		t.Errorf("a journal that is being written: %v", err)
+	}
+	other.store.Close()
 	for name, r := range map[string]Restoring{
 		"another's journal": {From: file, Journal: other.in.Config.Journal},
 		"no journal":        {From: file, Journal: journal + ".nowhere"},

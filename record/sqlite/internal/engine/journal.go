@@ -156,20 +156,27 @@ func (j *journal) append(c *Conn, payload []byte) error {
 }
 
 // openSegment opens a segment, which its first group makes. Only what it has made is handed
-// over: what stands there, a link for instance, may be another's trap for root.
-func openSegment(path string, first bool) (*os.File, error) {
+// over: what stands there, a link for instance, may be another's trap for root. Its lock, which
+// writers share, tells a restore (Idle).
+func openSegment(path string, first bool) (f *os.File, err error) {
+	made := false
 	if first {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		if err == nil {
-			if err = durable.HandOver(f); err != nil {
-				f.Close()
-			}
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return f, err
-		}
+		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		made = err == nil
 	}
-	return os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	if !first || errors.Is(err, fs.ErrExist) {
+		f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	}
+	if err == nil && made {
+		err = durable.HandOver(f)
+	}
+	if err == nil {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH)
+	}
+	if err != nil && f != nil {
+		f.Close()
+	}
+	return f, err
 }
 
 // open makes j.file the segment of the place, exactly as long as the place says. What
@@ -532,4 +539,22 @@ func Needless(ctx context.Context, path, dir string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// Idle refuses a journal that a server writes: what it goes on to record would be in no record
+// that is restored now, and both would write into one journal.
+func Idle(dir string) error {
+	all, err := segments(dir)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	f, err := os.Open(segmentPath(dir, all[len(all)-1]))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return fmt.Errorf("a server writes %s: stop it first; fuser shows which it is", f.Name())
+	}
+	return nil // a file system without locks tells nothing
 }
