@@ -271,3 +271,13 @@ func (p *public) checkUse() error {
 	}
 	return nil
 }
+
+// signsTLS refuses a scheme that TLS 1.3 does not have for such a key (RFC 8446 §4.2.3): a
+// device could show its IDevID nowhere, and its chip could bring no other key.
+func (p *public) signsTLS() error {
+	if p.scheme == gotpm.TPMAlgRSASSA || p.scheme == gotpm.TPMAlgECDSA && hashes[p.hash].Size() != curves[p.curve].size {
+		return refuse(p.algorithm, "make the key without a scheme",
+			"the %s cannot be used in TLS 1.3: its scheme is %#04x with hash %#04x", p.role.name, uint16(p.scheme), uint16(p.hash))
+	}
+	return nil
+}

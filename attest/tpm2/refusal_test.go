@@ -295,11 +295,21 @@ func badCertificates() []bad {
 	}
 }
 
+// ecdsaWith is the scheme ECDSA with a hash.
+func ecdsaWith(hash gotpm.TPMIAlgHash) gotpm.TPMTECCScheme {
+	return gotpm.TPMTECCScheme{Scheme: gotpm.TPMAlgECDSA, Details: gotpm.NewTPMUAsymScheme(gotpm.TPMAlgECDSA, &gotpm.TPMSSigSchemeECDSA{HashAlg: hash})}
+}
+
+// asRSAWith makes an RSA key with a scheme.
+func asRSAWith(scheme gotpm.TPMAlgID, details gotpm.TPMUAsymScheme) func(*gotpm.TPMTPublic) {
+	return func(p *gotpm.TPMTPublic) {
+		asRSA(modulus(2048), 2048, 0)(p)
+		rsaParms(func(r *gotpm.TPMSRSAParms) { r.Scheme = gotpm.TPMTRSAScheme{Scheme: scheme, Details: details} })(p)
+	}
+}
+
 // badSigners are bad AKs and device keys: nearly the same is asked of both.
 func badSigners(name string, malformed, attribute, algorithm, weak string, field func(*attest.Evidence) *[]byte, options func(func(*gotpm.TPMTPublic)) simtpm.Options) []bad {
-	ecdsaWith := func(hash gotpm.TPMIAlgHash) gotpm.TPMTECCScheme {
-		return gotpm.TPMTECCScheme{Scheme: gotpm.TPMAlgECDSA, Details: gotpm.NewTPMUAsymScheme(gotpm.TPMAlgECDSA, &gotpm.TPMSSigSchemeECDSA{HashAlg: hash})}
-	}
 	cases := []bad{
 		{name: "trailing byte", code: malformed, evidence: trailing(field)},
 		{name: "truncated", code: malformed, evidence: truncated(field)},
@@ -321,12 +331,7 @@ func badSigners(name string, malformed, attribute, algorithm, weak string, field
 		{name: "ROCA", code: weak, evidence: resend(field, asRSA(rocaModulus(2048), 2048, 0))},
 		{name: "exponent 3", code: algorithm, evidence: resend(field, asRSA(modulus(2048), 2048, 3))},
 		{name: "RSA-8192", code: malformed, evidence: resend(field, asRSA(modulus(8192), 8192, 0))},
-		{name: "RSA encryption scheme", code: algorithm, evidence: resend(field, func(p *gotpm.TPMTPublic) {
-			asRSA(modulus(2048), 2048, 0)(p)
-			rsaParms(func(r *gotpm.TPMSRSAParms) {
-				r.Scheme = gotpm.TPMTRSAScheme{Scheme: gotpm.TPMAlgOAEP, Details: gotpm.NewTPMUAsymScheme(gotpm.TPMAlgOAEP, &gotpm.TPMSEncSchemeOAEP{HashAlg: gotpm.TPMAlgSHA256})}
-			})(p)
-		})},
+		{name: "RSA encryption scheme", code: algorithm, evidence: resend(field, asRSAWith(gotpm.TPMAlgOAEP, gotpm.NewTPMUAsymScheme(gotpm.TPMAlgOAEP, &gotpm.TPMSEncSchemeOAEP{HashAlg: gotpm.TPMAlgSHA256})))},
 		{name: "HMAC key", code: algorithm, evidence: resend(field, func(p *gotpm.TPMTPublic) {
 			p.Type = gotpm.TPMAlgKeyedHash
 			p.Parameters = gotpm.NewTPMUPublicParms(gotpm.TPMAlgKeyedHash, &gotpm.TPMSKeyedHashParms{Scheme: gotpm.TPMTKeyedHashScheme{Scheme: gotpm.TPMAlgNull}})
@@ -347,6 +352,14 @@ func badKeys() []bad {
 		{name: "AK not restricted", code: tpm2.CodeAKRestricted, options: ak(func(p *gotpm.TPMTPublic) { p.ObjectAttributes.Restricted = false })},
 		{name: "AK without scheme", code: tpm2.CodeAKAlgorithm, options: ak(parms(func(p *gotpm.TPMSECCParms) { p.Scheme = gotpm.TPMTECCScheme{Scheme: gotpm.TPMAlgNull} }))},
 		{name: "device key restricted", code: tpm2.CodeKeyRestricted, options: device(func(p *gotpm.TPMTPublic) { p.ObjectAttributes.Restricted = true })},
+		{name: "device key RSASSA", code: tpm2.CodeKeyAlgorithm, says: "TLS 1.3", evidence: resend(key,
+			asRSAWith(gotpm.TPMAlgRSASSA, gotpm.NewTPMUAsymScheme(gotpm.TPMAlgRSASSA, &gotpm.TPMSSigSchemeRSASSA{HashAlg: gotpm.TPMAlgSHA256})))},
+		{name: "device key RSAPSS, but not the one certified", code: tpm2.CodeStatementName, evidence: resend(key,
+			asRSAWith(gotpm.TPMAlgRSAPSS, gotpm.NewTPMUAsymScheme(gotpm.TPMAlgRSAPSS, &gotpm.TPMSSigSchemeRSAPSS{HashAlg: gotpm.TPMAlgSHA256})))},
+		{name: "device key P-256 with SHA-384", code: tpm2.CodeKeyAlgorithm, says: "TLS 1.3",
+			options: device(parms(func(p *gotpm.TPMSECCParms) { p.Scheme = ecdsaWith(gotpm.TPMAlgSHA384) }))},
+		{name: "device key P-256 with SHA-256, but not the one certified", code: tpm2.CodeStatementName,
+			evidence: resend(key, parms(func(p *gotpm.TPMSECCParms) { p.Scheme = ecdsaWith(gotpm.TPMAlgSHA256) }))},
 	}
 	cases = append(cases, badSigners("AK", tpm2.CodeAKMalformed, tpm2.CodeAKAttributes, tpm2.CodeAKAlgorithm, tpm2.CodeAKWeak, akPublic, ak)...)
 	return append(cases, badSigners("device key", tpm2.CodeKeyMalformed, tpm2.CodeKeyAttributes, tpm2.CodeKeyAlgorithm, tpm2.CodeKeyWeak, key, device)...)

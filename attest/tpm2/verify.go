@@ -44,7 +44,14 @@ func (v *Verifier) Verify(e attest.Evidence, binding [32]byte, now time.Time) (a
 	if err != nil {
 		return attest.Pending{}, err
 	}
-	facts, err := certified(ek, ak, e, binding)
+	key, err := readPublic(roleKey, e.Key)
+	if err != nil {
+		return attest.Pending{}, err
+	}
+	if err := key.signsTLS(); err != nil {
+		return attest.Pending{}, err
+	}
+	facts, err := certified(ek, ak, key, e, binding)
 	if err != nil {
 		return attest.Pending{}, err
 	}
@@ -70,20 +77,19 @@ func (v *Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]b
 	if err != nil {
 		return attest.Pending{}, fmt.Errorf("recorded attestation key: %w", err)
 	}
-	facts, err := certified(ek, ak, e, binding)
+	key, err := readPublic(roleKey, e.Key)
+	if err != nil {
+		return attest.Pending{}, err
+	}
+	facts, err := certified(ek, ak, key, e, binding)
 	if err != nil {
 		return attest.Pending{}, err
 	}
 	return seal.NewPending(facts), nil
 }
 
-// certified checks that the AK certifies the key of the evidence over binding, and
-// states what is then known.
-func certified(ek, ak *public, e attest.Evidence, binding [32]byte) (attest.Facts, error) {
-	key, err := readPublic(roleKey, e.Key)
-	if err != nil {
-		return attest.Facts{}, err
-	}
+// certified checks that the AK certifies the key over binding, and states what is then known.
+func certified(ek, ak, key *public, e attest.Evidence, binding [32]byte) (attest.Facts, error) {
 	s, err := readStatement(e.Statement)
 	if err != nil {
 		return attest.Facts{}, err
