@@ -429,7 +429,7 @@ func TestCertificatesAndHealth(t *testing.T) {
 	p.get("/healthz", http.StatusOK)
 	p.store.open(0)
 	p.crl(0)
-	p.clock.Add(lateAfter)
+	p.clock.Add(LateAfter)
 	p.get("/healthz", http.StatusOK)
 	p.clock.Add(time.Second)
 	p.get("/healthz", http.StatusServiceUnavailable)

@@ -46,8 +46,8 @@ const (
 	// cacheFor is how long an HTTP cache may repeat us without asking: what it may add
 	// to the time between a revocation and its effect.
 	cacheFor = time.Minute
-	// lateAfter is the age of a CRL at which /healthz complains.
-	lateAfter = 6 * time.Hour
+	// LateAfter is the age of a CRL at which a server is not well.
+	LateAfter = 6 * time.Hour
 	// askAgain is how long a CRL is served from memory before the record is asked
 	// whether another replica has published a newer one.
 	askAgain = 5 * time.Second

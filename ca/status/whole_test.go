@@ -301,7 +301,7 @@ func TestShardsComeAndGo(t *testing.T) {
 	p.store.open(2)
 	p.crl(1)
 	p.store.set(func(m *memory) { m.shards = m.shards[1:] }) // its certificates have ended
-	p.clock.Add(2 * lateAfter)
+	p.clock.Add(2 * LateAfter)
 	p.must(p.service.refresh(background, p.clock.Now().Add(-resignAfter)))
 	p.get("/crl/operational/1.crl", http.StatusNotFound)
 	p.get("/healthz", http.StatusOK)

@@ -6,17 +6,16 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/record"
 )
-
-// old is the age of a CRL at which something is wrong: it is signed every hour.
-const old = 2 * time.Hour
 
 // glance is how long the record may take to be read.
 const glance = 2 * time.Second
 
 // health answers whoever restarts or replaces a server that does not serve: 200, or 503 with
-// what is wrong.
+// what is wrong. What the status listener says to strangers under the same name is of its lists
+// alone, which go on being served without a record.
 func (h *house) health(store record.Store) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		answer := struct {
@@ -28,7 +27,7 @@ func (h *house) health(store record.Store) http.HandlerFunc {
 		if _, err := store.LastChange(ctx); err != nil {
 			answer.Problems = append(answer.Problems, "the record cannot be read: "+err.Error())
 		}
-		if a := age(h.status); a > old {
+		if a := age(h.status); a > status.LateAfter {
 			answer.Problems = append(answer.Problems, "the oldest CRL was signed "+a.Round(time.Minute).String()+" ago")
 		}
 		w.Header().Set("Content-Type", "application/json")

@@ -195,7 +195,7 @@ func TestListeners(t *testing.T) {
 			t.Errorf("the metrics do not say %s", line)
 		}
 	}
-	if code, body := get(t, plain, "http://"+in.Config.Listen.Metrics+"/health"); code != http.StatusOK || body != "{\"status\":\"ok\"}\n" {
+	if code, body := get(t, plain, "http://"+in.Config.Listen.Metrics+"/healthz"); code != http.StatusOK || body != "{\"status\":\"ok\"}\n" {
 		t.Errorf("health: %d %s", code, body)
 	}
 }
@@ -215,7 +215,7 @@ func TestUnwell(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
-	h.handlers.metrics.ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
+	h.handlers.metrics.ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
 	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "the record cannot be read") {
 		t.Errorf("health: %d %s", w.Code, w.Body)
 	}
