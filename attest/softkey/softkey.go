@@ -53,7 +53,7 @@ func (Verifier) Verify(e attest.Evidence, binding [32]byte, _ time.Time) (attest
 		return attest.Pending{}, err
 	}
 	if !ecdsa.VerifyASN1(key, binding[:], e.Signature) {
-		return attest.Pending{}, refuse(CodeSignature, "the key did not sign this message")
+		return attest.Pending{}, unsigned("signature", "the key")
 	}
 	return seal.NewProved(attest.Facts{Kind: attest.KindSoftKey, Key: e.Key, Birth: e.Key, Binding: binding}), nil
 }
@@ -74,11 +74,13 @@ func (Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]byte
 		return attest.Pending{}, err
 	}
 	if !ecdsa.VerifyASN1(birth, binding[:], e.Signature) {
-		return attest.Pending{}, refuse(CodeSignature, "the IDevID key on record did not sign this message")
+		return attest.Pending{}, unsigned("signature", "the IDevID key on record")
 	}
-	single := bytes.Equal(known.Birth, e.Key) // one key for everything signs once
-	if single && len(e.Statement) > 0 || !single && !ecdsa.VerifyASN1(key, binding[:], e.Statement) {
-		return attest.Pending{}, refuse(CodeSignature, "the working key did not sign this message")
+	switch single := bytes.Equal(known.Birth, e.Key); { // one key for everything signs once
+	case single && len(e.Statement) > 0:
+		return attest.Pending{}, refuse(CodeSignature, "the IDevID key, certified again, brings a signature and no statement")
+	case !single && !ecdsa.VerifyASN1(key, binding[:], e.Statement):
+		return attest.Pending{}, unsigned("statement", "the working key")
 	}
 	return seal.NewProved(attest.Facts{Kind: attest.KindSoftKey, Key: e.Key, Birth: known.Birth, Binding: binding}), nil
 }
@@ -117,4 +119,10 @@ func parse(der []byte) (*ecdsa.PublicKey, error) {
 
 func refuse(code, format string, args ...any) *attest.Refusal {
 	return &attest.Refusal{Code: code, Detail: fmt.Sprintf(format, args...)}
+}
+
+// unsigned says which signature does not hold, and to whoever writes another client why.
+func unsigned(field, key string) *attest.Refusal {
+	return &attest.Refusal{Code: CodeSignature, Detail: key + " did not sign this message (" + field + ")",
+		Hint: "ECDSA, in ASN.1, over the 32 bytes of the binding as they are, not hashed again"}
 }

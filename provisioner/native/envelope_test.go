@@ -21,6 +21,7 @@ func TestEnvelopeIsHeldAgainstItsLabel(t *testing.T) {
 		{wire.PathRenew, `{"message":{"key":"AQ=="},"ticket_mac":"AQ=="}`, "ticket_mac belongs to an enrolment with a ticket"},
 		{wire.PathRenew, `{"message":{"kind":"softkey","key":"AQ==","activated":{"session":"AQ==","secret":"AQ=="}}}`, "activated answers a TPM's challenge"},
 		{wire.PathEnrol, `{"message":{"key":"AQ=="},"ticket_mac":"AQ=="}`, "ticket_mac belongs to an enrolment with a ticket"},
+		{wire.PathEnrol, `{"message":{"key":"AQ==","ticket":"a"}}`, "ticket_mac belongs to an enrolment with a ticket"},
 	} {
 		if _, err := u.raw(c.path, []byte(c.body)); code(err) != wire.CodeMalformed || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s %s: %v, want %s", c.path, c.body, err, c.want)

@@ -234,8 +234,8 @@ func (h *handler) open(r *http.Request, body []byte, label string, message any) 
 	if err := wire.DecodeBytes(p.Message, message); err != nil {
 		return nil, malformed(err)
 	}
-	if m, ok := message.(*wire.Enrol); p.TicketMAC != nil && (!ok || m.Ticket == "") {
-		return nil, malformed(errors.New("ticket_mac belongs to an enrolment with a ticket"))
+	if m, ok := message.(*wire.Enrol); (p.TicketMAC != nil) != (ok && m.Ticket != "") {
+		return nil, malformed(errors.New("ticket_mac belongs to an enrolment with a ticket, and to no other message"))
 	}
 	if label == wire.LabelPoll && (p.Statement != nil || p.Signature != nil) {
 		return nil, malformed(errors.New("statement and signature prove a key, and a poll has none"))
