@@ -197,7 +197,7 @@ func (h *handler) steering(s provisioner.Steering) *wire.Steering {
 }
 
 var noCertificate = &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised,
-	Detail: "this needs the device's certificate", Hint: "show the LDevID or the IDevID"}
+	Detail: "this needs the device's certificate", Hint: "show the LDevID or the IDevID; in nonce mode, in client"}
 
 // kind is the verifier's word for a message's; what it does not know it refuses.
 func kind(named string) string { return cmp.Or(named, attest.KindTPM2) }
@@ -286,7 +286,8 @@ func (h *handler) openNonceMode(p *proof, b wire.Binding) (err error) {
 	b.Client = leaf.Raw
 	p.binding = b.Sum()
 	if !signed(leaf.PublicKey, p.binding[:], p.Client.Signature) {
-		return &decide.Refusal{Code: wire.CodeUnauthorised, Detail: "the client proof's signature does not hold"}
+		return &decide.Refusal{Code: wire.CodeUnauthorised, Detail: "the signature in client does not hold",
+			Hint: "the key of the certificate in it signs the binding, not hashed again: ECDSA in ASN.1, or RSA-PSS with SHA-256"}
 	}
 	p.client = leaf
 	return nil

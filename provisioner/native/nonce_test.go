@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
@@ -88,15 +89,16 @@ func TestNonceMode(t *testing.T) {
 	p.Next = a.Identity.Next
 
 	good := p.renewal(t, p.IDevID, p.nonce(t))
-	for name, proof := range map[string]*wire.ClientProof{
-		"no client proof": nil,
-		"wrong signature": {Certificates: good.Client.Certificates, Signature: random(70)},
-		"no certificate":  {Signature: good.Client.Signature},
+	for says, proof := range map[string]*wire.ClientProof{
+		"in nonce mode, in client":  nil,
+		"the signature in client":   {Certificates: good.Client.Certificates, Signature: random(70)},
+		"not hashed again":          {Certificates: good.Client.Certificates, Signature: random(70)},
+		"proof without certificate": {Signature: good.Client.Signature},
 	} {
 		bad := good
 		bad.Client = proof
-		if _, err := p.send(t, wire.PathRenew, bad); err == nil {
-			t.Errorf("%s: renewed", name)
+		if _, err := p.send(t, wire.PathRenew, bad); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want: %s", err, says)
 		}
 	}
 	if a, err = p.send(t, wire.PathRenew, good); err != nil || a.Identity == nil {
