@@ -405,8 +405,13 @@ func TestRenewalWithoutSecretCostsASecondMessage(t *testing.T) {
 		t.Errorf("%d messages, %v", messages, err)
 	}
 	messages = 0
+	predecessor, next := u.LDevID, u.Next
 	if _, err := u.Renew(u.LDevID); err != nil || messages != 1 {
 		t.Errorf("%d messages, %v", messages, err)
+	}
+	messages, u.Next = 0, next // the answer was lost: all that the device has is what it had
+	if _, err := u.Renew(predecessor); err != nil || messages != 1 {
+		t.Errorf("%d messages after a lost answer, %v", messages, err)
 	}
 }
 
