@@ -12,7 +12,7 @@ COMMITTED := $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.built=$(COMMITTED)
 BUILD    := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 # Packages in which goroutines meet; the race detector needs a C compiler.
-RACY     := ./relay/... ./record/sqlite/... ./ca ./ca/status/... ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./admin/client ./admin/consent ./device/agent ./device/page ./device/proxy
+RACY     := ./relay/... ./record/sqlite/... ./ca ./ca/keys ./ca/status/... ./provisioner/... ./admin ./cmd/hallmarkd/internal/server ./admin/client ./admin/consent ./device/agent ./device/page ./device/proxy
 # What goes through bytes or crashes one by one, or the same again with a journal: run without the detector alone.
 STEADY   := ^(TestEveryByteMatters|TestKilledAtEveryStep|TestVerifyFinds|TestStoreWithJournal)$$
 

@@ -7,7 +7,7 @@ func Age(t *testing.T) {
 	t.Helper()
 	tokens.mu.Lock()
 	defer tokens.mu.Unlock()
-	for _, k := range tokens.open {
+	for _, k := range tokens.known {
 		k.soon.Store(false)
 	}
 }

@@ -1,9 +1,7 @@
 package keys
 
 import (
-	"bytes"
 	"cmp"
-	"context"
 	"crypto"
 	"crypto/rand"
 	"encoding/hex"
@@ -16,12 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"go.step.sm/crypto/kms/apiv1"
-	"go.step.sm/crypto/kms/pkcs11"
 	"go.step.sm/crypto/kms/uri"
 )
 
@@ -38,8 +32,9 @@ type inToken struct {
 
 const scheme11 = "pkcs11"
 
-// tokenURI says how to reach a token: its URI without a key, and the file of its PIN.
-type tokenURI struct{ uri, pinFile string }
+// tokenURI says how to reach a token: its URI without a key, the module in it, and the file of
+// its PIN.
+type tokenURI struct{ uri, module, pinFile string }
 
 func newInToken(text string) (inToken, error) {
 	text = strings.ReplaceAll(text, "+", "%2B") // no blank, as it is in a form
@@ -62,7 +57,8 @@ func newInToken(text string) (inToken, error) {
 			return inToken{}, fmt.Errorf("the pkcs11 key URI gives %q, which means nothing here, or not once; it takes %s", name, strings.Join(attributes, ", "))
 		}
 	}
-	k := inToken{label: given.Get("object"), id: given.Get("id"), token: tokenURI{pinFile: strings.TrimPrefix(given.Get("pin-source"), "file:")}}
+	k := inToken{label: given.Get("object"), id: given.Get("id")}
+	k.token = tokenURI{module: given.Get("module-path"), pinFile: strings.TrimPrefix(given.Get("pin-source"), "file:")}
 	sessions, err := strconv.Atoi(cmp.Or(given.Get("max-sessions"), strconv.Itoa(places+1))) // one keeps the login
 	switch {
 	case k.label == "" && k.id == "":
@@ -147,163 +143,13 @@ type tokenKey struct {
 func (k tokenKey) Public() crypto.PublicKey { return k.public }
 
 // Sign has the token sign a digest. It tries a second time in a new session: an HSM that was
-// started anew knows the old one no more. It gives up after a time: one that hangs must not
-// hang whoever asks.
+// started anew knows the old one no more.
 func (k tokenKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	type answer struct {
-		signature []byte
-		err       error
-	}
-	deadline := time.After(patience)
-	select {
-	case k.token.places <- struct{}{}:
-	case <-deadline:
-		return nil, errPatience
-	}
-	done := make(chan answer, 1)
-	go func() {
-		defer func() { <-k.token.places }()
+	return inTime(k.token, patience, func() ([]byte, error) {
 		signature, login, err := k.token.sign(k.name, digest, opts)
 		if err != nil && k.token.loginAfter(login) {
 			signature, _, err = k.token.sign(k.name, digest, opts)
 		}
-		done <- answer{signature, err}
-	}()
-	select {
-	case a := <-done:
-		return a.signature, a.err
-	case <-deadline:
-		return nil, errPatience
-	}
+		return signature, err
+	})
 }
-
-const (
-	// patience is how long a signature may take; a network HSM takes milliseconds.
-	patience = 5 * time.Second
-	// places is how many signatures a token makes at once.
-	places = 16
-	// loginEvery bounds how often a token is logged in to that does not answer.
-	loginEvery = 10 * time.Second
-)
-
-var errPatience = fmt.Errorf("the PKCS #11 token did not sign within %v", patience)
-
-// token is a token that is logged in to: once a process, whatever number of keys is used.
-type token struct {
-	at     tokenURI
-	places chan struct{}
-
-	mu      sync.RWMutex // held to write while it is logged in to
-	kms     *pkcs11.PKCS11
-	signers sync.Map // by name: a key is searched for once
-	logins  int
-	soon    atomic.Bool // after the last login: the next must wait
-	locked  bool        // the PIN is wrong: a token that is asked too often locks itself
-}
-
-var tokens = struct {
-	mu   sync.Mutex
-	open map[tokenURI]*token
-}{open: map[tokenURI]*token{}}
-
-func openToken(at tokenURI) (*token, error) {
-	tokens.mu.Lock()
-	defer tokens.mu.Unlock()
-	if t := tokens.open[at]; t != nil {
-		return t, nil
-	}
-	t := &token{at: at, places: make(chan struct{}, places)}
-	if err := t.login(); err != nil {
-		return nil, err
-	}
-	tokens.open[at] = t
-	return t, nil
-}
-
-func (t *token) login() error {
-	t.logins++
-	t.soon.Store(true)
-	time.AfterFunc(loginEvery, func() { t.soon.Store(false) })
-	options := apiv1.Options{URI: t.at.uri}
-	if t.at.pinFile != "" {
-		pin, err := file{t.at.pinFile}.read()
-		if err != nil {
-			return fmt.Errorf("the PIN of the PKCS #11 token: %w", err)
-		}
-		if options.Pin = string(bytes.TrimSpace(pin)); options.Pin == "" {
-			return fmt.Errorf("the PIN of the PKCS #11 token: %s is empty", t.at.pinFile)
-		}
-	}
-	kms, err := pkcs11.New(context.Background(), options)
-	switch {
-	case err == nil:
-		t.kms = kms
-		return nil
-	case strings.Contains(err.Error(), "compiled without cgo"):
-		return errors.New("this hallmarkd was built without PKCS #11: make build HSM=1 makes one that has it")
-	}
-	t.locked = strings.Contains(err.Error(), "CKR_PIN_")
-	return fmt.Errorf("the PKCS #11 token: %w", err)
-}
-
-// loginAfter logs in anew, unless somebody has since that login or it is too soon; it reports
-// whether to try again.
-func (t *token) loginAfter(login int) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.logins != login:
-		return t.kms != nil
-	case t.locked || t.soon.Load():
-		return false
-	case t.kms != nil:
-		t.kms.Close() // fails if the token is gone
-		t.kms = nil
-	}
-	t.signers.Clear()
-	return t.login() == nil
-}
-
-// sign also says in which login it was tried.
-func (t *token) sign(name string, digest []byte, opts crypto.SignerOpts) (signature []byte, login int, err error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	signer, err := t.key(name)
-	if err == nil {
-		signature, err = signer.Sign(rand.Reader, digest, opts)
-	}
-	return signature, t.logins, err
-}
-
-func (t *token) find(name string) (crypto.Signer, error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.key(name)
-}
-
-// key is find for who holds the lock.
-func (t *token) key(name string) (crypto.Signer, error) {
-	if known, ok := t.signers.Load(name); ok {
-		return known.(crypto.Signer), nil
-	}
-	if t.kms == nil {
-		return nil, errAway
-	}
-	signer, err := t.kms.CreateSigner(&apiv1.CreateSignerRequest{SigningKey: name})
-	if err == nil {
-		t.signers.Store(name, signer)
-	}
-	return signer, err
-}
-
-func (t *token) make(name string) error {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if t.kms == nil {
-		return errAway
-	}
-	_, err := t.kms.CreateKey(&apiv1.CreateKeyRequest{Name: name, SignatureAlgorithm: apiv1.ECDSAWithSHA256})
-	return err
-}
-
-var errAway = errors.New("the PKCS #11 token is away")

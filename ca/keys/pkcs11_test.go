@@ -15,7 +15,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -31,7 +33,7 @@ var tokens = sync.OnceValues(func() (dir string, err error) {
 		return "", err
 	}
 	setup := exec.Command("sh", "-ec", `umask 077; mkdir tokens; echo "directories.tokendir = $PWD/tokens" > conf
-		for label in made away asked; do softhsm2-util --init-token --free --label "Acme $label" --pin 1234 --so-pin 5678; done`)
+		for label in made away asked one two; do softhsm2-util --init-token --free --label "Acme $label" --pin 1234 --so-pin 5678; done`)
 	setup.Dir = dir
 	setup.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "conf"))
 	if out, err := setup.CombinedOutput(); err != nil {
@@ -189,6 +191,83 @@ func TestTokenWasAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	signs(t, key)
+}
+
+// TestTokensAreServed: two tokens of an HSM across a socket. While it hangs nobody is hung, for
+// long, and when it was started anew both are used again.
+func TestTokensAreServed(t *testing.T) {
+	_, pin := newToken(t, "one")
+	dir, err := os.MkdirTemp("", "hsm") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	t.Setenv("P11_KIT_SERVER_ADDRESS", "unix:path="+socket)
+	serve := func() (signal func(syscall.Signal)) {
+		os.Remove(socket)
+		server := exec.Command("p11-kit", "server", "--foreground", "--name", socket, "--provider", softHSM, "pkcs11:token=Acme%20one", "pkcs11:token=Acme%20two")
+		server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it has a child for each client
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		signal = func(s syscall.Signal) { syscall.Kill(-server.Process.Pid, s) }
+		t.Cleanup(func() { signal(syscall.SIGKILL); server.Wait() })
+		for range 100 {
+			if _, err := os.Stat(socket); err == nil {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		return signal
+	}
+	hsm := serve()
+	client, err := filepath.Glob("/usr/lib/*/pkcs11/p11-kit-client.so")
+	if err != nil || len(client) != 1 {
+		t.Fatal(client, err)
+	}
+	var made []crypto.Signer
+	uri := func(token string) string {
+		return "pkcs11:module-path=" + client[0] + ";token=Acme%20" + token + ";object=" + token + pin
+	}
+	for _, token := range []string{"one", "two"} {
+		key, err := keys.Create(uri(token), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, key)
+	}
+
+	hsm(syscall.SIGSTOP)
+	for _, atMost := range []time.Duration{7 * time.Second, time.Second} {
+		began := time.Now()
+		if _, err := made[0].Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil || time.Since(began) > atMost {
+			t.Errorf("an HSM that hangs: %v after %v", err, time.Since(began))
+		}
+	}
+	began := time.Now()
+	if _, err := keys.Open(strings.Replace(uri("one"), "object=one", "object=other", 1), ""); err == nil || time.Since(began) > 7*time.Second {
+		t.Errorf("an HSM that hangs: %v after %v", err, time.Since(began))
+	}
+	hsm(syscall.SIGCONT)
+	for _, key := range made {
+		signs(t, key)
+	}
+
+	hsm(syscall.SIGKILL)
+	if _, err := made[1].Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
+		t.Error("signed by nobody")
+	}
+	serve()
+	for range 2 { // of which one may find that its login is no more
+		for _, key := range made {
+			keys.Age(t)
+			_, err = key.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)
+		}
+	}
+	for _, key := range made {
+		signs(t, key)
+	}
 }
 
 // TestTokenRefusesThePIN: a token is not asked until it locks itself.

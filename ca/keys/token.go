@@ -1,0 +1,242 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.step.sm/crypto/kms/apiv1"
+	"go.step.sm/crypto/kms/pkcs11"
+)
+
+// ErrPIN says that a token refuses the PIN; one that is asked too often locks itself.
+var ErrPIN = errors.New("the PKCS #11 token refuses the PIN")
+
+var (
+	errAway = errors.New("the PKCS #11 token is away")
+	errLate = errors.New("the PKCS #11 token does not answer")
+)
+
+const (
+	// patience is how long a signature may take; a network HSM takes milliseconds.
+	patience = 5 * time.Second
+	// loginPatience is how long finding the token and the first login may take.
+	loginPatience = 30 * time.Second
+	// places is how many signatures a token makes at once.
+	places = 16
+	// loginEvery bounds how often a token is logged in to that does not answer.
+	loginEvery = 10 * time.Second
+)
+
+// module is a PKCS #11 module, which leads to many tokens.
+type module struct {
+	mu     sync.RWMutex // held to write while one of them is logged in to
+	tokens []*token     // guarded by mu
+}
+
+// token is a token that is logged in to: once a process, whatever number of keys is used.
+type token struct {
+	at     tokenURI
+	module *module
+	places chan struct{}
+	late   atomic.Int32 // how many places are held by what nobody waits for any more
+
+	// The module's lock guards these.
+	kms     *pkcs11.PKCS11 // nil while it is away
+	signers sync.Map       // by name: a key is searched for once
+	logins  int
+	soon    atomic.Bool // after the last login: the next must wait
+	refused bool        // the PIN
+}
+
+var tokens = struct {
+	mu      sync.Mutex
+	known   map[tokenURI]*token
+	modules map[string]*module
+}{known: map[tokenURI]*token{}, modules: map[string]*module{}}
+
+func tokenAt(at tokenURI) *token {
+	tokens.mu.Lock()
+	defer tokens.mu.Unlock()
+	t := tokens.known[at]
+	if t == nil {
+		m := tokens.modules[at.module]
+		if m == nil {
+			m = new(module)
+			tokens.modules[at.module] = m
+		}
+		t = &token{at: at, module: m, places: make(chan struct{}, places)}
+		tokens.known[at] = t
+	}
+	return t
+}
+
+func openToken(at tokenURI) (*token, error) {
+	t := tokenAt(at)
+	return inTime(t, loginPatience, func() (*token, error) {
+		if t.isOpen() {
+			return t, nil
+		}
+		t.module.mu.Lock()
+		defer t.module.mu.Unlock()
+		if t.kms != nil {
+			return t, nil
+		}
+		if t.logins == 0 {
+			t.module.tokens = append(t.module.tokens, t)
+		}
+		return t, t.login()
+	})
+}
+
+// inTime has a token do something, and gives up after a time: one that hangs must not hang
+// whoever asks. While it hangs nobody else waits for long.
+func inTime[T any](t *token, limit time.Duration, do func() (T, error)) (T, error) {
+	type answer struct {
+		result T
+		err    error
+	}
+	if t.late.Load() > 0 {
+		limit /= 10
+	}
+	var none T
+	enough := time.After(limit)
+	select {
+	case t.places <- struct{}{}:
+	case <-enough:
+		return none, errLate
+	}
+	done := make(chan answer, 1)
+	go func() {
+		result, err := do()
+		<-t.places
+		done <- answer{result, err}
+	}()
+	select {
+	case a := <-done:
+		return a.result, a.err
+	case <-enough:
+		t.late.Add(1)
+		go func() { <-done; t.late.Add(-1) }()
+		return none, errLate
+	}
+}
+
+// login is for who holds the lock to write.
+func (t *token) login() error {
+	t.logins++
+	t.soon.Store(true)
+	time.AfterFunc(loginEvery, func() { t.soon.Store(false) })
+	options := apiv1.Options{URI: t.at.uri}
+	if t.at.pinFile != "" {
+		pin, err := file{t.at.pinFile}.read()
+		if err != nil {
+			return fmt.Errorf("the PIN of the PKCS #11 token: %w", err)
+		}
+		if options.Pin = string(bytes.TrimSpace(pin)); options.Pin == "" {
+			return fmt.Errorf("the PIN of the PKCS #11 token: %s is empty", t.at.pinFile)
+		}
+	}
+	kms, err := pkcs11.New(context.Background(), options)
+	switch t.refused = false; {
+	case err == nil:
+		t.kms = kms
+		return nil
+	case strings.Contains(err.Error(), "compiled without cgo"):
+		return errors.New("this hallmarkd was built without PKCS #11: make build HSM=1 makes one that has it")
+	case strings.Contains(err.Error(), "CKR_PIN_"):
+		t.refused = true
+		return fmt.Errorf("%w: %w", ErrPIN, err)
+	}
+	return fmt.Errorf("the PKCS #11 token: %w", err)
+}
+
+// loginAfter logs in anew, unless somebody has since that login, it is too soon, or the PIN was
+// refused; it reports whether to try again.
+func (t *token) loginAfter(login int) bool {
+	t.module.mu.Lock()
+	defer t.module.mu.Unlock()
+	switch {
+	case t.logins != login:
+		return t.kms != nil
+	case t.refused || t.soon.Load():
+		return false
+	}
+	t.close()
+	if err := t.login(); err == nil || t.refused {
+		return err == nil
+	}
+	// Some modules find their HSM again only when they are initialised anew, which is done once
+	// none of their tokens is open.
+	for _, other := range t.module.tokens {
+		other.close()
+	}
+	return t.login() == nil
+}
+
+// close is for who holds the lock to write. The next login need not wait.
+func (t *token) close() {
+	if t.kms != nil {
+		t.kms.Close() // fails if the token is gone
+		t.kms = nil
+		t.soon.Store(false)
+	}
+	t.signers.Clear()
+}
+
+func (t *token) isOpen() bool {
+	t.module.mu.RLock()
+	defer t.module.mu.RUnlock()
+	return t.kms != nil
+}
+
+// sign also says in which login it was tried.
+func (t *token) sign(name string, digest []byte, opts crypto.SignerOpts) (signature []byte, login int, err error) {
+	t.module.mu.RLock()
+	defer t.module.mu.RUnlock()
+	signer, err := t.key(name)
+	if err == nil {
+		signature, err = signer.Sign(rand.Reader, digest, opts)
+	}
+	return signature, t.logins, err
+}
+
+func (t *token) find(name string) (crypto.Signer, error) {
+	return inTime(t, patience, func() (crypto.Signer, error) {
+		t.module.mu.RLock()
+		defer t.module.mu.RUnlock()
+		return t.key(name)
+	})
+}
+
+// key is find for who holds the lock.
+func (t *token) key(name string) (crypto.Signer, error) {
+	if known, ok := t.signers.Load(name); ok {
+		return known.(crypto.Signer), nil
+	}
+	if t.kms == nil {
+		return nil, errAway
+	}
+	signer, err := t.kms.CreateSigner(&apiv1.CreateSignerRequest{SigningKey: name})
+	if err == nil {
+		t.signers.Store(name, signer)
+	}
+	return signer, err
+}
+
+func (t *token) make(name string) error {
+	t.module.mu.RLock()
+	defer t.module.mu.RUnlock()
+	if t.kms == nil {
+		return errAway
+	}
+	_, err := t.kms.CreateKey(&apiv1.CreateKeyRequest{Name: name, SignatureAlgorithm: apiv1.ECDSAWithSHA256})
+	return err
+}
