@@ -20,7 +20,8 @@ type forgetful struct{ record.Issuance }
 func (forgetful) ReserveShard(_ context.Context, _ string, want, _ int64) (int64, int64, error) {
 	return 0, want, nil
 }
-func (forgetful) Intend(context.Context, []record.Certificate, func([]*record.Certificate) []bool) error {
+func (forgetful) Intend(_ context.Context, intents []record.Certificate, stands func([]*record.Certificate) []bool) error {
+	stands(make([]*record.Certificate, len(intents)))
 	return nil
 }
 func (forgetful) Complete(context.Context, []record.Certificate, record.Event) error { return nil }
