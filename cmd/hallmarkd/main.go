@@ -3,7 +3,8 @@
 // This package is the command line; the work is done in internal/.
 //
 // Exit codes: 0 done; 1 an error; 2 the command line is wrong; 3 `check` found
-// something to look at, but nothing that keeps the server from working.
+// something to look at, but nothing that keeps the server from working; 4 an HSM refused
+// the PIN.
 package main
 
 import (
@@ -17,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hallmark-pki/hallmark/ca/keys"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 )
 
@@ -28,6 +30,7 @@ const (
 	exitError    = 1
 	exitUsage    = 2
 	exitWarnings = 3
+	exitPIN      = 4 // with which nobody shall start the server again and again
 )
 
 func main() {
@@ -46,7 +49,7 @@ func root() *cobra.Command {
 TPM has attested, renews it, and lets an administrator take it away.
 
 Exit codes: 0 done; 1 an error; 2 the command line is wrong; 3 check found
-something to look at.`,
+something to look at; 4 an HSM refused the PIN.`,
 		Example: `  hallmarkd init --dir /srv/hallmark --name "Acme Devices" --public-url https://ca.acme.example:8443
   hallmarkd serve --config /srv/hallmark/hallmark.yaml`,
 		SilenceErrors: true, SilenceUsage: true,
@@ -109,6 +112,9 @@ func report(err error) int {
 	errors.As(err, &c)
 	var h installation.Hinted
 	errors.As(err, &h)
+	if errors.Is(err, keys.ErrPIN) {
+		c.code, h.Hint = exitPIN, "correct the file that pin-source names first: after some tries a token locks itself"
+	}
 	if strings.HasPrefix(err.Error(), "unknown command") { // cobra's own
 		c.code, h.Hint = exitUsage, "hallmarkd --help lists the commands"
 	}

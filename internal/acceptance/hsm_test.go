@@ -59,6 +59,14 @@ func TestHSMIsAway(t *testing.T) {
 			t.Fatalf("%v: %s\n%s", err, out, s.bash(t, "tail -5 log"))
 		}
 	}
+	// The unit does not try a wrong PIN until the token locks itself.
+	s.bash(t, "kill $(cat pid); echo 4321 > pin")
+	if out, err := s.try("hallmarkd serve --config acme/hallmark.yaml; test $? = 4"); err != nil || strings.Contains(out, "4321") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if unit := string(read(t, "../..", "docs/administrator.md")); !strings.Contains(unit, "\nRestartPreventExitStatus=4\n") {
+		t.Error("it does")
+	}
 }
 
 // The server's own TPM keeps the issuing CAs' keys, by tpm2-pkcs11.
