@@ -125,7 +125,6 @@ func (o *office) write(name, kind string, ders ...[]byte) string {
 // kept is what relying parties hold when Hallmark goes off.
 type kept struct {
 	*office
-	roots            *x509.CertPool
 	trusted, chain   string
 	openssl          map[string][]string // what openssl verify is told, by what it goes by
 	denyList, filter string
@@ -140,7 +139,7 @@ func (o *office) fetchAll(before []byte, fleet ...*x509.Certificate) *kept {
 	if err := o.status.Publish(o.Context(), shards...); err != nil {
 		o.Fatal(err)
 	}
-	k := &kept{office: o, roots: x509.NewCertPool(), answers: map[*x509.Certificate][]byte{}}
+	k := &kept{office: o, answers: map[*x509.Certificate][]byte{}}
 	fetch := func() (lists [][]byte, whole, delta, root []byte) {
 		for _, s := range shards {
 			lists = append(lists, o.fetch(handler, "GET", fmt.Sprintf("/crl/operational/%d.crl", s.Number), nil))
@@ -155,7 +154,6 @@ func (o *office) fetchAll(before []byte, fleet ...*x509.Certificate) *kept {
 	fetch()
 	o.clock = o.clock.Add(time.Hour - time.Second)
 	lists, whole, delta, root := fetch()
-	k.roots.AddCert(o.founded.Root)
 	k.trusted, k.chain = o.write("root.pem", "CERTIFICATE", o.founded.Root.Raw), o.write("issuer.pem", "CERTIFICATE", o.founded.Certificate.Raw)
 	k.openssl = map[string][]string{
 		"shards":                {"-crl_check_all", "-extended_crl", "-CRLfile", o.write("shards.pem", "X509 CRL", append(lists, root)...)},
@@ -179,7 +177,7 @@ func (k *kept) opinions(c *x509.Certificate, at time.Time, fail guard.Fail) map[
 		}
 	}
 	for name, file := range map[string]string{"the deny-list": k.denyList, "the filter": k.filter} {
-		g := must[*guard.Guard](k)(guard.New(file, guard.Options{Roots: k.roots, Fail: fail, Now: func() time.Time { return at }}))
+		g := must[*guard.Guard](k)(guard.New(file, guard.Options{Roots: k.trusted, Fail: fail, Now: func() time.Time { return at }}))
 		all[name] = g.Check(c)
 	}
 	all["OCSP"] = k.ocsp(c, at)

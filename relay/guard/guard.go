@@ -1,17 +1,16 @@
 // Package guard lets a Go server refuse the certificates that a relay has written down as
 // denied, also on connections that are open already.
 //
-//	g, err := guard.New("/etc/hallmark/denylist", guard.Options{Roots: roots, Fail: guard.Closed})
-//	config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, roots
-//	config.VerifyConnection = g.VerifyConnection
+//	g, err := guard.New("/etc/hallmark/denylist", guard.Options{Roots: "/etc/hallmark/relying-parties.pem", Fail: guard.Closed})
 //	listener := g.Listener(tcp, config)
 //	go g.Watch(ctx, time.Second)
 //
-// The file is the relay's format "denylist" or "filter"; both are verified when they are
-// read.
+// The file is the relay's format "denylist" or "filter", and is verified when it is read. The
+// roots, its format "roots", are read with it, for they change when the next CA comes.
 package guard
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -51,8 +50,8 @@ var ErrNotCovered = errors.New("the deny-list does not cover the certificate")
 
 // Options is how a Guard judges. Roots is needed.
 type Options struct {
-	// Roots are those of relying-parties.pem.
-	Roots *x509.CertPool
+	// Roots is the file of the roots to trust, relying-parties.pem.
+	Roots string
 	Fail  Fail
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -67,10 +66,12 @@ type Guard struct {
 	open  map[*conn]bool
 }
 
-// known is what was read: one deny-list for each issuer, or one filter.
+// known is what was read: the roots, and a deny-list or a filter for each issuer.
 type known struct {
+	text      []byte // the roots, PEM
+	roots     *x509.CertPool
 	lists     []*denylist.List
-	filter    *denylist.Filter
+	filters   []*denylist.Filter
 	documents []denylist.Document // the heads of all
 	stamps    string              // of the files
 }
@@ -78,8 +79,8 @@ type known struct {
 // New reads the file at path, and those of further issuers beside it (path.ISSUER). It
 // fails if it is missing or not to be believed.
 func New(path string, o Options) (*Guard, error) {
-	if o.Roots == nil {
-		return nil, errors.New("guard: the roots that relying parties trust are needed")
+	if o.Roots == "" {
+		return nil, errors.New("guard: the file of the roots that relying parties trust is needed")
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -88,10 +89,10 @@ func New(path string, o Options) (*Guard, error) {
 	return g, g.Reload()
 }
 
-// Reload reads the file again if it changed and closes open connections that it denies.
-// If it cannot be believed the last good one stays.
+// Reload reads the files again if one changed and closes open connections that they deny.
+// If they cannot be believed the last good ones stay.
 func (g *Guard) Reload() error {
-	paths := append([]string{g.path}, disk.Beside(g.path)...)
+	paths := append([]string{g.Roots, g.path}, disk.Beside(g.path)...)
 	stamps := ""
 	for _, path := range paths {
 		info, err := os.Stat(path)
@@ -104,9 +105,17 @@ func (g *Guard) Reload() error {
 	if before != nil && before.stamps == stamps {
 		return nil
 	}
-	k := &known{stamps: stamps}
-	for _, path := range paths {
-		if err := g.read(k, path); err != nil {
+	k := &known{stamps: stamps, roots: x509.NewCertPool()}
+	var err error
+	if k.text, err = os.ReadFile(g.Roots); err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	if !k.roots.AppendCertsFromPEM(k.text) {
+		return fmt.Errorf("guard: %s holds no certificates", g.Roots)
+	}
+	for _, path := range paths[1:] {
+		// None of another root's certificates is let in, whatever such a list says.
+		if err := g.read(k, path); err != nil && (path == g.path || !errors.As(err, new(x509.UnknownAuthorityError))) {
 			return fmt.Errorf("guard: %s: %w", path, err)
 		}
 	}
@@ -114,7 +123,7 @@ func (g *Guard) Reload() error {
 		return fmt.Errorf("guard: %s was made before the one that is known", g.path)
 	}
 	g.known.Store(k)
-	g.sweep()
+	g.sweep(before == nil || !bytes.Equal(k.text, before.text))
 	return nil
 }
 
@@ -129,18 +138,16 @@ func (g *Guard) read(k *known, path string) error {
 	if err != nil {
 		return err
 	}
-	list, err := denylist.OpenList(data, g.Roots, g.Now())
-	switch {
-	case err == nil && k.filter == nil:
+	list, err := denylist.OpenList(data, k.roots, g.Now())
+	if err == nil {
 		k.lists, k.documents = append(k.lists, list), append(k.documents, list.Document)
-		return nil
-	case errors.Is(err, denylist.ErrNotDocument) && k.filter == nil && len(k.lists) == 0:
-		if k.filter, err = denylist.OpenFilter(data, g.Roots, g.Now()); err == nil {
-			k.documents = append(k.documents, k.filter.Document)
-		}
+	}
+	if !errors.Is(err, denylist.ErrNotDocument) {
 		return err
-	case err == nil || errors.Is(err, denylist.ErrNotDocument):
-		return errors.New("a filter is of one issuer, and there are more: use deny-lists")
+	}
+	filter, err := denylist.OpenFilter(data, k.roots, g.Now())
+	if err == nil {
+		k.filters, k.documents = append(k.filters, filter), append(k.documents, filter.Document)
 	}
 	return err
 }
@@ -177,7 +184,7 @@ func (g *Guard) Watch(ctx context.Context, every time.Duration) (last error) {
 			return last
 		case <-tick.C:
 			last = g.Reload()
-			g.sweep() // a list may have ended meanwhile
+			g.sweep(false) // a list may have ended meanwhile
 		}
 	}
 }
@@ -202,8 +209,11 @@ func (g *Guard) Check(c *x509.Certificate) error {
 	if covered {
 		return nil
 	}
-	if k.filter != nil && k.filter.Covers(c) {
-		switch k.filter.Lookup(serial, c.NotBefore) {
+	for _, f := range k.filters {
+		if !f.Covers(c) {
+			continue
+		}
+		switch f.Lookup(serial, c.NotBefore) {
 		case denylist.Good:
 			return nil
 		case denylist.Denied:
@@ -218,28 +228,33 @@ func (g *Guard) Check(c *x509.Certificate) error {
 	return ErrNotCovered
 }
 
-// VerifyConnection is for tls.Config. It judges the client's certificate on every
-// handshake, resumed ones included, after the chain has been verified.
+// VerifyConnection is for a tls.Config whose ClientAuth is tls.RequireAnyClientCert. It judges
+// the client's chain and its certificate on every handshake, resumed ones included.
 func (g *Guard) VerifyConnection(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("guard: no client certificate")
 	}
+	if err := g.trusts(state.PeerCertificates, g.Now()); err != nil {
+		return err
+	}
 	return g.Check(state.PeerCertificates[0])
 }
 
-// Listener speaks TLS on inner as config says, refuses who is denied, and closes a
-// connection when its client comes to be denied.
+// trusts says why no root leads to a client's chain.
+func (g *Guard) trusts(chain []*x509.Certificate, at time.Time) error {
+	o := x509.VerifyOptions{Roots: g.known.Load().roots, Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	for _, c := range chain[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	_, err := chain[0].Verify(o)
+	return err
+}
+
+// Listener speaks TLS on inner as config says, but that clients are judged here: it refuses who
+// is not trusted or denied, and closes a connection when its client comes to be.
 func (g *Guard) Listener(inner net.Listener, config *tls.Config) net.Listener {
 	config = config.Clone()
-	before := config.VerifyConnection
-	config.VerifyConnection = func(state tls.ConnectionState) error {
-		if before != nil {
-			if err := before(state); err != nil {
-				return err
-			}
-		}
-		return g.VerifyConnection(state)
-	}
+	config.ClientAuth = tls.RequireAnyClientCert
 	return &listener{inner, g, config}
 }
 
@@ -255,16 +270,17 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: raw, guard: l.guard}
+	c := &conn{Conn: raw, guard: l.guard, since: l.guard.Now()}
 	config := l.config.Clone()
-	verify := config.VerifyConnection
+	before := config.VerifyConnection
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		if err := verify(state); err != nil {
-			return err
+		if before != nil {
+			if err := before(state); err != nil {
+				return err
+			}
 		}
-		c.track(state.PeerCertificates[0])
-		// What was denied between the two is found here, or by the sweep.
-		return l.guard.Check(state.PeerCertificates[0])
+		c.track(state.PeerCertificates) // first: what is denied from now on the sweep finds
+		return l.guard.VerifyConnection(state)
 	}
 	return tls.Server(c, config), nil
 }
@@ -273,13 +289,14 @@ func (l *listener) Accept() (net.Conn, error) {
 type conn struct {
 	net.Conn
 	guard *Guard
-	peer  *x509.Certificate
+	since time.Time
+	chain []*x509.Certificate
 }
 
-func (c *conn) track(peer *x509.Certificate) {
+func (c *conn) track(chain []*x509.Certificate) {
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
-	c.peer = peer
+	c.chain = chain
 	c.guard.open[c] = true
 }
 
@@ -291,13 +308,18 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// sweep closes open connections of clients that are denied by now. A filter that is
-// older than a certificate which was let in says nothing against it.
-func (g *Guard) sweep() {
+// sweep closes open connections of clients that are denied by now, or whose root is gone if the
+// roots have changed. A filter that is older than a certificate which was let in says nothing
+// against it.
+func (g *Guard) sweep(roots bool) {
 	g.mu.Lock()
 	var denied []*conn
 	for c := range g.open {
-		if err := g.Check(c.peer); err != nil && !errors.Is(err, ErrNotCovered) {
+		err := g.Check(c.chain[0])
+		if roots && (err == nil || errors.Is(err, ErrNotCovered)) {
+			err = g.trusts(c.chain, c.since)
+		}
+		if err != nil && !errors.Is(err, ErrNotCovered) {
 			denied = append(denied, c)
 		}
 	}

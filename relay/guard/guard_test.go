@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"io"
 	"math/big"
@@ -28,6 +29,7 @@ import (
 type maker struct {
 	*testing.T
 	roots     *x509.CertPool
+	trusted   string // a file of them
 	root      *x509.Certificate
 	rootKey   *ecdsa.PrivateKey
 	issuer    *x509.Certificate
@@ -42,6 +44,8 @@ func newMaker(t *testing.T) *maker {
 	m.rootKey = m.newKey()
 	m.root = m.certify("Root", true, nil, m.rootKey, m.rootKey)
 	m.roots.AddCert(m.root)
+	m.trusted = filepath.Join(t.TempDir(), "relying-parties.pem")
+	m.trust(m)
 	m.key, m.responder = m.newKey(), m.newKey()
 	m.issuer = m.certify("Issuer", true, m.root, m.key, m.rootKey)
 	m.seal = denylist.Seal{Responder: m.certify("OCSP", false, m.issuer, m.responder, m.key), Issuer: m.issuer, Key: m.responder}
@@ -79,6 +83,16 @@ func (m *maker) certify(name string, ca bool, parent *x509.Certificate, key, by 
 	c, err := x509.ParseCertificate(der)
 	m.must(err)
 	return c
+}
+
+// trust writes the roots of some makers, as a relay does.
+func (m *maker) trust(makers ...*maker) {
+	m.Helper()
+	var text []byte
+	for _, other := range makers {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.root.Raw})...)
+	}
+	m.replace(m.trusted, text)
 }
 
 // device is a certificate with its key and the issuer's.
@@ -127,7 +141,7 @@ func (m *maker) replace(path string, data []byte) {
 func (m *maker) serve(g *guard.Guard) (address string) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	m.must(err)
-	config := &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: m.roots, Certificates: []tls.Certificate{m.device("server")}}
+	config := &tls.Config{Certificates: []tls.Certificate{m.device("server")}}
 	listener := g.Listener(tcp, config)
 	m.Cleanup(func() { listener.Close() })
 	go func() {
@@ -178,7 +192,7 @@ func TestDeniedAtTheHandshakeAndAfterwards(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "denylist")
 	good, stolen := m.device("good"), m.device("stolen")
 	m.list(path, 1, time.Now().Add(-time.Hour))
-	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	g, err := guard.New(path, guard.Options{Roots: m.trusted})
 	m.must(err)
 	address := m.serve(g)
 	cache := tls.NewLRUClientSessionCache(4)
@@ -219,7 +233,7 @@ func TestLastGoodFileStays(t *testing.T) {
 	m, stranger := newMaker(t), newMaker(t)
 	path := filepath.Join(t.TempDir(), "denylist")
 	stolen := m.device("stolen")
-	if _, err := guard.New(path, guard.Options{Roots: m.roots}); err == nil {
+	if _, err := guard.New(path, guard.Options{Roots: m.trusted}); err == nil {
 		t.Error("without a file")
 	}
 	if _, err := guard.New(path, guard.Options{}); err == nil {
@@ -227,7 +241,7 @@ func TestLastGoodFileStays(t *testing.T) {
 	}
 	now := time.Now()
 	m.list(path, 2, now, stolen)
-	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	g, err := guard.New(path, guard.Options{Roots: m.trusted})
 	m.must(err)
 	for name, change := range map[string]func(){
 		"a stranger's": func() { stranger.list(path, 3, now.Add(time.Minute)) },
@@ -266,7 +280,7 @@ func TestEnded(t *testing.T) {
 		good, stolen error
 	}{{guard.Closed, guard.ErrEnded, guard.ErrEnded}, {guard.Open, nil, guard.ErrDenied}} {
 		var late atomic.Bool
-		g, err := guard.New(path, guard.Options{Roots: m.roots, Fail: c.fail, Now: func() time.Time {
+		g, err := guard.New(path, guard.Options{Roots: m.trusted, Fail: c.fail, Now: func() time.Time {
 			if late.Load() {
 				return time.Now().Add(8 * 24 * time.Hour)
 			}
@@ -298,7 +312,7 @@ func TestTwoIssuers(t *testing.T) {
 	first, second := m.device("first"), m.device("second")
 	m.list(path, 1, time.Now(), first)
 	m.list(path+".operational-2", 1, time.Now(), second)
-	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	g, err := guard.New(path, guard.Options{Roots: m.trusted})
 	m.must(err)
 	for _, c := range []tls.Certificate{first, second} {
 		if err := g.Check(c.Leaf); !errors.Is(err, guard.ErrDenied) {
@@ -319,7 +333,7 @@ func TestBeside(t *testing.T) {
 	m.list(path, 1, time.Now())
 	m.list(path+".operational-2", 1, time.Now(), second)
 	m.must(os.WriteFile(path+".backup-1", nil, 0o600))
-	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	g, err := guard.New(path, guard.Options{Roots: m.trusted})
 	m.must(err)
 	if err := g.Check(second.Leaf); !errors.Is(err, guard.ErrDenied) {
 		t.Error(err)
@@ -333,7 +347,7 @@ func TestAnIssuerMore(t *testing.T) {
 	path, now := filepath.Join(t.TempDir(), "denylist"), time.Now()
 	first, second := m.device("first"), m.device("second")
 	m.list(path, 1, now)
-	g, err := guard.New(path, guard.Options{Roots: m.roots})
+	g, err := guard.New(path, guard.Options{Roots: m.trusted})
 	m.must(err)
 	m.seals(path+".operational-2", m.document(1, "operational-2", now.Add(-time.Hour)), second)
 	m.list(path, 2, now, first)
@@ -355,7 +369,7 @@ func TestFilter(t *testing.T) {
 	m.must(err)
 	m.replace(path, data)
 	for _, fail := range []guard.Fail{guard.Closed, guard.Open} {
-		g, err := guard.New(path, guard.Options{Roots: m.roots, Fail: fail})
+		g, err := guard.New(path, guard.Options{Roots: m.trusted, Fail: fail})
 		m.must(err)
 		if err := g.Check(good.Leaf); err != nil {
 			t.Errorf("good: %v", err)
@@ -367,9 +381,56 @@ func TestFilter(t *testing.T) {
 			t.Errorf("younger than the filter: %v", err)
 		}
 	}
-	m.list(path+".operational-2", 1, time.Now())
-	if _, err := guard.New(path, guard.Options{Roots: m.roots}); err == nil {
-		t.Error("a filter and a list together")
+}
+
+// The next CA's root comes and the old one's goes while the server runs. Whoever is revoked under
+// the old one is refused all the while, also by those who have not been given the new root yet.
+func TestTheNextCA(t *testing.T) {
+	for format, write := range map[string]func(m *maker, path, issuer string, made time.Time, good, stolen tls.Certificate){
+		"deny-list": func(m *maker, path, issuer string, made time.Time, _, stolen tls.Certificate) {
+			m.seals(path, m.document(1, issuer, made), stolen)
+		},
+		"filter": func(m *maker, path, issuer string, made time.Time, good, stolen tls.Certificate) {
+			data, err := denylist.SealFilter(m.seal, m.document(1, issuer, made), made, []denylist.Serial{m.serial(stolen)}, []denylist.Serial{m.serial(good)})
+			m.must(err)
+			m.replace(path, data)
+		},
+	} {
+		m, next := newMaker(t), newMaker(t)
+		path, now := filepath.Join(t.TempDir(), "list"), time.Now()
+		good, stolen, nobody := m.device("good"), m.device("stolen"), m.device("nobody")
+		young, lost := next.device("young"), next.device("lost")
+		write(m, path, "operational", now.Add(-time.Hour), good, nobody)
+		g, err := guard.New(path, guard.Options{Roots: m.trusted})
+		m.must(err)
+		address, cache := m.serve(g), tls.NewLRUClientSessionCache(1)
+		standing, err := m.dial(address, good, cache)
+		m.must(err)
+		judged := func(when string, want map[*tls.Certificate]bool) {
+			t.Helper()
+			m.must(g.Reload())
+			for c, in := range want {
+				if _, err := m.dial(address, *c, nil); (err == nil) != in {
+					t.Errorf("%s, %s, %s: %v", format, when, c.Leaf.Subject, err)
+				}
+			}
+		}
+		write(next, path+".operational-2", "operational-2", now, young, lost)
+		write(m, path, "operational", now, good, stolen)
+		judged("before its root is here", map[*tls.Certificate]bool{&good: true, &stolen: false, &young: false})
+		m.trust(m, next)
+		judged("beside the old one", map[*tls.Certificate]bool{&good: true, &stolen: false, &young: true, &lost: false})
+		m.must(echo(standing))
+		m.must(os.Remove(path + ".operational-2"))
+		write(next, path, "operational-2", now, young, lost)
+		m.trust(next)
+		judged("alone", map[*tls.Certificate]bool{&good: false, &stolen: false, &young: true, &lost: false})
+		if _, err := m.dial(address, good, cache); err == nil {
+			t.Errorf("%s: a resumed connection under a root that is gone", format)
+		}
+		if echo(standing) == nil {
+			t.Errorf("%s: a connection under a root that is gone stands", format)
+		}
 	}
 }
 
@@ -388,7 +449,7 @@ func TestAnotherIssuer(t *testing.T) {
 	theirs := m.device("theirs")
 	for _, path := range []string{list, filter} {
 		for _, fail := range []guard.Fail{guard.Closed, guard.Open} {
-			g, err := guard.New(path, guard.Options{Roots: m.roots, Fail: fail})
+			g, err := guard.New(path, guard.Options{Roots: m.trusted, Fail: fail})
 			m.must(err)
 			m.must(g.Check(mine.Leaf))
 			if err := g.Check(theirs.Leaf); (err == nil) != (fail == guard.Open) || err != nil && !errors.Is(err, guard.ErrNotCovered) {
