@@ -20,33 +20,28 @@ type event struct {
 	change *wire.Change
 }
 
-// follow sends the changes after a number until the stream fails or ctx ends, or a stream
-// ends in order: a server that was told anew may know of other issuers. One that ends at once is
-// taken up again: if that was for a reason, the server says it now.
+// errCut: the stream ended as soon as it began.
+var errCut = errors.New("the feed ends as soon as it begins: does a proxy in between hold it back?")
+
+// follow sends the changes after a number until the stream fails or ctx ends, or it ends in order:
+// a server that was told anew may know of other issuers, or say why it ended it.
 func (r *Relay) follow(ctx context.Context, after int64, to chan<- event) error {
-	for short := 0; ; {
-		began := time.Now()
-		last, err := r.stream(ctx, after, to)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("the feed: %w", err)
-		}
-		if time.Since(began) >= time.Second {
-			return nil
-		}
-		if short++; short == 2 {
-			return errors.New("the feed ends as soon as it begins: does a proxy in between hold it back?")
-		}
-		after = last
+	began := time.Now()
+	err := r.stream(ctx, after, to)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("the feed: %w", err)
+	case time.Since(began) < time.Second:
+		return errCut
 	}
+	return nil
 }
 
 // stream reads one answer of server-sent events. Whoever is silent for three heartbeats
 // is gone.
-func (r *Relay) stream(ctx context.Context, after int64, to chan<- event) (last int64, err error) {
-	last = after
+func (r *Relay) stream(ctx context.Context, after int64, to chan<- event) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	silence := time.AfterFunc(exchangeTimeout, cancel)
@@ -54,29 +49,28 @@ func (r *Relay) stream(ctx context.Context, after int64, to chan<- event) (last 
 	header := http.Header{"Accept": {wire.StreamType}, "Cache-Control": {"no-cache"}}
 	resp, err := r.Send(ctx, http.MethodGet, wire.PathChanges+"?after="+strconv.FormatInt(max(0, after), 10), header, nil)
 	if err != nil {
-		return last, err
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxSmall))
-		return last, refusal(resp, body)
+		return refusal(resp, body)
 	}
 	lines := bufio.NewReaderSize(resp.Body, maxLine)
 	for {
 		e, err := readEvent(lines, func() { silence.Reset(3 * wire.Heartbeat) })
 		switch {
 		case errors.Is(err, io.EOF):
-			return last, nil
+			return nil
 		case err != nil && ctx.Err() != nil:
-			return last, fmt.Errorf("nothing was heard for %v", 3*wire.Heartbeat)
+			return fmt.Errorf("nothing was heard for %v", 3*wire.Heartbeat)
 		case err != nil:
-			return last, err
+			return err
 		}
 		select {
 		case to <- e:
-			last = max(last, e.number)
 		case <-ctx.Done():
-			return last, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -225,5 +226,31 @@ func TestDamagedState(t *testing.T) {
 	p.enforced()
 	if _, err := ReadStatus(filepath.Join(p.dir, "nowhere"), time.Now()); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A server that is told anew twice within a second ends a stream that has just begun, too. The relay
+// asks again what to trust: it would not hear of the next CA for an hour.
+func TestServerIsToldTwice(t *testing.T) {
+	s := newSite(t)
+	var streams, trusts atomic.Int32
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		switch r.URL.Path {
+		case wire.PathChanges:
+			if streams.Add(1) == 1 {
+				return
+			}
+		case wire.PathRelayTrust:
+			trusts.Add(1)
+		}
+		next.ServeHTTP(w, r)
+	})
+	p := s.post()
+	p.file(wire.FormatSerials)
+	p.run()
+	p.await("it asks again what to trust", func() bool { return trusts.Load() > 1 && streams.Load() > 1 })
+	p.enforced()
+	if text := p.log.String(); strings.Contains(text, errCut.Error()) {
+		t.Errorf("an alarm:\n%s", text)
 	}
 }

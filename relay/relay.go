@@ -106,7 +106,7 @@ type Relay struct {
 	Config
 	roots   *x509.CertPool
 	trusted []byte             // the same, PEM
-	issuers []string           // in the server's order
+	issuers []string           // sorted
 	sources map[string]*source // by issuer
 	pending []wire.Change      // seen, not yet enforced
 	later   []event            // come, and not looked at before what is pending is enforced
@@ -174,14 +174,17 @@ func (r *Relay) Run(ctx context.Context) error {
 	if missing := slices.ContainsFunc(r.Files, func(f File) bool { return r.kept[f.Path] == nil }); !missing {
 		r.tellReady()
 	}
-	backoff := time.Second
+	backoff, cut := time.Second, 0
 	for {
 		began := r.Now()
 		err := r.session(ctx)
+		if cut++; !errors.Is(err, errCut) {
+			cut = 0
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil: // everything is due anew, and for all relays if the server's settings changed
+		case err == nil || 0 < cut && cut < 3: // everything is due anew, and for all relays if the server's settings changed
 			pause(ctx, rand.N(time.Second/2))
 			continue
 		case r.Now().Sub(began) > maxBackoff:
