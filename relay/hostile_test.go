@@ -215,3 +215,18 @@ func TestIssuerIsFollowedWhileItsRootIsTrusted(t *testing.T) {
 		t.Errorf("followed, though its root was retired: %q", r.issuers)
 	}
 }
+
+// Whose signature a list must have is not for the server to say.
+func TestSignersAreSigned(t *testing.T) {
+	s := newSite(t)
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		if strings.HasPrefix(r.URL.Path, "/ca/") {
+			t.Errorf("asked for %s", r.URL.Path)
+		}
+		server.ServeHTTP(w, r)
+	})
+	p := s.post()
+	p.file(wire.FormatCRL)
+	p.run()
+	p.enforced()
+}

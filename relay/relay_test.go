@@ -472,11 +472,11 @@ func TestForgeries(t *testing.T) {
 		{"old CRLs", wire.FormatCRL, "/crl/operational.pem", func(old, _ string) string { return old }, "somebody in between repeats old answers"},
 		{"no CRLs", wire.FormatCRL, "/crl/operational.pem", func(_, _ string) string { return "" }, "there is none in the answer"},
 		{"CRL that is none", wire.FormatCRL, "/crl/operational.pem", func(_, _ string) string { return "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n" }, "CRLs of operational"},
-		{"another issuer's", wire.FormatCRL, "/ca/operational.crt", func(_, _ string) string { return string(newSite(t).server.Certificate().Raw) }, "issuer operational"},
+		{"another issuer's", wire.FormatCRL, "/crl/operational.pem", func(_, _ string) string { return newSite(t).get("/crl/operational.pem") }, "not signed by its issuer"},
 		{"trust bundle", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `"bundle":"ey`, `"bundle":"ez`, 1) }, "trust bundle"},
 		{"no issuers", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `["operational"]`, `[]`, 1) }, "names no issuers"},
 		{"an issuer's name", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `["operational"]`, `["../x"]`, 1) }, "not an issuer's name"},
-		{"too long", wire.FormatCRL, "/ca/operational.crt", func(_, new string) string { return new + strings.Repeat("x", maxSmall) }, "more than"},
+		{"too long", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return new + strings.Repeat("x", maxSmall) }, "more than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)

@@ -27,7 +27,6 @@ type source struct {
 	// made is when the deny-list that denied began with was made, until when it is good.
 	made, until time.Time
 	documents   map[string]document // by path: what was fetched, for If-None-Match
-	signers     []*x509.Certificate // who may have signed its CRLs, once fetched
 }
 
 // document is an answer that was verified.
@@ -67,7 +66,6 @@ const (
 	maxCRLs  = 256 << 20
 	maxSmall = 1 << 20
 	pathCRL  = "/crl/"
-	pathCA   = "/ca/"
 )
 
 // fetch makes one GET and reads at most limit bytes; 304 gives the document that is known.
@@ -291,14 +289,12 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 	if err != nil || etag != "" && etag == known.etag {
 		return known, err
 	}
-	if s.signers == nil {
-		if s.signers, err = r.signers(ctx, name); err != nil {
-			return known, err
-		}
-	}
-	lists, err := crls.Read(body, s.signers, r.numbers, r.Now())
+	signers, err := r.signers(name)
 	if err != nil {
-		s.signers = nil // they may have changed
+		return known, err
+	}
+	lists, err := crls.Read(body, signers, r.numbers, r.Now())
+	if err != nil {
 		return known, fmt.Errorf("CRLs of %s: %w", name, err)
 	}
 	maps.Copy(r.numbers, lists.Numbers)
@@ -315,13 +311,10 @@ func sameKeys[V any](a, b map[string]V) bool {
 	return maps.EqualFunc(a, b, func(V, V) bool { return true })
 }
 
-// signers are the roots and the issuer's certificate, which one of them must have signed.
-func (r *Relay) signers(ctx context.Context, name string) ([]*x509.Certificate, error) {
-	body, _, err := r.fetch(ctx, pathCA+name+".crt", document{}, maxSmall)
-	if err != nil {
-		return nil, err
-	}
-	issuer, err := x509.ParseCertificate(body)
+// signers are those one of whom must have signed a list: the issuer that its deny-list, which is
+// signed, says, and its root.
+func (r *Relay) signers(name string) ([]*x509.Certificate, error) {
+	issuer, err := x509.ParseCertificate(r.state.Issuers[name])
 	if err != nil {
 		return nil, err
 	}
