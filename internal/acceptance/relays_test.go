@@ -30,6 +30,7 @@ const relayPage = "docs/relay.md"
 // /etc/hallmark of a relying party's host.
 type yard struct {
 	*stage
+	port         int
 	stolen, good tls.Certificate
 	site         *x509.CertPool // the relying party's own certificate
 	etc          string
@@ -52,8 +53,8 @@ func newYard(t *testing.T) *yard {
 	await(t, fmt.Sprintf("127.0.0.1:%d", port+1))
 	s.env = append(s.env, "HALLMARK_CONFIG="+s.dir+"/acme/operator")
 	s.bash(t, "hallmark model create sensor --assurance first-use --subject 'acme-{serial}' && hallmark lot create w1 --model sensor --quota 10")
-	y := &yard{stage: s, site: relyingPartyCertificate(t, s.dir), etc: filepath.Join(s.dir, "etc")}
-	y.stolen, y.good = y.enrol(t, port, "SN-1"), y.enrol(t, port, "SN-2")
+	y := &yard{stage: s, port: port, site: relyingPartyCertificate(t, s.dir), etc: filepath.Join(s.dir, "etc")}
+	y.stolen, y.good = y.enrol(t, "SN-1"), y.enrol(t, "SN-2")
 	if err := os.Mkdir(y.etc, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -64,9 +65,9 @@ func newYard(t *testing.T) *yard {
 	return y
 }
 
-func (y *yard) enrol(t *testing.T, port int, serial string) tls.Certificate {
+func (y *yard) enrol(t *testing.T, serial string) tls.Certificate {
 	t.Helper()
-	d, _ := enrolDevice(t, y.stage, fmt.Sprintf("127.0.0.1:%d", port), y.bash(t, "hallmark ticket create --lot w1 2>/dev/null"), serial)
+	d, _ := enrolDevice(t, y.stage, fmt.Sprintf("127.0.0.1:%d", y.port), y.bash(t, "hallmark ticket create --lot w1 2>/dev/null"), serial)
 	return d.LDevID
 }
 
@@ -198,6 +199,42 @@ func (y *yard) walk(t *testing.T, d door) {
 	y.bash(t, "hallmark device revoke SN-1 --reason key-compromise")
 	y.until(t, "refused for good", refused)
 	y.enforced(t)
+	y.succeed(t, d)
+}
+
+// succeed has the next CA issue and the root of the first one retired, while the program runs. Who
+// is revoked is refused all the while.
+func (y *yard) succeed(t *testing.T, d door) {
+	t.Helper()
+	publish := func(change string) {
+		y.bash(t, "hallmarkd trust "+change+` --config acme/hallmark.yaml &&
+			hallmarkd trust sign --key roots/infrastructure-root.key acme/trust/proposal.json && hallmarkd trust publish --config acme/hallmark.yaml`)
+	}
+	refused := func(c tls.Certificate) func() error {
+		return func() error {
+			if d.try(y.stolen) == nil {
+				t.Fatal("a revoked device is let in")
+			}
+			if d.try(c) == nil {
+				return errors.New("it is let in")
+			}
+			return nil
+		}
+	}
+	publish("add-root operational --root-out roots")
+	y.bash(t, `hallmarkd trust activate operational-2 --config acme/hallmark.yaml &&
+		for i in $(seq 400); do hallmark issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
+	next := y.enrol(t, "SN-3")
+	y.until(t, "the next CA's is let in", func() error { return d.try(next) })
+	y.bash(t, "hallmark device suspend SN-3")
+	y.until(t, "the next CA's is refused", refused(next))
+	if err := d.try(y.good); err != nil {
+		t.Errorf("the first CA's is refused beside the next: %v", err)
+	}
+	y.bash(t, "hallmark device restore SN-3")
+	publish("retire-root operational --strand")
+	y.until(t, "the first CA's is refused", refused(y.good))
+	y.until(t, "the next CA's is let in alone", func() error { return d.try(next) })
 }
 
 func TestRelayBesideMosquitto(t *testing.T) {
@@ -367,7 +404,6 @@ func TestRelayBesideGo(t *testing.T) {
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"io"
 	"log"
 	"net"
@@ -378,11 +414,7 @@ import (
 )
 
 func main() {
-	ctx, roots := context.Background(), x509.NewCertPool()
-	text, err := os.ReadFile("etc/relying-parties.pem")
-	if err != nil || !roots.AppendCertsFromPEM(text) {
-		log.Fatal(err)
-	}
+	ctx := context.Background()
 	pair, err := tls.LoadX509KeyPair("etc/site.pem", "etc/site.key")
 	if err != nil {
 		log.Fatal(err)
