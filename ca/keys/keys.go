@@ -31,6 +31,9 @@ func Create(uri, dir string) (crypto.Signer, error) {
 	return b.create()
 }
 
+// InToken reports whether a URI names a key in a PKCS #11 token, which is logged in to.
+func InToken(uri string) bool { return strings.HasPrefix(uri, scheme11+":") }
+
 // backend is one place where a key lives or shall live.
 type backend interface {
 	open() (crypto.Signer, error)

@@ -22,7 +22,7 @@ func backupCommand() *cobra.Command {
 		Use: "backup", Short: "Back up an installation, running or not, to one file", Args: noArguments,
 		Long: `Backup writes the record as it is at this moment, the configuration, certificates and
 keys to one new file. Guard it as you guard the server: it holds every key but the
-roots'. Together with the journal (journal: in hallmark.yaml), which goes on from
+roots' and those in a PKCS #11 token. Together with the journal (journal: in hallmark.yaml), which goes on from
 there, restore loses nothing that was answered.
 
 If the journal's disk is lost and the record is not, nothing can be recorded any more. Stop
@@ -32,8 +32,11 @@ the server, and --new-journal begins a new one with this backup; older ones need
 			if to == "" {
 				return usage(c, errors.New("--to is needed"))
 			}
-			in, err := installation.Load(path)
+			in, err := installation.Read(path)
 			if err != nil {
+				return err
+			}
+			if err := in.Agrees(); err != nil {
 				return err
 			}
 			if newJournal {
@@ -59,7 +62,7 @@ the server, and --new-journal begins a new one with this backup; older ones need
 }
 
 func tellBackup(out io.Writer, to, journal string, done upkeep.BackedUp) error {
-	text := fmt.Sprintf("%s holds %d files, %d bytes. Keep it, and %s, apart from this machine.\nThe root keys are not in it.\n", to, done.Files, done.Bytes, journal)
+	text := fmt.Sprintf("%s holds %d files, %d bytes. Keep it, and %s, apart from this machine.\nThe root keys are not in it, nor are those in tokens.\n", to, done.Files, done.Bytes, journal)
 	if len(done.Outside) > 0 {
 		text += "Not in it, because outside the installation's folder:\n  " + strings.Join(done.Outside, "\n  ") + "\n"
 	}

@@ -94,7 +94,7 @@ func saidListed(c *cobra.Command, store record.Store, root, issuer, reason strin
 
 // writeUnsigned writes what whoever has the root's key is to sign, and says how.
 func writeUnsigned(c *cobra.Command, path, issuer string, reason int, file string) error {
-	in, err := installation.Open(path)
+	in, err := installation.Read(path)
 	if err != nil {
 		return err
 	}

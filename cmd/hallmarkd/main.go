@@ -135,7 +135,7 @@ func configFlag(c *cobra.Command, path *string) {
 // their roots are named too.
 func issuers(path *string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
-		if in, err := installation.Open(*path); err == nil && len(args) == 0 {
+		if in, err := installation.Read(*path); err == nil && len(args) == 0 {
 			for _, i := range in.Issuers {
 				names = append(names, i.Name)
 			}

@@ -61,7 +61,7 @@ needs no installation.`,
 				}
 				return tell(c.OutOrStdout(), asJSON, rollover.DescribeProposal(p))
 			}
-			in, err := installation.Open(path)
+			in, err := installation.Read(path)
 			if err != nil {
 				return err
 			}
@@ -121,7 +121,7 @@ needs it. Nothing is issued by the new CA before activate.`,
 			if rootOut == "" {
 				return usage(c, errors.New("--root-out is needed"))
 			}
-			in, err := installation.Open(path)
+			in, err := installation.Read(path)
 			if err != nil {
 				return err
 			}
@@ -171,7 +171,7 @@ lot's list vouches for it, or while its working certificate is in force if it ha
 TPM, and needs "hallmark device grant" otherwise.`,
 		Example: "  hallmarkd trust retire-root operational --config /srv/hallmark",
 		RunE: func(c *cobra.Command, args []string) error {
-			in, err := installation.Open(path)
+			in, err := installation.Read(path)
 			if err != nil {
 				return err
 			}
@@ -226,7 +226,7 @@ Public keys are PEM files, as new-key writes them.`,
 			if w.TimeKeys, err = publicKeys(timeKeys); err != nil {
 				return err
 			}
-			in, err := installation.Open(path)
+			in, err := installation.Read(path)
 			if err != nil {
 				return err
 			}
@@ -380,7 +380,7 @@ Signatures cannot be taken back: if enough keys have signed, whoever kept a copy
 still lead devices to it that have not followed another bundle of its number yet.`,
 		Example: "  hallmarkd trust withdraw --config /srv/hallmark",
 		RunE: func(c *cobra.Command, _ []string) error {
-			in, err := installation.Open(path)
+			in, err := installation.Read(path)
 			if err != nil {
 				return err
 			}
@@ -417,6 +417,9 @@ trust/relying-parties.pem: it is they who would refuse the new certificates. Dev
 follow by themselves.`,
 		Example: "  hallmarkd trust activate operational-2 --config /srv/hallmark",
 		RunE: func(c *cobra.Command, args []string) error {
+			if _, err := installation.Open(path); err != nil {
+				return err // the server would not take it
+			}
 			return changing(c, path, func(in *installation.Installation, store record.Store) (string, error) {
 				return args[0] + " issues from now on.\n", rollover.Activate(c.Context(), in, store, args[0], time.Now())
 			})
@@ -428,7 +431,7 @@ follow by themselves.`,
 
 // changing makes a change that the server must notice, and tells it.
 func changing(c *cobra.Command, path string, change func(*installation.Installation, record.Store) (string, error)) error {
-	in, err := installation.Open(path)
+	in, err := installation.Read(path)
 	if err != nil {
 		return err
 	}

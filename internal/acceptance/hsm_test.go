@@ -41,6 +41,12 @@ func TestHSMIsAway(t *testing.T) {
 		hallmarkd serve --config acme/hallmark.yaml > log 2>&1 & echo $! > pid`, port))
 	t.Cleanup(func() { s.try("kill $(cat pid)") })
 	await(t, fmt.Sprintf("127.0.0.1:%d", port))
+	out, err := s.try(`softhsm2-util --init-token --free --label other --pin 1234 --so-pin 5678
+		K="pkcs11:module-path=/usr/lib/softhsm/libsofthsm2.so;token=other;object={name}?pin-source=$PWD/pin"
+		hallmarkd trust new-key x --key "${K/\{name\}/infrastructure}" && hallmarkd init --dir other --name Other --root-out other-roots --issuer-keys "$K"`)
+	if err == nil || !strings.Contains(out, "these keys were made and stay in their token: manufacturing, operational;") {
+		t.Errorf("of an attempt that failed: %v, %s", err, out)
+	}
 	s.bash(t, "hallmark ticket create --serial SN-1 > ticket && hallmark-device enrol - --state device < ticket && hallmark-device renew --state device")
 	s.bash(t, "mv tokens gone")
 	if out, err := s.try("hallmark-device renew --state device"); err == nil || !strings.Contains(out, "the CA cannot sign now") {

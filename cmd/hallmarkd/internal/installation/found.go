@@ -59,6 +59,9 @@ type Founding struct {
 	// TrustKeys is how many keys, beside the roots', shall sign trust bundles, and Threshold
 	// how many of them must; 0 means that the infrastructure root does.
 	TrustKeys, Threshold int
+
+	// inToken names the keys made in tokens, which outlive an attempt that fails.
+	inToken *[]string
 }
 
 // Founded says what was made.
@@ -82,12 +85,14 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 		return made, Hint(fmt.Errorf("%d of %d keys cannot sign trust bundles", f.Threshold, f.TrustKeys), "as in --trust-keys 3 --trust-threshold 2; at most %d", maxTrustKeys)
 	}
 	if f.IssuerKeys = cmp.Or(f.IssuerKeys, config.IssuerKeys); !strings.Contains(f.IssuerKeys, config.NamePart) {
-		return made, Hint(fmt.Errorf("--issuer-keys %q: two issuers would share a key", f.IssuerKeys), "a key URI with %s in it", config.NamePart)
+		return made, Hint(errors.New("--issuer-keys: two issuers would share a key"), "a key URI with %s in it", config.NamePart)
 	}
 	address, err := f.addresses()
 	if err != nil {
 		return made, err
 	}
+	var left []string
+	f.inToken = &left
 	err = Make(f.Dir, func(work string) error {
 		rootKeys := KeysIn(f.RootOut)
 		if rootKeys.Dir == "" && f.RootOut != "" {
@@ -100,6 +105,9 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 		// First the keys that cannot be made again, then the installation that needs them.
 		return moveKeys(rootKeys.Dir, f.RootOut)
 	})
+	if err != nil && len(left) > 0 {
+		err = Hint(err, "these keys were made and stay in their token: %s; delete them (pkcs11-tool --delete-object), or name others, as in object=second-%s", strings.Join(left, ", "), config.NamePart)
+	}
 	made = Founded{
 		Config: filepath.Join(f.Dir, ConfigFile), Operator: filepath.Join(f.Dir, OperatorDir, client.SettingsFile),
 		RelyingParties: filepath.Join(f.Dir, RelyingParties), RootKeys: f.RootOut, Devices: address.Public.Devices,
@@ -114,6 +122,14 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 type Keys struct {
 	// URI is a key URI with config.NamePart in it. Paths in it are relative to Dir.
 	URI, Dir string
+}
+
+// CheckKeys refuses a key URI where every key would have the same place: it is no folder.
+func CheckKeys(place string) error {
+	if scheme, _, found := strings.Cut(place, ":"); found && !strings.Contains(scheme, "/") && !strings.Contains(place, config.NamePart) {
+		return Hint(fmt.Errorf("--root-out: a key URI without %s would give all keys one place", config.NamePart), "as in pkcs11:token=TOKEN;object=%s?pin-source=/PATH; of a folder with such a name write ./%s:…", config.NamePart, scheme)
+	}
+	return nil
 }
 
 // KeysIn is a folder of key files, or what a key URI with config.NamePart in it says.
@@ -158,8 +174,8 @@ func (f Founding) free() error {
 	if err := Free(f.Dir); err != nil {
 		return err
 	}
-	if KeysIn(f.RootOut).Dir == "" {
-		return nil
+	if err := CheckKeys(f.RootOut); err != nil || KeysIn(f.RootOut).Dir == "" {
+		return err
 	}
 	if others, err := filepath.Glob(filepath.Join(f.RootOut, "*-root.key")); err != nil || len(others) > 0 {
 		return Hint(fmt.Errorf("%s holds another CA's root keys", f.RootOut), "name another folder with --root-out")
@@ -234,9 +250,9 @@ func (f Founding) found(ctx context.Context, dir string, rootKeys Keys, a addres
 	now := time.Now()
 	founded, err := ca.Found(ca.Founding{Organisation: f.Name, BaseURL: a.Public.Status, Now: now, Key: func(name string) (crypto.Signer, error) {
 		if strings.HasSuffix(name, "-root") {
-			return rootKeys.Make(name)
+			return f.key(rootKeys, name)
 		}
-		return Keys{f.IssuerKeys, dir}.Make(name)
+		return f.key(Keys{f.IssuerKeys, dir}, name)
 	}})
 	if err != nil {
 		return err
@@ -275,6 +291,14 @@ func (f Founding) found(ctx context.Context, dir string, rootKeys Keys, a addres
 		}
 	}
 	return foundOperator(ctx, dir, store)
+}
+
+func (f Founding) key(where Keys, name string) (crypto.Signer, error) {
+	key, err := where.Make(name)
+	if err == nil && keys.InToken(where.URI) {
+		*f.inToken = append(*f.inToken, name)
+	}
+	return key, err
 }
 
 // addTrust makes what others are told to trust: devices follow the bundle, relying
@@ -321,7 +345,7 @@ func (f Founding) addTrust(files map[string][]byte, founded []ca.Founded, timeKe
 func (f Founding) handOver(first wire.SignedBundle, next wire.Bundle, root crypto.Signer, rootKeys Keys) (wire.SignedBundle, error) {
 	signers := []crypto.Signer{root}
 	for n := range f.TrustKeys {
-		key, err := rootKeys.Make(fmt.Sprintf("trust-%d", n+1))
+		key, err := f.key(rootKeys, fmt.Sprintf("trust-%d", n+1))
 		if err != nil {
 			return first, err
 		}

@@ -58,9 +58,15 @@ func Load(path string) (*Installation, error) {
 	return in, in.Agrees()
 }
 
-// Open is Load for whoever is about to change the trust bundle, with which configuration
-// and issuers need not agree yet.
-func Open(path string) (*Installation, error) {
+// Open is Load for whoever is about to change what issues, with which the trust bundle need
+// not agree yet.
+func Open(path string) (*Installation, error) { return open(path, true) }
+
+// Read is Open for whoever has nothing signed by issuers. Those whose keys are in tokens have
+// no Signer then: an HSM may be away, or lost, and counts wrong PINs.
+func Read(path string) (*Installation, error) { return open(path, false) }
+
+func open(path string, tokens bool) (*Installation, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, ConfigFile)
 	}
@@ -77,7 +83,10 @@ func Open(path string) (*Installation, error) {
 		return nil, err
 	}
 	for _, i := range succession.issuers(c) {
-		opened, err := openIssuer(i.name, i.Issuer, c.Dir)
+		opened, err := openIssuer(i.name, i.Issuer)
+		if err == nil && (tokens || !keys.InToken(i.Key)) {
+			err = opened.openKey(i.Issuer, c.Dir)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", i.name, err)
 		}
@@ -126,7 +135,7 @@ func (in *Installation) Find(name string) (at int, err error) {
 	return at, err
 }
 
-func openIssuer(name string, c config.Issuer, dir string) (Issuer, error) {
+func openIssuer(name string, c config.Issuer) (Issuer, error) {
 	text, err := os.ReadFile(c.Certificate)
 	if err != nil {
 		return Issuer{}, err
@@ -138,14 +147,17 @@ func openIssuer(name string, c config.Issuer, dir string) (Issuer, error) {
 	if err := chain[0].CheckSignatureFrom(chain[1]); err != nil {
 		return Issuer{}, fmt.Errorf("%s: the second certificate did not sign the first: %w", c.Certificate, err)
 	}
-	signer, err := keys.Open(c.Key, dir)
-	if err != nil {
-		return Issuer{}, err
+	return Issuer{Name: name, Certificate: chain[0], Root: chain[1], service: c.Signer}, nil
+}
+
+func (i *Issuer) openKey(c config.Issuer, dir string) (err error) {
+	if i.Signer, err = keys.Open(c.Key, dir); err != nil {
+		return err
 	}
-	if k, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(chain[0].PublicKey) {
-		return Issuer{}, fmt.Errorf("the key is not that of %s", c.Certificate)
+	if k, ok := i.Signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(i.Certificate.PublicKey) {
+		return fmt.Errorf("the key is not that of %s", c.Certificate)
 	}
-	return Issuer{name, chain[0], chain[1], signer, c.Signer}, nil
+	return nil
 }
 
 func openRoot(dir, name string, want *x509.Certificate) (status.Root, error) {

@@ -209,6 +209,9 @@ type Added struct {
 // trusted. The root's key is written to rootOut; the server never needs it. A CA that was
 // made before and is not trusted yet is proposed again.
 func AddRoot(in *installation.Installation, line, rootOut string, now time.Time) (made Added, err error) {
+	if err := installation.CheckKeys(rootOut); err != nil {
+		return made, err
+	}
 	next, err := draft(in, now)
 	if err != nil {
 		return made, err
