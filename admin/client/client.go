@@ -45,6 +45,8 @@ type Client struct {
 	tried    time.Time // to renew, if that was due
 	looked   time.Time // for roots that are trusted no more
 	issuer   []byte    // authorityKeyIdentifier of the server's certificate, once it was seen
+
+	another chan struct{} // there is another issuer
 }
 
 // Unreachable means that no answer of the right server came.
@@ -75,7 +77,7 @@ func load(r role, path string, warn func(string)) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{role: r, settings: s, warn: warn, patience: starting}
+	c := &Client{role: r, settings: s, warn: warn, patience: starting, another: make(chan struct{}, 1)}
 	if c.roots, err = readRoots(s.Roots); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -321,4 +322,47 @@ func TestCertifies(t *testing.T) {
 	if certifies([][]byte{der}, public(other)) == nil {
 		t.Error("another key's certificate was accepted")
 	}
+}
+
+// A relay that runs on has a certificate of the next CA as soon as it meets it: the old root may be
+// retired within minutes, and strands whoever has none.
+func TestRelayRenewsByTheNextCA(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	next := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.PathRelayRenewal {
+			asked <- struct{}{}
+		}
+		http.Error(w, "not now", http.StatusServiceUnavailable)
+	}))
+	key, der := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.AuthorityKeyId = []byte("the next CA's")
+	if der, err = x509.CreateCertificate(rand.Reader, root, root, key.Public(), key); err != nil {
+		t.Fatal(err)
+	}
+	next.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	next.StartTLS()
+	defer next.Close()
+	cl, err := LoadRelay(write(t, next.URL, der, 90*24*time.Hour), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { cl.Keep(ctx); close(ended) }()
+	resp, err := cl.Send(ctx, http.MethodGet, "/", http.Header{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	select {
+	case <-asked:
+	case <-time.After(10 * time.Second):
+		t.Error("it does not renew")
+	}
+	stop()
+	<-ended
 }

@@ -35,6 +35,7 @@ func (c *Client) Keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-c.another: // whose certificates may soon be the only ones to count
 		}
 	}
 }

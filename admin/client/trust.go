@@ -49,7 +49,13 @@ func (c *Client) dialTLS(ctx context.Context, network, address string) (net.Conn
 	shown := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.issuer = shown.AuthorityKeyId
+	if !bytes.Equal(c.issuer, shown.AuthorityKeyId) {
+		c.issuer = shown.AuthorityKeyId
+		select {
+		case c.another <- struct{}{}:
+		default: // it is known already
+		}
+	}
 	return conn, nil
 }
 
