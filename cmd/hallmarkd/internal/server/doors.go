@@ -125,7 +125,7 @@ func lock(path string) (unlock func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, installation.Hint(errors.New("another hallmarkd serves this installation"), "stop it first; fuser %s shows which it is", path)
+			return nil, installation.Hint(errors.New("another hallmarkd serves this installation"), "stop it first; its process ID is in %s", path)
 		}
 		return nil, err
 	}
