@@ -20,7 +20,7 @@ STEADY   := ^(TestEveryByteMatters|TestKilledAtEveryStep|TestVerifyFinds|TestSto
 .PHONY: help demo test machine lint fuzz bench build setup
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-7s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r target what; do printf 'make %-7s %s\n' "$$target" "$$what"; done
 
 demo: ## do the main job on a software TPM, a line per step (KEEP=1 leaves the server up)
 	@sh scripts/setup demo
