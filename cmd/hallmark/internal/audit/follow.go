@@ -218,7 +218,7 @@ func (s *sink) write(ctx context.Context, line string) error {
 			return nil
 		}
 		if s.close(); s.once {
-			return terminal.Hinted(err, "those that were not delivered are the first of the next run")
+			return terminal.Hinted(err, "with --state the next run begins with what was not delivered")
 		}
 		if !complained {
 			s.warn(err)
