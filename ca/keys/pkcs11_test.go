@@ -258,7 +258,7 @@ func TestTokensAreServed(t *testing.T) {
 	if _, err := made[1].Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
 		t.Error("signed by nobody")
 	}
-	serve()
+	hsm = serve()
 	for range 2 { // of which one may find that its login is no more
 		for _, key := range made {
 			keys.Age(t)
@@ -268,6 +268,28 @@ func TestTokensAreServed(t *testing.T) {
 	for _, key := range made {
 		signs(t, key)
 	}
+
+	// It says why it is away, and a reload tries again.
+	hsm(syscall.SIGKILL)
+	serve()
+	file := strings.TrimPrefix(pin, "?pin-source=")
+	if err := os.WriteFile(file, []byte("4321"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		keys.Age(t)
+		_, err = made[0].Sign(rand.Reader, make([]byte, 32), crypto.SHA256)
+	}
+	if !errors.Is(err, keys.ErrPIN) {
+		t.Error(err)
+	}
+	if err := os.WriteFile(file, []byte("1234"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Open(uri("one"), ""); err != nil {
+		t.Error(err)
+	}
+	signs(t, made[0])
 }
 
 // TestTokenRefusesThePIN: a token is not asked until it locks itself.

@@ -53,7 +53,7 @@ type token struct {
 	signers sync.Map       // by name: a key is searched for once
 	logins  int
 	soon    atomic.Bool // after the last login: the next must wait
-	refused bool        // the PIN
+	away    error       // why the last login failed
 }
 
 var tokens = struct {
@@ -134,28 +134,31 @@ func (t *token) login() error {
 	t.logins++
 	t.soon.Store(true)
 	time.AfterFunc(loginEvery, func() { t.soon.Store(false) })
-	options := apiv1.Options{URI: t.at.uri}
-	if t.at.pinFile != "" {
-		pin, err := file{t.at.pinFile}.read()
+	t.kms, t.away = t.at.login()
+	return t.away
+}
+
+func (at tokenURI) login() (*pkcs11.PKCS11, error) {
+	options := apiv1.Options{URI: at.uri}
+	if at.pinFile != "" {
+		pin, err := file{at.pinFile}.read()
 		if err != nil {
-			return fmt.Errorf("the PIN of the PKCS #11 token: %w", err)
+			return nil, fmt.Errorf("the PIN of the PKCS #11 token: %w", err)
 		}
 		if options.Pin = string(bytes.TrimSpace(pin)); options.Pin == "" {
-			return fmt.Errorf("the PIN of the PKCS #11 token: %s is empty", t.at.pinFile)
+			return nil, fmt.Errorf("the PIN of the PKCS #11 token: %s is empty", at.pinFile)
 		}
 	}
 	kms, err := pkcs11.New(context.Background(), options)
-	switch t.refused = false; {
+	switch {
 	case err == nil:
-		t.kms = kms
-		return nil
+		return kms, nil
 	case strings.Contains(err.Error(), "compiled without cgo"):
-		return errors.New("this hallmarkd was built without PKCS #11: make build HSM=1 makes one that has it")
+		return nil, errors.New("this hallmarkd was built without PKCS #11: make build HSM=1 makes one that has it")
 	case strings.Contains(err.Error(), "CKR_PIN_"):
-		t.refused = true
-		return fmt.Errorf("%w: %w", ErrPIN, err)
+		return nil, fmt.Errorf("%w: %w", ErrPIN, err)
 	}
-	return fmt.Errorf("the PKCS #11 token: %w", err)
+	return nil, fmt.Errorf("the PKCS #11 token: %w", err)
 }
 
 // loginAfter logs in anew, unless somebody has since that login, it is too soon, or the PIN was
@@ -166,11 +169,11 @@ func (t *token) loginAfter(login int) bool {
 	switch {
 	case t.logins != login:
 		return t.kms != nil
-	case t.refused || t.soon.Load():
+	case errors.Is(t.away, ErrPIN) || t.soon.Load():
 		return false
 	}
 	t.close()
-	if err := t.login(); err == nil || t.refused {
+	if err := t.login(); err == nil || errors.Is(err, ErrPIN) {
 		return err == nil
 	}
 	// Some modules find their HSM again only when they are initialised anew, which is done once
@@ -185,7 +188,7 @@ func (t *token) loginAfter(login int) bool {
 func (t *token) close() {
 	if t.kms != nil {
 		t.kms.Close() // fails if the token is gone
-		t.kms = nil
+		t.kms, t.away = nil, errAway
 		t.soon.Store(false)
 	}
 	t.signers.Clear()
@@ -222,7 +225,7 @@ func (t *token) key(name string) (crypto.Signer, error) {
 		return known.(crypto.Signer), nil
 	}
 	if t.kms == nil {
-		return nil, errAway
+		return nil, t.away
 	}
 	signer, err := t.kms.CreateSigner(&apiv1.CreateSignerRequest{SigningKey: name})
 	if err == nil {
@@ -235,7 +238,7 @@ func (t *token) make(name string) error {
 	t.module.mu.RLock()
 	defer t.module.mu.RUnlock()
 	if t.kms == nil {
-		return errAway
+		return t.away
 	}
 	_, err := t.kms.CreateKey(&apiv1.CreateKeyRequest{Name: name, SignatureAlgorithm: apiv1.ECDSAWithSHA256})
 	return err
