@@ -453,6 +453,6 @@ func changing(c *cobra.Command, path string, change func(*installation.Installat
 	default:
 		said += "No server runs on this machine; it takes the change when it starts.\n"
 	}
-	_, err = io.WriteString(c.OutOrStdout(), said)
+	_, err = fmt.Fprintf(c.OutOrStdout(), "%sBack up now: the journal has nothing of this.\n  hallmarkd backup --config %s --to NEWFILE\n", said, in.Config.File)
 	return err
 }
