@@ -151,8 +151,19 @@ func (k Keys) Where(name string) string {
 	return filepath.Join(k.Dir, name+".key")
 }
 
-// Make makes it.
-func (k Keys) Make(name string) (crypto.Signer, error) { return keys.Create(k.Of(name), k.Dir) }
+// Make makes it, and the folder of its file.
+func (k Keys) Make(name string) (crypto.Signer, error) {
+	uri := k.Of(name)
+	if path, ok := strings.CutPrefix(uri, "file:"); ok {
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(k.Dir, path)
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return keys.Create(uri, k.Dir)
+}
 
 // Names in an installation's folder.
 const (
@@ -239,11 +250,6 @@ func (f Founding) addresses() (address, error) {
 func (f Founding) found(ctx context.Context, dir string, rootKeys Keys, a address) error {
 	for _, d := range []string{"keys", "issuers", "trust/roots", "trust/" + earlierDir} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
-			return err
-		}
-	}
-	if rootKeys.Dir != "" {
-		if err := os.Mkdir(rootKeys.Dir, 0o700); err != nil {
 			return err
 		}
 	}

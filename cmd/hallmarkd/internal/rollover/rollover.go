@@ -265,23 +265,19 @@ func issuerKeys(in *installation.Installation) installation.Keys {
 
 // found makes a root and its issuer and writes everything of them, keys first.
 func found(in *installation.Installation, name, rootOut string, now time.Time) (ca.Founded, error) {
-	dirs := []string{filepath.Join(in.Config.Dir, "issuers")}
 	if path, ok := in.Config.KeyFile(issuerKeys(in).Of(name)); ok {
-		// A key that is left from an attempt that was cut off has certified nothing.
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return ca.Founded{}, err
+		// A key that is left from an attempt that was cut off has certified nothing. One that is
+		// elsewhere may be another installation's.
+		if _, inside := in.Config.Inside(path); inside {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return ca.Founded{}, err
+			}
 		}
-		dirs = append(dirs, filepath.Dir(path))
+	}
+	if err := os.MkdirAll(filepath.Join(in.Config.Dir, "issuers"), 0o700); err != nil {
+		return ca.Founded{}, err
 	}
 	root, rootKeys := profile.RootOf(name), installation.KeysIn(rootOut)
-	if rootKeys.Dir != "" {
-		dirs = append(dirs, rootKeys.Dir)
-	}
-	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return ca.Founded{}, err
-		}
-	}
 	founded, err := ca.Found(ca.Founding{Organisation: in.Config.Name, BaseURL: in.Config.Public.Status, Names: []string{name}, Now: now,
 		Key: func(which string) (crypto.Signer, error) {
 			if which == root {
