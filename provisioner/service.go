@@ -111,7 +111,7 @@ type Identity struct {
 	Next *Challenge
 }
 
-// ErrNotSigned: the CA's key is away, say. What was begun is void, and nothing was handed out.
+// ErrNotSigned: the CA's key is away, say, or the record. What was begun is void, and nothing was handed out.
 var ErrNotSigned = errors.New("the CA could not sign")
 
 // issue turns a decision into certificates.

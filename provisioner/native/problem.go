@@ -53,10 +53,10 @@ func problem(err error) *wire.Problem {
 		return refusal(wire.CodeEvidence, err.Error(), "")
 	case errors.Is(err, record.ErrConflict):
 		return &wire.Problem{Status: http.StatusConflict, Code: wire.CodeConflict, Detail: "the record changed meanwhile", Hint: "try again"}
-	case errors.Is(err, provisioner.ErrNotSigned):
-		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the CA cannot sign now", Hint: "try again in a minute; nothing was lost"}
 	case errors.Is(err, record.ErrUnavailable):
 		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the record cannot be written now", Hint: "try again in a minute; nothing was lost"}
+	case errors.Is(err, provisioner.ErrNotSigned):
+		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the CA cannot sign now", Hint: "try again in a minute; nothing was lost"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the server was not through in time", Hint: "try again in a minute; nothing was lost"}
 	}

@@ -3,12 +3,16 @@ package native
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/provisioner"
+	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -32,6 +36,19 @@ func TestWhatIsLogged(t *testing.T) {
 		}
 		if c.want && (w.Code != 503 || w.Header().Get("Retry-After") == "") {
 			t.Errorf("%v is answered by %d, %v", c.ctx.Err(), w.Code, w.Header())
+		}
+	}
+}
+
+// TestUnavailable: a certificate that was signed and could not be recorded is not the fault of
+// the key that signed it.
+func TestUnavailable(t *testing.T) {
+	for err, want := range map[error]string{
+		errors.New("the HSM is away"): "the CA cannot sign now",
+		record.ErrUnavailable:         "the record cannot be written now",
+	} {
+		if p := problem(fmt.Errorf("%w: %w", provisioner.ErrNotSigned, err)); p.Status != 503 || p.Detail != want {
+			t.Errorf("%v: %d, %s", err, p.Status, p.Detail)
 		}
 	}
 }
