@@ -289,7 +289,6 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// A connection keeps no more statements than it may, and those that it dropped work again.
 // TestClosedFileIsWhole: once closed the file has all that was answered, and nothing stands
 // beside it that whoever copies or moves it would have to know of.
 func TestClosedFileIsWhole(t *testing.T) {
@@ -308,6 +307,7 @@ func TestClosedFileIsWhole(t *testing.T) {
 	}
 }
 
+// A connection keeps no more statements than it may, and those that it dropped work again.
 func TestStatementsAreBounded(t *testing.T) {
 	db := newDB(t)
 	for i := range 2*maxStatements + 1 {
