@@ -129,7 +129,7 @@ func (s *Service) signShard(ctx context.Context, sh *shard) error {
 			l := newList(signed, sh.newest.Load())
 			sh.newest.Store(l)
 			sh.asked.Store(s.now().UnixNano())
-			l.compressed() // now, so that nobody waits for it
+			l.Compress() // now, so that nobody waits for it
 			return nil
 		}
 		if !errors.Is(err, record.ErrConflict) {

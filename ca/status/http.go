@@ -3,8 +3,6 @@ package status
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
+	"github.com/hallmark-pki/hallmark/ca/status/reply"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -68,8 +67,8 @@ func (h *handler) serveCertificate(w http.ResponseWriter, r *http.Request, file 
 		return
 	}
 	w.Header().Set("Content-Type", "application/pkix-cert") // RFC 2585 §4.1
-	w.Header().Set("Cache-Control", cacheControl(time.Hour))
-	w.Header().Set("ETag", etag(der))
+	w.Header().Set("Cache-Control", reply.CacheControl(time.Hour))
+	w.Header().Set("ETag", reply.Tag(der))
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(der))
 }
 
@@ -92,9 +91,9 @@ func (h *handler) serveCRL(w http.ResponseWriter, r *http.Request, path string) 
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "the list cannot be read now; try again", http.StatusServiceUnavailable)
 	case strings.HasSuffix(path, ".pem"):
-		serve(w, r, "application/x-pem-file", &l.served)
+		l.Serve(w, r, "application/x-pem-file", cacheFor)
 	default:
-		serve(w, r, "application/pkix-crl", &l.served) // RFC 2585 §4.2
+		l.Serve(w, r, "application/pkix-crl", cacheFor) // RFC 2585 §4.2
 	}
 }
 
@@ -113,37 +112,6 @@ func (h *handler) find(ctx context.Context, path string) (*list, error) {
 		return nil, record.ErrNotFound
 	}
 	return h.list(ctx, name)
-}
-
-// serve answers with bytes that are ready, compressed for those who take it.
-func serve(w http.ResponseWriter, r *http.Request, kind string, s *served) {
-	body, tag := s.body, s.etag
-	h := w.Header()
-	h.Set("Content-Type", kind)
-	h.Set("Cache-Control", cacheControl(cacheFor))
-	h.Set("Vary", "Accept-Encoding")
-	if takesGzip(r.Header.Get("Accept-Encoding")) {
-		if packed := s.compressed(); packed != nil {
-			// Other bytes have another strong tag (RFC 9110 §8.8.3.3).
-			body, tag = packed, strings.TrimSuffix(tag, `"`)+`-gzip"`
-			h.Set("Content-Encoding", "gzip")
-			h.Set("Content-Length", strconv.Itoa(len(body))) // net/http leaves it to us then
-		}
-	}
-	h.Set("ETag", tag)
-	http.ServeContent(w, r, "", s.modified, bytes.NewReader(body))
-}
-
-// takesGzip reads Accept-Encoding (RFC 9110 §12.5.3). What is not understood is not taken.
-func takesGzip(accept string) bool {
-	for one := range strings.SplitSeq(accept, ",") {
-		coding, weight, weighted := strings.Cut(strings.ToLower(strings.Join(strings.Fields(one), "")), ";")
-		if coding == "gzip" {
-			weight, err := strconv.ParseFloat(strings.TrimPrefix(weight, "q="), 64)
-			return !weighted || err == nil && weight > 0
-		}
-	}
-	return false
 }
 
 // parseShard reads ISSUER/SHARD.crl; the number has one spelling.
@@ -243,7 +211,7 @@ func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
 	header.Set("Content-Type", "application/ocsp-response")
 	header.Set("Cache-Control", forAMinute)
 	if left := a.nextUpdate.Sub(h.now()); left < cacheFor {
-		header.Set("Cache-Control", cacheControl(left))
+		header.Set("Cache-Control", reply.CacheControl(left))
 	}
 	header.Set("ETag", a.etag)
 	header.Set("Last-Modified", a.modified)
@@ -279,13 +247,4 @@ func writeOCSP(w http.ResponseWriter, a answer) {
 	w.Write(a.der)
 }
 
-var forAMinute = cacheControl(cacheFor)
-
-func cacheControl(d time.Duration) string {
-	return "public, no-transform, must-revalidate, max-age=" + strconv.Itoa(max(0, int(d.Seconds())))
-}
-
-func etag(content []byte) string {
-	sum := sha256.Sum256(content)
-	return `"` + hex.EncodeToString(sum[:16]) + `"`
-}
+var forAMinute = reply.CacheControl(cacheFor)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
+	"github.com/hallmark-pki/hallmark/ca/status/reply"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -183,7 +184,7 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now
 		response.More = append(response.More, vs[n+1].of(m))
 	}
 	a.der, err = response.Sign(certificate, key)
-	a.etag = etag(a.der)
+	a.etag = reply.Tag(a.der)
 	return a, err
 }
 

@@ -9,7 +9,6 @@ package status
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
+	"github.com/hallmark-pki/hallmark/ca/status/reply"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -262,43 +262,13 @@ func (s *Service) known() []*shard {
 // list is a CRL as it is served.
 type list struct {
 	record.CRL
-	served
+	reply.Body
 }
 
 func newList(crl record.CRL, before *list) *list {
-	l := &list{CRL: crl, served: serving(crl.DER, crl.ThisUpdate)}
+	l := &list{CRL: crl, Body: reply.New(crl.DER, crl.ThisUpdate)}
 	if before != nil && before.ThisUpdate.Equal(crl.ThisUpdate) {
-		l.modified = time.Time{}
+		l.Modified = time.Time{}
 	}
 	return l
-}
-
-// served is bytes that are given out again and again.
-type served struct {
-	body []byte
-	etag string
-	// modified is when they were made, or zero if those before have the same second:
-	// If-Modified-Since cannot tell the two apart, so it is not offered.
-	modified time.Time
-	// compressed gives the body for those who take gzip; nil if it gains nothing.
-	compressed func() []byte
-}
-
-func serving(body []byte, modified time.Time) served {
-	return served{body, etag(body), modified, sync.OnceValue(func() []byte { return compress(body) })}
-}
-
-// compress: a full shard becomes 36 per cent of its size, in a third of the time of its
-// parsing. More effort gains a thousandth.
-func compress(body []byte) []byte {
-	var out bytes.Buffer
-	w, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
-	if err == nil {
-		w.Write(body) // to memory
-		err = w.Close()
-	}
-	if err != nil || out.Len() > len(body)*9/10 {
-		return nil
-	}
-	return out.Bytes()
 }

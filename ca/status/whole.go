@@ -14,6 +14,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/ca/status/crl"
+	"github.com/hallmark-pki/hallmark/ca/status/reply"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -272,7 +273,7 @@ func (s *Service) file(ctx context.Context, name string) (*list, error) {
 			pem.Encode(&text, &pem.Block{Type: "X509 CRL", Bytes: l.DER}) // to memory
 		}
 	}
-	made := &list{served: serving(text.Bytes(), time.Time{})} // two of them may change in one second
+	made := &list{Body: reply.New(text.Bytes(), time.Time{})} // two of them may change in one second
 	s.files.Store(name, file{lists, made})
 	return made, nil
 }

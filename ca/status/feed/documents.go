@@ -3,12 +3,11 @@ package feed
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/ca/status/reply"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
@@ -58,8 +57,7 @@ func (d *document) get(ctx context.Context, last int64, now time.Time) (data []b
 	if err != nil {
 		return nil, "", err
 	}
-	sum := sha256.Sum256(data)
-	d.data, d.etag, d.number, d.made = data, `"`+hex.EncodeToString(sum[:16])+`"`, number, now
+	d.data, d.etag, d.number, d.made = data, reply.Tag(data), number, now
 	return d.data, d.etag, nil
 }
 
