@@ -554,7 +554,7 @@ func Idle(dir string) error {
 	}
 	defer f.Close()
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
-		return fmt.Errorf("a server writes %s: stop it first; fuser shows which it is", f.Name())
+		return fmt.Errorf("a server writes %s: stop it first", f.Name())
 	}
 	return nil // a file system without locks tells nothing
 }
