@@ -491,10 +491,10 @@ func TestRevokeWhileAJobIsMade(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	names, others := h.fleet("w47", 3), h.fleet("w48", 4)
 	bo := h.second("bo")
-	during := func(j jobs.New, device string) (err error) {
+	during := func(j jobs.New, device string, patience time.Duration) (err error) {
 		t.Helper()
 		h.written = func() {
-			impatient, cancel := context.WithTimeout(ctx, 2*time.Second)
+			impatient, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
 			_, err = bo.Revoke(impatient, device, wire.StatusRequest{Reason: "superseded"})
 		}
@@ -504,9 +504,9 @@ func TestRevokeWhileAJobIsMade(t *testing.T) {
 		return err
 	}
 	lot := jobs.Selection{Where: "lot = w47"}
-	check(t, during(jobs.New{Selection: lot}, names[0]))
-	check(t, during(jobs.New{Selection: lot, BreakGlass: "bo sleeps"}, names[1]))
-	if err := during(jobs.New{Selection: jobs.Selection{Devices: others[:2]}}, others[2]); !errors.Is(err, context.DeadlineExceeded) {
+	check(t, during(jobs.New{Selection: lot}, names[0], time.Minute))
+	check(t, during(jobs.New{Selection: lot, BreakGlass: "bo sleeps"}, names[1], time.Minute))
+	if err := during(jobs.New{Selection: jobs.Selection{Devices: others[:2]}}, others[2], time.Second); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("beside a job that nobody else answers for: %v", err)
 	}
 }
