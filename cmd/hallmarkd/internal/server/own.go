@@ -40,9 +40,11 @@ type own struct {
 	}
 	log *slog.Logger
 
-	mu      sync.Mutex
-	current *tls.Certificate
-	due     time.Time
+	mu       sync.Mutex
+	current  *tls.Certificate
+	due      time.Time
+	failed   error // of the last attempt, when there was none to serve on with
+	failedAt time.Time
 }
 
 // get returns a certificate that is valid now. Nobody waits for a renewal but who asked
@@ -55,6 +57,10 @@ func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) 
 	serves := old != nil && !now.Before(old.Leaf.NotBefore) && !now.After(old.Leaf.NotAfter)
 	if serves && now.Before(o.due) {
 		return old, nil
+	}
+	// Each attempt may end in the CRL and the feed as one that was voided.
+	if since := now.Sub(o.failedAt); !serves && since >= 0 && since < retryOwn {
+		return nil, o.failed
 	}
 	if serves {
 		o.due = now.Add(retryOwn) // until then others are content with the old one
@@ -70,6 +76,7 @@ func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) 
 		return fresh, nil
 	}
 	if !serves {
+		o.failed, o.failedAt = err, now
 		return nil, err
 	}
 	o.log.Error("the server's own certificate could not be renewed; the old one serves on",

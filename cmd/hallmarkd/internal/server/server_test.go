@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -371,6 +372,30 @@ func TestNobodyWaitsForARenewal(t *testing.T) {
 	}
 	if len(s.asked) != 0 {
 		t.Error("renewed more than once")
+	}
+}
+
+// away is a CA whose key is away: what it begins is voided, and published as such.
+type away struct{ asked int }
+
+func (a *away) Issue(context.Context, record.Event, ...ca.Request) ([]ca.Issued, error) {
+	a.asked++
+	return nil, &ca.VoidedError{Err: errors.New("the HSM is away")}
+}
+
+// Whoever asks for a status has the CA asked for its responder's certificate, if there is
+// none: not as often as strangers like.
+func TestCAThatIsAwayIsNotAskedAtOnce(t *testing.T) {
+	a := &away{}
+	o := &own{request: ca.Request{Profile: profile.OCSP}, authority: a, log: slog.New(slog.DiscardHandler)}
+	now := time.Now()
+	for _, c := range []struct {
+		after time.Duration
+		asked int
+	}{{0, 1}, {time.Second, 1}, {retryOwn, 2}, {retryOwn + time.Second, 2}, {-time.Hour, 3}} { // at last the clock is set
+		if _, err := o.get(t.Context(), now.Add(c.after)); err == nil || a.asked != c.asked {
+			t.Errorf("after %v: asked %d times, %v", c.after, a.asked, err)
+		}
 	}
 }
 
