@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,6 +73,11 @@ func (r *Relay) collect(ctx context.Context, always bool) (target int64, err err
 			if !always && !slices.ContainsFunc(r.pending, func(c wire.Change) bool { return c.Issuer == name }) {
 				continue
 			}
+			m, err := r.lift(ctx, name, s)
+			if err != nil {
+				return 0, err
+			}
+			missing = cmp.Or(m, missing)
 			for _, format := range r.formats() {
 				get := map[string]func(context.Context, string, *source) (document, error){
 					wire.FormatCRL: r.crls, wire.FormatDenylist: r.denyList, wire.FormatFilter: r.filter}[format]

@@ -230,3 +230,37 @@ func TestSignersAreSigned(t *testing.T) {
 	p.run()
 	p.enforced()
 }
+
+// A server in other hands that says on the stream, which is not signed, that a revoked certificate is
+// good lets nobody in.
+func TestStreamLetsNobodyIn(t *testing.T) {
+	s := newSite(t)
+	id, serial := s.device()
+	s.Suspend(id)
+	var forging atomic.Bool
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		if r.URL.Path != wire.PathChanges || !forging.Load() {
+			server.ServeHTTP(w, r)
+			return
+		}
+		fmt.Fprintf(w, "event: change\ndata: {\"number\":%d,\"issuer\":\"operational\",\"serial\":%q,\"status\":\"good\",\"expires\":\"2099-01-01T00:00:00Z\"}\n\n", s.Newest()+1, strings.ToLower(serial))
+		fmt.Fprintf(w, "event: current\ndata: {\"number\":%d}\n\n", s.Newest()+1)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	p := s.post()
+	file := p.file(wire.FormatSerials)
+	stop := p.run()
+	p.enforced()
+	stop()
+	forging.Store(true)
+	p.run()
+	p.troubled("the server's deny-list does not show the change of certificate")
+	if !strings.Contains(p.read(file), serial) {
+		t.Error("it is let in")
+	}
+	forging.Store(false)
+	s.standBetween(nil)
+	s.Restore(id)
+	p.await("it is let in again", func() bool { return !strings.Contains(p.read(file), serial) })
+}

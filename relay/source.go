@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/big"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -47,12 +48,10 @@ func newSource() *source {
 	return &source{denied: map[denylist.Serial]bool{}, documents: map[string]document{}}
 }
 
-// apply takes over a change.
+// apply takes over a change. The stream is not signed, so it can only deny: see lift.
 func (s *source) apply(c wire.Change) {
 	if c.Denied() {
 		s.denied[serialOf(c)] = true
-	} else {
-		delete(s.denied, serialOf(c))
 	}
 }
 
@@ -147,7 +146,10 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 // follows takes over whose certificates the lists are about. The server's word for it is not
 // signed, so it can only add: who was followed once is, until its root is trusted no more.
 func (r *Relay) follows(named []string) error {
-	maps.DeleteFunc(r.state.Issuers, func(_ string, der []byte) bool { return !r.trusts(der) })
+	maps.DeleteFunc(r.state.Issuers, func(_ string, der []byte) bool {
+		_, err := r.signers(der)
+		return err != nil
+	})
 	issuers := slices.AppendSeq(slices.Clone(named), maps.Keys(r.state.Issuers))
 	slices.Sort(issuers)
 	issuers = slices.Compact(issuers)
@@ -165,15 +167,6 @@ func (r *Relay) follows(named []string) error {
 	r.issuers = issuers
 	maps.DeleteFunc(r.sources, func(name string, _ *source) bool { return !slices.Contains(issuers, name) })
 	return nil
-}
-
-// trusts reports whether a root that relying parties have stands for an issuer.
-func (r *Relay) trusts(issuer []byte) bool {
-	c, err := x509.ParseCertificate(issuer)
-	if err == nil {
-		_, err = c.Verify(x509.VerifyOptions{Roots: r.roots, CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	}
-	return err == nil
 }
 
 // rootsFile is the file, in the relay's folder, of what relying parties trust.
@@ -207,6 +200,25 @@ func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, e
 	s.made, s.until = l.Time, l.NextUpdate
 	r.state.Made[name], r.state.Issuers[name] = l.Time, l.Authority().Raw
 	return l.Number, nil
+}
+
+// lift takes the deny-list, which is signed, if a change lets a certificate in again, and says so if
+// the list is older than the change.
+func (r *Relay) lift(ctx context.Context, name string, s *source) (missing string, err error) {
+	for _, c := range r.pending {
+		if c.Issuer == name && !c.Denied() && s.denied[serialOf(c)] {
+			denied := s.denied
+			number, err := r.fetchList(ctx, name, s)
+			if err != nil {
+				return "", fmt.Errorf("deny-list of %s: %w", name, err)
+			}
+			if number < r.seen {
+				s.denied, missing = denied, "the server's deny-list does not show the change of certificate "+c.Serial+" yet"
+			}
+			return missing, nil
+		}
+	}
+	return "", nil
 }
 
 // denyList fetches and verifies the deny-list.
@@ -248,24 +260,19 @@ func (r *Relay) signed(ctx context.Context, path, name string, s *source, made t
 		return known, r.lasts(known.until)
 	}
 	d, err := open(body)
-	if err != nil {
+	switch {
+	case err != nil:
 		return known, err
+	case d.Issuer != name:
+		return known, fmt.Errorf("it is of issuer %s", d.Issuer)
+	case d.Time.Before(made):
+		return known, fmt.Errorf("it was made on %s, before the one that is known here", d.Time.Format(time.RFC3339))
 	}
-	if err := r.recent(d, name, made); err != nil {
+	if err := r.lasts(d.NextUpdate); err != nil {
 		return known, err
 	}
 	s.documents[path] = document{etag: etag, body: body, until: d.NextUpdate, made: d.Time, number: d.Number}
 	return s.documents[path], nil
-}
-
-func (r *Relay) recent(d denylist.Document, name string, made time.Time) error {
-	switch {
-	case d.Issuer != name:
-		return fmt.Errorf("it is of issuer %s", d.Issuer)
-	case d.Time.Before(made):
-		return fmt.Errorf("it was made on %s, before the one that is known here", d.Time.Format(time.RFC3339))
-	}
-	return r.lasts(d.NextUpdate)
 }
 
 // lasts refuses what has ended, also if the server says that it has not changed: files that were
@@ -289,7 +296,7 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 	if err != nil || etag != "" && etag == known.etag {
 		return known, err
 	}
-	signers, err := r.signers(name)
+	signers, err := r.signers(r.state.Issuers[name])
 	if err != nil {
 		return known, err
 	}
@@ -299,7 +306,7 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 	}
 	maps.Copy(r.numbers, lists.Numbers)
 	d := document{body: body, number: -1, made: lists.Made, until: lists.Until, denied: lists.Denied, numbers: lists.Numbers, taken: r.Now()}
-	if d.taken.Sub(known.taken) < refreshEvery && maps.Equal(d.denied, known.denied) && sameKeys(d.numbers, known.numbers) {
+	if d.taken.Sub(known.taken) < refreshEvery && maps.Equal(d.denied, known.denied) && maps.EqualFunc(d.numbers, known.numbers, func(_, _ *big.Int) bool { return true }) {
 		d = known
 	}
 	d.etag = etag
@@ -307,20 +314,16 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 	return d, nil
 }
 
-func sameKeys[V any](a, b map[string]V) bool {
-	return maps.EqualFunc(a, b, func(V, V) bool { return true })
-}
-
-// signers are those one of whom must have signed a list: the issuer that its deny-list, which is
-// signed, says, and its root.
-func (r *Relay) signers(name string) ([]*x509.Certificate, error) {
-	issuer, err := x509.ParseCertificate(r.state.Issuers[name])
+// signers are an issuer and the root that relying parties have for it: one of them must have signed
+// a list. Which certificate an issuer has says its deny-list, which is signed.
+func (r *Relay) signers(issuer []byte) ([]*x509.Certificate, error) {
+	c, err := x509.ParseCertificate(issuer)
 	if err != nil {
 		return nil, err
 	}
-	chains, err := issuer.Verify(x509.VerifyOptions{Roots: r.roots, CurrentTime: r.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	chains, err := c.Verify(x509.VerifyOptions{Roots: r.roots, CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
-		return nil, fmt.Errorf("issuer %s: %w", name, err)
+		return nil, err
 	}
 	return chains[0], nil
 }
