@@ -18,14 +18,15 @@ import (
 
 // Handler serves
 //
-//	GET  /crl/ISSUER/SHARD.crl   the shard's CRL (RFC 2585)
-//	GET  /crl/ISSUER.crl         the CRL over all shards
-//	GET  /crl/ISSUER/delta.crl   what changed since one of those
-//	GET  /crl/ISSUER.pem         the CRL over all shards and the root's, PEM
-//	GET  /ocsp/BASE64            OCSP (RFC 6960 appendix A.1)
+//	GET  /crl/ISSUER/SHARD.crl     the shard's CRL (RFC 2585)
+//	GET  /crl/ISSUER.crl           the CRL over all shards
+//	GET  /crl/ISSUER/delta.crl     what changed since one of those
+//	GET  /crl/ISSUER.pem           the CRL over all shards and the root's, PEM
+//	GET  /crl/relying-parties.pem  the same, of all issuers that relying parties trust
+//	GET  /ocsp/BASE64              OCSP (RFC 6960 appendix A.1)
 //	POST /ocsp
-//	GET  /ca/ISSUER.crt          the CA certificate, DER
-//	GET  /healthz
+//	GET  /ca/ISSUER.crt            the CA certificate, DER
+//	GET  /healthz                  503 if a CRL is older than LateAfter
 //
 // over plain HTTP: all of it is signed, and https here would need itself to be
 // checked. It must be the listener's own handler: below a ServeMux, base64 with "//"
