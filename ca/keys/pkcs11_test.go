@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -214,7 +215,8 @@ func TestTokensAreServed(t *testing.T) {
 		signal = func(s syscall.Signal) { syscall.Kill(-server.Process.Pid, s) }
 		t.Cleanup(func() { signal(syscall.SIGKILL); server.Wait() })
 		for range 100 {
-			if _, err := os.Stat(socket); err == nil {
+			if c, err := net.Dial("unix", socket); err == nil { // it is there before anybody listens
+				c.Close()
 				break
 			}
 			time.Sleep(50 * time.Millisecond)
