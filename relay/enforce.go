@@ -31,6 +31,8 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 	if err != nil {
 		return err
 	}
+	// What signed lists deny, as far as the stream reaches, was let in by a lie, or is denied again.
+	r.pending = slices.DeleteFunc(r.pending, func(c wire.Change) bool { return !c.Denied() && r.sources[c.Issuer].denied[serialOf(c)] })
 	contents := map[string][]byte{}
 	for _, f := range r.Files {
 		maps.Copy(contents, r.contents(f))

@@ -264,3 +264,34 @@ func TestStreamLetsNobodyIn(t *testing.T) {
 	s.Restore(id)
 	p.await("it is let in again", func() bool { return !strings.Contains(p.read(file), serial) })
 }
+
+// Nor does it have the command told so, though the forged change stands in a real one's place.
+func TestStreamHasNobodyToldToLetIn(t *testing.T) {
+	s := newSite(t)
+	id, serial := s.device()
+	other, _ := s.device()
+	p := s.post()
+	told := filepath.Join(p.etc, "told")
+	p.Each = `echo "$HALLMARK_SERIAL $HALLMARK_STATUS" >>` + told
+	s.Suspend(id)
+	stop := p.run()
+	p.enforced()
+	stop()
+	forged := s.Newest() + 1
+	s.Suspend(other)
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		if r.URL.Path != wire.PathChanges {
+			server.ServeHTTP(w, r)
+			return
+		}
+		fmt.Fprintf(w, "event: change\ndata: {\"number\":%d,\"issuer\":\"operational\",\"serial\":%q,\"status\":\"good\",\"expires\":\"2099-01-01T00:00:00Z\"}\n\n", forged, strings.ToLower(serial))
+		fmt.Fprintf(w, "event: current\ndata: {\"number\":%d}\n\n", s.Newest())
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	p.run()
+	p.enforced()
+	if text, err := os.ReadFile(told); err == nil && strings.Contains(string(text), serial+" good") {
+		t.Errorf("told: %s", text)
+	}
+}
