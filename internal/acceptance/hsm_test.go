@@ -48,9 +48,12 @@ func TestHSMIsAway(t *testing.T) {
 		t.Errorf("of an attempt that failed: %v, %s", err, out)
 	}
 	s.bash(t, "hallmark ticket create --serial SN-1 > ticket && hallmark-device enrol - --state device < ticket && hallmark-device renew --state device")
-	s.bash(t, "mv tokens gone")
+	s.bash(t, "hallmark operator invite bo > invitation; mv tokens gone")
 	if out, err := s.try("hallmark-device renew --state device"); err == nil || !strings.Contains(out, "the CA cannot sign now") {
 		t.Errorf("renewed without the CA's key: %v, %s", err, out)
+	}
+	if out, err := s.try("hallmark operator accept - --config bo < invitation"); err == nil || !strings.Contains(out, "the CA cannot sign now") {
+		t.Errorf("an operator without the CA's key: %v, %s", err, out)
 	}
 	if out, err := s.try("hallmark device suspend SN-1"); err == nil || !strings.Contains(out, "it is recorded and OCSP says so") {
 		t.Errorf("%v: %s", err, out)

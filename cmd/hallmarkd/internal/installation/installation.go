@@ -9,13 +9,16 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/cas"
 	"github.com/hallmark-pki/hallmark/ca/keys"
@@ -25,6 +28,7 @@ import (
 	"github.com/hallmark-pki/hallmark/config"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/record/sqlite"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // Installation is what a configuration names, opened and held against each other.
@@ -285,6 +289,9 @@ func (o OwnIssuer) IssueRelay(ctx context.Context, party string, key crypto.Publ
 
 func (o OwnIssuer) issue(ctx context.Context, kind profile.Kind, name string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
 	issued, err := o.Authority.Issue(ctx, e, ca.Request{Profile: kind, Content: profile.Content{Operator: name, Key: key, Lifetime: ownLife}})
+	if _, void := errors.AsType[*ca.VoidedError](err); void {
+		err = fmt.Errorf("%w: %w", gate.Refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "try again in a minute; the server's log says more", "the CA cannot sign now"), err)
+	}
 	if err != nil {
 		return nil, err
 	}

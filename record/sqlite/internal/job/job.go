@@ -126,7 +126,11 @@ func (s Store) JobDevices(ctx context.Context, id, outcome string, p record.Page
 	}
 	sql, args := "", []any{rows.Number("j", id), after}
 	if outcome != "" {
-		sql, args = " AND "+became+" = ?", append(args, outcome)
+		what := "p.outcome" // which there is an index of
+		if outcome == record.OutcomeCancelled {
+			what = became
+		}
+		sql, args = " AND "+what+" = ?", append(args, outcome)
 	}
 	err = s.db.View(ctx, func(c *engine.Conn) error {
 		found, err := engine.Query(ctx, c, func(r engine.Row) row {
