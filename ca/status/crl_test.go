@@ -374,7 +374,7 @@ func TestRunSignsAtTheStartEveryHourAndAfterFailures(t *testing.T) {
 		if n := stored(); n != 8 {
 			t.Errorf("%d lists after the failure was over, want one more", n)
 		}
-		if age := time.Since(s.Oldest()); age < time.Minute || age > time.Hour {
+		if age := s.Age(); age < time.Minute || age > time.Hour {
 			t.Errorf("oldest list: %v", age)
 		}
 		cancel()

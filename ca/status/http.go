@@ -75,8 +75,8 @@ func (h *handler) serveCertificate(w http.ResponseWriter, r *http.Request, file 
 
 func (h *handler) serveHealth(w http.ResponseWriter) {
 	w.Header().Set("Cache-Control", "no-store")
-	if oldest := h.Oldest(); !oldest.IsZero() && h.now().Sub(oldest) > LateAfter {
-		http.Error(w, "the oldest CRL is of "+oldest.UTC().Format(time.RFC3339), http.StatusServiceUnavailable)
+	if age := h.Age(); age > LateAfter {
+		http.Error(w, "the oldest CRL was signed "+age.Round(time.Minute).String()+" ago", http.StatusServiceUnavailable)
 		return
 	}
 	fmt.Fprintln(w, "ok")

@@ -219,14 +219,14 @@ func issuerKey(hash crypto.Hash, name, key []byte) string {
 	return strconv.Itoa(int(hash)) + string(name) + string(key)
 }
 
-// Oldest is the thisUpdate of the oldest CRL being served, zero if there is none: how
-// far behind a relying party may be. A shard that nobody has asked for since the start
-// and Run has not reached yet is not counted.
-func (s *Service) Oldest() time.Time {
-	var oldest time.Time
+// Age is that of the oldest CRL being served, 0 if there is none: how far behind a relying
+// party may be. A shard that nobody has asked for since the start and Run has not reached
+// yet is not counted.
+func (s *Service) Age() (oldest time.Duration) {
+	now := s.now()
 	for _, sh := range s.known() {
-		if l := sh.newest.Load(); l != nil && (oldest.IsZero() || l.ThisUpdate.Before(oldest)) {
-			oldest = l.ThisUpdate
+		if l := sh.newest.Load(); l != nil {
+			oldest = max(oldest, now.Sub(l.ThisUpdate))
 		}
 	}
 	return oldest

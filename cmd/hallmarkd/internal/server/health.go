@@ -27,7 +27,7 @@ func (h *house) health(store record.Store) http.HandlerFunc {
 		if _, err := store.LastChange(ctx); err != nil {
 			answer.Problems = append(answer.Problems, "the record cannot be read: "+err.Error())
 		}
-		if a := age(h.status); a > status.LateAfter {
+		if a := h.status.Age(); a > status.LateAfter {
 			answer.Problems = append(answer.Problems, "the oldest CRL was signed "+a.Round(time.Minute).String()+" ago")
 		}
 		w.Header().Set("Content-Type", "application/json")

@@ -49,14 +49,7 @@ func newMetrics(version string) *metrics {
 func (m *metrics) watch(s *status.Service) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "hallmark_crl_age_seconds", Help: "Age of the oldest CRL that is served; 0 before the first. They are signed anew every hour."},
-		func() float64 { return age(s).Seconds() }))
-}
-
-func age(s *status.Service) time.Duration {
-	if t := s.Oldest(); !t.IsZero() {
-		return time.Since(t)
-	}
-	return 0
+		func() float64 { return s.Age().Seconds() }))
 }
 
 func (m *metrics) handler(health http.HandlerFunc) http.Handler {
