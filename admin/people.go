@@ -102,18 +102,15 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	if _, err := s.Store.Operator(ctx, name); err != nil {
 		return nil, gate.Absent(err, "hallmark operator list shows those there are", "there is no operator %q", name)
 	}
-	others, err := s.Watch.Others(ctx, name, c.Now)
-	if err != nil {
-		return nil, err
-	}
-	if len(others) == 0 {
+	e := c.Event("operator.disabled", name)
+	e.Alert = true
+	err := s.Store.DisableOperator(ctx, name, c.Now, e)
+	if errors.Is(err, record.ErrConflict) {
 		return nil, gate.Refuse(http.StatusConflict, wire.CodeLastOperator,
 			"invite another first; when nobody can sign in any more, hallmarkd operator recover on the server is the way back",
 			"without %q nobody could administer this installation", name)
 	}
-	e := c.Event("operator.disabled", name)
-	e.Alert = true
-	if err := s.Store.DisableOperator(ctx, name, c.Now, e); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.Event("operator.revoked", name)); err != nil {

@@ -249,7 +249,8 @@ type Operators interface {
 	// whose invitation it was.
 	AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e Event) (Operator, error)
 	// DisableOperator bars an operator and withdraws an invitation; disabling a disabled
-	// one changes nothing. The operator's certificates are ended by RevokeOperator.
+	// one changes nothing. ErrConflict if nobody else could act (Able). The operator's
+	// certificates are ended by RevokeOperator.
 	DisableOperator(ctx context.Context, name string, at time.Time, e Event) error
 	// RecoverOperator makes or re-enables an operator; only the host may. Its event is
 	// written in any case.

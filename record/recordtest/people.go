@@ -55,7 +55,16 @@ func operators(t *testing.T, b *bench) {
 	anna.Invitation, anna.Accepted = "i3", [32]byte{}
 	b.equalOperator(anna)
 
-	b.must(b.DisableOperator(b.ctx, "anna", Now.Add(time.Minute), event("operator.disabled")))
+	// Nobody disables the only one who can act, however late word of the other's end comes.
+	disable := func() error {
+		return b.DisableOperator(b.ctx, "anna", Now.Add(time.Minute), event("operator.disabled"))
+	}
+	b.refused("disable the only one", record.ErrConflict, disable)
+	b.people("dora")
+	b.must(b.DisableOperator(b.ctx, "dora", Now.Add(time.Hour), event("operator.disabled")))
+	b.refused("disable the only one that is left", record.ErrConflict, disable)
+	b.must(b.RecoverOperator(b.ctx, "dora", Now, event("operator.recovered")))
+	b.must(disable())
 	b.recorded("operator.disabled")
 	anna.Disabled, anna.Invitation, anna.InvitedUntil = Now.Add(time.Minute), "", time.Time{}
 	b.equalOperator(anna)
@@ -75,7 +84,7 @@ func operators(t *testing.T, b *bench) {
 	b.must(b.RecoverOperator(b.ctx, "cleo", Now, event("operator.recovered")))
 	b.equalOperator(record.Operator{Name: "cleo", Created: Now})
 	all, err := b.Operators(b.ctx)
-	if err != nil || len(all) != 2 {
+	if err != nil || len(all) != 3 {
 		t.Errorf("operators: %v, %v", all, err)
 	}
 	_, err = b.Operator(b.ctx, "nil")

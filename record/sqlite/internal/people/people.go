@@ -4,6 +4,7 @@ package people
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -42,9 +43,17 @@ func (s People) AcceptInvitation(ctx context.Context, id string, key [32]byte, a
 	return principal.Accept(ctx, s.db, principal.Operator, id, key, at, e, Operator)
 }
 
-// DisableOperator also withdraws an invitation.
+// DisableOperator also withdraws an invitation. Who can act is read in its transaction and
+// as it now is, for the other of two who disable each other may have been later and written
+// earlier.
 func (s People) DisableOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
-	return principal.Operator.Disable(ctx, s.db, name, at, e)
+	return principal.Operator.Disable(ctx, s.db, name, at, e, func(c *engine.Conn) error {
+		able, err := engine.Query(ctx, c, ableName, SelectAble, at, nil)
+		if err == nil && slices.Equal(able, []string{name}) {
+			err = fmt.Errorf("%s is the only operator who can act: %w", name, record.ErrConflict)
+		}
+		return err
+	})
 }
 
 // RecoverOperator always writes its event, which is no alert to an operator whom it makes.
@@ -71,11 +80,13 @@ func (s People) Operators(ctx context.Context) ([]record.Operator, error) {
 
 // Able lists by name.
 func (s People) Able(ctx context.Context, at time.Time, lost time.Duration) ([]string, error) {
-	return engine.List(ctx, s.db, func(r engine.Row) string { return r.Text(0) }, SelectAble, at, at.Add(-lost))
+	return engine.List(ctx, s.db, ableName, SelectAble, at, at.Add(-lost))
 }
 
+func ableName(r engine.Row) string { return r.Text(0) }
+
 // SelectAble selects the names that Able lists; its parameters are the time, and since when
-// who has lost the ability is one of them.
+// who has lost the ability is one of them, or NULL: never.
 const SelectAble = "SELECT name FROM operators WHERE " + isOperator + ` AND (disabled IS NULL OR disabled > ?2) AND EXISTS (SELECT 1 FROM certificates c
 	WHERE c.device IS NULL AND c.operator = operators.name AND c.issued IS NOT NULL AND c.not_after > ?1 AND (c.revoked IS NULL OR c.revoked > ?2)) ORDER BY name`
 

@@ -63,13 +63,19 @@ func Accept[T any](ctx context.Context, db *engine.DB, k Kind, id string, key [3
 	return found, err
 }
 
-// Disable also withdraws an invitation.
-func (k Kind) Disable(ctx context.Context, db *engine.DB, name string, at time.Time, e record.Event) error {
+// Disable also withdraws an invitation. A may that is given can still refuse, in the same
+// transaction.
+func (k Kind) Disable(ctx context.Context, db *engine.DB, name string, at time.Time, e record.Event, may func(*engine.Conn) error) error {
 	return audit.Change(ctx, db, e, func(c *engine.Conn) error {
 		if before, err := disabled(c, string(k), name, k.only()); err != nil {
 			return err
 		} else if !before.IsZero() {
 			return audit.ErrUnchanged
+		}
+		if may != nil {
+			if err := may(c); err != nil {
+				return err
+			}
 		}
 		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
 		return err

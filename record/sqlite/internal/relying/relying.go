@@ -52,7 +52,7 @@ func (s Parties) AcceptRelyingParty(ctx context.Context, id string, key [32]byte
 
 // DisableRelyingParty also withdraws an invitation.
 func (s Parties) DisableRelyingParty(ctx context.Context, name string, at time.Time, e record.Event) error {
-	return principal.RelyingParty.Disable(ctx, s.db, name, at, e)
+	return principal.RelyingParty.Disable(ctx, s.db, name, at, e, nil)
 }
 
 // steps is how many steps of a relying party are kept.
