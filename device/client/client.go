@@ -165,12 +165,14 @@ func (c *Client) Enrol(ctx context.Context, m wire.Enrol, prove Prover, ticket *
 	if ticket != nil {
 		m.Ticket = ticket.ID
 	}
-	return c.evidence(ctx, wire.PathEnrol, wire.LabelEnrol, m, prove, ticket, nil)
+	answer := new(wire.Answer)
+	return answer, c.send(ctx, message{path: wire.PathEnrol, label: wire.LabelEnrol, body: m, prove: prove, ticket: ticket}, answer)
 }
 
 // Renew asks for a working certificate, authenticated by id: the LDevID or the IDevID.
 func (c *Client) Renew(ctx context.Context, m wire.Renew, prove Prover, id *tls.Certificate) (*wire.Answer, error) {
-	return c.evidence(ctx, wire.PathRenew, wire.LabelRenew, m, prove, nil, id)
+	answer := new(wire.Answer)
+	return answer, c.send(ctx, message{path: wire.PathRenew, label: wire.LabelRenew, body: m, prove: prove, id: id}, answer)
 }
 
 // Activate sends message two: the answer to a challenge. id is the certificate shown
@@ -184,32 +186,34 @@ func (c *Client) Activate(ctx context.Context, m wire.Activate, id *tls.Certific
 // fails if the server turns the certificate away.
 func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, error) {
 	var answer wire.Steering
-	err := c.enveloped(ctx, wire.PathPoll, wire.LabelPoll, wire.Poll{}, nil, nil, id, &answer)
+	err := c.send(ctx, message{path: wire.PathPoll, label: wire.LabelPoll, body: wire.Poll{}, id: id}, &answer)
 	if err == nil && answer.Trust > c.bundle.Number {
 		err = c.UpdateTrust(ctx)
 	}
 	return answer, err
 }
 
-// evidence sends a message with the evidence for it.
-func (c *Client) evidence(ctx context.Context, path, label string, message any, prove Prover, ticket *wire.Permission, id *tls.Certificate) (*wire.Answer, error) {
-	var answer wire.Answer
-	return &answer, c.enveloped(ctx, path, label, message, prove, ticket, id, &answer)
+// message is one that travels in an envelope, and what the envelope proves beside it.
+type message struct {
+	path, label string
+	body        any
+	prove       Prover           // nil: without evidence
+	ticket      *wire.Permission // nil: without a ticket
+	id          *tls.Certificate // the certificate shown; nil: none
 }
 
-// enveloped sends a message, bound to the one connection that carries it, with evidence
-// if there is a prover, and decodes what is answered.
-func (c *Client) enveloped(ctx context.Context, path, label string, message any, prove Prover, ticket *wire.Permission, id *tls.Certificate, answer any) error {
-	raw, err := json.Marshal(message)
+// send sends a message, bound to the one connection that carries it, and decodes the answer.
+func (c *Client) send(ctx context.Context, m message, answer any) error {
+	raw, err := json.Marshal(m.body)
 	if err != nil {
 		return err
 	}
-	return c.use(ctx, id, func(conn *connection) error {
-		envelope, err := c.envelope(conn, label, raw, prove, ticket, id)
+	return c.use(ctx, m.id, func(conn *connection) error {
+		envelope, err := c.envelope(conn, m, raw)
 		if err != nil {
 			return err
 		}
-		err = conn.call(http.MethodPost, path, envelope, answer)
+		err = conn.call(http.MethodPost, m.path, envelope, answer)
 		if a, ok := answer.(*wire.Answer); ok {
 			conn.awaited = a.Challenge != nil
 		}
@@ -217,11 +221,11 @@ func (c *Client) enveloped(ctx context.Context, path, label string, message any,
 	})
 }
 
-// envelope binds a message to a connection.
-func (c *Client) envelope(conn *connection, label string, raw []byte, prove Prover, ticket *wire.Permission, id *tls.Certificate) (envelope wire.Envelope, err error) {
-	binding := wire.Binding{Label: label, Message: raw}
-	if id != nil {
-		binding.Client = id.Certificate[0]
+// envelope binds a message, whose bytes are raw, to a connection.
+func (c *Client) envelope(conn *connection, m message, raw []byte) (envelope wire.Envelope, err error) {
+	binding := wire.Binding{Label: m.label, Message: raw}
+	if m.id != nil {
+		binding.Client = m.id.Certificate[0]
 	}
 	envelope.Message = raw
 	if c.bundle.NonceMode {
@@ -234,20 +238,18 @@ func (c *Client) envelope(conn *connection, label string, raw []byte, prove Prov
 		return envelope, err
 	}
 	sum := binding.Sum()
-	if prove != nil {
-		if envelope.Statement, envelope.Signature, err = prove(sum); err != nil {
+	if m.prove != nil {
+		if envelope.Statement, envelope.Signature, err = m.prove(sum); err != nil {
 			return envelope, err
 		}
 	}
-	if ticket != nil {
-		envelope.TicketMAC = ticket.MAC(sum)
+	if m.ticket != nil {
+		envelope.TicketMAC = m.ticket.MAC(sum)
 	}
-	if c.bundle.NonceMode && id != nil {
-		if envelope.Client, err = proveClient(id, sum); err != nil {
-			return envelope, err
-		}
+	if c.bundle.NonceMode && m.id != nil {
+		envelope.Client, err = proveClient(m.id, sum)
 	}
-	return envelope, nil
+	return envelope, err
 }
 
 // proveClient stands in for mutual TLS where a proxy ends TLS.
