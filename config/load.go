@@ -22,8 +22,20 @@ const maxSize = 64 << 10
 // it names exists. The error joins all that is wrong, one line each, in the form
 // FILE:LINE:COLUMN: KEY: REASON.
 func Load(path string) (*Config, error) {
-	c, p, err := load(path)
+	path, err := filepath.Abs(path)
 	if err != nil {
+		return nil, err
+	}
+	text, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	c, p, err := parse(path, text)
+	if err != nil {
+		return nil, err
+	}
+	check(c, p)
+	if err := p.err(); err != nil {
 		return nil, err
 	}
 	checkFiles(c, p)
@@ -31,26 +43,6 @@ func Load(path string) (*Config, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-func load(path string) (*Config, *problems, error) {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	text, err := read(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, p, err := parse(path, text)
-	if err != nil {
-		return nil, nil, err
-	}
-	check(c, p)
-	if err := p.err(); err != nil {
-		return nil, nil, err
-	}
-	return c, p, nil
 }
 
 func read(path string) ([]byte, error) {
@@ -72,7 +64,7 @@ func read(path string) ([]byte, error) {
 	return text, nil
 }
 
-// parse decodes text over the defaults. Problems keeps the tree for line numbers.
+// parse decodes text over the defaults. The problems keep the tree, for line numbers.
 func parse(path string, text []byte) (*Config, *problems, error) {
 	p := &problems{file: path}
 	tree, err := parser.ParseBytes(text, 0)
