@@ -224,7 +224,9 @@ func issuerKey(hash crypto.Hash, name, key []byte) string {
 // yet is not counted.
 func (s *Service) Age() (oldest time.Duration) {
 	now := s.now()
-	for _, sh := range s.known() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sh := range s.shards {
 		if l := sh.newest.Load(); l != nil {
 			oldest = max(oldest, now.Sub(l.ThisUpdate))
 		}
@@ -247,16 +249,6 @@ func (s *Service) Shows(name record.Shard) int64 {
 		}
 	}
 	return 0
-}
-
-func (s *Service) known() []*shard {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]*shard, 0, len(s.shards))
-	for _, sh := range s.shards {
-		all = append(all, sh)
-	}
-	return all
 }
 
 // list is a CRL as it is served.
