@@ -104,8 +104,8 @@ type Result struct {
 // gives a lost answer again.
 const attempts = 3
 
-// agent is one run: a locked state folder, an opened TPM and a server.
-type agent struct {
+// action is one enrolment, renewal or poll under way: a locked state folder, opened keys and a server.
+type action struct {
 	Options
 	dir *state.Dir
 	set state.Set
@@ -126,7 +126,7 @@ func place(o Options, set state.Set, folder string) keys.Place {
 }
 
 // openKeys opens what holds the keys. create allows them to be made.
-func (a *agent) openKeys(create bool) (err error) {
+func (a *action) openKeys(create bool) (err error) {
 	var p keys.Place
 	if a.keys, p, err = open(a.Options, a.set, a.dir, create); err != nil {
 		return err
@@ -154,8 +154,8 @@ func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, k
 	return h, p, err
 }
 
-// close ends the run.
-func (a *agent) close() {
+// close lets go of server and keys.
+func (a *action) close() {
 	if a.client != nil {
 		a.client.Close()
 	}
@@ -174,7 +174,7 @@ func (e *OtherBoardError) Error() string { return e.problem.Error() }
 func (e *OtherBoardError) Unwrap() error { return e.problem }
 
 // sameKeys makes sure that the certificates on file are for the keys that were opened.
-func (a *agent) sameKeys() error {
+func (a *action) sameKeys() error {
 	if len(a.set.IDevID) == 0 {
 		return nil // it is lost, and will be fetched again
 	}
@@ -189,7 +189,7 @@ func (a *agent) sameKeys() error {
 }
 
 // connect makes the client from what is on file.
-func (a *agent) connect(servers []string, pins [][32]byte) (err error) {
+func (a *action) connect(servers []string, pins [][32]byte) (err error) {
 	a.client, err = client.New(client.Config{
 		Servers: servers, Pins: pins, Trust: a.set.Trust, Floor: a.floor(), Now: a.Now,
 		Proxy: a.Proxy, Memory: a.set.Network,
@@ -198,18 +198,18 @@ func (a *agent) connect(servers []string, pins [][32]byte) (err error) {
 }
 
 // found takes what the client has found out into the set.
-func (a *agent) found() {
+func (a *action) found() {
 	a.set.Trust, _ = a.client.Trust()
 	a.set.Network = a.client.Memory()
 }
 
-func (a *agent) save() error {
+func (a *action) save() error {
 	a.found()
 	return a.dir.Save(a.set)
 }
 
 // floor is the latest time that has passed for certain, the trust bundle's apart.
-func (a *agent) floor() time.Time {
+func (a *action) floor() time.Time {
 	floor := a.Built
 	for _, chain := range [][][]byte{a.set.IDevID, a.set.AK, a.set.LDevID} {
 		if len(chain) == 0 {
@@ -223,7 +223,7 @@ func (a *agent) floor() time.Time {
 }
 
 // pins reads the fingerprints on file.
-func (a *agent) pins() ([][32]byte, error) {
+func (a *action) pins() ([][32]byte, error) {
 	var pins [][32]byte
 	for _, text := range a.set.Pins {
 		pin, err := client.ParsePin(text)
@@ -237,7 +237,7 @@ func (a *agent) pins() ([][32]byte, error) {
 
 // again calls step until it succeeds, is refused, or has failed attempts times for
 // want of an answer.
-func (a *agent) again(ctx context.Context, step func() error) error {
+func (a *action) again(ctx context.Context, step func() error) error {
 	for n := 1; ; n++ {
 		err := step()
 		if err == nil || n == attempts || !lost(err) {
@@ -266,7 +266,7 @@ func lost(err error) bool {
 }
 
 // finish answers the challenge, if the answer is one, and returns the identity.
-func (a *agent) finish(ctx context.Context, answer *wire.Answer, shown *tls.Certificate) (*wire.Identity, error) {
+func (a *action) finish(ctx context.Context, answer *wire.Answer, shown *tls.Certificate) (*wire.Identity, error) {
 	if c := answer.Challenge; c != nil {
 		secret, err := a.keys.Activate(attest.Challenge{Credential: c.Credential, Secret: c.Secret})
 		if err != nil {
@@ -283,13 +283,13 @@ func (a *agent) finish(ctx context.Context, answer *wire.Answer, shown *tls.Cert
 }
 
 // prover makes evidence for a key over the binding that the client computes.
-func (a *agent) prover(key keys.Key) client.Prover {
+func (a *action) prover(key keys.Key) client.Prover {
 	return func(binding [32]byte) ([]byte, []byte, error) { return a.keys.Prove(key, binding) }
 }
 
 // checkChain makes sure that a chain is for the key and ends in one of the roots: what
 // is kept must work, and a server's mistake should be seen before it replaces anything.
-func (a *agent) checkChain(what string, chain [][]byte, key crypto.PublicKey, roots [][]byte) error {
+func (a *action) checkChain(what string, chain [][]byte, key crypto.PublicKey, roots [][]byte) error {
 	if len(chain) == 0 {
 		return fmt.Errorf("the server sent no %s certificate", what)
 	}
@@ -325,8 +325,8 @@ func (a *agent) checkChain(what string, chain [][]byte, key crypto.PublicKey, ro
 	return nil
 }
 
-// result sums up the run.
-func (a *agent) result() Result {
+// result sums up the action.
+func (a *action) result() Result {
 	r := Result{Device: a.set.Device, Model: a.set.Model, Serial: a.set.Serial, RenewAfter: a.set.RenewAfter, Poll: pollEvery(a.set.Steering)}
 	if len(a.set.LDevID) > 0 {
 		if leaf, err := x509.ParseCertificate(a.set.LDevID[0]); err == nil {

@@ -36,7 +36,7 @@ type Enrolment struct {
 // enrolled device it changes nothing and says so; on one that lost its state it gets
 // the same identity again.
 func Enrol(ctx context.Context, e Enrolment) (Result, error) {
-	a := &agent{Options: e.Options, dir: e.dir()}
+	a := &action{Options: e.Options, dir: e.dir()}
 	release, err := a.dir.Lock()
 	if err != nil {
 		return Result{}, err
@@ -87,7 +87,7 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 }
 
 // already holds what is on file against the keys and against what was asked for.
-func (a *agent) already(e Enrolment) (Result, error) {
+func (a *action) already(e Enrolment) (Result, error) {
 	if e.Key != "" && e.Key != cmp.Or(a.set.Key, keys.TPM) {
 		return Result{}, &ConflictError{
 			Detail: fmt.Sprintf("%s is enrolled with its key in %q, not %q", a.set.Device, keys.Shown(cmp.Or(a.set.Key, keys.TPM)), keys.Shown(e.Key)),
@@ -115,7 +115,7 @@ func (a *agent) already(e Enrolment) (Result, error) {
 }
 
 // trusts reports whether a root is among those on file.
-func (a *agent) trusts(root [32]byte) bool {
+func (a *action) trusts(root [32]byte) bool {
 	if bundle, err := a.set.Bundle(); err == nil {
 		for _, der := range bundle.Infrastructure {
 			if sha256.Sum256(der) == root {
@@ -155,7 +155,7 @@ func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
 }
 
 // enrol runs the protocol once, from message one to the certificates.
-func (a *agent) enrol(ctx context.Context, e Enrolment) error {
+func (a *action) enrol(ctx context.Context, e Enrolment) error {
 	id, err := a.keys.Identify()
 	if err != nil {
 		return err

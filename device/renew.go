@@ -24,7 +24,7 @@ import (
 // together, only when the server has accepted the new ones.
 func Renew(ctx context.Context, o Options) (Result, error) {
 	var shown string
-	r, err := o.withServer(func(a *agent) (err error) {
+	r, err := o.withServer(func(a *action) (err error) {
 		if err = a.settle(ctx); err != nil {
 			return err
 		}
@@ -44,7 +44,7 @@ var ErrUseless = errors.New("the working certificate is of no use")
 // Poll asks the server when to renew, and by that shows it, and learns, that the identity
 // works. It fails with ErrUseless if only a renewal helps.
 func Poll(ctx context.Context, o Options) (Result, error) {
-	return o.withServer(func(a *agent) error {
+	return o.withServer(func(a *action) error {
 		if err := a.settle(ctx); err != nil {
 			return err
 		}
@@ -54,8 +54,8 @@ func Poll(ctx context.Context, o Options) (Result, error) {
 
 // withServer runs a step of an enrolled device with its keys and its server, and keeps what
 // the step has changed.
-func (o Options) withServer(step func(*agent) error) (Result, error) {
-	a := &agent{Options: o, dir: o.dir()}
+func (o Options) withServer(step func(*action) error) (Result, error) {
+	a := &action{Options: o, dir: o.dir()}
 	release, err := a.dir.Lock()
 	if err != nil {
 		return Result{}, err
@@ -108,7 +108,7 @@ func same(a, b state.Set) bool {
 
 // poll asks once. The certificate is shown whatever its end: the clock may be wrong, and
 // the server's is not.
-func (a *agent) poll(ctx context.Context) error {
+func (a *action) poll(ctx context.Context) error {
 	if len(a.set.LDevID) == 0 {
 		return ErrUseless
 	}
@@ -135,7 +135,7 @@ func unusable(err error) bool {
 }
 
 // ask takes the server's window and the device's moment in it.
-func (a *agent) ask(ctx context.Context, id *tls.Certificate) error {
+func (a *action) ask(ctx context.Context, id *tls.Certificate) error {
 	steering, err := a.client.Poll(ctx, id)
 	if err != nil {
 		return err
@@ -145,7 +145,7 @@ func (a *agent) ask(ctx context.Context, id *tls.Certificate) error {
 }
 
 // renew runs the protocol and puts what came of it into the set, if it works.
-func (a *agent) renew(ctx context.Context) (shown string, err error) {
+func (a *action) renew(ctx context.Context) (shown string, err error) {
 	key, err := a.keys.NewWorking()
 	if err != nil {
 		return "", err
@@ -188,7 +188,7 @@ func (a *agent) renew(ctx context.Context) (shown string, err error) {
 // rebirth asks for another IDevID if the root of the one on file is trusted no more: when
 // it is needed, it must be good. Whether there is another is the server's to say; what was
 // renewed just now works without.
-func (a *agent) rebirth(ctx context.Context) {
+func (a *action) rebirth(ctx context.Context) {
 	_, bundle := a.client.Trust()
 	if a.checkChain("IDevID", a.set.IDevID, a.birth.Public(), bundle.Manufacturing) == nil {
 		return
@@ -200,14 +200,14 @@ func (a *agent) rebirth(ctx context.Context) {
 }
 
 // reenrol asks for another IDevID certificate for the same key.
-func (a *agent) reenrol(ctx context.Context) error {
+func (a *action) reenrol(ctx context.Context) error {
 	return a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) })
 }
 
 // stage keeps a fresh certificate before it is shown for the first time. The server lets
 // its predecessor renew no more from then on and, where no chip holds the key, takes that
 // for a copy: a power cut just then must not leave us with the predecessor alone.
-func (a *agent) stage(key keys.Key, got *wire.Identity) error {
+func (a *action) stage(key keys.Key, got *wire.Identity) error {
 	if a.keys.Kind() == "" {
 		return nil // the chip tells us from a copy; flash wears out
 	}
@@ -217,7 +217,7 @@ func (a *agent) stage(key keys.Key, got *wire.Identity) error {
 
 // settle mends what an accident left: an IDevID certificate that is gone, a working
 // certificate that was not tried yet.
-func (a *agent) settle(ctx context.Context) error {
+func (a *action) settle(ctx context.Context) error {
 	if len(a.set.IDevID) == 0 {
 		a.report("the IDevID certificate is lost; asking for it again")
 		if err := a.reenrol(ctx); err != nil {
@@ -229,7 +229,7 @@ func (a *agent) settle(ctx context.Context) error {
 
 // adopt makes the staged certificate, if there is one, the working one. If the server
 // does not take it, it was made for nothing.
-func (a *agent) adopt(ctx context.Context) error {
+func (a *action) adopt(ctx context.Context) error {
 	if len(a.set.Fresh) == 0 {
 		return nil
 	}
@@ -252,7 +252,7 @@ func (a *agent) adopt(ctx context.Context) error {
 }
 
 // swap takes the new certificate if it is right and works.
-func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) error {
+func (a *action) swap(ctx context.Context, key keys.Key, got *wire.Identity) error {
 	check := func() error {
 		_, bundle := a.client.Trust()
 		return a.checkChain("LDevID", got.LDevID, key.Public(), bundle.Operational)
@@ -284,7 +284,7 @@ func (a *agent) swap(ctx context.Context, key keys.Key, got *wire.Identity) erro
 
 // activated answers the challenge that came with the last answer. Without it the
 // renewal costs a second message and nothing else.
-func (a *agent) activated() *wire.Activate {
+func (a *action) activated() *wire.Activate {
 	next := a.set.Next
 	if next == nil || next.Expires.Before(a.client.Now()) {
 		return nil
@@ -298,7 +298,7 @@ func (a *agent) activated() *wire.Activate {
 }
 
 // ldevid is the working certificate with its key, or nil if it cannot be used any more.
-func (a *agent) ldevid() *tls.Certificate {
+func (a *action) ldevid() *tls.Certificate {
 	if len(a.set.LDevID) == 0 {
 		return nil
 	}

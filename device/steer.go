@@ -13,7 +13,7 @@ import (
 // is none, from a server at odds with itself, is taken as its start alone. None reaches
 // beyond nine tenths of the life of the certificate that it is for: whoever answered in the
 // server's place once, or a server whose clock was wrong, shall not let it run out.
-func (a *agent) steer(s wire.Steering, certificate []byte) {
+func (a *action) steer(s wire.Steering, certificate []byte) {
 	s.Trust = 0 // the bundle itself is kept
 	if c, err := x509.ParseCertificate(certificate); err == nil {
 		last := c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 10)

@@ -28,7 +28,7 @@ func TestMoment(t *testing.T) {
 			t.Fatalf("not even: %v", tenths)
 		}
 	}
-	a := &agent{}
+	a := &action{}
 	a.steer(wire.Steering{Start: start, End: start.Add(-time.Hour)}, nil)
 	if !a.set.RenewAfter.Equal(start) {
 		t.Fatalf("a window that ends before it begins: %v", a.set.RenewAfter)
