@@ -1,10 +1,9 @@
 // Package attest turns evidence into claims: what a piece of hardware has proved.
 //
-// A verifier (attest/tpm2, …) checks [Evidence] against a binding and returns
-// [Pending]; when the device has returned the secret of a credential challenge, or at
-// once where the evidence leaves nothing to challenge, Pending becomes [Claims]. No code
-// outside this tree can make either. The verifiers use no network, no files and no clock:
-// time and trust anchors are arguments.
+// A verifier (attest/tpm2, …) checks [Evidence] against a binding and returns [Pending]; when the
+// device has returned the secret of a credential challenge, or at once where the evidence leaves
+// nothing to challenge, Pending becomes [Claims]. No code outside this tree can construct either.
+// The verifiers use no network, no files and no clock: time and trust anchors are arguments.
 package attest
 
 import (
@@ -21,37 +20,36 @@ const (
 	KindSoftKey = "softkey"
 )
 
-// Facts is what a verifier established; read it from Pending or Claims.
+// Facts is what a verifier established, as read from Pending or Claims.
 type Facts = seal.Facts
 
 // TPM is the part of Facts that speaks of a TPM 2.0.
 type TPM = seal.TPM
 
-// Pending is evidence that is sound in itself and waits for the activated secret:
-// until then nobody knows that the attestation key is in the same chip as the
-// endorsement key. It travels with the device, sealed (Seal, OpenPending).
+// Pending is evidence that has verified and awaits the activated secret: until then nobody knows
+// that the attestation key is in the same chip as the endorsement key. The device carries it,
+// sealed (Seal, OpenPending).
 type Pending = seal.Pending
 
-// Claims is what was proved. Only a verifier can make one; the zero value is
-// refused by every consumer.
+// Claims is what was proved. Only a verifier can make one, and the zero value yields ErrZero.
 type Claims = seal.Claims
 
 // Errors of the sealed types.
 var (
-	// ErrZero is returned for a Pending or Claims that no verifier made.
+	// ErrZero is the error of a Pending or Claims that no verifier made.
 	ErrZero = seal.ErrZero
 	// ErrSecret means that the device returned another secret than the one sent to its EK.
 	ErrSecret = seal.ErrSecret
 )
 
-// OpenPending reverses Pending.Seal. It belongs to provisioner/session alone
-// (internal/archtest holds that): whoever has the key vouches for the contents.
+// OpenPending reverses Pending.Seal. Only provisioner/session may call it (internal/archtest
+// enforces that), because the holder of the key vouches for the contents.
 func OpenPending(aead cipher.AEAD, blob, additional []byte) (Pending, error) {
 	return seal.Open(aead, blob, additional)
 }
 
-// Evidence is what a device sends, still unproved. Which fields are used depends
-// on Kind; every field is foreign bytes.
+// Evidence is what a device sends, not yet verified. Which fields are used depends on Kind; all
+// of them are untrusted bytes.
 type Evidence struct {
 	// Kind is one of the Kind constants.
 	Kind string
@@ -80,19 +78,19 @@ type Known struct {
 	Birth []byte
 }
 
-// Verifier turns evidence of one kind into facts and challenges whoever made it.
+// Verifier turns evidence of one kind into facts and challenges the device that made it.
 type Verifier interface {
 	// Verify checks the whole evidence of a device that enrols.
 	Verify(e Evidence, binding [32]byte, now time.Time) (Pending, error)
 	// Reverify checks the evidence of a device on record for a fresh key.
 	Reverify(k Known, e Evidence, binding [32]byte) (Pending, error)
-	// Challenge hides a secret (32 bytes) for whoever made pending evidence. It is not
-	// asked for evidence that is proved already.
+	// Challenge encrypts a secret (32 bytes) to the device that made pending evidence. It is not
+	// called for evidence that needs no challenge.
 	Challenge(p Pending, secret []byte) (Challenge, error)
 }
 
-// Verifiers are the kinds of evidence that an installation takes, by Evidence.Kind. Each
-// kind answers for its own; a device keeps the kind that it was enrolled with.
+// Verifiers are the kinds of evidence that an installation accepts, by Evidence.Kind. A device
+// keeps the kind that it enrolled with.
 type Verifiers map[string]Verifier
 
 var _ Verifier = Verifiers{}
@@ -104,7 +102,7 @@ func (v Verifiers) of(kind string) (Verifier, error) {
 	return nil, &Refusal{Code: CodeKind, Detail: fmt.Sprintf("evidence of kind %.20q is not accepted here", kind)}
 }
 
-// Verify lets the kind's verifier check evidence.
+// Verify calls the verifier for the evidence's kind.
 func (v Verifiers) Verify(e Evidence, binding [32]byte, now time.Time) (Pending, error) {
 	one, err := v.of(e.Kind)
 	if err != nil {
@@ -113,7 +111,7 @@ func (v Verifiers) Verify(e Evidence, binding [32]byte, now time.Time) (Pending,
 	return one.Verify(e, binding, now)
 }
 
-// Reverify lets the verifier of the recorded kind check evidence, which must be of it.
+// Reverify calls the verifier for the recorded kind and refuses evidence of any other.
 func (v Verifiers) Reverify(k Known, e Evidence, binding [32]byte) (Pending, error) {
 	if e.Kind != k.Kind {
 		return Pending{}, &Refusal{Code: CodeKind,
@@ -126,7 +124,7 @@ func (v Verifiers) Reverify(k Known, e Evidence, binding [32]byte) (Pending, err
 	return one.Reverify(k, e, binding)
 }
 
-// Challenge lets the verifier that made p challenge its device.
+// Challenge calls the verifier that made p.
 func (v Verifiers) Challenge(p Pending, secret []byte) (Challenge, error) {
 	facts, err := p.Facts()
 	if err != nil {
@@ -145,13 +143,12 @@ type Challenge struct {
 	Credential, Secret []byte
 }
 
-// CodeKind is the code of evidence of a kind that is not taken here, or not from this
-// device, or that carries parts of another kind or message. All other codes are each
-// kind's own.
+// CodeKind is the code for evidence of a kind that is not accepted here, or not from this device,
+// or that carries fields of another kind or message. Every other code belongs to one kind.
 const CodeKind = "evidence-kind"
 
-// Refusal is a reason not to believe evidence: a stable code for programs and a
-// sentence for the person at the line, with the next step where there is one.
+// Refusal says why evidence was refused: a stable code for programs, a sentence for the person at
+// the line and, where there is one, the next step.
 type Refusal struct {
 	// Code is stable, lower case with hyphens: "ak-not-restricted".
 	Code string

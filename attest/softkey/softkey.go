@@ -1,11 +1,11 @@
-// Package softkey verifies evidence without hardware: possession of a key, and claims
-// that say no more than that. Where the key lives, in a file or in a chip that cannot
-// attest, nobody knows; it is recorded as software.
+// Package softkey verifies evidence without hardware: possession of a key, and claims that say no
+// more than that. Whether the key lives in a file or in a chip that cannot attest is unknown; it
+// is recorded as software.
 //
-// The IDevID key signs the binding, which covers the message and so the key to be
-// certified, and is fresh for every connection (package wire); a working key that is to
-// be certified signs it as well, so that nobody is given a certificate for another's key
-// (RFC 4211 §4). No challenge could prove more: the claims are there with message one.
+// The IDevID key signs the binding, which covers the message and so the key to be certified, and
+// is fresh for every connection (package wire); a working key that is to be certified signs it as
+// well, so that nobody gets a certificate for somebody else's key (RFC 4211 §4). No challenge
+// could prove more, so message one already yields claims.
 package softkey
 
 import (
@@ -21,9 +21,9 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/internal/seal"
 )
 
-// Codes of refusals; those of keys and signatures mean the same as a TPM's.
+// Codes of refusals. They mean the same as those of the same name in package tpm2.
 const (
-	// CodeKey: the key is no SubjectPublicKeyInfo in DER.
+	// CodeKey: the key is not a SubjectPublicKeyInfo in DER.
 	CodeKey = "key-malformed"
 	// CodeAlgorithm: it is not ECDSA on P-256.
 	CodeAlgorithm = "key-algorithm"
@@ -39,8 +39,8 @@ type Verifier struct{}
 
 var _ attest.Verifier = Verifier{}
 
-// Verify checks that the key to be certified, the IDevID key, signed the binding. The
-// result is proved: there is nothing to challenge. What is wrong is an *attest.Refusal.
+// Verify checks that the key to be certified, the IDevID key, signed the binding. The result
+// needs no challenge. Evidence that does not hold is an *attest.Refusal.
 func (Verifier) Verify(e attest.Evidence, binding [32]byte, _ time.Time) (attest.Pending, error) {
 	if err := bare(e); err != nil {
 		return attest.Pending{}, err
@@ -58,9 +58,9 @@ func (Verifier) Verify(e attest.Evidence, binding [32]byte, _ time.Time) (attest
 	return seal.NewProved(attest.Facts{Kind: attest.KindSoftKey, Key: e.Key, Birth: e.Key, Binding: binding}), nil
 }
 
-// Reverify checks that the recorded IDevID key vouches for a working key, and that the
-// caller holds that as well. A device whose one key serves for everything, because a
-// secure element has no other, has it certified again.
+// Reverify checks that the recorded IDevID key vouches for a working key and that the caller
+// holds the working key as well. A device that has only one key, as with some secure elements,
+// has that key certified again.
 func (Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]byte) (attest.Pending, error) {
 	if err := bare(e); err != nil {
 		return attest.Pending{}, err
@@ -76,7 +76,7 @@ func (Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]byte
 	if !ecdsa.VerifyASN1(birth, binding[:], e.Signature) {
 		return attest.Pending{}, unsigned("signature", "the IDevID key on record")
 	}
-	switch single := bytes.Equal(known.Birth, e.Key); { // one key for everything signs once
+	switch single := bytes.Equal(known.Birth, e.Key); { // a single key signs once
 	case single && len(e.Statement) > 0:
 		return attest.Pending{}, refuse(CodeSignature, "the IDevID key, certified again, brings a signature and no statement")
 	case !single && !ecdsa.VerifyASN1(key, binding[:], e.Statement):
@@ -85,12 +85,12 @@ func (Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]byte
 	return seal.NewProved(attest.Facts{Kind: attest.KindSoftKey, Key: e.Key, Birth: known.Birth, Binding: binding}), nil
 }
 
-// Challenge is never asked: this evidence is proved as it comes.
+// Challenge is never called: this evidence needs none.
 func (Verifier) Challenge(attest.Pending, []byte) (attest.Challenge, error) {
 	return attest.Challenge{}, errors.New("softkey: there is no chip to challenge")
 }
 
-// bare refuses evidence that carries another kind's parts.
+// bare refuses evidence that carries fields of another kind.
 func bare(e attest.Evidence) error {
 	if e.Kind != attest.KindSoftKey || len(e.EKPublic) > 0 || len(e.AKPublic) > 0 || len(e.Certificates) > 0 {
 		return refuse(attest.CodeKind, "a device without a TPM brings a key and signatures, nothing else")
@@ -98,7 +98,7 @@ func bare(e attest.Evidence) error {
 	return nil
 }
 
-// parse reads a P-256 key in the one encoding that DER allows.
+// parse reads a P-256 key, and only in its DER encoding.
 func parse(der []byte) (*ecdsa.PublicKey, error) {
 	if len(der) > maxKey {
 		return nil, refuse(CodeKey, "the key has %d bytes; at most %d are allowed", len(der), maxKey)
@@ -121,7 +121,7 @@ func refuse(code, format string, args ...any) *attest.Refusal {
 	return &attest.Refusal{Code: code, Detail: fmt.Sprintf(format, args...)}
 }
 
-// unsigned says which signature does not hold, and to whoever writes another client why.
+// unsigned says which signature is wrong and hints at the usual mistake in a new client.
 func unsigned(field, key string) *attest.Refusal {
 	return &attest.Refusal{Code: CodeSignature, Detail: key + " did not sign this message (" + field + ")",
 		Hint: "ECDSA, in ASN.1, over the 32 bytes of the binding as they are, not hashed again"}

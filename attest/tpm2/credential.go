@@ -37,7 +37,7 @@ func makeCredential(ek *public, name, secret []byte) (attest.Challenge, error) {
 	return attest.Challenge{Credential: append(sized(mac.Sum(nil)), identity...), Secret: encrypted}, nil
 }
 
-// shareSeed makes a seed and encrypts it for key (TPM 2.0 Part 1 §B.10, §C.6).
+// shareSeed makes a seed and encrypts it to key (TPM 2.0 Part 1 §B.10, §C.6).
 func shareSeed(key crypto.PublicKey, hash crypto.Hash) (seed, encrypted []byte, err error) {
 	switch key := key.(type) {
 	case *rsa.PublicKey:

@@ -3,8 +3,8 @@
 // holds the attestation key and the certified key, provided that the chip then
 // returns the secret of [Verifier.Challenge].
 //
-// It reads foreign structures strictly (accepted shapes alone, to the last byte), checks
-// everything that TCG's "TPM 2.0 Keys for Device Identity and Attestation" §6 asks of a
-// CA, and needs neither a TPM nor a network. The device half is in collect, TPM makers'
-// peculiarities in vendorca.
+// It parses untrusted structures strictly (only the accepted shapes, to the last byte), checks
+// everything that TCG's "TPM 2.0 Keys for Device Identity and Attestation" §6 asks of a CA, and
+// needs neither a TPM nor a network. The device half is in collect, the peculiarities of TPM
+// makers in vendorca.
 package tpm2

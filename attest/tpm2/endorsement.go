@@ -18,10 +18,10 @@ const (
 	maxCertificateBytes = 32 << 10
 )
 
-// judgeEK writes into chip what its EK certificate proves. Only a certificate that
-// is wrong in itself is refused; one that leads to nobody we trust leaves chip
-// uncertified. An uncertified EK must be made from a TCG template: other keys of a TPM
-// could otherwise pose as EKs, and one chip as many.
+// judgeEK fills in chip what its EK certificate proves. Only a certificate that is wrong in
+// itself is refused; one that chains to no trusted maker leaves chip uncertified. An uncertified
+// EK must be made from a TCG template: otherwise other keys of a TPM could pose as EKs, and one
+// chip as many.
 func (v *Verifier) judgeEK(chip *attest.TPM, ek *public, certificates [][]byte, now time.Time) error {
 	if err := boundCertificates(certificates); err != nil {
 		return err
@@ -76,9 +76,9 @@ func (v *Verifier) checkCertificate(cert vendorca.EK, ek *public, now time.Time)
 		return refuse(CodeCertificatePurpose, "", "the certificate of %q is not for an endorsement key (extended key usage 2.23.133.8.1 is missing)", c.Issuer)
 	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
 		return refuse(CodeCertificatePurpose, "", "the EK certificate of %q is a CA's", c.Issuer)
-	// A key that may sign is a general-purpose EK (EK profile, key usage), not a restricted
-	// one whatever the device says of it: its owner could open our credential with
-	// TPM2_RSA_Decrypt and answer for an AK outside the chip.
+	// A key that may sign is a general-purpose EK (EK profile, key usage), not a restricted one,
+	// whatever the device claims: its owner could decrypt our credential with TPM2_RSA_Decrypt
+	// and answer for an AK outside the chip.
 	case c.KeyUsage&x509.KeyUsageDigitalSignature != 0:
 		return refuse(CodeCertificatePurpose, "", "the EK certificate of %q is for a general-purpose key, which proves nothing about others", c.Issuer)
 	case len(c.UnhandledCriticalExtensions) > 0: // RFC 5280 §4.2

@@ -39,19 +39,20 @@ var attributeNames = map[uint32]string{
 	noDA: "noDA", 1 << 11: "encryptedDuplication", restricted: "restricted", decrypt: "decrypt", sign: "sign", 1 << 19: "x509sign",
 }
 
-// born is what every key must be: made in this chip, never to leave it.
+// born are the attributes that every key must have: made in this chip, never to leave it.
 const born = fixedTPM | fixedParent | sensitiveDataOrigin
 
-// free is what a key may be or not: how its use is authorised is its owner's matter.
+// free are the attributes that a key may have or not: its owner decides how its use is
+// authorised.
 const free = userWithAuth | adminWithPolicy | noDA
 
-// role is what is asked of one of the three keys of evidence.
+// role is what is required of one of the three keys in evidence.
 type role struct {
 	name string
-	// attributes must be set; beside them only free ones may be.
+	// attributes must be set; besides them only free ones may be.
 	attributes uint32
-	// The codes of refusals: of a structure that cannot be read, of attributes, of the
-	// attribute restricted, of algorithms that are not accepted, of keys that can be broken.
+	// The codes of refusals: for a structure that cannot be read, for attributes, for the
+	// attribute restricted, for an algorithm that is not accepted, for a key that can be broken.
 	malformed, wrong, restriction, algorithm, weak string
 }
 
@@ -87,7 +88,7 @@ func (p *public) typeName() string {
 	return ""
 }
 
-// readPublic parses a public area and holds it against its role.
+// readPublic parses a public area and checks it against its role.
 func readPublic(r role, raw []byte) (*public, error) {
 	a, err := readArea(raw)
 	choice, shaped := err.(unknown)
@@ -115,8 +116,8 @@ func readPublic(r role, raw []byte) (*public, error) {
 	return p, nil
 }
 
-// checkAttributes reports the lowest bit that is not as it must be. Bits without a
-// name are refused: we do not know what they allow.
+// checkAttributes reports the lowest wrong bit. Bits without a name are refused, since it is not
+// known what they allow.
 func (r role) checkAttributes(got uint32) error {
 	wrong := (got ^ r.attributes) &^ free
 	if wrong == 0 {
@@ -163,8 +164,8 @@ func (p *public) broken(format string, a ...any) error {
 	return refuse(p.weak, "", "the %s %s", p.role.name, fmt.Sprintf(format, a...))
 }
 
-// curve is a curve with what a SubjectPublicKeyInfo says before the point: crypto/x509
-// takes longer to write that than we to check the point.
+// curve is a curve with the part of a SubjectPublicKeyInfo that precedes the point: crypto/x509
+// takes longer to write it than checking the point takes.
 type curve struct {
 	elliptic.Curve
 	size int
@@ -272,8 +273,8 @@ func (p *public) checkUse() error {
 	return nil
 }
 
-// signsTLS refuses a scheme that TLS 1.3 does not have for such a key (RFC 8446 §4.2.3): a
-// device could show its IDevID nowhere, and its chip could bring no other key.
+// signsTLS refuses a scheme that TLS 1.3 does not have for such a key (RFC 8446 §4.2.3): the
+// device could never use its IDevID, nor later replace the key.
 func (p *public) signsTLS() error {
 	if p.scheme == gotpm.TPMAlgRSASSA || p.scheme == gotpm.TPMAlgECDSA && hashes[p.hash].Size() != curves[p.curve].size {
 		return refuse(p.algorithm, "make the key without a scheme",

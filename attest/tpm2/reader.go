@@ -9,13 +9,12 @@ import (
 	gotpm "github.com/google/go-tpm/tpm2"
 )
 
-// reader takes apart one structure as a TPM writes it: integers are big-endian, a TPM2B
-// is a 16-bit size and so many bytes (TPM 2.0 Part 2 §10.4). It keeps the first thing
-// that is wrong and reads zeros from then on, so a structure is read as the list of its
-// fields and judged once, by end.
+// reader parses one structure as a TPM writes it: integers are big-endian, a TPM2B is a 16-bit
+// size and that many bytes (TPM 2.0 Part 2 §10.4). It keeps the first error and reads zeros from
+// then on, so a structure is read as the list of its fields and checked once, by end.
 //
-// It knows the accepted shapes alone. go-tpm knows them all, and pays for it with
-// reflection; the tests hold that both understand the same bytes in the same way.
+// It knows only the accepted shapes. go-tpm knows them all, at the cost of reflection; tests
+// check that both understand the same bytes in the same way.
 type reader struct {
 	rest []byte
 	err  error
@@ -31,14 +30,14 @@ func read(raw []byte) *reader {
 		r.err = errors.New("it is missing")
 	case len(raw) > maxStructure:
 		r.err = fmt.Errorf("%d bytes are too many", len(raw))
-	case len(raw) > 2 && int(binary.BigEndian.Uint16(raw)) == len(raw)-2: // as tools write it to files; no accepted structure begins so
+	case len(raw) > 2 && int(binary.BigEndian.Uint16(raw)) == len(raw)-2: // as tools write it to files; no accepted structure begins like that
 		r.err = errors.New("its size stands in front, as in a TPM2B: leave these two bytes out")
 	}
 	return r
 }
 
-// end says what was wrong. Bytes that follow the structure are: they would be signed or
-// hashed together with it, and somebody else might read them.
+// end returns the first error. Trailing bytes are one: they would be signed or hashed with the
+// structure, and another reader might interpret them.
 func (r *reader) end() error {
 	if r.err == nil && len(r.rest) > 0 {
 		r.err = fmt.Errorf("followed by %d other bytes", len(r.rest))
@@ -90,7 +89,7 @@ func (r *reader) boolean() bool {
 	return b != nil && b[0] == 1
 }
 
-// unknown is a choice whose fields are not known here: no accepted key makes it.
+// unknown is a union selector that this package does not know: no accepted key has it.
 type unknown struct {
 	what  string
 	value uint16
@@ -104,7 +103,7 @@ func (r *reader) unknown(what string, value gotpm.TPMAlgID) {
 	}
 }
 
-// area is what a TPMT_PUBLIC (Part 2 §12.2.4) says, its authPolicy apart.
+// area is the content of a TPMT_PUBLIC (Part 2 §12.2.4), except its authPolicy.
 type area struct {
 	kind, nameAlg gotpm.TPMAlgID
 	attributes    uint32
@@ -127,7 +126,7 @@ type symmetric struct {
 	mode      gotpm.TPMAlgID
 }
 
-// readArea reads all but the fields that follow an unknown choice.
+// readArea reads all fields up to an unknown selector.
 func readArea(raw []byte) (a area, err error) {
 	r := read(raw)
 	a.kind, a.nameAlg, a.attributes = r.algorithm(), r.algorithm(), r.uint32()

@@ -9,7 +9,7 @@ import (
 // Codes of refused evidence (attest.Refusal.Code). They are stable: programs on the
 // line act on them, and docs list them.
 const (
-	// CodeTooLarge: a part of the evidence is larger than any honest one.
+	// CodeTooLarge: part of the evidence is larger than any honest one.
 	CodeTooLarge = "evidence-too-large"
 
 	// CodeEKMalformed: the EK's public area is not one canonical TPMT_PUBLIC.

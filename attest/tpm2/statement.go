@@ -11,7 +11,7 @@ import (
 	gotpm "github.com/google/go-tpm/tpm2"
 )
 
-// statement is what is used of a TPMS_ATTEST of TPM2_Certify.
+// statement holds the fields used here of a TPMS_ATTEST from TPM2_Certify.
 type statement struct {
 	signer, extraData        []byte // the signer's qualified name
 	resetCount, restartCount uint32
@@ -25,8 +25,8 @@ func readStatement(raw []byte) (s statement, err error) {
 	r := read(raw)
 	magic, kind := r.uint32(), r.uint16()
 	switch {
-	case r.err != nil: // said below
-	case magic != uint32(gotpm.TPMGeneratedValue): // a restricted key never signs it in anything from outside
+	case r.err != nil: // reported below
+	case magic != uint32(gotpm.TPMGeneratedValue): // a restricted key signs nothing from outside that begins with it
 		return s, refuse(CodeStatementMalformed, "", "the statement was not made by a TPM")
 	case kind != uint16(gotpm.TPMSTAttestCertify):
 		return s, refuse(CodeStatementType, "", "the statement is of type %#04x, not a TPM2_Certify", kind)
@@ -44,7 +44,7 @@ func readStatement(raw []byte) (s statement, err error) {
 	return s, nil
 }
 
-// check says whether the statement is about key and was made for binding.
+// check verifies that the statement is about key and was made for binding.
 func (s statement) check(key *public, binding [32]byte) error {
 	if subtle.ConstantTimeCompare(s.extraData, binding[:]) != 1 {
 		return refuse(CodeStatementBinding, "start again from the first message", "the statement was made for another message, connection or server")

@@ -6,15 +6,15 @@ import (
 	gotpm "github.com/google/go-tpm/tpm2"
 )
 
-// IDevIDTemplate is the device's birth key: template H-2 of TCG "TPM 2.0 Keys for
-// Device Identity and Attestation", a primary of the endorsement hierarchy that
-// signs anything. The TPM derives the same key from it again and again.
+// IDevIDTemplate is the template of the IDevID key: H-2 of TCG's "TPM 2.0 Keys for Device
+// Identity and Attestation", a primary of the endorsement hierarchy that signs anything. The TPM
+// derives the same key from it each time.
 func IDevIDTemplate() gotpm.TPMTPublic {
 	return identityTemplate("IDEVID", false, idevidPolicyIndex, gotpm.TPMTECCScheme{Scheme: gotpm.TPMAlgNull})
 }
 
-// AKTemplate is the attestation key (TCG: IAK), template H-2 as IDevIDTemplate, but
-// restricted: it signs only what the TPM itself made.
+// AKTemplate is the template of the attestation key (TCG: IAK): H-2 like IDevIDTemplate, but
+// restricted, so that it signs only what the TPM itself made.
 func AKTemplate() gotpm.TPMTPublic {
 	return identityTemplate("IAK", true, akPolicyIndex, gotpm.TPMTECCScheme{
 		Scheme:  gotpm.TPMAlgECDSA,
@@ -36,9 +36,9 @@ func identityTemplate(unique string, restricted bool, policyIndex uint32, scheme
 	}
 }
 
-// LDevIDTemplate is a working key: a child of the storage root, made anew at each
-// renewal, that signs anything. It is not subject to dictionary-attack lockout, so a
-// power cut cannot lock a device out of its own certificate.
+// LDevIDTemplate is the template of a working key: a child of the storage root, new at each
+// renewal, that signs anything. It is exempt from dictionary-attack lockout, so a power cut
+// cannot lock a device out of its own certificate.
 func LDevIDTemplate() gotpm.TPMTPublic {
 	return gotpm.TPMTPublic{
 		Type:    gotpm.TPMAlgECC,
@@ -53,9 +53,9 @@ func LDevIDTemplate() gotpm.TPMTPublic {
 	}
 }
 
-// SRKTemplate is the P-256 storage root with an empty unique field, which is what a
-// TSS2 PEM file with parent 0x40000001 means. go-tpm's ECCSRKTemplate has 32 zero
-// bytes there and is another key.
+// SRKTemplate is the template of the P-256 storage root with an empty unique field, which is what
+// a TSS2 PEM file means by parent 0x40000001. go-tpm's ECCSRKTemplate has 32 zero bytes there and
+// gives another key.
 func SRKTemplate() gotpm.TPMTPublic {
 	t := storageECC(gotpm.TPMECCNistP256, gotpm.TPMAlgSHA256, 128, 0)
 	t.ObjectAttributes.UserWithAuth = true
@@ -91,8 +91,8 @@ func EKTemplates() []EKTemplate {
 	}
 }
 
-// ekTemplate makes a storage key template an EK: policy in place of a password (low
-// range, EK profile B.3), or beside one (high range, B.4).
+// ekTemplate turns a storage key template into an EK's: with a policy instead of a password (low
+// range, EK profile B.3) or besides one (high range, B.4).
 func ekTemplate(t gotpm.TPMTPublic, policy gotpm.TPM2BDigest, userWithAuth bool) gotpm.TPMTPublic {
 	t.ObjectAttributes.UserWithAuth = userWithAuth
 	t.ObjectAttributes.AdminWithPolicy = true
@@ -110,7 +110,7 @@ func storageKey(alg, nameAlg gotpm.TPMAlgID) gotpm.TPMTPublic {
 	}
 }
 
-// storageECC leaves unique as two coordinates of so many zero bytes.
+// storageECC sets unique to two coordinates of that many zero bytes.
 func storageECC(curve gotpm.TPMECCCurve, nameAlg gotpm.TPMAlgID, aes gotpm.TPMKeyBits, unique int) gotpm.TPMTPublic {
 	t := storageKey(gotpm.TPMAlgECC, nameAlg)
 	t.Parameters = gotpm.NewTPMUPublicParms(gotpm.TPMAlgECC, &gotpm.TPMSECCParms{Symmetric: aesCFB(aes), CurveID: curve})
@@ -234,7 +234,7 @@ func policy(alg gotpm.TPMIAlgHash, steps ...interface {
 	return gotpm.TPM2BDigest{Buffer: p.Hash().Digest}
 }
 
-// must is for computations over our own constants, which fail only if this file is wrong.
+// must is for computations on constants, which fail only if this file is wrong.
 func must(err error) {
 	if err != nil {
 		panic("tpm2: " + err.Error())

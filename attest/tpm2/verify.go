@@ -20,18 +20,17 @@ type Verifier struct {
 	allowSimulated bool
 }
 
-// New makes a Verifier. trust gives the TPM makers' certificates of the moment; it may
-// return nil. allowSimulated accepts EK certificates of test makers (simtpm, swtpm):
-// never set it where devices are real, for then anybody with the test root is admitted.
+// New makes a Verifier. trust returns the current TPM makers' certificates, or nil.
+// allowSimulated accepts EK certificates of test makers (simtpm, swtpm). Never set it where
+// devices are real: it admits anybody who has a test maker's key.
 func New(trust func() *vendorca.Set, allowSimulated bool) *Verifier {
 	return &Verifier{trust, allowSimulated}
 }
 
-// Verify checks the evidence of an enrolment, made over binding. The result still
-// waits for the secret of Challenge: until then nobody knows that AK and EK are in one
-// chip. An EK whose certificate leads to no imported maker is not an error: the facts
-// say so (Certified, Uncertified) and the model's rules decide. Everything else that is
-// wrong is an *attest.Refusal.
+// Verify checks the evidence of an enrolment, made over binding. The result still awaits the
+// secret of Challenge: until then nobody knows that AK and EK are in one chip. An EK whose
+// certificate chains to no imported maker is not an error: the facts say so (Certified,
+// Uncertified) and the model's rules decide. Anything else that is wrong is an *attest.Refusal.
 func (v *Verifier) Verify(e attest.Evidence, binding [32]byte, now time.Time) (attest.Pending, error) {
 	if e.Kind != attest.KindTPM2 {
 		return attest.Pending{}, refuse(attest.CodeKind, "", "the evidence is of kind %q", e.Kind)
@@ -61,10 +60,10 @@ func (v *Verifier) Verify(e attest.Evidence, binding [32]byte, now time.Time) (a
 	return seal.NewPending(facts), nil
 }
 
-// Reverify checks the evidence of a renewal, made over binding by the recorded AK.
-// Only Key, Statement and Signature are taken from it; the other parts must be empty.
-// The facts speak of the recorded EK without judging its certificate again: Certified
-// is false, and the record knows better.
+// Reverify checks the evidence of a renewal, made over binding by the recorded AK. Only Key,
+// Statement and Signature are taken from it; the other parts must be empty. The recorded EK's
+// certificate is not judged again: Certified is false in these facts, and only the record knows
+// whether it was.
 func (v *Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]byte) (attest.Pending, error) {
 	if e.Kind != attest.KindTPM2 || len(e.EKPublic) > 0 || len(e.AKPublic) > 0 || len(e.Certificates) > 0 {
 		return attest.Pending{}, refuse(attest.CodeKind, "", "a renewal brings a key and a statement about it, nothing else")
@@ -88,7 +87,7 @@ func (v *Verifier) Reverify(known attest.Known, e attest.Evidence, binding [32]b
 	return seal.NewPending(facts), nil
 }
 
-// certified checks that the AK certifies the key over binding, and states what is then known.
+// certified checks that the AK certifies the key over binding, and returns the facts that follow.
 func certified(ek, ak, key *public, e attest.Evidence, binding [32]byte) (attest.Facts, error) {
 	s, err := readStatement(e.Statement)
 	if err != nil {
@@ -136,8 +135,8 @@ func (v *Verifier) Challenge(p attest.Pending, secret []byte) (attest.Challenge,
 	return c, nil
 }
 
-// fromTemplate reports whether the EK is made from a TCG template, its unique field
-// apart. Unique comes last in a TPMT_PUBLIC, so all before it can be compared as bytes.
+// fromTemplate reports whether the EK equals a TCG template but for its unique field, which comes
+// last in a TPMT_PUBLIC, so that the rest can be compared as bytes.
 func fromTemplate(ek *public) bool {
 	for _, t := range templatePrefixes {
 		if bytes.HasPrefix(ek.raw, t) {

@@ -1,10 +1,10 @@
-// Package trouble words what is wrong with whatever holds a device's key, for the person in
-// front of the device.
+// Package trouble is the error type for problems with what holds a device's key, worded for the
+// person in front of the device.
 package trouble
 
 // Error is a problem with a TPM, a key file or a signer.
 type Error struct {
-	// Kind is one of the errors that attest/KIND/collect lists.
+	// Kind is one of the Err variables of attest/KIND/collect.
 	Kind error
 	// Detail says what is wrong, Hint what to do about it; Hint and Cause may be empty.
 	Detail, Hint string
@@ -18,5 +18,5 @@ func (e *Error) Error() string {
 	return e.Detail + ": " + e.Cause.Error()
 }
 
-// Unwrap gives the kind and the cause.
+// Unwrap returns the kind and the cause.
 func (e *Error) Unwrap() []error { return []error{e.Kind, e.Cause} }

@@ -5,9 +5,9 @@ import (
 	"errors"
 )
 
-// pack lists the fields of Facts as they travel sealed: one list for both directions, so
-// that what is written is read. Lengths and numbers are varints. A device carries this
-// twice over the air, and JSON would be two thirds longer.
+// pack lists the fields of Facts as they travel sealed: one list for both directions, so that
+// they cannot disagree. Lengths and numbers are varints. A device sends and receives this over
+// the air, and JSON would be two thirds longer.
 func (f *Facts) pack(p *packer) {
 	chip := f.TPM != nil
 	p.text(&f.Kind)
@@ -41,11 +41,11 @@ func (f *Facts) pack(p *packer) {
 	p.small(&t.RestartCount)
 }
 
-// packer writes fields behind b or, when reading, takes them from its front.
+// packer appends fields to b or, when reading, takes them from its front.
 type packer struct {
 	b       []byte
 	reading bool
-	bad     bool // something was not there
+	bad     bool // the input was malformed
 }
 
 var errPacked = errors.New("attest: sealed evidence is of another version")
@@ -112,7 +112,7 @@ func (p *packer) sum(v *[32]byte) {
 	}
 }
 
-// take writes a length or, when reading, reads one and takes as many bytes; nil for none.
+// take writes a length or, when reading, reads one and takes that many bytes; nil for zero.
 func (p *packer) take(length int) (b []byte) {
 	n := uint64(length)
 	p.number(&n)

@@ -1,8 +1,8 @@
-// Package seal is the only constructor of claims, so that only a verifier under
-// attest/ can say that a piece of hardware has proved something.
+// Package seal is the only constructor of claims: only a verifier under attest/ can state that a
+// piece of hardware has proved something.
 //
-// The language keeps the promise: the package is internal to attest, the fields
-// are unexported, and the zero value of each type is refused by its methods.
+// The compiler enforces it: the package is internal to attest, the fields are unexported, and
+// each type's methods refuse its zero value.
 package seal
 
 import (
@@ -20,8 +20,8 @@ type Facts struct {
 	Key []byte
 	// Binding is the digest that the evidence was made over (the wire binding).
 	Binding [32]byte
-	// Birth is the SubjectPublicKeyInfo (DER) of the IDevID key, where that key made the
-	// evidence itself; nil where an attestation key did.
+	// Birth is the SubjectPublicKeyInfo (DER) of the IDevID key if that key made the evidence
+	// itself; nil if an attestation key did.
 	Birth []byte
 	// TPM holds what is known of the chip; nil when no TPM took part.
 	TPM *TPM
@@ -35,8 +35,8 @@ type TPM struct {
 	// EKFingerprint is the SHA-256 of the endorsement key's SubjectPublicKeyInfo: the
 	// chip's key in the inventory (certificate serial numbers are not unique across makers).
 	EKFingerprint [32]byte
-	// EKType is the endorsement key's algorithm and size: "P-256", "RSA-2048". Of what a
-	// key is, its certificate proves no more: the rest of EKPublic is the device's word.
+	// EKType is the endorsement key's algorithm and size: "P-256", "RSA-2048". The certificate
+	// proves no more about the key: the rest of EKPublic is the device's word.
 	EKType string
 	// EKCertificate is the certificate exactly as its maker signed it (DER); nil if there is none.
 	EKCertificate []byte
@@ -62,12 +62,12 @@ type TPM struct {
 	RestartCount uint32
 }
 
-// Pending is evidence that holds in itself but does not prove yet that the
-// attestation key lives beside the endorsement key. See attest.Pending.
+// Pending is verified evidence that does not yet prove that the attestation key and the
+// endorsement key are in one chip. See attest.Pending.
 type Pending struct {
 	facts *Facts
-	// proved: no challenge could prove more. It is not sealed: what comes back from a
-	// journey waits for its secret.
+	// proved: no challenge could prove more. It is not sealed: what a device brings back always
+	// awaits its secret.
 	proved bool
 }
 
@@ -83,7 +83,7 @@ var ErrSecret = errors.New("the activated secret does not match: the attestation
 // NewPending is for verifiers whose evidence still needs a credential activation.
 func NewPending(f Facts) Pending { return Pending{facts: &f} }
 
-// NewProved is for verifiers whose evidence proves everything it says by itself.
+// NewProved is for verifiers whose evidence needs no challenge.
 func NewProved(f Facts) Pending { return Pending{&f, true} }
 
 // Proved gives the claims of evidence that needs no challenge.
@@ -114,8 +114,8 @@ func (p Pending) Activated(want, got []byte) (Claims, error) {
 	return Claims{p.facts}, nil
 }
 
-// Seal encrypts pending evidence so that it can travel with the device and
-// nobody but a holder of the key can read, change or make one.
+// Seal encrypts pending evidence for the device to carry: without the key nobody can read, change
+// or make one.
 func (p Pending) Seal(aead cipher.AEAD, additional []byte) ([]byte, error) {
 	if p.facts == nil {
 		return nil, ErrZero

@@ -14,8 +14,8 @@ var (
 	ErrSigner = errors.New("external signer failed")
 	// ErrTimeout: the external signer did not answer in time.
 	ErrTimeout = errors.New("external signer does not answer")
-	// ErrLie: the external signer signed something else than it was asked to, or has
-	// another key than before.
+	// ErrLie: the external signer signed something other than it was asked to, or its key has
+	// changed.
 	ErrLie = errors.New("external signer gave something else")
 	// ErrOther: the key is another device's.
 	ErrOther = errors.New("key of another device")

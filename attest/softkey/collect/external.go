@@ -22,18 +22,18 @@ import (
 )
 
 const (
-	// signerTimeout bounds one run of the signer: a slow chip, not a hanging one.
+	// signerTimeout bounds one run of the signer: long enough for a slow chip.
 	signerTimeout = 20 * time.Second
 	// maxAnswer bounds its answer, in bytes; an honest one has about 150.
 	maxAnswer = 4 << 10
-	// maxComplaint bounds what is repeated of its standard error.
+	// maxComplaint bounds how much of its standard error is repeated.
 	maxComplaint = 200
 )
 
-// External is the one key behind a signer: a program that is run by sh for each request,
-// gets it as a line of JSON on standard input, and answers with a line on standard output
-// (docs/external-signer.md). It may be used from several goroutines; the signer runs once
-// at a time.
+// External is the single key behind an external signer: a command that sh runs for each request,
+// which it reads as a line of JSON from standard input and answers with a line on standard output
+// (docs/external-signer.md). It is safe for concurrent use; only one run of the signer happens at
+// a time.
 type External struct {
 	command string
 	timeout time.Duration
@@ -44,7 +44,8 @@ type External struct {
 	runs int
 }
 
-// signerRequest is what the signer is asked. Scripts read it: its keys stand in this order.
+// signerRequest is what the signer reads. Its keys stand in this order, for the sake of shell
+// scripts.
 type signerRequest struct {
 	Version int    `json:"version"`
 	Do      string `json:"do"`
@@ -74,7 +75,7 @@ func openExternal(command string, timeout time.Duration) (*External, error) {
 		return nil, &trouble.Error{Kind: ErrMalformed, Detail: "the external signer's key is not the SubjectPublicKeyInfo of a P-256 key",
 			Hint: "make an ECDSA key on P-256 in the secure element", Cause: err}
 	}
-	// In DER's one form, whatever the chip gave.
+	// Encoded again, so that it is DER whatever the chip returned.
 	k.public = key
 	k.spki, err = x509.MarshalPKIXPublicKey(key)
 	return k, err
@@ -89,15 +90,15 @@ func (k *External) Wire() []byte { return bytes.Clone(k.spki) }
 // Stored is nil: the command is all that is needed to find the key again.
 func (k *External) Stored() []byte { return nil }
 
-// Runs is how often the signer was run.
+// Runs is how many times the signer has run.
 func (k *External) Runs() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.runs
 }
 
-// Sign has a digest of at least 32 bytes signed, and verifies what comes back: it goes
-// where nobody could say whose mistake it was.
+// Sign has a digest of at least 32 bytes signed, and verifies the signature: further on nobody
+// could tell whose mistake a wrong one was.
 func (k *External) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
 	const size = 32 // ECDSA takes the leftmost bits, as many as the curve's order has (FIPS 186-5 §6.4.1)
 	if len(digest) < size {
@@ -131,7 +132,7 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 	out, complaint := &program.Head{Max: maxAnswer, Full: cancel}, &program.Head{Max: maxComplaint}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(line, '\n')), out, complaint
 	err = program.Run(cmd, 0)
-	program.End(cmd) // one run may leave nothing to the next
+	program.End(cmd) // no run may leave processes behind
 	switch {
 	case out.Over:
 		return signerAnswer{}, k.failed(ErrSigner, fmt.Sprintf("answered with more than %d bytes", maxAnswer), nil)
@@ -142,7 +143,7 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 	switch {
 	case malformed == nil && answer.Error != "":
 		return answer, k.failed(ErrSigner, "says: "+plain(answer.Error), nil)
-	case err != nil: // a signer that does not read its input to the end is none the worse
+	case err != nil: // a good answer counts even if the signer did not read all its input
 		if said := plain(string(complaint.Text)); said != "" {
 			err = fmt.Errorf("%w: %s", err, said)
 		}
@@ -154,12 +155,12 @@ func (k *External) ask(request signerRequest) (signerAnswer, error) {
 }
 
 func (k *External) failed(kind error, what string, cause error) error {
-	// Without the command: hints are logged, and there may be a PIN in it.
+	// The hint leaves out the command, which may hold a PIN: hints are logged.
 	return &trouble.Error{Kind: kind, Detail: "the external signer " + what, Cause: cause,
 		Hint: `try by hand what stands after "external:": echo '{"version":1,"do":"public"}' | COMMAND`}
 }
 
-// parseAnswer reads one JSON object that says one thing, and nothing after it.
+// parseAnswer reads exactly one JSON object with exactly one field.
 func parseAnswer(text []byte) (signerAnswer, error) {
 	var a signerAnswer
 	d := json.NewDecoder(bytes.NewReader(text))

@@ -1,7 +1,6 @@
-// Package collect is the device half of identity without a TPM: keys in files that
-// only their owner can read, keys behind an external signer, and the signatures by
-// which either proves that it is held. Errors are of type [*trouble.Error] and written for a
-// technician.
+// Package collect is the device half of identity without a TPM: keys in files that only their
+// owner can read, keys behind an external signer, and the signatures that prove possession of
+// either. Errors are of type [*trouble.Error] and written for a technician.
 package collect
 
 import (
@@ -24,7 +23,7 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
-// maxKeyFile bounds a key file; ours has 241 bytes.
+// maxKeyFile bounds a key file, in bytes; ours has 241.
 const maxKeyFile = 8 << 10
 
 // File is an ECDSA P-256 key that is kept as PKCS#8 PEM.
@@ -82,7 +81,7 @@ func Parse(text []byte) (*File, error) {
 	return newFile(key, bytes.Clone(text))
 }
 
-// What follows is for one kind of key; crypto/x509 knows them all, which weighs 90 KiB in
+// What follows handles one kind of key; crypto/x509 handles all of them, at a cost of 90 KiB in
 // the agent.
 
 func marshal(key *ecdsa.PrivateKey) ([]byte, error) {
@@ -101,15 +100,15 @@ func marshal(key *ecdsa.PrivateKey) ([]byte, error) {
 	return asn1.Marshal(privateKeyInfo{Algorithm: asn1.RawValue{FullBytes: p256}, Key: inner})
 }
 
-// privateKeyInfo is that of RFC 5208 §5; attributes may follow.
+// privateKeyInfo is PrivateKeyInfo (RFC 5208 §5); attributes may follow.
 type privateKeyInfo struct {
 	Version   int
 	Algorithm asn1.RawValue
 	Key       []byte
 }
 
-// ecPrivateKey is that of RFC 5915 §3. The public key follows from the private one, and is
-// for others.
+// ecPrivateKey is ECPrivateKey (RFC 5915 §3). Public is written for other readers: ours derives
+// it.
 type ecPrivateKey struct {
 	Version int
 	Key     []byte
@@ -120,8 +119,9 @@ type ecPrivateKey struct {
 // p256 is the AlgorithmIdentifier of a key on P-256: id-ecPublicKey, prime256v1 (RFC 5480 §2.1.1).
 var p256 = []byte("\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07")
 
-// Open reads a key from a file that nobody but its owner, who is the caller, or root, can
-// read or write. Root also reads that of the owner of its folder, in whose place it helps by hand.
+// Open reads a key from a file that only its owner can read or write. The owner must be the
+// caller or root; for root, who may be working in the agent's place, also the owner of the file's
+// folder.
 func Open(path string) (*File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	switch {
@@ -154,7 +154,7 @@ func Open(path string) (*File, error) {
 	return Parse(text)
 }
 
-// ownerOf is whose a folder is; root's if that is not known.
+// ownerOf is the owner of a folder; root if that cannot be found out.
 func ownerOf(folder string) uint32 {
 	info, err := os.Stat(folder)
 	if err != nil {
@@ -163,8 +163,8 @@ func ownerOf(folder string) uint32 {
 	return info.Sys().(*syscall.Stat_t).Uid
 }
 
-// Create makes a key in a new file, mode 0600, or opens the one that is there: a power
-// cut may have come after it was made. When it returns, the key is durable.
+// Create makes a key in a new file, mode 0600, or opens the one that is there, since an earlier
+// attempt may have been cut off after making it. When it returns, the key is durable.
 func Create(path string) (*File, error) {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		return Open(path)
@@ -185,14 +185,14 @@ func (k *File) Wire() []byte { return bytes.Clone(k.spki) }
 // Stored is the key's PEM.
 func (k *File) Stored() []byte { return bytes.Clone(k.text) }
 
-// Signer is a key that knows how messages name it.
+// Signer is a key with its public half as messages carry it.
 type Signer interface {
 	crypto.Signer
 	Wire() []byte
 }
 
-// Prove signs a binding with the IDevID key and, if it is another, with the key to be
-// certified: the evidence of package softkey.
+// Prove signs a binding with the IDevID key and, if that is a different key, with the key to be
+// certified: the evidence that package softkey verifies.
 func Prove(birth, key Signer, binding [32]byte) (statement, signature []byte, err error) {
 	if signature, err = birth.Sign(rand.Reader, binding[:], crypto.SHA256); err != nil {
 		return nil, nil, err

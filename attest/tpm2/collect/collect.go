@@ -2,12 +2,11 @@
 // the keys of TCG's "TPM 2.0 Keys for Device Identity and Attestation", certifies
 // them and answers credential challenges.
 //
-// It needs no resource manager (three transient slots are enough), leaves nothing
-// behind in the TPM, and authorises with policy sessions wherever a password would
-// count towards the dictionary-attack lockout, so that power cuts never lock a device
-// out of its identity. Programs share a TPM by taking turns (turn.go): one that renews
-// and one that signs do not hinder each other. Errors are of type [*trouble.Error] and written
-// for a technician.
+// It needs no resource manager (three transient slots are enough), leaves nothing behind in the
+// TPM, and authorises with policy sessions wherever a password would count towards the
+// dictionary-attack lockout, so that power cuts never lock a device out of its identity.
+// Processes share a TPM by taking turns (turn.go), so that one can sign while another renews.
+// Errors are of type [*trouble.Error] and written for a technician.
 package collect
 
 import (
@@ -32,20 +31,20 @@ const slots = 3
 type Device struct {
 	mu   sync.Mutex
 	spec string
-	// link is nil while it is others' turn.
+	// link is nil while another process may use the TPM.
 	link *link
-	// resting ends our turn, which began at begun; used is when the TPM was last needed,
-	// and the next turn is not to begin before notBefore.
+	// resting is the timer that ends our turn, which began at begun; used is when the TPM was
+	// last needed, and notBefore the earliest start of our next turn.
 	resting                *time.Timer
 	begun, used, notBefore time.Time
 	closed                 bool
-	// past are the commands sent in earlier turns.
+	// past is how many commands were sent in earlier turns.
 	past int
-	// loaded are the transient objects in use order, the least recently used first.
+	// loaded are the transient objects, the least recently used first.
 	loaded []*object
 	// sessions are the policy sessions begun in the operation under way.
 	sessions []gotpm.TPMHandle
-	// ek is the endorsement key once it was looked for.
+	// ek is the endorsement key; nil until it was looked for.
 	ek *endorsement
 }
 
@@ -59,10 +58,9 @@ type object struct {
 	busy   bool
 }
 
-// Open opens a TPM: a device file ("/dev/tpmrm0", "/dev/tpm0"), "unix:PATH" or
-// "tcp:HOST:PORT" (the socket of a software TPM); empty means DefaultSpec. Where no
-// resource manager stands in between, objects that an earlier process left behind are
-// flushed.
+// Open opens a TPM: a device file ("/dev/tpmrm0", "/dev/tpm0"), "unix:PATH" or "tcp:HOST:PORT"
+// (the socket of a software TPM); empty means DefaultSpec. Without a resource manager, objects
+// that an earlier process left behind are flushed.
 func Open(spec string) (*Device, error) {
 	if spec == "" {
 		spec = DefaultSpec
@@ -77,7 +75,8 @@ func Open(spec string) (*Device, error) {
 	return d, nil
 }
 
-// start makes sure that a TPM 2.0 answers, and clears what a crashed process left.
+// start makes sure that a TPM 2.0 answers and, if this process has it alone, flushes what a
+// crashed one left.
 func (d *Device) start(alone bool) error {
 	probe := gotpm.GetCapability{Capability: gotpm.TPMCapTPMProperties, Property: uint32(gotpm.TPMPTFamilyIndicator), PropertyCount: 1}
 	_, err := probe.Execute(d.link)
@@ -88,8 +87,8 @@ func (d *Device) start(alone bool) error {
 	if err != nil || !alone {
 		return err
 	}
-	// Transient objects, sessions that are loaded, sessions that were saved. A session
-	// has the handle of its kind, HMAC or policy, in either list.
+	// Transient objects, loaded sessions, saved sessions. Both lists of sessions hold HMAC and
+	// policy handles.
 	for _, r := range []struct{ first, last uint32 }{{0x80000000, 0x80FFFFFF}, {0x02000000, 0x03FFFFFF}, {0x03000000, 0x03FFFFFF}} {
 		handles, err := d.handles(r.first, r.last)
 		if err != nil {
@@ -112,7 +111,7 @@ func (d *Device) Close() error {
 	return d.end()
 }
 
-// Commands is how many TPM commands were sent so far.
+// Commands is how many TPM commands were sent.
 func (d *Device) Commands() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -122,8 +121,8 @@ func (d *Device) Commands() int {
 	return d.past + d.link.commands
 }
 
-// operation runs f with the TPM to itself. What f used becomes evictable afterwards,
-// and sessions that it began and did not finish are flushed.
+// operation runs f with exclusive use of the TPM. Afterwards the objects that f used may be
+// evicted, and the sessions of a failed f are flushed.
 func (d *Device) operation(doing string, f func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -145,8 +144,8 @@ func (d *Device) operation(doing string, f func() error) error {
 	return err
 }
 
-// use returns the object with this id, calling load if it is not in the TPM, and
-// keeps it there until the operation ends. load makes room for it.
+// use returns the object with this id, calling load if it is not in the TPM, and pins it there
+// until the operation ends. load must call room.
 func (d *Device) use(id string, load func() (*object, error)) (*object, error) {
 	for i, o := range d.loaded {
 		if o.id == id {
@@ -164,7 +163,7 @@ func (d *Device) use(id string, load func() (*object, error)) (*object, error) {
 	return o, nil
 }
 
-// room makes a slot free.
+// room frees a slot.
 func (d *Device) room() error {
 	d.evict(len(d.loaded) + 1 - slots)
 	if len(d.loaded) >= slots {
@@ -179,7 +178,7 @@ func (d *Device) evict(n int) {
 	for _, o := range d.loaded {
 		if n > 0 && !o.busy {
 			n--
-			d.flush(o.handle) // if it fails the next command says so
+			d.flush(o.handle) // if it fails the next command will, too
 			continue
 		}
 		kept = append(kept, o)
@@ -187,7 +186,7 @@ func (d *Device) evict(n int) {
 	d.loaded = kept
 }
 
-// flush frees a transient object or a session; a persistent object stays.
+// flush frees a transient object or a session, and ignores a persistent object.
 func (d *Device) flush(h gotpm.TPMHandle) error {
 	if h>>24 == 0x81 {
 		return nil
@@ -196,8 +195,8 @@ func (d *Device) flush(h gotpm.TPMHandle) error {
 	return err
 }
 
-// primary makes a primary key from its template. The TPM derives the same key from
-// the same template as long as the hierarchy's seed lives.
+// primary makes a primary key from its template. The TPM derives the same key from the same
+// template as long as the hierarchy's seed does not change.
 func (d *Device) primary(id string, hierarchy gotpm.TPMHandle, template gotpm.TPMTPublic) (*object, error) {
 	return d.use(id, func() (*object, error) {
 		if err := d.room(); err != nil {
@@ -228,7 +227,7 @@ func (d *Device) srk() (*object, error) {
 	return d.primary("srk", gotpm.TPMRHOwner, tpm2.SRKTemplate())
 }
 
-// handles lists the TPM's handles from first to last; no TPM has maxHandles in a range.
+// handles lists the TPM's handles from first to last; no real TPM has maxHandles of them.
 func (d *Device) handles(first, last uint32) ([]gotpm.TPMHandle, error) {
 	const maxHandles = 1024
 	var all []gotpm.TPMHandle
@@ -242,7 +241,7 @@ func (d *Device) handles(first, last uint32) ([]gotpm.TPMHandle, error) {
 			return nil, err
 		}
 		for _, h := range some.Handle {
-			if uint32(h) > last { // past the end of a range a TPM goes on with the next one
+			if uint32(h) > last { // after a range a TPM continues with the next one
 				return all, nil
 			}
 			all = append(all, h)
@@ -255,7 +254,7 @@ func (d *Device) handles(first, last uint32) ([]gotpm.TPMHandle, error) {
 	return nil, fmt.Errorf("the TPM lists no end of handles from 0x%08X", first)
 }
 
-// certificateSize bounds what is read from one NV index; the largest known EK
+// certificateSize bounds what is read from one NV index, in bytes; the largest known EK
 // certificate area is 4 KiB.
 const certificateSize = 16 << 10
 

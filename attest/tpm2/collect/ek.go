@@ -9,14 +9,14 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/tpm2"
 )
 
-// NV indices of certificates that belong to the EK's (EK Credential Profile 2.2.1.5.2):
-// intermediates, each index possibly holding several.
+// NV indices of the EK certificate's intermediates (EK Credential Profile 2.2.1.5.2). Each index
+// may hold several.
 const (
 	firstIntermediate = 0x01C00100
 	lastIntermediate  = 0x01C001FF
 )
 
-// endorsement is the EK that this device enrols with and how to make it.
+// endorsement is the EK that this device enrols with, and how to make it.
 type endorsement struct {
 	template gotpm.TPMTPublic
 	// persistent is where the key is kept, or 0.
@@ -27,10 +27,10 @@ type endorsement struct {
 	warning string
 }
 
-// endorsement finds the EK once. The choice depends on nothing but the chip, so that
-// it is the same after the state folder was wiped: the first template in the order of
-// preference whose certificate is in NV and names the key that the template gives;
-// without any certificate the first that the chip can make.
+// endorsement finds the EK once. The choice depends on the chip alone, so that it stays the same
+// after the state folder was wiped: the first template in order of preference whose certificate
+// is in NV and is for the key that the template yields; failing that, the first template from
+// which the chip can make a key.
 func (d *Device) endorsement() (*endorsement, error) {
 	if d.ek != nil {
 		return d.ek, nil
@@ -121,7 +121,7 @@ func (d *Device) certified(t tpm2.EKTemplate, present map[gotpm.TPMHandle]bool, 
 		if e.persistent == 0 {
 			return nil, nil
 		}
-		e.persistent = 0 // what is kept there is something else
+		e.persistent = 0 // another key is persistent there
 	}
 }
 
@@ -149,8 +149,8 @@ func (d *Device) uncertified(persistent []gotpm.TPMHandle) (*endorsement, error)
 	return nil, fmt.Errorf("the TPM makes no endorsement key of any known kind: %w", first)
 }
 
-// endorsementKey puts the EK into the TPM, or finds it where it is kept: making an
-// RSA key again takes a TPM seconds.
+// endorsementKey makes the EK, or finds it where it is persistent: making an RSA key takes a TPM
+// seconds.
 func (d *Device) endorsementKey(e *endorsement) (*object, error) {
 	if e.persistent == 0 {
 		return d.primary("ek", gotpm.TPMRHEndorsement, e.template)
@@ -171,7 +171,7 @@ func (d *Device) endorsementKey(e *endorsement) (*object, error) {
 	})
 }
 
-// drop flushes one object now, in use or not.
+// drop flushes one object at once, in use or not.
 func (d *Device) drop(id string) {
 	for i, o := range d.loaded {
 		if o.id == id {
@@ -191,14 +191,14 @@ func kept(handle uint32, persistent []gotpm.TPMHandle) gotpm.TPMHandle {
 	return 0
 }
 
-// madeFrom reports whether a key equals its template but for the key itself.
+// madeFrom reports whether a key equals its template but for the unique field.
 func madeFrom(key, template gotpm.TPMTPublic) bool {
 	key.Unique = template.Unique
 	return bytes.Equal(gotpm.Marshal(key), gotpm.Marshal(template))
 }
 
-// uniqueOf is the unique field that an EK nonce stands for (EK Credential Profile
-// B.3.2): the nonce, padded with zeros to the size of the key.
+// uniqueOf makes a unique field from an EK nonce (EK Credential Profile B.3.2): the nonce, padded
+// with zeros to the size of the key.
 func uniqueOf(alg gotpm.TPMIAlgPublic, nonce []byte) (gotpm.TPMUPublicID, error) {
 	size := 32
 	if alg == gotpm.TPMAlgRSA {
@@ -215,10 +215,10 @@ func uniqueOf(alg gotpm.TPMIAlgPublic, nonce []byte) (gotpm.TPMUPublicID, error)
 		X: gotpm.TPM2BECCParameter{Buffer: padded}, Y: gotpm.TPM2BECCParameter{Buffer: make([]byte, size)}}), nil
 }
 
-// names reports whether a certificate is for a key: whether it contains the RSA modulus or
-// the X coordinate. Looking for them, and not parsing the certificate, keeps the makers'
-// many encodings out of the device; the server judges the certificate. Some TPMs leave out
-// a coordinate's leading zeros, so a little less than 32 bytes is no other key.
+// names reports whether a certificate is for a key, which is whether it contains the RSA modulus
+// or the X coordinate. Searching for it instead of parsing keeps the makers' odd encodings out of
+// the device; the server judges the certificate. Some TPMs drop leading zeros of a coordinate, so
+// slightly fewer than 32 bytes are accepted.
 func names(certificate []byte, key gotpm.TPMTPublic) bool {
 	var number []byte
 	if n, err := key.Unique.RSA(); err == nil {

@@ -22,11 +22,11 @@ var (
 	ErrMissing = errors.New("no TPM")
 	// ErrPermission: the process may not open the TPM.
 	ErrPermission = errors.New("no permission to use the TPM")
-	// ErrBusy: another program has the TPM to itself.
+	// ErrBusy: another program has exclusive use of the TPM.
 	ErrBusy = errors.New("TPM in use")
 	// ErrLockout: too many wrong passwords; the TPM refuses them for a while.
 	ErrLockout = errors.New("TPM locked out")
-	// ErrFailure: the TPM is in failure mode, or talks nonsense.
+	// ErrFailure: the TPM is in failure mode, or its responses make no sense.
 	ErrFailure = errors.New("TPM failure")
 	// ErrMemory: the TPM has no room for another object or session.
 	ErrMemory = errors.New("TPM out of memory")
@@ -44,8 +44,8 @@ const (
 	otherTPMHint = "it was made for another TPM, or for this one before it was cleared"
 )
 
-// is reports whether err is this TPM response code. go-tpm's own Is also masks the
-// number of the handle or parameter at fault.
+// is reports whether err is one of these TPM response codes, whichever handle or parameter is at
+// fault (go-tpm's Is masks its number).
 func is(err error, codes ...gotpm.TPMRC) bool {
 	for _, c := range codes {
 		if errors.Is(err, c) {

@@ -42,7 +42,7 @@ func (d *Device) newKey(o *object, file []byte, load func() (*object, error)) (*
 	return &Key{d: d, load: load, public: o.public, ecdsa: key, file: file}, nil
 }
 
-// IDevID is the device's birth key, derived by the TPM from TCG's template each time.
+// IDevID is the device's IDevID key, which the TPM derives from TCG's template each time.
 func (d *Device) IDevID() (*Key, error) {
 	var k *Key
 	err := d.operation("making the IDevID key", func() error {
@@ -56,7 +56,7 @@ func (d *Device) IDevID() (*Key, error) {
 	return k, err
 }
 
-// NewLDevID makes a fresh working key. It is stored nowhere but in its PEM.
+// NewLDevID makes a fresh working key. It exists nowhere but in its PEM.
 func (d *Device) NewLDevID() (*Key, error) {
 	var k *Key
 	err := d.operation("making an LDevID key", func() error {
@@ -133,12 +133,12 @@ func (k *Key) Public() crypto.PublicKey { return k.ecdsa }
 // TPMPublic is the key's TPMT_PUBLIC.
 func (k *Key) TPMPublic() []byte { return gotpm.Marshal(k.public) }
 
-// PEM is the key as a TSS2 PRIVATE KEY file, which only this TPM can use and which
-// OpenSSL's tpm2 provider reads; nil for the IDevID key, which needs no file.
+// PEM is the key as a TSS2 PRIVATE KEY file, which only this TPM can use and which OpenSSL's tpm2
+// provider reads; nil for the IDevID key.
 func (k *Key) PEM() []byte { return bytes.Clone(k.file) }
 
-// Sign signs a digest and returns an ASN.1 ECDSA signature. The TPM's own random
-// numbers are used, not the reader.
+// Sign signs a digest and returns an ASN.1 ECDSA signature. The TPM's random numbers are used,
+// not the reader.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	hash, ok := map[crypto.Hash]gotpm.TPMIAlgHash{
 		crypto.SHA256: gotpm.TPMAlgSHA256, crypto.SHA384: gotpm.TPMAlgSHA384, crypto.SHA512: gotpm.TPMAlgSHA512,
@@ -176,8 +176,8 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	return signature, err
 }
 
-// keyFile is the loadable key of the TSS2 PRIVATE KEY format (Bottomley, "ASN.1
-// Specification for TPM 2.0 Key Files", 3.1) as far as we write it: no policy, no secret.
+// keyFile is the loadable key of the TSS2 PRIVATE KEY format (Bottomley, "ASN.1 Specification for
+// TPM 2.0 Key Files", 3.1), reduced to what we write: no policy, no secret.
 type keyFile struct {
 	Type      asn1.ObjectIdentifier
 	EmptyAuth bool `asn1:"explicit,tag:0"`
@@ -186,11 +186,11 @@ type keyFile struct {
 	Private   []byte // TPM2B_PRIVATE
 }
 
-// srkParent is TPM_RH_OWNER as parent: the P-256 storage root with empty unique
-// field (the format's 3.1.7).
+// srkParent is TPM_RH_OWNER, which as a parent means the P-256 storage root with an empty unique
+// field (3.1.7 of the format).
 const srkParent = 0x40000001
 
-// maxKeyFile bounds a key file; ours has about 400 bytes.
+// maxKeyFile bounds a key file, in bytes; ours has about 400.
 const maxKeyFile = 8 << 10
 
 var loadableKey = asn1.ObjectIdentifier{2, 23, 133, 10, 1, 3}
@@ -204,7 +204,7 @@ func (f keyFile) pem() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "TSS2 PRIVATE KEY", Bytes: der}), nil
 }
 
-// decode reads the TPM's structures out of the file.
+// decode parses the TPM's structures in the file.
 func (f keyFile) decode() (public gotpm.TPM2BPublic, contents gotpm.TPMTPublic, private gotpm.TPM2BPrivate, err error) {
 	damaged := errors.New("key file: damaged")
 	pub, err := gotpm.Unmarshal[gotpm.TPM2BPublic](f.Public)

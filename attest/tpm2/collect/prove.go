@@ -19,7 +19,7 @@ type Identity struct {
 	EKCertificates [][]byte
 	// EKPublic and AKPublic are TPMT_PUBLIC structures.
 	EKPublic, AKPublic []byte
-	// AK is AKPublic's key, which its certificate must be for.
+	// AK is the key in AKPublic; the AK certificate must be for it.
 	AK crypto.PublicKey
 	// Warning is a sentence for the technician; empty if all is well.
 	Warning string
@@ -40,8 +40,8 @@ func (d *Device) Identify() (Identity, error) {
 	return id, err
 }
 
-// Certify makes the attestation key vouch for a key of the same TPM, over a binding
-// (TPM2_Certify). It returns the TPMS_ATTEST and the TPMT_SIGNATURE.
+// Certify has the attestation key certify a key of the same TPM, over a binding (TPM2_Certify).
+// It returns the TPMS_ATTEST and the TPMT_SIGNATURE.
 func (d *Device) Certify(k *Key, binding [32]byte) (statement, signature []byte, err error) {
 	err = d.operation("certifying a key", func() error {
 		ak, err := d.ak()
@@ -75,8 +75,8 @@ func (d *Device) Certify(k *Key, binding [32]byte) (statement, signature []byte,
 	return statement, signature, err
 }
 
-// pair loads the two keys that a challenge is made for: the endorsement key, with what
-// is known of it, and the attestation key.
+// pair loads the two keys that a challenge is made for: the endorsement key and the attestation
+// key.
 func (d *Device) pair() (e *endorsement, ek, ak *object, err error) {
 	if e, err = d.endorsement(); err != nil {
 		return nil, nil, nil, err
@@ -88,9 +88,9 @@ func (d *Device) pair() (e *endorsement, ek, ak *object, err error) {
 	return e, ek, ak, err
 }
 
-// Activate opens a credential challenge (TPM2_ActivateCredential), which only the TPM
-// that holds both the endorsement and the attestation key can do. The error is
-// ErrOtherTPM if the challenge was made for another.
+// Activate opens a credential challenge (TPM2_ActivateCredential), which only the TPM that holds
+// both the endorsement and the attestation key can do. The error is ErrOtherTPM if the challenge
+// was made for another TPM.
 func (d *Device) Activate(c attest.Challenge) (secret []byte, err error) {
 	err = d.operation("answering the server's challenge", func() error {
 		_, ek, ak, err := d.pair()
@@ -120,8 +120,8 @@ func (d *Device) Activate(c attest.Challenge) (secret []byte, err error) {
 	return secret, err
 }
 
-// explainActivate recognises a challenge that was encrypted to another RSA key. TPMs
-// disagree on the code for it: some give TPM_RC_FAILURE although they go on working.
+// explainActivate recognises a challenge that was encrypted to another key. TPMs disagree on the
+// response code: some return TPM_RC_FAILURE although they go on working.
 func (d *Device) explainActivate(err error, ak *object) error {
 	if !is(err, gotpm.TPMRCFailure, gotpm.TPMRCValue, gotpm.TPMRCSize, gotpm.TPMRCECCPoint) {
 		return err
@@ -132,17 +132,17 @@ func (d *Device) explainActivate(err error, ak *object) error {
 	return &trouble.Error{Kind: ErrOtherTPM, Detail: "the server's challenge does not open", Hint: otherTPMHint, Cause: err}
 }
 
-// plain authorises with the empty password: for keys that are exempt from the
+// plain authorises with the empty password. It is for keys that are exempt from the
 // dictionary-attack lockout (SRK, LDevID).
 func plain(o *object) gotpm.AuthHandle {
 	return gotpm.AuthHandle{Handle: o.handle, Name: o.name, Auth: gotpm.PasswordAuth(nil)}
 }
 
-// authorise begins a policy session for keys that have a policy. EK, AK and IDevID
-// have an empty password too, but they count towards the lockout: then the first use
-// after each start is written to NV, and a power cut before TPM2_Shutdown counts as a
-// wrong password (TPM 2.0 Part 1, 19.8). A role that the TPM allows by policy alone
-// (certifying, activating) is named by its command.
+// authorise begins a policy session for keys that have a policy. EK, AK and IDevID have an empty
+// password too, but passwords count towards the lockout: the first use after each start is
+// written to NV, and a power cut before TPM2_Shutdown counts as a wrong password (TPM 2.0 Part 1,
+// 19.8). A role that the TPM allows only by policy (certifying, activating) is named by its
+// command code.
 func (d *Device) authorise(o *object, role gotpm.TPMCC) (gotpm.AuthHandle, error) {
 	if len(o.public.AuthPolicy.Buffer) == 0 {
 		return plain(o), nil

@@ -21,21 +21,21 @@ const (
 	headerSize = 10
 	// maxResponse is the largest response of any TPM (the kernel's TPM_BUFSIZE).
 	maxResponse = 4096
-	// greetTimeout bounds the first exchange: a software TPM serves one client at a
-	// time and keeps others waiting without a word.
+	// greetTimeout bounds the first exchange: a software TPM serves one client at a time and
+	// silently keeps others waiting.
 	greetTimeout = 10 * time.Second
 	// commandTimeout bounds one command. Making an RSA key takes a slow TPM minutes.
 	commandTimeout = 5 * time.Minute
-	// busyTimeout bounds the repetition of a command that the TPM was too busy for.
+	// busyTimeout bounds how long a command that the TPM is too busy for is retried.
 	busyTimeout = 2 * time.Minute
 )
 
-// link speaks raw commands to one TPM and repeats those that it was too busy for.
+// link sends raw commands to one TPM and retries those that it was too busy for.
 type link struct {
 	channel  channel
 	commands int
-	// broken is the first error of the channel: what comes after a lost response would
-	// be taken for the response to another command.
+	// broken is the channel's first error, after which nothing is sent: a late response would be
+	// taken for the response to the next command.
 	broken error
 }
 
@@ -67,9 +67,8 @@ func dial(spec string) (*link, error) {
 	return &link{channel: c}, nil
 }
 
-// Send implements go-tpm's transport.TPM. TPM_RC_RETRY, YIELDED, TESTING and NV_RATE
-// mean "the same command again, later" (TPM 2.0 Part 2, 6.6.3); that is done here, so
-// that callers never see them.
+// Send implements go-tpm's transport.TPM. TPM_RC_RETRY, YIELDED, TESTING and NV_RATE mean "the
+// same command again, later" (TPM 2.0 Part 2, 6.6.3), which is done here until busyTimeout.
 func (l *link) Send(command []byte) ([]byte, error) {
 	if l.broken != nil {
 		return nil, l.broken
@@ -104,7 +103,7 @@ func (l *link) Send(command []byte) ([]byte, error) {
 // Close closes the channel.
 func (l *link) Close() error { return l.channel.Close() }
 
-// checkResponse holds a response against its header: tag, size, code (TPM 2.0 Part 1, 18.2).
+// checkResponse checks a response's header: tag and size (TPM 2.0 Part 1, 18.2).
 func checkResponse(r []byte) error {
 	if len(r) < headerSize || int(binary.BigEndian.Uint32(r[2:6])) != len(r) {
 		return &trouble.Error{Kind: ErrFailure, Detail: "the TPM gave a response of the wrong size", Hint: restartHint}
@@ -119,10 +118,10 @@ func checkResponse(r []byte) error {
 	}
 }
 
-// responseCode is that of a response which checkResponse has accepted.
+// responseCode reads the code of a response that checkResponse has accepted.
 func responseCode(r []byte) gotpm.TPMRC { return gotpm.TPMRC(binary.BigEndian.Uint32(r[6:])) }
 
-// stream is a persistent connection to a software TPM. It frames by the header's size.
+// stream is a connection to a software TPM. The size in the header delimits responses.
 type stream struct{ net.Conn }
 
 func (s stream) exchange(command []byte, timeout time.Duration) ([]byte, error) {
@@ -151,13 +150,13 @@ func readResponse(r io.Reader) ([]byte, error) {
 	return response, err
 }
 
-// charDevice is the kernel's device file. A write runs the command, one read takes
-// the whole response.
+// charDevice is the kernel's device file. A write runs the command, one read returns the whole
+// response.
 type charDevice struct{ *os.File }
 
-// openDevice opens the file in blocking mode: os.OpenFile would make it non-blocking,
-// where the kernel runs the command behind our back and a read that comes too early
-// looks like the end of the file. The kernel's driver bounds the time of each command.
+// openDevice opens the file in blocking mode: os.OpenFile would make it non-blocking, where the
+// kernel runs the command in the background and an early read looks like the end of the file. The
+// kernel's driver limits the time of each command.
 func openDevice(path string) (channel, error) {
 	info, err := os.Stat(path)
 	if err != nil {

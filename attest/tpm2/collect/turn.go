@@ -8,23 +8,23 @@ import (
 )
 
 const (
-	// restAfter is how long a TPM that is not needed is kept: long enough for the steps of
-	// a renewal on a good network to find their keys still loaded, short enough for another
-	// program's handshake to wait for it.
+	// restAfter is how long an idle TPM is kept open: long enough for the steps of a renewal on a
+	// good network to find their keys still loaded, short enough for another program's handshake
+	// to wait for it.
 	restAfter = 500 * time.Millisecond
-	// longTurn is when a program that needs the TPM without a pause lets others have it
-	// where only one can, for betweenTurns.
+	// longTurn is after how long a program that uses the TPM without a pause releases it for
+	// betweenTurns, if only one program can have it open.
 	longTurn     = 2 * time.Second
 	betweenTurns = 2 * busyPoll
-	// busyPoll is how often a device file that another program has open is tried again.
+	// busyPoll is how often opening a TPM is retried while another program has it.
 	busyPoll = 50 * time.Millisecond
 )
 
-// errClosed: the program uses a TPM that it has closed.
+// errClosed: the Device was used after Close.
 var errClosed = errors.New("the TPM was closed")
 
-// begin takes the TPM if it is not taken, waiting for its turn: a device file without
-// resource manager, and a software TPM's socket, serve one program at a time.
+// begin opens the TPM if it is not open, waiting for its turn: a device file without a resource
+// manager, and a software TPM's socket, serve one program at a time.
 func (d *Device) begin() error {
 	if d.closed {
 		return errClosed
@@ -45,11 +45,11 @@ func (d *Device) begin() error {
 	return nil
 }
 
-// alone reports whether one program at a time has the TPM: no resource manager stands
-// in between.
+// alone reports whether only one program at a time can have the TPM open: there is no resource
+// manager.
 func (d *Device) alone() bool { return !strings.HasPrefix(d.spec, "/dev/tpmrm") }
 
-// await opens what another program may have to itself, for patience.
+// await retries open for as long as patience while another program has the TPM.
 func await(patience time.Duration, open func() (*link, error)) (*link, error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(busyPoll) {
 		l, err := open()
@@ -59,14 +59,14 @@ func await(patience time.Duration, open func() (*link, error)) (*link, error) {
 	}
 }
 
-// taken reports whether another program has the TPM: the kernel's device file says so at
-// once, a software TPM's socket when others wait for it already.
+// taken reports whether another program has the TPM. The kernel's device file says so at once, a
+// software TPM's socket only if others wait for it already.
 func taken(err error) bool {
 	return errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EAGAIN)
 }
 
-// rest lets others have the TPM unless it is needed again soon. A connection that has
-// broken is given up at once: the next operation begins a new one.
+// rest releases the TPM to others unless it is needed again soon. A broken connection is closed
+// at once; the next operation opens a new one.
 func (d *Device) rest() {
 	if d.link.broken != nil {
 		d.end()
@@ -94,7 +94,7 @@ func (d *Device) rest() {
 	})
 }
 
-// end flushes every object and lets go of the TPM.
+// end flushes every object and closes the TPM.
 func (d *Device) end() error {
 	if d.resting != nil {
 		d.resting.Stop()

@@ -49,7 +49,7 @@ func (d *Device) Activate(c attest.Challenge) ([]byte, error) {
 	return plain[2:], nil
 }
 
-// seed opens the encrypted seed and says how long the EK's symmetric keys are.
+// seed decrypts the seed, and also returns the size of the EK's symmetric keys.
 func (d *Device) seed(secret []byte) (seed []byte, bits int, err error) {
 	hash, err := d.EK.public.NameAlg.Hash()
 	if err != nil {

@@ -26,10 +26,10 @@ type Options struct {
 	EK string
 	// RSA makes the AK an RSA-2048 key that signs RSASSA instead of a P-256 key.
 	RSA bool
-	// EKKey is used for the EK instead of a new key; making an RSA key takes long.
+	// EKKey is used for the EK instead of a new key, since making an RSA key is slow.
 	EKKey crypto.Signer
-	// AlterEK, AlterAK and AlterKey change the templates before keys are made, for tests
-	// of what a server must refuse.
+	// AlterEK, AlterAK and AlterKey change the templates before keys are made, to test what a
+	// server must refuse.
 	AlterEK, AlterAK, AlterKey func(*gotpm.TPMTPublic)
 }
 
@@ -123,7 +123,7 @@ func (d *Device) Certify(k *Key, binding [32]byte) (attest.Evidence, error) {
 	return attest.Evidence{Kind: attest.KindTPM2, Key: k.Area, Statement: statement, Signature: signature}, err
 }
 
-// Known is what a server records of the device.
+// Known is what a server records about the device.
 func (d *Device) Known() attest.Known {
 	return attest.Known{EKPublic: d.EK.Area, AKPublic: d.AK.Area}
 }

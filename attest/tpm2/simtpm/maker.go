@@ -1,6 +1,5 @@
-// Package simtpm is a TPM 2.0 in software: the structures are a TPM's, the keys are
-// ordinary ones in memory. It exists for tests and load, where thousands of devices are
-// needed and no chip is.
+// Package simtpm is a TPM 2.0 in software: the structures are a TPM's, the keys are ordinary ones
+// in memory. It exists for tests and load, which need thousands of devices and no chip.
 //
 // Nothing here protects anything. Its certificates carry the vendor ID of test TPMs,
 // which a server refuses unless its configuration says otherwise.
@@ -33,7 +32,7 @@ type Maker struct {
 	Alter func(*x509.Certificate)
 }
 
-// NewMaker makes a maker whose certificates are valid from a day before now on.
+// NewMaker makes a maker whose certificates are valid from a day before now.
 func NewMaker(now time.Time) (*Maker, error) {
 	m := &Maker{from: now.Add(-24 * time.Hour), to: now.AddDate(25, 0, 0)}
 	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

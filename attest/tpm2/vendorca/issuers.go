@@ -10,10 +10,9 @@ import (
 	"time"
 )
 
-// issuers remembers the intermediates that were found to issue EK certificates under an
-// anchor: thousands of chips bring the same one, and its own signature need not be
-// verified each time. A device must still send the certificate, so that its evidence is
-// judged the same whoever came before it.
+// issuers caches the intermediates that were found to issue EK certificates under an anchor:
+// thousands of chips bring the same one, and its own signature need not be verified each time. A
+// device must still send it, so that the verdict never depends on which devices came before.
 type issuers struct {
 	lock  sync.RWMutex
 	known map[[sha256.Size]byte]issuer // by the certificate's DER
@@ -22,16 +21,16 @@ type issuers struct {
 // issuer is an intermediate that has been verified up to an anchor.
 type issuer struct {
 	itself *x509.CertPool
-	// from and to are when all certificates from here up to the anchor are valid.
+	// from and to bound the time in which every certificate from here up to the anchor is valid.
 	from, to time.Time
 }
 
-// maxIssuers is far above the 150 or so intermediates that the makers of the world
-// publish. Some chips (Intel's) bring one of their own: when it is full it starts again.
+// maxIssuers is far above the 150 or so intermediates that all makers publish. Some chips
+// (Intel's) bring one of their own, so the cache may fill up, and then starts again.
 const maxIssuers = 512
 
-// issued reports whether c was issued by an intermediate that is among those sent, is
-// known, and has at this time a valid path to its anchor.
+// issued reports whether c was issued by an intermediate that was sent, is cached, and now has a
+// valid path to its anchor.
 func (s *issuers) issued(c *x509.Certificate, sent [][]byte, now time.Time) bool {
 	n := 0
 	for der := range certificates(sent) {
@@ -51,7 +50,7 @@ func (s *issuers) issued(c *x509.Certificate, sent [][]byte, now time.Time) bool
 	return false
 }
 
-// remember keeps the issuer of a verified chain: certificate, issuer, …, anchor.
+// remember caches the issuer of a verified chain: certificate, issuer, …, anchor.
 func (s *issuers) remember(chain []*x509.Certificate) {
 	if slices.ContainsFunc(chain[1:], constrains) {
 		return
@@ -74,8 +73,8 @@ func (s *issuers) remember(chain []*x509.Certificate) {
 	s.known[sha256.Sum256(chain[1].Raw)] = i
 }
 
-// constrains reports whether a CA certificate says more about what is below it than how
-// deep it is (RFC 5280 §6.1.4): then each certificate below needs the whole path.
+// constrains reports whether a CA certificate restricts those below it by more than a path length
+// (RFC 5280 §6.1.4): then each of them must be verified along the whole path.
 func constrains(c *x509.Certificate) bool {
 	return slices.ContainsFunc(c.Extensions, func(x pkix.Extension) bool {
 		return slices.ContainsFunc(constraints, x.Id.Equal)

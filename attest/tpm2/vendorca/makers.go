@@ -1,8 +1,8 @@
 package vendorca
 
 // makers are the companies behind vendor IDs (TCG TPM Vendor ID Registry), and where each
-// publishes its CA certificates; empty if we do not know. The table helps people; nothing
-// is trusted because it stands here.
+// publishes its CA certificates; empty if we do not know. The table is for hints to people; being
+// listed confers no trust.
 var makers = map[string]struct{ name, publishes string }{
 	"AMD":  {"AMD", "https://ftpm.amd.com/pki/aia/"},
 	"ATML": {"Atmel", ""},

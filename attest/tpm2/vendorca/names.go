@@ -20,12 +20,12 @@ const (
 	oidVersion = "2.23.133.2.3"
 )
 
-// maxName bounds a name in bytes; the profile's are a few characters long.
+// maxName bounds a name, in bytes; real ones have a few characters.
 const maxName = 64
 
-// readNames takes maker, model and version out of the subject alternative name's
-// directoryName, one attribute to a relative distinguished name or several. crypto/x509
-// calls that extension unhandled if nothing else is in it; having read it, we clear it.
+// readNames takes maker, model and version out of the subject alternative name's directoryName,
+// one attribute to a relative distinguished name or several. crypto/x509 counts that extension as
+// unhandled if it holds nothing else; it has been read here, so it is removed from that list.
 func (e *EK) readNames() error {
 	for _, x := range e.Certificate.Extensions {
 		if !x.Id.Equal(oidSubjectAltName) {
@@ -89,10 +89,10 @@ func (e *EK) setName(a pkix.AttributeTypeAndValue) error {
 	return nil
 }
 
-// makerName turns "id:53544D20" into "STM": the vendor ID is four ASCII characters,
-// padded with NUL or blank (TCG TPM Vendor ID Registry). The result goes into names
-// and certificates: what is no vendor ID gives nothing, and one that is not plain text
-// its hex digits.
+// makerName turns "id:53544D20" into "STM": the vendor ID is four ASCII characters, padded with
+// NUL or blank (TCG TPM Vendor ID Registry). The result goes into names and certificates, so what
+// is not a vendor ID yields an empty string, and a vendor ID that is not plain text its hex
+// digits.
 func makerName(text string) string {
 	digits, ok := strings.CutPrefix(text, "id:")
 	id, err := hex.DecodeString(digits)
@@ -119,6 +119,6 @@ const (
 	MakerTest  = "FFFFF1D0"
 )
 
-// Simulated reports whether the certificate itself says that the TPM is a program for
-// tests. Whoever trusts such a maker's root admits anybody.
+// Simulated reports whether the certificate itself says that the TPM is a test program. Trusting
+// such a maker's root admits anybody.
 func (e EK) Simulated() bool { return e.Maker == makerSwtpm || e.Maker == MakerTest }

@@ -22,8 +22,8 @@ import (
 // maxNV bounds what one NV index may hold; honest EK certificates need 2 KiB, chains 6.
 const maxNV = 16 << 10
 
-// maxIssuer bounds the issuer's name as text, in bytes. It goes on record also where the
-// device made the certificate itself; makers' names have a hundred.
+// maxIssuer bounds the issuer's name as text, in bytes. It is recorded even if the device forged
+// the certificate; makers' names have about a hundred bytes.
 const maxIssuer = 512
 
 // EK is an endorsement key certificate.
@@ -65,8 +65,8 @@ func ParseEK(nv []byte) (EK, error) {
 	return e, nil
 }
 
-// certificates are the DER elements in what a TPM holds beside its EK certificate, several
-// of which may be concatenated.
+// certificates yields the DER elements in what a TPM holds besides its EK certificate; several
+// may be concatenated.
 func certificates(sent [][]byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for _, nv := range sent {
@@ -84,9 +84,9 @@ func certificates(sent [][]byte) iter.Seq[[]byte] {
 	}
 }
 
-// parseHelpers reads the CA certificates among what a device sent. What cannot be read, or
-// is not to be looked at, is left out: these certificates only help to find an anchor,
-// and prove nothing by being there.
+// parseHelpers reads the CA certificates among what a device sent. What cannot be read or has an
+// unreasonable key is left out: these certificates only help to find an anchor, and prove nothing
+// by themselves.
 func parseHelpers(sent [][]byte) (helpers []*x509.Certificate) {
 	for der := range certificates(sent) {
 		if len(helpers) == maxHelpers {
@@ -134,14 +134,14 @@ func padding(b []byte) bool {
 	return len(bytes.Trim(b, "\x00")) == 0 || len(bytes.Trim(b, "\xff")) == 0
 }
 
-// parse is x509.ParseCertificate for makers who write odd serial numbers (negative,
-// padded with zeros) or RSAES-OAEP as the type of the key.
+// parse is x509.ParseCertificate that also accepts odd serial numbers (negative, padded with
+// zeros) and keys of type RSAES-OAEP.
 func parse(der []byte) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		repaired, ok := parseOddSerial(der)
 		if !ok {
-			return nil, err // the reason for the certificate as it is
+			return nil, err // about the certificate as it is
 		}
 		c = repaired
 	}
@@ -209,8 +209,8 @@ func sequence(parts [][]byte) []byte {
 
 var oidRSAESOAEP = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7} // RFC 4055 §4
 
-// oaepKey reads an RSA key announced as RSAES-OAEP, as older EK certificates do; the
-// parameters bind only what encrypts to it, and MakeCredential uses the TPM's own.
+// oaepKey reads an RSA key declared as RSAES-OAEP, as in older EK certificates. The parameters
+// are ignored: they bind those who encrypt to it, and MakeCredential follows the TPM's.
 func oaepKey(spki []byte) (any, error) {
 	var s struct {
 		Algorithm struct {

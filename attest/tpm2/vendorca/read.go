@@ -5,10 +5,10 @@ import (
 	"encoding/pem"
 )
 
-// ReadCertificates reads the CA certificates out of a file that an operator wants to
-// import: PEM (other text and blocks in between are skipped) or DER, also several in
-// a row. skipped counts what was there and is not a CA certificate, at least 1 for a
-// file in which there is none.
+// ReadCertificates reads the CA certificates out of a file that an operator wants to import: PEM
+// (other text and blocks in between are skipped) or DER, also several in a row. skipped counts
+// the elements that are not CA certificates; it is at least 1 if the file holds no CA
+// certificate.
 func ReadCertificates(file []byte) (certificates []*x509.Certificate, skipped int) {
 	add := func(der []byte) {
 		c, err := parse(der)

@@ -11,10 +11,9 @@ import (
 	"time"
 )
 
-// Set is the TPM makers' certificates that an operator imported, each of them a trust
-// anchor: a root, or an intermediate whose root is unpublished or signs with SHA-1. Its
-// answers do not change once it is made; what it remembers only saves work. A nil Set
-// trusts nobody.
+// Set is the TPM makers' certificates that an operator imported, each of them a trust anchor: a
+// root, or an intermediate whose root is unpublished or signs with SHA-1. It never changes its
+// answers once made; the cache only saves work. A nil Set trusts nobody.
 type Set struct {
 	pool    *x509.CertPool
 	anchors []*x509.Certificate
@@ -61,13 +60,13 @@ func authority(c *x509.Certificate) error {
 	return nil
 }
 
-// maxHelpers bounds the CA certificates of one device that are looked at.
+// maxHelpers bounds how many CA certificates of one device are considered.
 const maxHelpers = 8
 
 // Verify says whether the certificate was issued under an anchor, with the help of CA
-// certificates that the device sent, each element one or several. The error is one
-// sentence for an operator that names the missing issuer and says what to do next.
-// Checks of the certificate itself (its dates, its purpose, its key) are the caller's.
+// certificates that the device sent, each element one or several. The error is one sentence for
+// an operator that names the missing issuer and says what to do next. The caller checks the
+// certificate itself (its dates, its purpose, its key).
 func (s *Set) Verify(ek EK, sent [][]byte, now time.Time) error {
 	if s.Len() > 0 && s.issuers.issued(ek.Certificate, sent, now) {
 		return nil
@@ -94,9 +93,9 @@ func (s *Set) Verify(ek EK, sent [][]byte, now time.Time) error {
 	return s.explain(ek, helpers, now)
 }
 
-// path picks the helpers that lead upwards from c, one for each name, and so looks at
-// each helper's key once. x509 would try every certificate of the right name at every
-// step, up to a hundred signatures, and a device chooses what it sends.
+// path picks the helpers that lead upwards from c, one for each name, so that each helper's key
+// is used once. crypto/x509 would try every certificate of the right name at every step, up to a
+// hundred signatures, and the device chooses what it sends.
 func path(c *x509.Certificate, helpers []*x509.Certificate) (up []*x509.Certificate) {
 	for {
 		if slices.ContainsFunc(up, func(u *x509.Certificate) bool { return bytes.Equal(u.RawSubject, c.RawIssuer) }) {
@@ -117,8 +116,8 @@ func under(roots *x509.CertPool, now time.Time) x509.VerifyOptions {
 	return x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 }
 
-// unreasonable keeps keys away that are too weak to prove anything or too large to
-// verify on demand: a device chooses what it sends.
+// unreasonable reports a key too weak to prove anything or so large that verifying with it
+// invites abuse: the device chooses what it sends.
 func unreasonable(c *x509.Certificate) bool {
 	switch key := c.PublicKey.(type) {
 	case *rsa.PublicKey:
@@ -129,7 +128,7 @@ func unreasonable(c *x509.Certificate) bool {
 	return true
 }
 
-// explain follows issuer names upwards to where the chain breaks.
+// explain follows issuer names upwards and says where the chain breaks.
 func (s *Set) explain(ek EK, helpers []*x509.Certificate, now time.Time) error {
 	c := ek.Certificate
 	for range maxHelpers {
@@ -159,7 +158,7 @@ func (s *Set) named(subject []byte) *x509.Certificate {
 	return nil
 }
 
-// explainBroken says why c, which names an imported anchor as its issuer, is not believed.
+// explainBroken says why c, which names an imported anchor as its issuer, is not trusted.
 func explainBroken(c, anchor *x509.Certificate, now time.Time) error {
 	var insecure x509.InsecureAlgorithmError
 	err := c.CheckSignatureFrom(anchor)
