@@ -123,3 +123,41 @@ func (s *Service) issue(ctx context.Context, d record.Device, reqs ...ca.Request
 	}
 	return issued, err
 }
+
+// nextLife is how long the challenge that came with an answer may be carried by the
+// next renewal; beyond it the renewal costs a second message. A device renews at two
+// thirds of 30 days.
+const nextLife = 90 * 24 * time.Hour
+
+// challenge answers with a credential that only the chip of the evidence can open.
+func (s *Service) challenge(p attest.Pending, bound session.Context) (Answer, error) {
+	bound.Expires = s.Now().Add(s.SessionLife)
+	begun, blob, err := s.Sessions.Start(p, bound)
+	if err != nil {
+		return Answer{}, err
+	}
+	made, err := s.Verifier.Challenge(p, begun.Secret)
+	if err != nil {
+		return Answer{}, err
+	}
+	return Answer{Challenge: &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}}, nil
+}
+
+// answer completes an identity with the challenge for the next renewal.
+func (s *Service) answer(d record.Device, p attest.Pending, id *Identity) (Answer, error) {
+	id.Device = d
+	if _, ok := p.Proved(); ok {
+		return Answer{Identity: id}, nil // there is no chip to challenge
+	}
+	bound := session.Context{Purpose: session.Next, Device: d.ID, Expires: s.Now().Add(nextLife)}
+	next, blob, err := s.Sessions.Promise(bound)
+	if err != nil {
+		return Answer{}, err
+	}
+	made, err := s.Verifier.Challenge(p, next.Secret)
+	if err != nil {
+		return Answer{}, err
+	}
+	id.Next = &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}
+	return Answer{Identity: id}, nil
+}
