@@ -10,17 +10,17 @@ import (
 	"github.com/hallmark-pki/hallmark/provisioner/decide"
 )
 
-// Contact is a device certificate of ours that authenticated a request.
+// Contact is a device certificate of this installation that authenticated a request.
 type Contact struct {
 	Certificate *x509.Certificate
-	// Issuer and Serial are the record's key of it.
+	// Issuer and Serial identify it in the record.
 	Issuer, Serial string
 	Profile        profile.Kind
 }
 
-// Recognise accepts an IDevID of a manufacturing issuer or an LDevID of an operational
-// issuer, within its validity, and nothing else (profile.Pins). The caller has seen proof of the
-// key. Whether the certificate is still current is judged with the record.
+// Recognise accepts an IDevID of a manufacturing issuer or an LDevID of an operational issuer,
+// within its validity, and nothing else (profile.Pins). The caller must have verified possession
+// of the key. Whether the certificate is still current is decided with the record.
 func (s *Service) Recognise(c *x509.Certificate) (Contact, error) {
 	name, kind, ours := s.met.recognise(c)
 	if kind != profile.IDevID && kind != profile.LDevID {
@@ -39,7 +39,7 @@ func (s *Service) Recognise(c *x509.Certificate) (Contact, error) {
 
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
-// remember spares the next connection what the CA has just verified.
+// remember spares the next connection the verification that the CA has just done.
 func (s *Service) remember(i ca.Issued) {
 	if !i.Again {
 		s.met.remember(i.Certificate, i.Record.Issuer)

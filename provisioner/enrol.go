@@ -13,26 +13,25 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// EnrolRequest is message one of an enrolment, or of coming back with nothing but
-// the TPM.
+// EnrolRequest is message one of an enrolment, or of the return of a known device that lost its
+// certificates.
 type EnrolRequest struct {
 	Evidence attest.Evidence
-	// Binding is what the evidence and the ticket's MAC must be over.
+	// Binding is what evidence and ticket MAC must be over.
 	Binding [32]byte
-	// Ticket is the ticket's id and TicketMAC the proof of its secret; both empty for a
-	// device that comes back.
+	// Ticket is the ticket's id and TicketMAC the proof of its secret; both are empty for a
+	// device that returns.
 	Ticket    string
 	TicketMAC []byte
-	// Serial is the serial number; empty if the ticket fixes it or the device comes back.
+	// Serial is the serial number; empty if the ticket fixes it or the device returns.
 	Serial string
 	// Nonce is the id of the server nonce in the binding; empty outside nonce mode.
 	Nonce string
 }
 
-// Enrol checks message one and answers with a challenge. No certificate exists yet,
-// and nothing is said that would tell a stranger which chips and serial numbers are
-// on record (design decision 19). Evidence that leaves nothing to challenge is answered
-// at once.
+// Enrol checks message one and answers with a challenge. No certificate exists yet, and nothing
+// is revealed about which chips and serial numbers are on record (design decision 19). Evidence
+// that needs no challenge is answered with the identity at once.
 func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 	bound := session.Context{Purpose: session.Enrol, Ticket: r.Ticket, Serial: r.Serial}
 	if err := s.checkTicket(ctx, r, &bound); err != nil {
@@ -49,7 +48,7 @@ func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 	return s.challenge(pending, bound)
 }
 
-// Activate finishes what Enrol, or a Renew without a fresh secret, began.
+// Activate finishes what Enrol began, or a Renew without a fresh secret.
 func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, error) {
 	begun, err := s.Sessions.Resume(blob, s.Now(), session.Enrol, session.Renew)
 	if err != nil {
@@ -65,8 +64,8 @@ func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, er
 	return s.enrol(ctx, begun, claims)
 }
 
-// enrol is the sentence of the design in one function, from its second word on: evidence
-// without a chip becomes claims with message one, all other with message two.
+// enrol is the rest of the pipeline in one function: claims → identity → decision → certificates.
+// Evidence of a TPM has become claims by message two, other evidence by message one.
 func (s *Service) enrol(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
 	facts, err := s.proved(claims)
 	if err != nil {
@@ -92,7 +91,7 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 			a.EKType = facts.TPM.EKType
 		}
 		if who.Known {
-			verb, a.Ticket, a.Grant = "device.returned", "", decide.Grant(judged) // uncounted: its ticket, if any, is not used up
+			verb, a.Ticket, a.Grant = "device.returned", "", decide.Grant(judged) // not counted: its ticket, if any, is not used up
 		}
 		a.Event = admitted(verb, begun.Ticket, who, facts, s.Now())
 		return a, nil // the decision is recorded in this transaction
@@ -112,7 +111,7 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 	return s.answer(device, begun.Pending, born)
 }
 
-// proved reads what claims prove, and keeps its pace.
+// proved returns what claims prove, unless the device asks too often.
 func (s *Service) proved(claims attest.Claims) (attest.Facts, error) {
 	facts, err := claims.Facts()
 	if err != nil {
@@ -121,15 +120,15 @@ func (s *Service) proved(claims attest.Claims) (attest.Facts, error) {
 	return facts, s.pace(facts)
 }
 
-// birth asks for the certificates of manufacture: for the IDevID key and, where there is
-// one, for the attestation key.
+// birth requests the certificates of manufacture: for the IDevID key and for the attestation key,
+// if there is one.
 func birth(d record.Device, f attest.Facts) []ca.Request {
 	var chip *profile.TPM
 	if f.TPM != nil {
 		chip = &profile.TPM{Maker: f.TPM.Maker, EKCertificate: f.TPM.EKCertificate, EKFingerprint: f.TPM.EKFingerprint, Certified: d.Assurance.Certified}
 	}
 	request := func(kind profile.Kind, spki []byte) ca.Request {
-		// The verifier made the key information from a key it had parsed: it parses.
+		// This parses: the verifier marshalled it from a parsed key.
 		key, _ := x509.ParsePKIXPublicKey(spki)
 		return ca.Request{Profile: kind, Device: d.ID, Content: profile.Content{Key: key, Model: d.Model, Serial: d.Serial, TPM: chip}}
 	}
@@ -139,10 +138,10 @@ func birth(d record.Device, f attest.Facts) []ca.Request {
 	return []ca.Request{request(profile.IDevID, f.Key), request(profile.AK, f.TPM.AKKey)}
 }
 
-// checkTicket proves that the caller holds the ticket's secret, completes the serial
-// number from it, and refuses what can be no serial number. Whether the ticket is still
-// good, and on record, is decided in the transaction that redeems it: a device whose answer
-// was lost shows it a second time.
+// checkTicket verifies that the caller holds the ticket's secret, takes the serial number from
+// the ticket if the request has none, and refuses invalid serial numbers. Whether the ticket is
+// on record and unused is decided in the transaction that redeems it: a device whose answer was
+// lost shows it a second time.
 func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *session.Context) error {
 	if r.Ticket != "" && !s.Permissions.VerifyTicket(r.Ticket, r.Binding, r.TicketMAC) {
 		return invalidTicket
@@ -162,7 +161,7 @@ func (s *Service) checkTicket(ctx context.Context, r EnrolRequest, bound *sessio
 		}
 	}
 	if r.Ticket == "" && bound.Serial == "" {
-		return nil // it comes back, and the record knows its serial number
+		return nil // it returns, and the record knows its serial number
 	}
 	return decide.Serial(bound.Serial)
 }

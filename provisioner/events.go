@@ -16,7 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// admitted is the audit line of a device that came in, came back or renewed.
+// admitted is the audit event of a device that enrolled, returned or renewed.
 func admitted(verb, ticket string, who identity.Identity, f attest.Facts, now time.Time) record.Event {
 	actor := "device:" + who.Device.Name()
 	if ticket != "" {
@@ -39,24 +39,24 @@ func admitted(verb, ticket string, who identity.Identity, f attest.Facts, now ti
 	return record.Event{Time: now, Actor: actor, Verb: verb, Object: who.Device.Name(), Detail: detail}
 }
 
-// subject is what is known of whoever is being refused.
+// subject is what is known about the party being refused.
 type subject struct {
 	ticket, serial, certificate string
 	ek                          [32]byte
 	device                      *record.Device
 }
 
-// maxRefusals is how many refusals of one actor are recorded in a minute.
+// maxRefusals is how many refusals of one actor are recorded per minute.
 const maxRefusals = 10
 
 // maxReason bounds the reason of a refusal in the record, in bytes: it may quote a
 // certificate that a stranger made.
 const maxReason = 500
 
-// refused records a refusal with its reason and gives the error back. Refusals are
-// sampled: neither strangers, who share one measure, nor who holds a used ticket or the
-// certificate of a revoked device may fill the record (design decision 19). An error
-// that is no refusal (a full disk) is the log's matter.
+// refused records a refusal with its reason and returns the error. Refusals are sampled: neither
+// strangers, who share one limit, nor the holder of a used ticket or of a revoked device's
+// certificate may fill the record (design decision 19). An error that is not a refusal (a full
+// disk) is logged instead.
 func (s *Service) refused(ctx context.Context, verb string, who subject, err error) error {
 	code, detail, ok := reason(err)
 	if !ok {
@@ -64,7 +64,7 @@ func (s *Service) refused(ctx context.Context, verb string, who subject, err err
 		return err
 	}
 	if identity.CheckSerial(who.serial) != nil {
-		who.serial = "" // any text of any length; the reason says what is wrong with it
+		who.serial = "" // it may be any text of any length; the reason says what is wrong with it
 	}
 	now := s.Now()
 	e := record.Event{Time: now, Actor: "stranger", Verb: verb, Object: who.serial, Reason: code + ": " + detail, Detail: map[string]string{}}
@@ -96,7 +96,7 @@ func (s *Service) refused(ctx context.Context, verb string, who subject, err err
 	return err
 }
 
-// reason reads code and sentence from an error that is a refusal.
+// reason returns the code and the sentence of an error that is a refusal.
 func reason(err error) (code, detail string, ok bool) {
 	var evidence *attest.Refusal
 	var decision *decide.Refusal
@@ -116,8 +116,8 @@ func reason(err error) (code, detail string, ok bool) {
 	return "", "", false
 }
 
-// pace keeps one device, which may be a program that plays a TPM a thousand times a
-// second, from filling the record, and the CRLs on the day when it is revoked.
+// pace limits how often one device, which may be a program that simulates a TPM, gets
+// certificates: it would fill the record, and the CRLs once it is revoked.
 func (s *Service) pace(f attest.Facts) error {
 	if s.Pace == 0 {
 		return nil

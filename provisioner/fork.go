@@ -9,7 +9,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// fork is a refusal for which a device must be suspended, and the certificate that it showed.
+// fork is a refusal for which a device must be suspended, with the certificate that it showed.
 type fork struct {
 	*decide.Refusal
 	device      record.Device
@@ -18,8 +18,8 @@ type fork struct {
 
 func (f *fork) Unwrap() error { return f.Refusal }
 
-// forked names the device in a refusal for which it must be suspended. Any other error is
-// given back as it is.
+// forked adds the device to a refusal for which it must be suspended. Any other error is returned
+// unchanged.
 func forked(d record.Device, shown *record.Certificate, err error) error {
 	if r, ok := errors.AsType[*decide.Refusal](err); ok && r.Suspend && shown != nil {
 		return &fork{r, d, shown.Serial}
@@ -27,9 +27,9 @@ func forked(d record.Device, shown *record.Certificate, err error) error {
 	return err
 }
 
-// stop suspends the device of a fork: both holders of a key that exists twice are stopped by
-// it, and relying parties see it, before the one at the door is answered (design decision
-// 8). The refusal stands even if that fails, which the log says.
+// stop suspends the device of a fork, which stops both holders of the duplicated key, and
+// publishes that before the caller is answered (design decision 8). The refusal stands even if
+// suspending fails, which is logged.
 func (s *Service) stop(ctx context.Context, err error) error {
 	what, ok := errors.AsType[*fork](err)
 	if !ok {

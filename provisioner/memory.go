@@ -8,19 +8,19 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/profile"
 )
 
-// memory recognises as profile.Pins do and remembers whom, so that a device that comes again costs
-// no verification. It never changes an answer: what it remembers is the SHA-256 of a whole
-// certificate, signature included, and which of the pinned issuers had signed that.
+// memory is a cache of profile.Pins.Recognise, so that a returning device costs no verification.
+// It never changes an answer: it holds the SHA-256 of a whole certificate, signature included,
+// and which of the pinned issuers signed it.
 type memory struct {
 	pins profile.Pins
 	mu   sync.Mutex
 	met  map[[sha256.Size]byte]string // issuer's name
 }
 
-// maxMet bounds a memory to a few MiB; when it is full it starts again.
+// maxMet bounds the cache to a few MiB; when full it is emptied.
 const maxMet = 1 << 16
 
-// newMemory makes one for issuers that do not change.
+// newMemory makes a cache for a fixed set of issuers.
 func newMemory(p profile.Pins) *memory { return &memory{pins: p, met: map[[sha256.Size]byte]string{}} }
 
 // recognise is profile.Pins.Recognise.
@@ -38,8 +38,8 @@ func (m *memory) recognise(c *x509.Certificate) (issuer string, kind profile.Kin
 	return issuer, kind, ok
 }
 
-// remember is for whoever has verified that one of the issuers signed c: the CA has, when it
-// issued it.
+// remember caches that issuer signed c, which the caller must have verified, as the CA does when
+// it issues.
 func (m *memory) remember(c *x509.Certificate, issuer string) {
 	if m.pins[issuer] == nil {
 		return

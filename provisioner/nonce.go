@@ -14,7 +14,7 @@ func (s *Service) Nonce() (nonce []byte, expires time.Time, err error) {
 	return nonce, expires, err
 }
 
-// CheckNonce accepts a nonce that Nonce made and that has not expired, and gives its id.
+// CheckNonce accepts an unexpired nonce that Nonce made, and returns its id.
 func (s *Service) CheckNonce(nonce []byte) (id string, err error) {
 	made, err := s.Sessions.Resume(nonce, s.Now(), session.Nonce)
 	return made.ID, err

@@ -14,11 +14,11 @@ type Plans interface {
 	Conclude(ctx context.Context, kind, device, outcome string, at time.Time) error
 }
 
-// lookAgain is how long the pipeline believes that there is no renewal plan, or that
-// there is one, unless Replan tells it sooner: without one, devices cost nothing more.
+// lookAgain is how long the pipeline caches whether there is a renewal plan, unless Replan is
+// called: without a plan, devices cost no more queries.
 const lookAgain = 5 * time.Second
 
-// outlook is whether there was a renewal plan when it was looked for.
+// outlook is whether there was a renewal plan when the record was last asked.
 type outlook struct {
 	looked  time.Time
 	planned bool
@@ -34,14 +34,14 @@ func (s *Service) planned(ctx context.Context) (bool, error) {
 			return last.planned, nil
 		}
 	}
-	planned, err := s.Store.Planned(ctx) // nobody waits for another's look, which has its own patience
+	planned, err := s.Store.Planned(ctx) // not under a lock: nobody waits for another caller's query
 	if err == nil {
 		s.plans.CompareAndSwap(last, &outlook{now, planned}) // unless Replan came meanwhile
 	}
 	return planned, err
 }
 
-// hasten makes a device's moment in a renewal plan its window, if that comes before.
+// hasten moves a device's window to its moment in a renewal plan, if that is earlier.
 func (s *Service) hasten(ctx context.Context, d record.Device, steering *Steering) error {
 	planned, err := s.planned(ctx)
 	if err != nil || !planned {
@@ -54,8 +54,8 @@ func (s *Service) hasten(ctx context.Context, d record.Device, steering *Steerin
 	return err
 }
 
-// renewed ends a device's part in renewal plans. That it could not is the log's matter:
-// the device has its certificate, and will be asked once more.
+// renewed marks a device as done in renewal plans. A failure is only logged: the device has its
+// certificate, and will be asked to renew once more.
 func (s *Service) renewed(ctx context.Context, d record.Device) {
 	planned, err := s.planned(ctx)
 	if err == nil && planned {

@@ -23,15 +23,15 @@ type RenewRequest struct {
 	// Evidence holds Key, Statement and Signature; the rest is on record.
 	Evidence attest.Evidence
 	Binding  [32]byte
-	// Session and Secret answer the challenge of the last answer; empty if it was lost.
+	// Session and Secret answer the challenge in the previous answer; empty if that was lost.
 	Session, Secret []byte
 	// Nonce is the id of the server nonce in the binding; empty outside nonce mode.
 	Nonce string
 }
 
-// Renew gives a working certificate to a device that shows a certificate of ours and
-// attests again, in one round trip; in two, with a Challenge for an answer, if it
-// brings no secret that its chip has activated (design decision 8).
+// Renew issues a working certificate to a device that shows a certificate of this installation
+// and attests again, in one round trip; in two, beginning with a Challenge, if it brings no
+// activated secret (design decision 8).
 func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 	who := subject{certificate: r.Contact.Serial}
 	device, err := s.Store.Holder(ctx, r.Contact.Issuer, r.Contact.Serial)
@@ -42,8 +42,8 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 		return Answer{}, err
 	}
 	who.device = &device
-	// The pipeline judges standing in the admission; here it keeps a revoked device from
-	// costing a verification.
+	// The transaction decides this again; here it saves verifying the evidence of a revoked
+	// device.
 	if err := decide.Standing(device); err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", who, err)
 	}
@@ -56,13 +56,13 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 	if !ok {
 		return s.challenge(pending, bound)
 	}
-	// One message, no session: in nonce mode its nonce is what is used up.
+	// One message and no session: what can be used only once is the nonce, in nonce mode.
 	bound.Expires = s.Now().Add(s.SessionLife)
 	return s.renew(ctx, session.Session{Context: bound, ID: r.Nonce, Pending: pending}, claims)
 }
 
-// promised gives the claims that need no second message: the request returned the secret
-// of the last answer's challenge, or there is no chip to challenge.
+// promised returns the claims if no second message is needed: the request returned the secret of
+// the previous answer's challenge, or there is no chip to challenge.
 func (s *Service) promised(p attest.Pending, r RenewRequest, device string) (attest.Claims, bool) {
 	if claims, ok := p.Proved(); ok {
 		return claims, true
@@ -75,7 +75,7 @@ func (s *Service) promised(p attest.Pending, r RenewRequest, device string) (att
 	return claims, err == nil
 }
 
-// known is what the record holds of a device for its verifier.
+// known is what the verifier needs of a device's record.
 func known(d record.Device) attest.Known {
 	if !d.Assurance.Hardware {
 		return attest.Known{Kind: attest.KindSoftKey, Birth: d.AKPublic}
@@ -127,9 +127,9 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	return s.answer(device, begun.Pending, renewed)
 }
 
-// working asks for the working certificate and, where the model names one, for that of the
-// device's own web page. The names are the model's: a device that chose them could serve
-// under another's. life is for models that set none.
+// working requests the working certificate and, if the model has one, that of the device's own
+// web page. The names are the model's: a device that chose its own could serve under another's.
+// life is for models that set none.
 func working(d record.Device, m *record.Model, key crypto.PublicKey, life time.Duration, predecessor string) []ca.Request {
 	client := ca.Request{Profile: profile.LDevID, Device: d.ID, Predecessor: predecessor,
 		Content: profile.Content{Key: key, Model: d.Model, Serial: d.Serial, Lifetime: life}}

@@ -1,10 +1,10 @@
-// Package provisioner turns evidence into an identity: the pipeline that every
-// protocol calls and that can be read top to bottom in enrol.go.
+// Package provisioner turns evidence into an identity: the pipeline that every protocol calls.
+// Read it from top to bottom in enrol.go.
 //
 //	evidence → claims → identity → decision → certificate
 //
-// It knows no wire format. A protocol (provisioner/native, …) hands it evidence with
-// the binding that the evidence must have been made for, and gets an [Answer].
+// It knows no wire format. A protocol (provisioner/native, …) passes it evidence, together with
+// the binding that the evidence must be over, and gets an [Answer].
 package provisioner
 
 import (
@@ -24,8 +24,8 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Suspender puts a device and its certificates on hold, and shows it to relying parties
-// before it returns (ca/status.Service).
+// Suspender puts a device and its certificates on hold, and publishes that before it returns
+// (ca/status.Service).
 type Suspender interface {
 	Suspend(ctx context.Context, device string, e record.Event) ([]record.Shard, error)
 }
@@ -35,7 +35,7 @@ type Authority interface {
 	Issue(ctx context.Context, e record.Event, reqs ...ca.Request) ([]ca.Issued, error)
 }
 
-// Store is what the pipeline asks of the record.
+// Store is what the pipeline needs of the record.
 type Store interface {
 	record.Admissions
 	Plans
@@ -50,14 +50,13 @@ type Config struct {
 	Verifier    attest.Verifier
 	Sessions    *session.Keeper
 	Permissions *factory.Permissions
-	// Issuers are those whose IDevIDs and LDevIDs may renew.
+	// Issuers are the issuers whose IDevIDs and LDevIDs may renew.
 	Issuers profile.Pins
 	// SessionLife is how long a device may take to answer a challenge.
 	SessionLife time.Duration
 	// LDevIDLife is the life of a working certificate where the model does not say.
 	LDevIDLife time.Duration
-	// Pace is how often in a minute one device may be given certificates; 0 means as often
-	// as it likes.
+	// Pace is how many times a minute one device may get certificates; 0 means no limit.
 	Pace int
 	Now  func() time.Time
 	Log  *slog.Logger
@@ -92,18 +91,20 @@ type Answer struct {
 	Identity  *Identity
 }
 
-// Challenge is a credential challenge and the session that the device brings back.
+// Challenge is a credential challenge and the session that the device must return with the
+// secret.
 type Challenge struct {
 	attest.Challenge
 	Session []byte
 	Expires time.Time
 }
 
-// Identity is what a device takes home: chains are DER, leaf first, without the root.
+// Identity is what a device receives. Chains are DER, leaf first, without the root.
 type Identity struct {
 	Device             record.Device
 	IDevID, AK, LDevID [][]byte
-	// Server is for the device's own web page, of the LDevID's key; nil if its model gives none.
+	// Server is the certificate of the device's own web page, for the LDevID's key; nil if its
+	// model has none.
 	Server [][]byte
 	// Steering comes with an LDevID: when to renew it.
 	Steering *Steering
@@ -111,7 +112,8 @@ type Identity struct {
 	Next *Challenge
 }
 
-// ErrNotSigned: the CA's key is away, say, or the record. What was begun is void, and nothing was handed out.
+// ErrNotSigned: the CA could not sign, or not record it. The intent is void, and nothing was
+// issued.
 var ErrNotSigned = errors.New("the CA could not sign")
 
 // issue turns a decision into certificates.
@@ -124,12 +126,11 @@ func (s *Service) issue(ctx context.Context, d record.Device, reqs ...ca.Request
 	return issued, err
 }
 
-// nextLife is how long the challenge that came with an answer may be carried by the
-// next renewal; beyond it the renewal costs a second message. A device renews at two
-// thirds of 30 days.
+// nextLife is how long the next renewal may use the challenge that came with an answer; later the
+// renewal costs a second message. By default a device renews after 20 days.
 const nextLife = 90 * 24 * time.Hour
 
-// challenge answers with a credential that only the chip of the evidence can open.
+// challenge answers with a credential that only the chip behind the evidence can open.
 func (s *Service) challenge(p attest.Pending, bound session.Context) (Answer, error) {
 	bound.Expires = s.Now().Add(s.SessionLife)
 	begun, blob, err := s.Sessions.Start(p, bound)

@@ -17,20 +17,20 @@ import (
 type Steering struct {
 	// Start and End are the window in which the device picks its moment.
 	Start, End time.Time
-	// Poll is after how long it asks again; 0 means that it need not.
+	// Poll is after how long it asks again; 0 means never.
 	Poll time.Duration
 }
 
-// DefaultPoll is how often a device asks whose model does not say.
+// DefaultPoll is how often devices ask unless their model says otherwise.
 const DefaultPoll = 6 * time.Hour
 
-// seenEvery is how exact the record's time of a device's last contact is: a device that
-// asks more often does not cost a transaction each time.
+// seenEvery is the resolution of the recorded time of last contact: a device that asks more often
+// does not cost a transaction each time.
 const seenEvery = 15 * time.Minute
 
-// Poll answers a device that asks when to renew, or tries a certificate before it relies
-// on it: it accepts what Renew would. It notes that the device was in contact, and that
-// the certificate is in use, so that from now on its predecessor renews no more.
+// Poll answers a device that asks when to renew, or tests a new certificate before relying on it:
+// it accepts what Renew would. It records the contact, and that the certificate is in use, so
+// that its predecessor can no longer renew.
 func (s *Service) Poll(ctx context.Context, c *x509.Certificate) (Steering, error) {
 	contact, err := s.Recognise(c)
 	if err != nil {
@@ -55,8 +55,8 @@ func (s *Service) Poll(ctx context.Context, c *x509.Certificate) (Steering, erro
 	return steering, s.hasten(ctx, *view.ByID, &steering)
 }
 
-// steer is when the holder of a certificate renews: in the twentieth of its life that
-// follows two thirds of it, or at once if it is no working certificate.
+// steer is when the holder of a certificate renews: in the twentieth of its life after the first
+// two thirds, or at once if it is not a working certificate.
 func (s *Service) steer(c Contact, m *record.Model) Steering {
 	steering := Steering{Poll: DefaultPoll}
 	if m != nil && m.Poll != 0 {

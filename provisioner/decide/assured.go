@@ -6,8 +6,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// assured holds what the chip could prove against what its model asks for (design
-// decision 5).
+// assured refuses a device that proved less than its model requires (design decision 5).
 func assured(c *Case) error {
 	d, m := c.Who.Device, c.View.Model
 	if d.Assurance.Meets(m.Assurance) {

@@ -15,8 +15,8 @@ func barred(c *Case) error {
 	return nil
 }
 
-// Clash is the refusal of a device whose claims contradict the inventory. A revoked chip
-// hears, and the audit says, that it is revoked, whatever serial number it comes with now.
+// Clash is the refusal of a device whose claims contradict the inventory. If its chip is revoked,
+// device and audit get that reason, whatever serial number it now claims.
 func Clash(clash error, v record.View) error {
 	for _, t := range v.Tombstones {
 		if t.Kind != "serial" {

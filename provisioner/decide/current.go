@@ -2,15 +2,15 @@ package decide
 
 import "fmt"
 
-// UnknownCertificate refuses a certificate of ours that the record does not have: it is of
-// another time.
+// UnknownCertificate refuses a certificate of this installation that is not on record, as after
+// restoring an older backup.
 var UnknownCertificate = &Refusal{Code: "certificate-unknown", Detail: "the certificate shown is not on record",
 	Hint: "enrol again: hallmark-device enrol"}
 
-// current lets only the live IDevID, the newest LDevID, or its predecessor until the
-// successor has been used, renew (design decision 8). An older one may be a copy, or a
-// firmware slot rolled back: the device falls back to its IDevID by itself. Where no chip
-// holds the key an older one means that there are two holders: both are stopped.
+// current lets a device renew only with the live IDevID, the newest LDevID, or the LDevID before
+// it until the newest has been used (design decision 8). An older one may be a copy, or come from
+// a rolled-back firmware slot: the device falls back to its IDevID by itself. If no chip holds
+// the key, an older one means that two parties hold it: both are stopped.
 func current(c *Case) error {
 	p, newest := c.View.Presented, c.View.Newest
 	if p == nil || p.Device != c.Who.Device.ID || p.DER == nil {

@@ -1,7 +1,7 @@
-// Package decide judges: IDENTITY + request + rules → DECISION with a reason.
+// Package decide makes decisions: IDENTITY + request + rules → DECISION with a reason.
 //
-// One rule, one file, each citing where it comes from. Rules are pure: they see a
-// [Case], which was read in the very transaction that will record the decision.
+// Each rule has its own file and cites its source. Rules are pure: they see a [Case], which was
+// read in the same transaction that records the decision.
 package decide
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Case is everything that a rule may look at.
+// Case is everything that a rule may consider.
 type Case struct {
 	Now  time.Time
 	Who  identity.Identity
@@ -23,29 +23,29 @@ type Case struct {
 	Ticket, Serial string
 }
 
-// Refusal is a decision against, with a stable code (wire.Code…), a sentence for the
-// person at the line and the next step.
+// Refusal is a negative decision: a stable code (wire.Code…), a sentence for the person at the
+// line, and the next step.
 type Refusal struct {
 	Code, Detail, Hint string
-	// Suspend: the device must be suspended for what was seen.
+	// Suspend: the device must be suspended.
 	Suspend bool
 }
 
 func (r *Refusal) Error() string { return r.Detail }
 
-// A rule returns nil if it has nothing against the case.
+// rule returns nil if it does not refuse the case.
 type rule func(*Case) error
 
-// The order is that of what one would want to read first: the final reasons, then
-// what the line can mend.
+// The first rule that refuses gives the reason, so final reasons come before those that the line
+// can fix.
 var (
 	enrolling = []rule{barred, standing, permitted, fresh, serialNumber, boundTPM, lotOpen, listed, assured, ekType, quota}
 	returning = []rule{barred, standing, ownSerial, endorsementKeys, granted, grace}
 	renewing  = []rule{standing, current, grace}
 )
 
-// Enrolment judges an enrolment, or the return of a device that is on record already:
-// that one needs no ticket and is not counted.
+// Enrolment decides an enrolment, or the return of a device that is on record already, which
+// needs no ticket and is not counted.
 func Enrolment(c Case) error {
 	if c.Who.Known {
 		return judge(returning, &c)
@@ -53,7 +53,7 @@ func Enrolment(c Case) error {
 	return judge(enrolling, &c)
 }
 
-// Renewal judges a renewal, or whether the certificate that a device shows could renew.
+// Renewal decides a renewal, or whether the certificate that a device shows could renew.
 func Renewal(c Case) error { return judge(renewing, &c) }
 
 func judge(rules []rule, c *Case) error {

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// ekType lets one endorsement key of a certified chip count (design decision 5): that
-// of the first chip of its make and model, or what an operator allowed. A chip has
-// several, mostly a P-256 and an RSA key, each with a certificate, and nothing ties one to
-// another; whoever has root on a device could otherwise enrol it once for each.
+// ekType accepts one type of endorsement key for each make and model of certified chip (design
+// decision 5): that of the first such chip, or what an operator allowed. A chip usually has a
+// P-256 and an RSA key, each with a certificate, and nothing ties them together; somebody with
+// root on a device could otherwise enrol it once with each.
 func ekType(c *Case) error {
 	chip := c.Facts.TPM
 	if chip == nil || !chip.Certified || len(c.View.EKTypes) == 0 || slices.Contains(c.View.EKTypes, chip.EKType) {

@@ -2,7 +2,7 @@ package decide
 
 import "fmt"
 
-// fresh refuses a ticket that was used or has run out (design decision 9: single use).
+// fresh refuses a ticket that was used or has expired (design decision 9: single use).
 func fresh(c *Case) error {
 	t := c.View.Ticket
 	switch {

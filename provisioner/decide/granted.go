@@ -7,12 +7,11 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// granted lets a device that lost its certificates have them again by itself if a TPM
-// that its maker or the lot's list vouches for stands behind its keys, or any TPM whose
-// recorded keys it has proved while its working certificate is in force: those could
-// renew it too. Any other may be a copy, and needs an administrator's grant, unless
-// nothing was lost but the answer: the device never renewed, or shows the ticket that it
-// was enrolled with.
+// granted decides whether a device that lost its certificates gets them again without an
+// administrator's grant. It does if its keys are in a TPM that the maker or the lot's list
+// vouches for, or in any TPM while its working certificate is valid, since it could then renew as
+// well. Any other may be a copy, unless only the answer was lost: the device never renewed, or
+// shows the ticket that it enrolled with.
 func granted(c *Case) error {
 	a, d := c.Who.Device.Assurance, c.Who.Device
 	if g := c.View.Lost; g != nil && g.Device == d.ID && !c.Who.NewKey && !found(c) {
@@ -20,7 +19,7 @@ func granted(c *Case) error {
 			Hint: "enrol the device with the ticket that hallmark device grant --new-key printed"}
 	}
 	switch t := c.View.Ticket; {
-	case c.Who.NewKey: // identity has seen the grant; whether it is still good is asked below
+	case c.Who.NewKey: // identity has seen the grant; whether it is still valid is checked below
 	case a.Certified, a.Registered, c.Facts.TPM != nil && c.Facts.TPM.Certified, d.Renewed.IsZero():
 		return nil
 	case a.Hardware && !c.Who.NewEK && works(c.View.Newest, c.Now):
@@ -35,19 +34,19 @@ func granted(c *Case) error {
 		Hint: "an administrator can let it come back: hallmark device grant " + d.Serial + " --for 7d"}
 }
 
-// found reports whether an administrator lets a key that was declared lost come back: by a
-// grant after that one, for no other key.
+// found reports whether an administrator lets a key that was declared lost come back, by a later
+// grant that is not for a new key.
 func found(c *Case) bool {
 	g := inForce(c)
 	return g != nil && !g.NewKey
 }
 
-// works reports whether a working certificate is good.
+// works reports whether there is a valid working certificate.
 func works(newest *record.Certificate, now time.Time) bool {
 	return newest != nil && newest.Revoked.IsZero() && !now.After(newest.NotAfter)
 }
 
-// inForce is the device's grant, or nil if it has none that is good now.
+// inForce is the device's grant, or nil if it has none that is valid now.
 func inForce(c *Case) *record.Grant {
 	if g := c.View.Grant; g != nil && g.Device == c.Who.Device.ID && c.Now.Before(g.Expires) {
 		return g
@@ -55,8 +54,7 @@ func inForce(c *Case) *record.Grant {
 	return nil
 }
 
-// Grant is the id of the grant that let a case pass, to be noted as used; empty if the
-// device has none.
+// Grant is the id of the device's valid grant, to be recorded as used; empty if it has none.
 func Grant(c Case) string {
 	if g := inForce(&c); g != nil && c.Who.Known {
 		return g.ID

@@ -1,7 +1,7 @@
 package decide
 
-// permitted asks a device that is not on record for a ticket: a certificate at
-// manufacture needs somebody's permission (design decision 11).
+// permitted requires a ticket of a device that is not on record: a certificate at manufacture
+// needs somebody's permission (design decision 11).
 func permitted(c *Case) error {
 	switch {
 	case c.Ticket == "":

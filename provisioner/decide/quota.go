@@ -2,8 +2,8 @@ package decide
 
 import "fmt"
 
-// quota keeps a lot from being over-produced (design decision 11): the count is read
-// in the transaction that records the device.
+// quota prevents over-production of a lot (design decision 11): the count is read in the
+// transaction that records the device.
 func quota(c *Case) error {
 	l := c.View.Lot
 	if l.Quota == 0 || l.Used < l.Quota {

@@ -20,7 +20,7 @@ func serialNumber(c *Case) error {
 	return nil
 }
 
-// Serial refuses what can be no device's serial number.
+// Serial refuses what cannot be a device's serial number.
 func Serial(serial string) error {
 	if err := identity.CheckSerial(serial); err != nil {
 		return &Refusal{Code: "serial-invalid", Detail: err.Error(),
@@ -29,9 +29,9 @@ func Serial(serial string) error {
 	return nil
 }
 
-// ownSerial refuses a serial number that is not that of the device which comes back: its
-// ticket was made for another unit than the one that it is used on. With a key that is on
-// record package identity says so; this is for a key that takes the place of a lost one.
+// ownSerial refuses a returning device that names another serial number: its ticket was made for
+// another unit. If its key is on record, package identity has refused it already; this is for a
+// key that replaces a lost one.
 func ownSerial(c *Case) error {
 	if c.Serial == "" || record.Fold(c.Serial) == record.Fold(c.Who.Device.Serial) {
 		return nil

@@ -14,7 +14,7 @@ func standing(c *Case) error {
 	return Standing(c.Who.Device)
 }
 
-// Standing judges a recorded device's state alone.
+// Standing decides by a recorded device's state alone.
 func Standing(d record.Device) error {
 	switch d.State {
 	case record.StateActive:

@@ -1,5 +1,5 @@
-// Package factory makes the single-use permissions (tickets and invitations), tells who
-// holds one, and gives devices their ids.
+// Package factory makes single-use permissions (tickets and invitations) and verifies possession
+// of one. It also makes the ids of devices.
 package factory
 
 import (
@@ -52,8 +52,8 @@ func (p *Permissions) Secret(kind, id string) []byte {
 	return m.Sum(nil)
 }
 
-// Verify reports, in constant time, whether mac is HMAC-SHA-256 of the binding under
-// the secret of this permission: the holder has it, and made this very message.
+// Verify reports, in constant time, whether mac is HMAC-SHA-256 of the binding under the secret
+// of this permission: the sender holds the secret and made this very message.
 func (p *Permissions) Verify(kind, id string, binding [32]byte, mac []byte) bool {
 	return hmac.Equal(wire.PermissionMAC(p.Secret(kind, id), binding), mac)
 }

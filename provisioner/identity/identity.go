@@ -1,5 +1,5 @@
-// Package identity finds out which device the claims belong to: CLAIMS + inventory →
-// IDENTITY. It decides nothing; it says who, or why that cannot be said.
+// Package identity finds out which device claims belong to: CLAIMS + inventory → IDENTITY. It
+// decides nothing: it says which device this is, or why that cannot be said.
 package identity
 
 import (
@@ -15,13 +15,13 @@ import (
 
 // Identity is which device this is.
 type Identity struct {
-	// Device is the device as it shall stand in the record if it is admitted.
+	// Device is the device as it is to be recorded if admitted.
 	Device record.Device
-	// Known: the record has it already; it is not counted again.
+	// Known: the device is on record already, so it is not counted again.
 	Known bool
 	// NewEK: a further endorsement key of the known chip has activated its AK.
 	NewEK bool
-	// NewKey: a grant lets the key take the place of the one on record, which is lost.
+	// NewKey: a grant lets the key replace the recorded one, which is lost.
 	NewKey bool
 }
 
@@ -33,22 +33,21 @@ type Clash struct {
 
 func (c *Clash) Error() string { return c.Detail }
 
-// Query is what the record must be asked for, so that the device of these facts is found.
+// Query is the query that finds the device of these facts in the record.
 func Query(f attest.Facts) record.Query {
 	if f.TPM == nil {
 		return record.Query{Key: sha256.Sum256(f.Birth)}
 	}
 	q := record.Query{EK: f.TPM.EKFingerprint, EKName: f.TPM.EKName, AK: f.TPM.AKName}
-	if f.TPM.Certified { // otherwise make and model are what the device says of itself
+	if f.TPM.Certified { // otherwise make and model are only what the device claims
 		q.Chip = &record.EKType{Maker: f.TPM.Maker, Model: f.TPM.Model}
 	}
 	return q
 }
 
-// Enrolling identifies a device that sent its whole evidence, under the serial number
-// that it or its ticket named ("" if neither did); ticket is that which it has shown to
-// hold. newID is the record's ID for it if it is new; v must have been looked up by Query
-// and the serial.
+// Enrolling identifies a device that sent complete evidence, with the serial number that it or
+// its ticket named ("" if neither did) and the ticket that it has shown to hold. newID is its ID
+// in the record if it is new; v must have been looked up by Query and the serial number.
 func Enrolling(f attest.Facts, ticket, serial, newID string, v record.View, now time.Time) (Identity, error) {
 	// A further EK of a known chip has activated the recorded AK (decision 5).
 	if known := cmp.Or(v.ByEK, v.ByAK, v.ByKey); known != nil {
@@ -65,7 +64,7 @@ func Enrolling(f attest.Facts, ticket, serial, newID string, v record.View, now 
 	return Identity{Device: newDevice(f, serial, newID, v, now)}, nil
 }
 
-// keeper is what people call the thing that a device is known by.
+// keeper names, for people, what identifies the device.
 func keeper(f attest.Facts) string {
 	if f.TPM == nil {
 		return "key"
@@ -73,7 +72,7 @@ func keeper(f attest.Facts) string {
 	return "TPM"
 }
 
-// returning holds the claims of a device that is in the inventory against its entry.
+// returning checks the claims of a device that is in the inventory against its entry.
 func returning(f attest.Facts, serial string, d record.Device, now time.Time) (Identity, error) {
 	switch {
 	case serial != "" && record.Fold(serial) != record.Fold(d.Serial):
@@ -101,8 +100,8 @@ func returning(f attest.Facts, serial string, d record.Device, now time.Time) (I
 	return who, nil
 }
 
-// Renewing identifies a device that renews: the claims must be of the recorded
-// attestation key or, where there is none, of the recorded IDevID key.
+// Renewing identifies a device that renews: the claims must be made by the recorded attestation
+// key or, if there is none, by the recorded IDevID key.
 func Renewing(f attest.Facts, v record.View, now time.Time) (Identity, error) {
 	switch {
 	case v.ByID == nil, (f.TPM != nil) != v.ByID.Assurance.Hardware, f.TPM != nil && !bytes.Equal(f.TPM.AKName, v.ByID.AKName):

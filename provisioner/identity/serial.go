@@ -9,9 +9,8 @@ import (
 // (ub-common-name, RFC 5280 appendix A: 64).
 const maxSerial = 40
 
-// placeholders are what boards report when nobody has written a serial number into
-// them; two such boards would be one device. Compared without case, blanks and
-// punctuation.
+// placeholders are what boards report that were never given a serial number; two such boards
+// would be one device. They are compared without case and punctuation.
 var placeholders = map[string]bool{
 	"tobefilledbyoem": true, "systemserialnumber": true, "defaultstring": true,
 	"notspecified": true, "notapplicable": true, "none": true, "na": true, "null": true,
@@ -20,9 +19,9 @@ var placeholders = map[string]bool{
 	"xxxxxxxx": true, "123456789": true, "1234567890": true, "0123456789": true, "test": true,
 }
 
-// CheckSerial refuses what cannot be a serial number of one device: placeholders,
-// blanks, NUL bytes, and characters that a certificate, an MQTT topic or an ACME
-// identifier would give a meaning to. The error says what was read.
+// CheckSerial refuses what cannot be the serial number of one device: placeholders, blanks, NUL
+// bytes, and characters with a meaning in certificates, MQTT topics or ACME identifiers. The
+// error quotes what was read.
 func CheckSerial(serial string) error {
 	switch {
 	case serial == "":
@@ -30,7 +29,7 @@ func CheckSerial(serial string) error {
 	case len(serial) > maxSerial:
 		return fmt.Errorf("the serial number has %d characters; at most %d are allowed", len(serial), maxSerial)
 	}
-	if serial[0] == '-' { // relays and stations hand it to commands
+	if serial[0] == '-' { // relays pass it to commands
 		return fmt.Errorf("the serial number %q begins with a hyphen, as the options of commands do", serial)
 	}
 	var folded strings.Builder

@@ -1,6 +1,6 @@
-// Package native speaks the native protocol (package wire) for the provisioner: it
-// moves bytes, computes the binding that evidence must have been made for, and maps
-// errors to the outside in one place (problem.go).
+// Package native serves the native protocol (package wire) for the provisioner: it decodes and
+// encodes messages, computes the binding that evidence must be over, and maps errors to problems
+// in one place (problem.go).
 package native
 
 import (
@@ -24,21 +24,21 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Config is what a handler needs beside the service.
+// Config is what a handler needs besides the service.
 type Config struct {
-	// Bundle gives the newest signed trust bundle and its number.
+	// Bundle returns the newest signed trust bundle and its number.
 	Bundle func() (wire.SignedBundle, int64)
-	// Since gives the bundles that follow a number (ca/trust.Service.Since).
+	// Since returns the bundles that follow a number (ca/trust.Service.Since).
 	Since func(after int64) wire.TrustSteps
 	// SignTime signs a nonce with the time (ca/trust.Service.SignTime).
 	SignTime func(nonce []byte, now time.Time) (wire.TimeAnswer, error)
-	// NonceMode: a proxy ends TLS. Then the exporter binds nothing, client certificates
-	// of the connection and forwarded-certificate headers are ignored, and the device
-	// proves its certificate inside the message.
+	// NonceMode: a proxy terminates TLS. Then the exporter binds nothing, the connection's client
+	// certificate and forwarded-certificate headers are ignored, and the device proves its
+	// certificate inside the message.
 	NonceMode bool
-	// Places is how many requests are worked on at once, others are given turns; 0 means 32.
+	// Places is how many requests are served at once, while others are given turns; 0 means 32.
 	Places int
-	// Refused hears the code of each problem that a device is told; nil if nobody counts.
+	// Refused is called with the code of each problem sent to a device; may be nil.
 	Refused func(code string)
 	Now     func() time.Time
 	Log     *slog.Logger
@@ -60,7 +60,7 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 	mux.HandleFunc("POST "+wire.PathEnrol, h.through(h.enrol))
 	mux.HandleFunc("POST "+wire.PathActivate, h.through(h.activate))
 	mux.HandleFunc("POST "+wire.PathRenew, h.through(h.renew))
-	mux.HandleFunc("POST "+wire.PathPoll, h.poll) // less than the handshake of another try
+	mux.HandleFunc("POST "+wire.PathPoll, h.poll) // cheaper than the handshake of another attempt
 	if c.NonceMode {
 		mux.HandleFunc("POST "+wire.PathNonce, h.nonce)
 	}
@@ -71,8 +71,8 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 }
 
 func (h *handler) trust(w http.ResponseWriter, r *http.Request) {
-	// A device may probe a new certificate here before it swaps: one that we would not
-	// accept for renewal must fail the probe.
+	// A device may test a new certificate here before it relies on it: one that could not renew
+	// must fail.
 	if c := h.peer(r); c != nil {
 		if _, err := h.service.Poll(r.Context(), c); err != nil {
 			h.fail(w, r, err)
@@ -164,7 +164,7 @@ func (h *handler) renew(w http.ResponseWriter, r *http.Request, body []byte) {
 	h.answer(w, r, a, err)
 }
 
-// poll tells a device when to renew. No evidence is asked for: nothing is issued.
+// poll tells a device when to renew. It requires no evidence, since nothing is issued.
 func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 	body, err := read(r)
 	if err != nil {
@@ -188,8 +188,8 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 	h.reply(w, h.steering(answer))
 }
 
-// steering is when to renew. Windows have whole seconds, for somebody pays for the bytes;
-// the moments of a renewal plan are closer together.
+// steering is when to renew, to the millisecond: the moments of a renewal plan are close
+// together.
 func (h *handler) steering(s provisioner.Steering) *wire.Steering {
 	_, number := h.Bundle()
 	return &wire.Steering{Start: s.Start.UTC().Truncate(time.Millisecond), End: s.End.UTC().Truncate(time.Millisecond),
@@ -199,7 +199,7 @@ func (h *handler) steering(s provisioner.Steering) *wire.Steering {
 var noCertificate = &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised,
 	Detail: "this needs the device's certificate", Hint: "show the LDevID or the IDevID; in nonce mode, in client"}
 
-// kind is the verifier's word for a message's; what it does not know it refuses.
+// kind is the verifier's name for a message's kind; the verifier refuses an unknown one.
 func kind(named string) string { return cmp.Or(named, attest.KindTPM2) }
 
 func (h *handler) activate(w http.ResponseWriter, r *http.Request, body []byte) {
@@ -212,12 +212,12 @@ func (h *handler) activate(w http.ResponseWriter, r *http.Request, body []byte) 
 	h.answer(w, r, a, err)
 }
 
-// proof is an opened envelope: the message's proof, what it must be over, and who
-// spoke.
+// proof is an opened envelope: the message's proof, the binding that it must be over, and the
+// client.
 type proof struct {
 	wire.Envelope
 	binding [32]byte
-	// client is the certificate whose key the caller has proved to hold; nil if none.
+	// client is the certificate whose key the client has proved to hold; nil if none.
 	client  *x509.Certificate
 	nonceID string
 }
@@ -279,7 +279,8 @@ func (h *handler) openNonceMode(p *proof, b wire.Binding) (err error) {
 	if err != nil {
 		return malformed(err)
 	}
-	// First whose it is: TLS would bound a stranger's RSA key, and here nobody does.
+	// Recognise comes before the signature: TLS would limit the size of a stranger's RSA key, and
+	// nothing here does.
 	if _, err := h.service.Recognise(leaf); err != nil {
 		return err
 	}
@@ -304,7 +305,7 @@ func signed(key crypto.PublicKey, digest, signature []byte) bool {
 	return false
 }
 
-// peer is the certificate of the connection: TLS has proved that the caller holds its key.
+// peer is the client certificate of the connection: TLS has verified possession of its key.
 func (h *handler) peer(r *http.Request) *x509.Certificate {
 	if h.NonceMode || r.TLS == nil || r.TLS.Version < tls.VersionTLS13 || len(r.TLS.PeerCertificates) == 0 {
 		return nil

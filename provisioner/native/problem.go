@@ -18,7 +18,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// statuses maps refusal codes that are not plain 403s.
+// statuses maps the codes of refusals that are not plain 403s.
 var statuses = map[string]int{
 	wire.CodeSerialInvalid: http.StatusBadRequest,
 	wire.CodeSerialTaken:   http.StatusConflict,
@@ -29,8 +29,8 @@ var statuses = map[string]int{
 	wire.CodeTooOften:      http.StatusTooManyRequests,
 }
 
-// problem is the one place where an error becomes what the outside reads. What it does
-// not know is an internal error, whose detail stays in the log.
+// problem is the one place where an error becomes what the client reads. An unknown error is an
+// internal one, whose detail stays in the log.
 func problem(err error) *wire.Problem {
 	var (
 		known    *wire.Problem

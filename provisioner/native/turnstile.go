@@ -17,40 +17,40 @@ import (
 )
 
 const (
-	// defaultPlaces is how many requests are worked on at once: enough that they share the
-	// record's commits, and so few that each is answered soon, whatever stands in line.
+	// defaultPlaces is how many requests are served at once: enough to share the record's
+	// commits, and few enough that each is answered soon, however many wait.
 	defaultPlaces = 32
-	// patience is how long a request waits for a place before it is told when to come again.
+	// patience is how long a request waits for a place before it is told when to come back.
 	patience = 100 * time.Millisecond
-	// firstTook is how long a request is thought to take before any was seen.
+	// firstTook is how long a request is assumed to take before any has finished.
 	firstTook = 10 * time.Millisecond
 	// maxTurn bounds how far ahead turns are given out.
 	maxTurn = 10 * time.Minute
-	// maxHosts bounds the hosts that are told apart, in a few MiB. All others are as one.
+	// maxHosts bounds the hosts that are told apart, to a few MiB. All others count as one.
 	maxHosts = 1 << 16
 	// sweep is how often hosts whose turns have passed are forgotten.
 	sweep = 100 * time.Millisecond
 )
 
-// turnstile keeps a server that many devices ask at once from being late for all of them:
-// so many requests are worked on, the others are given turns one after the other, as fast
-// as the ones before them were answered, and are told at once.
+// turnstile keeps a server from answering everybody late when many devices ask at once: a fixed
+// number of requests is served, and the others are told immediately when to come back, at the
+// rate at which requests are being answered.
 //
-// Places and turns are shared by the hosts that ask, whatever each asks: a flood from one
-// leaves the others their part, and a factory behind one address has it all to itself
-// while nobody else wants it.
+// Places and turns are shared fairly among hosts, however many requests each makes: a flood from
+// one leaves the others their share, and a factory behind one address gets everything while
+// nobody else asks.
 type turnstile struct {
 	places int
 
 	mu    sync.Mutex
 	taken int
-	took  time.Duration // how long a request keeps its place, on average
+	took  time.Duration // average time that a request keeps its place
 	hosts map[netip.Prefix]*host
-	queue []*host // those for whom a request waits; the first has the next place
-	// Each host has one turn in a round; round is the one that it is, at the time at.
+	queue []*host // those with waiting requests; the first gets the next place
+	// Each host has one turn in a round; round is the current one, as of at.
 	round float64
 	at    time.Time
-	turn  time.Time // until when turns are given out
+	turn  time.Time // the last turn that was given out
 	swept time.Time
 }
 
@@ -67,7 +67,7 @@ func newTurnstile(places int) *turnstile {
 	return &turnstile{places: places, took: firstTook, hosts: map[netip.Prefix]*host{}}
 }
 
-// host finds where requests come from, or what stands for all that are too many; mu is held.
+// host finds a host, or the one that stands for all beyond maxHosts; mu is held.
 func (t *turnstile) host(from netip.Prefix) *host {
 	if t.hosts[from] == nil && len(t.hosts) >= maxHosts {
 		from = netip.Prefix{}
@@ -78,8 +78,8 @@ func (t *turnstile) host(from netip.Prefix) *host {
 	return t.hosts[from]
 }
 
-// enter waits for a place, at most as long as patience. It gives what leaves the place
-// again, or nil and after how long to come back.
+// enter waits for a place, at most for patience. It returns a function that leaves the place, or
+// nil and after how long to come back.
 func (t *turnstile) enter(ctx context.Context, from netip.Prefix, patience time.Duration, now func() time.Time) (leave func(), again time.Duration) {
 	h, place := t.ask(from)
 	timer := time.NewTimer(patience)
@@ -99,7 +99,7 @@ func (t *turnstile) enter(ctx context.Context, from netip.Prefix, patience time.
 	return func() { t.leave(max(now().Sub(begun), 0)) }, 0
 }
 
-// ask takes a place, or stands in the row of its host for one; place is closed with it.
+// ask takes a place, or joins its host's queue for one; place is closed when it is given.
 func (t *turnstile) ask(from netip.Prefix) (h *host, place chan struct{}) {
 	place = make(chan struct{})
 	t.mu.Lock()
@@ -116,7 +116,7 @@ func (t *turnstile) ask(from netip.Prefix) (h *host, place chan struct{}) {
 	return h, place
 }
 
-// giveUp leaves the row, unless the place has just come.
+// giveUp leaves the queue, unless the place has just been given.
 func (t *turnstile) giveUp(h *host, place chan struct{}) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -133,7 +133,7 @@ func (t *turnstile) giveUp(h *host, place chan struct{}) bool {
 	return true
 }
 
-// leave hands the place on: hosts come one after the other, and of each whoever came first.
+// leave hands the place on: hosts take turns, and each host's requests are served in order.
 func (t *turnstile) leave(took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -150,8 +150,8 @@ func (t *turnstile) leave(took time.Duration) {
 	}
 }
 
-// later gives out a host's next turn. It comes when each host has had as many, but not later
-// than all turns that were given out would take.
+// later gives out a host's next turn: when every host has had as many, but no later than serving
+// all turns given out would take.
 func (t *turnstile) later(from netip.Prefix, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -163,15 +163,15 @@ func (t *turnstile) later(from netip.Prefix, now time.Time) time.Duration {
 	rounds := float64(pace) * float64(len(t.hosts)) * (h.round - t.round)
 	wait := time.Duration(min(rounds, float64(t.turn.Sub(now))))
 	if wait >= maxTurn {
-		wait = maxTurn // the last minute is crowded then; agents add a jitter of their own
+		wait = maxTurn // the end is crowded then; agents add jitter of their own
 		h.round--
 	}
-	// A whole second more, which is what Retry-After counts in (RFC 9110 §10.2.3).
+	// One second more, since Retry-After counts whole seconds (RFC 9110 §10.2.3).
 	return wait.Truncate(time.Second) + time.Second
 }
 
-// advance lets the rounds go on, and forgets the hosts whose turns have passed. A clock
-// that is set back stops them for once. mu is held.
+// advance moves the rounds forward, and forgets hosts whose turns have passed. It tolerates a
+// clock that is set back. mu is held.
 func (t *turnstile) advance(now time.Time, pace time.Duration) {
 	passed := now.Sub(t.at)
 	if passed < 0 {
@@ -192,9 +192,8 @@ func (t *turnstile) advance(now time.Time, pace time.Duration) {
 	}
 }
 
-// through lets requests through the turnstile. Neither a device that sends slowly nor one
-// that reads slowly keeps a place meanwhile. Message two of an enrolment waits in any case:
-// half of the work is done.
+// through passes requests through the turnstile. Slow senders and slow readers hold no place
+// meanwhile. Message two of an enrolment is never sent away: half of the work is done.
 func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body []byte)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := read(r)
@@ -221,10 +220,10 @@ func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body
 	}
 }
 
-// usual is more than most messages have, in bytes.
+// usual is more than the size of most messages, in bytes.
 const usual = 8 << 10
 
-// read gives the whole body. What a device says its length is, it is believed as far as is usual.
+// read returns the whole body. The declared length is trusted for allocation only up to usual.
 func read(r *http.Request) ([]byte, error) {
 	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usual)+bytes.MinRead))
 	_, err := body.ReadFrom(io.LimitReader(r.Body, wire.MaxMessage+1))
@@ -234,7 +233,7 @@ func read(r *http.Request) ([]byte, error) {
 	return body.Bytes(), err
 }
 
-// held is an answer that is sent later.
+// held is a buffered answer.
 type held struct {
 	http.ResponseWriter
 	status int
@@ -249,5 +248,5 @@ func (o *held) send() {
 	if o.status != 0 {
 		o.ResponseWriter.WriteHeader(o.status)
 	}
-	o.ResponseWriter.Write(o.body.Bytes()) // who has hung up meanwhile asks again
+	o.ResponseWriter.Write(o.body.Bytes()) // a client that has hung up asks again
 }

@@ -1,12 +1,10 @@
-// Package session makes credential challenges that are bound to what they were made for
-// and expire. What they are redeemed for is recorded with their id, so that happens once;
-// Next alone may be shown until it ends, for the answer that brought its successor may
-// be lost.
+// Package session makes sessions for credential challenges, bound to their purpose and of limited
+// life. Redeeming one is recorded with its id and so happens once, except for Next, which is good
+// until it expires, since the answer that brings its successor may be lost.
 //
-// A session travels with the device, so that any replica can finish it: the facts
-// verified so far are sealed inside, everything is authenticated, and nothing is
-// stored until it is redeemed. The challenge's secret is not inside: it is computed
-// again from the session's id and transcript.
+// The device carries its session, so that any replica can finish it: the facts verified so far
+// are sealed inside, everything is authenticated, and nothing is stored until it is redeemed. The
+// challenge's secret is not inside: it is derived again from the session's id and transcript.
 package session
 
 import (
@@ -34,19 +32,20 @@ type Purpose string
 const (
 	// Enrol finishes an enrolment or a return.
 	Enrol Purpose = "enrol"
-	// Renew finishes a renewal that came without, or with a stale, activated secret.
+	// Renew finishes a renewal that came without an activated secret, or with a stale one.
 	Renew Purpose = "renew"
-	// Next is handed out with every answer; the next renewal carries its secret.
+	// Next comes with every answer; the next renewal returns its secret.
 	Next Purpose = "next"
 	// Nonce is a server nonce for one message in nonce mode.
 	Nonce Purpose = "nonce"
 )
 
-// maxBlob bounds a session as it comes back: sealed facts with the largest EK certificate.
+// maxBlob bounds a session that comes back, in bytes: sealed facts with the largest EK
+// certificate.
 const maxBlob = 16 << 10
 
-// ErrInvalid means that a session or nonce is not ours, was changed, was used, is for another
-// purpose or has expired; the caller starts again.
+// ErrInvalid means that a session or nonce is not ours, was altered or used, is for another
+// purpose, or has expired: the device must start again.
 var ErrInvalid = errors.New("the session or nonce has expired, was used, or is not of this server")
 
 // Context is what a session is bound to.
@@ -94,8 +93,8 @@ func New(serverSecret []byte) (*Keeper, error) {
 	return &k, nil
 }
 
-// Start makes a session that carries pending evidence, and the blob that the device
-// brings back.
+// Start makes a session that carries pending evidence, and the blob that the device must bring
+// back.
 func (k *Keeper) Start(p attest.Pending, c Context) (Session, []byte, error) {
 	id := newID()
 	head, err := header(id, c)
@@ -139,7 +138,7 @@ func (k *Keeper) Resume(blob []byte, now time.Time, want ...Purpose) (Session, e
 	if !hmac.Equal(k.mac(body), tag) {
 		return Session{}, ErrInvalid
 	}
-	// From here on the bytes are our own; the checks guard against our own mistakes.
+	// From here on the bytes are our own; further checks guard against our own mistakes.
 	id, size := body[:16], binary.BigEndian.Uint32(body[16:20])
 	if uint64(size) > uint64(len(body)-20) {
 		return Session{}, ErrInvalid
@@ -186,7 +185,7 @@ func header(id []byte, c Context) ([]byte, error) {
 	return append(head, text...), nil
 }
 
-// aead gives each session a key of its own, so that random GCM nonces never run out.
+// aead derives a key for each session, so that random GCM nonces do not limit their number.
 func (k *Keeper) aead(id []byte) (cipher.AEAD, error) {
 	m := hmac.New(sha256.New, k.sealing)
 	m.Write(id)
