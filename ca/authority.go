@@ -13,18 +13,17 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// DefaultShardCapacity is how many certificates share one CRL, unless configured
-// otherwise: with every one of them revoked it stays under 1 MiB, the smallest limit
-// known among gateways.
+// DefaultShardCapacity is how many certificates share one CRL, unless configured otherwise: even
+// with all of them revoked it stays under 1 MiB, the smallest limit known among gateways.
 const DefaultShardCapacity = 16384
 
-// shardBlock is how many places of a shard are reserved at a time. So many at most are
-// lost in a restart, and so seldom does issuing wait for one more transaction.
+// shardBlock is how many places of a shard are reserved at a time. At most that many are lost in
+// a restart, and only one issuance in that many needs a further transaction.
 const shardBlock = 256
 
-// CAS makes the DER of a certificate. Prepared is its template as crypto/x509 takes one, and
-// prepared.RawTBSCertificate what must be signed, to the byte. It need not look at its own
-// signature; see ca/cas.
+// CAS signs certificates (ca/cas). prepared is the template as for crypto/x509, and
+// prepared.RawTBSCertificate exactly what must be signed. The result is DER, whose signature the
+// CAS need not verify.
 type CAS interface {
 	Sign(prepared *x509.Certificate) ([]byte, error)
 }
@@ -42,7 +41,7 @@ type Issuer struct {
 // Config is what an Authority is made of.
 type Config struct {
 	Store record.Issuance
-	// Issuers are all those whose certificates are about; the first of each line issues.
+	// Issuers are all issuers whose certificates are in use; the first of each line issues.
 	Issuers []Issuer
 	// BaseURL is where CRLs, OCSP and CA certificates are served: "http://HOST:PORT".
 	BaseURL string
@@ -69,7 +68,7 @@ type Authority struct {
 	busy map[identity]chan struct{} // closed when it is no longer busy
 }
 
-// issuer is an Issuer with what issuing needs at hand.
+// issuer is an Issuer with what issuing needs.
 type issuer struct {
 	Issuer
 	chain    [][]byte // DER, without the root
@@ -80,8 +79,7 @@ type issuer struct {
 	left  int64 // places in shard that are reserved and not used
 }
 
-// New checks a configuration and makes an Authority of it. Recover must be called
-// before the first Issue.
+// New checks a configuration and makes an Authority. Call Recover before the first Issue.
 func New(c Config) (*Authority, error) {
 	base, err := profile.BaseURL(c.BaseURL)
 	if err != nil {
@@ -153,7 +151,7 @@ func (i *issuer) place(ctx context.Context, store record.Issuance, capacity int6
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.left == 0 {
-		// Small shards, in tests and small fleets, shall not be lost whole in a restart.
+		// A restart must not waste the whole of a small shard, as in tests.
 		want := max(1, min(shardBlock, capacity/16))
 		shard, given, err := store.ReserveShard(ctx, i.Name, want, capacity)
 		if err != nil {
@@ -168,7 +166,7 @@ func (i *issuer) place(ctx context.Context, store record.Issuance, capacity int6
 	return i.shard, nil
 }
 
-// giveBack returns a place that was not used.
+// giveBack returns an unused place.
 func (i *issuer) giveBack(shard int64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package ca signs certificates, and only such as a profile describes and the
-// record holds: check → prepare → lint → note the intent → sign → look again →
-// record. After any crash the set of certificates that might exist is in the record.
+// Package ca signs certificates, and only those that a profile describes and the record holds:
+// check → prepare → lint → record the intent → sign → look again → record. After any crash every
+// certificate that might exist is on record.
 package ca
 
 import (
@@ -12,11 +12,11 @@ import (
 
 // Request asks for one certificate.
 type Request struct {
-	// Profile is the shape, Content what varies in it.
+	// Profile is the certificate's shape, Content what varies in it.
 	Profile profile.Kind
 	Content profile.Content
-	// Issuer is the issuer that an OCSP responder answers for; empty for all other
-	// profiles, each of which has one issuer.
+	// Issuer is the issuer that an OCSP responder answers for, or that a Proof is about; empty
+	// for all other profiles, each of which has a fixed issuer.
 	Issuer string
 	// Device is the record's ID of the device it is for; empty for the installation's own.
 	Device string
@@ -25,13 +25,13 @@ type Request struct {
 	Predecessor string
 }
 
-// Issued is a certificate that is signed, looked at again and recorded.
+// Issued is a certificate that was signed, looked at again and recorded.
 type Issued struct {
 	Certificate *x509.Certificate
 	// Chain is DER, the certificate first, then its issuer, without the root.
 	Chain [][]byte
 	// Record is the recorded row.
 	Record record.Certificate
-	// Again is true if it had been issued before and was found in the record.
+	// Again is true if it had been issued before, and was found on record.
 	Again bool
 }

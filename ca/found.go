@@ -21,8 +21,8 @@ type Founding struct {
 	Names []string
 	// Now is when the CAs begin.
 	Now time.Time
-	// Key makes the key of one CA, named as in URLs ("operational", "operational-root"),
-	// and keeps it wherever the caller decides. P-256 or P-384.
+	// Key makes and stores the key of one CA, named as in URLs ("operational",
+	// "operational-root"): P-256 or P-384.
 	Key func(name string) (crypto.Signer, error)
 }
 
@@ -30,20 +30,20 @@ type Founding struct {
 type Founded struct {
 	// Name is the issuer's name; its root's is profile.RootOf(Name).
 	Name string
-	// Root and Certificate are the root's certificate and the issuer's.
+	// Root is the root's certificate, Certificate the issuer's.
 	Root, Certificate *x509.Certificate
 	// RootSigner and Signer are their keys, as Founding.Key made them. The root's is
 	// needed again only to replace or revoke the issuer.
 	RootSigner, Signer crypto.Signer
-	// RootCRL is the root's CRL (DER). It names nothing and lasts as long as the issuer,
-	// so that a relying party that checks the whole chain finds one while the root's key
-	// is away; revoking the issuer takes the key and a list with a greater number.
+	// RootCRL is the root's CRL (DER). It is empty and lasts as long as the issuer, so that a
+	// relying party that checks the whole chain has one while the root's key is offline; revoking
+	// the issuer takes that key and a list with a greater number.
 	RootCRL []byte
 }
 
-// Found makes issuers, each with a root of its own, in the order of their names. Each
-// certificate goes the way that a leaf goes: prepared, linted and checked before its key
-// signs, and looked at again afterwards. Nothing is written anywhere.
+// Found makes issuers, each with a root of its own, in the order of Names. Each certificate is
+// made like a leaf: prepared, linted, signed, and looked at again. Nothing is stored except by
+// Key.
 func Found(f Founding) ([]Founded, error) {
 	base, err := profile.BaseURL(f.BaseURL)
 	if err != nil {

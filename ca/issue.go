@@ -12,8 +12,8 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// finish bounds what happens after the intent is recorded, which the caller's hanging
-// up does not stop: a certificate that was begun is better finished than voided.
+// finish bounds what happens after the intent is recorded, which cancelling the caller's context
+// does not stop: finishing a certificate is better than voiding it.
 const finish = 15 * time.Second
 
 // job is one request on its way to a certificate.
@@ -22,27 +22,27 @@ type job struct {
 	id          identity
 	issuer      *issuer
 	prepared    *x509.Certificate  // the template that it is built from
-	expected    profile.Expected   // by the half of the profile that did not make the template
+	expected    profile.Expected   // written apart from the template
 	row         record.Certificate // the intent, then the result
 	signed      []byte             // DER, as the CAS returned it
-	certificate *x509.Certificate  // as it was looked at
+	certificate *x509.Certificate  // parsed from signed
 	again       bool
 }
 
-// identity is what at most one certificate is issued for at a time.
+// identity is what at most one call at a time issues for.
 type identity struct {
 	issuer, profile, device, operator string
 	key                               [32]byte // SHA-256 of the SubjectPublicKeyInfo
 }
 
-// Issue signs the certificates asked for, all or none, and returns them in the order of
-// the requests. E is the audit event written with them; if all had been issued before,
-// nothing changes and nothing is written.
+// Issue signs the requested certificates, all or none, and returns them in the order of the
+// requests. e is the audit event recorded with them; if all had been issued before, nothing
+// changes and nothing is recorded.
 //
-// The same device (or operator), profile and key asking again gets the same certificate
-// until it is [Due], for an answer may be lost, unless it shows that very certificate
-// (Request.Predecessor). What the first of several requests is given anew, the others are
-// too. If Issue fails when the intent was recorded already, the error is a [*VoidedError] that names
+// The same device (or operator), profile and key get the same certificate again until it is
+// [Due], since an answer may be lost, unless that very certificate authenticated the request
+// (Request.Predecessor). If the first of several requests gets a new certificate, so do the
+// others. If Issue fails after the intent was recorded, the error is a [*VoidedError] that names
 // the CRL shards to publish.
 func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) ([]Issued, error) {
 	jobs, err := a.check(reqs)
@@ -86,7 +86,7 @@ func (a *Authority) Issue(ctx context.Context, e record.Event, reqs ...Request) 
 	return answers(jobs), nil
 }
 
-// check holds the requests against the profiles.
+// check validates the requests against their profiles.
 func (a *Authority) check(reqs []Request) ([]*job, error) {
 	if len(reqs) == 0 {
 		return nil, errors.New("nothing was asked for")
@@ -133,8 +133,8 @@ func (a *Authority) newJob(r Request) (*job, error) {
 	return &job{Request: r, id: id, issuer: i}, nil
 }
 
-// hold waits until no other call issues for the same identities, and then keeps others
-// waiting until release: of two askers for one certificate the second finds the first's.
+// hold waits until no other call issues for the same identities, and then makes others wait until
+// release: of two callers asking for one certificate, the second finds that of the first.
 func (a *Authority) hold(ctx context.Context, jobs []*job) (release func(), err error) {
 	done := make(chan struct{})
 	for {
@@ -150,8 +150,8 @@ func (a *Authority) hold(ctx context.Context, jobs []*job) (release func(), err 
 	}
 }
 
-// take marks the identities as busy until done is closed; if one is busy already, it
-// marks none and returns the other's done.
+// take marks the identities as busy until done is closed; if one is busy already, it marks none
+// and returns that one's channel.
 func (a *Authority) take(jobs []*job, done chan struct{}) (other chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -174,9 +174,9 @@ func (a *Authority) give(jobs []*job) {
 	}
 }
 
-// intend records the intents, but not of what was issued before and is not due, and
-// returns those that are to be signed. That so much is prepared for nothing is the price
-// of looking in the transaction that records: nearly always there is nothing to find.
+// intend records the intents, except of certificates that were issued before and are not due, and
+// returns those that are to be signed. The preparation is wasted if there was an earlier
+// certificate, which is rare; only the recording transaction can tell.
 func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err error) {
 	var given []*x509.Certificate
 	var earlier []*record.Certificate
@@ -185,7 +185,7 @@ func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err e
 		given, earlier = make([]*x509.Certificate, len(jobs)), found
 		stand := make([]bool, len(jobs))
 		for n, j := range jobs {
-			// What is asked for beside a certificate that is made anew is made anew as well.
+			// If the first certificate is new, so are the others.
 			if stand[0] || n == 0 {
 				given[n] = j.standing(found[n], now)
 				stand[n] = given[n] != nil
@@ -201,16 +201,17 @@ func (a *Authority) intend(ctx context.Context, jobs []*job) (todo []*job, err e
 			todo = append(todo, j)
 			continue
 		}
-		// Not before: whoever reserves places holds the issuer's lock, and waits for the record.
+		// Not inside Intend: reserving places holds the issuer's lock while it waits for the
+		// record.
 		j.issuer.giveBack(j.row.Shard)
 		j.row, j.certificate, j.again = *earlier[n], given[n], true
 	}
 	return todo, nil
 }
 
-// standing reads the certificate that was issued before; nil if there is none, or if another
-// is to be made: it is due, its issuer has been succeeded, it is damaged, or the asker has
-// shown it, so that its answer was not lost.
+// standing parses the certificate that was issued before; nil if there is none or a new one must
+// be made: it is due, its issuer has been succeeded, it is damaged, or it authenticated this
+// request, so that the answer was not lost.
 func (j *job) standing(earlier *record.Certificate, now time.Time) *x509.Certificate {
 	if earlier == nil || now.After(Due(earlier.NotBefore, earlier.NotAfter)) || earlier.Issuer != j.issuer.Name || earlier.Serial == j.Predecessor {
 		return nil
@@ -219,21 +220,21 @@ func (j *job) standing(earlier *record.Certificate, now time.Time) *x509.Certifi
 	return c
 }
 
-// Due is when two thirds of a certificate's life are over: until then Issue gives the
-// same one again, from then on whoever holds it asks for the next.
+// Due is when two thirds of a certificate's life are over: until then Issue returns the same one
+// again, and from then on its holder renews.
 func Due(notBefore, notAfter time.Time) time.Time {
 	life := notAfter.Sub(notBefore) // at most 292 years: twice that would overflow
 	return notBefore.Add(life - life/3)
 }
 
-// sign asks the issuer's key.
+// sign has the CAS sign.
 func (j *job) sign() (err error) {
 	j.signed, err = j.issuer.CAS.Sign(j.prepared)
 	return err
 }
 
-// lookAgain believes nothing of what came back: it must be the recorded intent to the
-// byte, which the CAS did not build, read well, and bear the issuer's signature.
+// lookAgain does not trust what came back: it must be exactly the recorded intent, which the CAS
+// did not build, must parse, and must bear the issuer's signature.
 func (j *job) lookAgain() (err error) {
 	if j.certificate, err = j.expected.Check(j.signed); err != nil {
 		return err
@@ -250,7 +251,7 @@ func (a *Authority) record(ctx context.Context, e record.Event, jobs []*job) err
 		return err
 	}
 	for _, j := range jobs {
-		j.row.TBS = nil // as the record has it now: the DER holds it
+		j.row.TBS = nil // as on record: it is part of the DER
 	}
 	return nil
 }

@@ -12,20 +12,20 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/profile"
 )
 
-// linter runs zlint's rules from the RFCs and its community over a certificate. The
-// rules for the public web (CA/Browser Forum, Apple, Mozilla) say the opposite of what
-// device identity needs and are not loaded.
+// linter runs zlint's rules from the RFCs and its community over a certificate. The rules for the
+// public web (CA/Browser Forum, Apple, Mozilla) contradict the needs of device identity and are
+// not loaded.
 type linter struct{ rules []rule }
 
-// rule is one of zlint's, made once and not for each certificate: none keeps anything.
+// rule is one of zlint's, instantiated once and not for each certificate: none keeps state.
 type rule struct {
 	*lint.CertificateLint
 	body  lint.CertificateLintInterface
-	about string // the extension without which it has nothing to look at; empty: it may always
+	about string // the extension without which it does not apply; empty: it may always apply
 }
 
-// about says by their names which rules are about one extension. Each begins with looking
-// for it, and that it is absent, over and over, was half of what linting cost.
+// about tells by their names which rules are about one extension. Each begins by searching for
+// it, and searching in vain was half the cost of linting.
 var about = map[string]*regexp.Regexp{
 	"2.5.29.9":           regexp.MustCompile(`subject_directory_attr`),
 	"2.5.29.17":          regexp.MustCompile(`_san_(?:dns|empty|no_entries|rfc822|space|uri)`),
@@ -38,7 +38,7 @@ var about = map[string]*regexp.Regexp{
 	"1.3.6.1.5.5.7.1.11": regexp.MustCompile(`subject_info_access`),
 }
 
-// accepted names the rules that a profile may break, and why.
+// accepted lists the rules that a profile may break, and why.
 var accepted = map[string]map[string]string{
 	string(profile.IDevID): unprintable,
 	string(profile.AK):     unprintable,
@@ -51,10 +51,10 @@ var unprintable = map[string]string{
 	"e_subject_dn_serial_number_not_printable_string": "products have serial numbers with underscores, which PrintableString lacks and X.520 forgot; a UTF8String is read by all but Erlang, to which no IDevID is shown",
 }
 
-// elsewhere names the rules whose question is settled before a certificate is thought of, and
-// which take longer than all others together: the first tries the signature with stolen keys of a
-// web CA, where ours is made by our own issuer, afterwards; the second solves small discrete
-// logarithms, where a TPM has been shown to have made the key.
+// elsewhere lists two rules whose question is settled elsewhere and which take longer than all
+// others together: the first verifies the signature with stolen keys of a web CA, but our own
+// issuer has yet to make it; the second solves small discrete logarithms, but a TPM is known to
+// have made the key.
 var elsewhere = []string{"e_cert_issued_by_compromised_emudhra_ca", "e_ecdsa_small_private_key"}
 
 func newLinter() (*linter, error) {
@@ -82,8 +82,7 @@ func newLinter() (*linter, error) {
 	return l, nil
 }
 
-// check lints a certificate, but for the signature; name is its profile, or "root" or
-// "issuer".
+// check lints a certificate except for its signature; name is its profile, or "root" or "issuer".
 func (l *linter) check(name string, der []byte) error {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
@@ -104,7 +103,7 @@ func (l *linter) check(name string, der []byte) error {
 	return nil
 }
 
-// look is CertificateLint.Execute with the body at hand.
+// look is CertificateLint.Execute without instantiating the rule.
 func (r rule) look(cert *x509.Certificate) (found *lint.LintResult) {
 	defer func() {
 		if p := recover(); p != nil {

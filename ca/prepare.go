@@ -15,18 +15,17 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// backdate is how long before its issue a certificate begins, at most a tenth of its
-// life, for relying parties whose clocks are slow.
+// backdate is how long before its issue a certificate begins, limited to a tenth of its life, for
+// relying parties whose clocks are slow.
 const backdate = 5 * time.Minute
 
-// early is how far a clock may be behind its issuer's beginning: it was founded on a machine
-// whose clock was set since. One that is further behind knows no time, as after a dead
-// battery, and its certificates would have ended when they begin.
+// early is how far the clock may be behind the issuer's notBefore, since the clock may have been
+// corrected after founding. One that is further behind was lost, as by a dead battery, and its
+// certificates would have expired before the issuer begins.
 const early = 24 * time.Hour
 
-// prepare decides everything about a certificate, and has it written down twice: as the
-// template that the CAS builds it from, and as the bytes that must come out. These are the
-// intent.
+// prepare decides everything about a certificate and writes it twice: as the template from which
+// the CAS builds it, and as the bytes that must result, which are the intent.
 func (a *Authority) prepare(ctx context.Context, j *job) error {
 	shard, err := j.issuer.place(ctx, a.store, a.capacity)
 	if err != nil {
@@ -54,8 +53,8 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	return nil
 }
 
-// lint inspects the exact certificate while a mistake is still free: the intent with a
-// signature that is worth nothing.
+// lint inspects the exact certificate before the issuer's key is used: the intent with a
+// worthless signature.
 func (a *Authority) lint(j *job) error {
 	specimen, err := profile.Assemble(j.expected.TBS(), j.issuer.specimen)
 	if err != nil {
@@ -82,8 +81,8 @@ func (a *Authority) placement(j *job, shard int64, now time.Time) profile.Placem
 	}
 }
 
-// specimenSignature is one that a throw-away key of the same algorithm as the issuer's has
-// made. It stands in what is linted where the issuer's will; nobody verifies it.
+// specimenSignature is made by a throw-away key of the issuer's algorithm. In what is linted it
+// stands in for the issuer's; nobody verifies it.
 func specimenSignature(issuer crypto.PublicKey) ([]byte, error) {
 	key, err := throwAwayKey(issuer)
 	if err != nil {

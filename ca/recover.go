@@ -9,17 +9,16 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// VerbVoided is the audit verb of an intent that was revoked because nobody knows
-// whether it was signed.
+// VerbVoided is the audit verb of an intent that was revoked because it may have been signed.
 const VerbVoided = "certificate.voided"
 
-// VoidedError says that issuing failed after the intent had been recorded. The
-// certificates may exist; the record has them as revoked, as on hold if their device
-// was suspended meanwhile, or as open intents that the next Recover revokes.
+// VoidedError says that issuing failed after the intent had been recorded. The certificates may
+// exist; on record they are revoked, on hold if their device was suspended meanwhile, or open
+// intents that the next Recover revokes.
 type VoidedError struct {
 	// Shards are the CRL shards to publish.
 	Shards []record.Shard
-	// Err is why issuing failed, and what went wrong in voiding, if anything did.
+	// Err is why issuing failed, joined with any error in voiding.
 	Err error
 }
 
@@ -29,9 +28,9 @@ func (e *VoidedError) Error() string {
 
 func (e *VoidedError) Unwrap() error { return e.Err }
 
-// Recover revokes every intent that a crash left open: it may have been signed, and is
-// never signed again. It returns the CRL shards to publish. It belongs before the first
-// Issue, while no other process issues from the same record.
+// Recover revokes every intent that a crash left open: it may have been signed, and is never
+// signed again. It returns the CRL shards to publish. Call it before the first Issue, while no
+// other process issues from the same record.
 func (a *Authority) Recover(ctx context.Context) ([]record.Shard, error) {
 	open, err := a.store.OpenIntents(ctx)
 	if err != nil {
@@ -41,16 +40,16 @@ func (a *Authority) Recover(ctx context.Context) ([]record.Shard, error) {
 	return a.voidAll(ctx, e, open)
 }
 
-// void ends the intents of a failed Issue as Recover would.
+// void revokes the intents of a failed Issue as Recover would.
 func (a *Authority) void(ctx context.Context, e record.Event, jobs []*job, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish) // the time to sign may be used up
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish) // the time for signing may be used up
 	defer cancel()
 	shards, err := a.voidAll(ctx, record.Event{Actor: e.Actor, Reason: cause.Error()}, rows(jobs))
 	return &VoidedError{Shards: shards, Err: errors.Join(cause, err)}
 }
 
-// voidAll revokes intents one by one, so that one failure does not keep the others
-// open, and returns their shards.
+// voidAll revokes intents one by one, so that one failure leaves no others open, and returns
+// their shards.
 func (a *Authority) voidAll(ctx context.Context, e record.Event, intents []record.Certificate) ([]record.Shard, error) {
 	var shards []record.Shard
 	var failed error

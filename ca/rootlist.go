@@ -16,7 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/profile"
 )
 
-// rootCRL is a root's CRL (RFC 5280 §5).
+// rootCRL signs a root's CRL (RFC 5280 §5), DER.
 func rootCRL(root *x509.Certificate, signer crypto.Signer, list *x509.RevocationList) ([]byte, error) {
 	der, err := x509.CreateRevocationList(rand.Reader, list, root, signer)
 	if err != nil {
@@ -32,8 +32,8 @@ func rootCRL(root *x509.Certificate, signer crypto.Signer, list *x509.Revocation
 	return der, crl.CheckSignatureFrom(root)
 }
 
-// RevokeIssuer signs the next CRL of a root: it names an issuer, beside those that the
-// list (DER) names which is in use, and lasts as long as that. Reason is a CRLReason.
+// RevokeIssuer signs the root's CRL that follows list (DER), the one in use: it adds an issuer
+// and has the same nextUpdate. reason is a CRLReason.
 func RevokeIssuer(list []byte, root, issuer *x509.Certificate, signer crypto.Signer, reason int, now time.Time) ([]byte, error) {
 	next, err := nextRootCRL(list, root, issuer, reason, now)
 	if err != nil {
@@ -45,8 +45,9 @@ func RevokeIssuer(list []byte, root, issuer *x509.Certificate, signer crypto.Sig
 	return rootCRL(root, signer, next)
 }
 
-// UnsignedRevocation is the list that RevokeIssuer would sign. What there is to sign, where
-// the root's key is kept, is its RawTBSRevocationList; its signature is a throw-away key's.
+// UnsignedRevocation is the list that RevokeIssuer would sign, for a root key that is kept
+// elsewhere: its RawTBSRevocationList is to be signed there. Its own signature is by a throw-away
+// key.
 func UnsignedRevocation(list []byte, root, issuer *x509.Certificate, reason int, now time.Time) (*x509.RevocationList, error) {
 	next, err := nextRootCRL(list, root, issuer, reason, now)
 	if err != nil {
@@ -63,7 +64,7 @@ func UnsignedRevocation(list []byte, root, issuer *x509.Certificate, reason int,
 	return x509.ParseRevocationList(der)
 }
 
-// nextRootCRL is what comes after a list that is in use.
+// nextRootCRL is the list that follows the one in use, with an issuer added.
 func nextRootCRL(list []byte, root, issuer *x509.Certificate, reason int, now time.Time) (*x509.RevocationList, error) {
 	in, err := x509.ParseRevocationList(list)
 	if err != nil {
@@ -78,7 +79,7 @@ func nextRootCRL(list []byte, root, issuer *x509.Certificate, reason int, now ti
 	if before, listed := Listed(in, issuer); listed {
 		return nil, fmt.Errorf("the list names this issuer already, since %s", before.Format(time.DateOnly))
 	}
-	since := now.UTC().Add(-backdate).Truncate(time.Second) // as the list, which tells nothing of the future
+	since := now.UTC().Add(-backdate).Truncate(time.Second) // as the list, which must not contain a time after its thisUpdate
 	entries := []x509.RevocationListEntry{{SerialNumber: issuer.SerialNumber, RevocationTime: since, ReasonCode: reason}}
 	for _, e := range in.RevokedCertificateEntries {
 		entries = append(entries, x509.RevocationListEntry{SerialNumber: e.SerialNumber, RevocationTime: e.RevocationTime, ReasonCode: e.ReasonCode})
@@ -103,21 +104,21 @@ func Listed(crl *x509.RevocationList, issuer *x509.Certificate) (since time.Time
 // MaxRootCRL bounds a root's CRL, in bytes: it names a few issuers.
 const MaxRootCRL = 64 << 10
 
-// SignedRevocation joins a list as UnsignedRevocation gave it and a signature over it.
+// SignedRevocation joins the RawTBSRevocationList of UnsignedRevocation and a signature over it.
 func SignedRevocation(tbs, signature []byte) ([]byte, error) {
 	if len(tbs) > MaxRootCRL || len(signature) > 1<<10 {
 		return nil, errors.New("the list or its signature is too long to be one")
 	}
-	list, err := profile.Assemble(tbs, signature) // a CertificateList is made as a Certificate is (RFC 5280 §5.1)
+	list, err := profile.Assemble(tbs, signature) // a CertificateList is built like a Certificate (RFC 5280 §5.1)
 	if err != nil {
 		return nil, errors.New("this is not a list that is to be signed")
 	}
 	return list, nil
 }
 
-// ReadRootCRL reads a root's CRL that was signed elsewhere, PEM or DER, and refuses one that
-// must not follow the list (DER) that is in use: it is the root's, complete, newer by its
-// number, not over, and takes back nothing.
+// ReadRootCRL reads a root's CRL that was signed elsewhere, PEM or DER. It must be a valid
+// successor of the list in use (DER): signed by the root, complete, with a greater number, not
+// expired, and dropping no entry.
 func ReadRootCRL(text, inUse []byte, root *x509.Certificate, now time.Time) (*x509.RevocationList, error) {
 	crl, err := ParseRootCRL(text)
 	if err != nil {
@@ -137,18 +138,19 @@ func ReadRootCRL(text, inUse []byte, root *x509.Certificate, now time.Time) (*x5
 		return nil, fmt.Errorf("its crlNumber is %v, and that of the list in use %v: who has the latter would not take it", crl.Number, before.Number)
 	case crl.ThisUpdate.After(now.Add(backdate)):
 		return nil, fmt.Errorf("it is of %s, which is yet to come", crl.ThisUpdate.Format(time.RFC3339))
-	case !crl.NextUpdate.After(now): // absent, too, which RFC 5280 §5.1.2.5 does not allow
+	case !crl.NextUpdate.After(now): // or absent, which RFC 5280 §5.1.2.5 does not allow
 		return nil, fmt.Errorf("its nextUpdate, %s, is over", crl.NextUpdate.Format(time.RFC3339))
 	}
 	for _, e := range crl.Extensions {
-		if e.Critical { // of a delta or a part (RFC 5280 §5.2)
+		if e.Critical { // as in a delta or a shard (RFC 5280 §5.2)
 			return nil, fmt.Errorf("it has a critical extension, %v: a root's list is complete", e.Id)
 		}
 	}
 	return crl, checkRootEntries(crl, before)
 }
 
-// checkRootEntries makes sure that a list names, for good, all that the one before it names.
+// checkRootEntries makes sure that a list irrevocably names every issuer that the list before it
+// names.
 func checkRootEntries(crl, before *x509.RevocationList) error {
 	for _, e := range crl.RevokedCertificateEntries {
 		if slices.ContainsFunc(e.Extensions, func(x pkix.Extension) bool { return x.Critical }) {
@@ -166,7 +168,7 @@ func checkRootEntries(crl, before *x509.RevocationList) error {
 	return nil
 }
 
-// ParseRootCRL reads a CRL, PEM or DER, of at most MaxRootCRL bytes, and verifies nothing.
+// ParseRootCRL parses a CRL, PEM or DER, of at most MaxRootCRL bytes, and verifies nothing.
 func ParseRootCRL(text []byte) (*x509.RevocationList, error) {
 	if len(text) > MaxRootCRL {
 		return nil, fmt.Errorf("more than %d bytes are no root's CRL", MaxRootCRL)

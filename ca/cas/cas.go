@@ -1,8 +1,8 @@
-// Package cas asks a certificate authority service of smallstep/certificates to sign
-// exactly what it is given.
+// Package cas has a certificate authority service of smallstep/certificates sign exactly what it
+// is given.
 //
-// A service may be software with a key from ca/keys (softcas), or another CA. What it
-// returns is not trusted to be what was asked for: package ca looks again.
+// A service is software with a key from ca/keys (softcas). What it returns is not trusted:
+// package ca looks again.
 package cas
 
 import (
@@ -52,20 +52,19 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if k, ok := o.Signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(o.Chain[0].PublicKey) {
 		return nil, fmt.Errorf("the key is not that of the issuer certificate %q", o.Chain[0].Subject.CommonName)
 	}
-	// It would say what else is wrong, now and not when a device waits.
+	// softcas reports what else is wrong now, and not when a device waits.
 	if _, err := softcas.New(ctx, apiv1.Options{Type: apiv1.SoftCAS, CertificateChain: o.Chain, Signer: o.Signer}); err != nil {
 		return nil, err
 	}
 	return &Service{o.Chain, o.Signer}, nil
 }
 
-// Sign asks for the certificate that prepared is the template of, and returns its DER. The
-// service builds what is to be signed from prepared's fields; unless that is
-// prepared.RawTBSCertificate to the byte, the issuer's key is not used. The signature is
-// not looked at: whoever asks must.
+// Sign makes the certificate of which prepared is the template, and returns its DER. The service
+// builds what is to be signed from prepared's fields; unless that equals
+// prepared.RawTBSCertificate, the issuer's key is not used. The caller must verify the signature.
 func (s *Service) Sign(prepared *x509.Certificate) ([]byte, error) {
 	return profile.Sign(prepared.RawTBSCertificate, s.signer, func(key crypto.Signer) error {
-		template := *prepared // for softcas changes it
+		template := *prepared // softcas changes it
 		backend := softcas.SoftCAS{CertificateChain: s.chain, Signer: key}
 		_, err := backend.CreateCertificate(&apiv1.CreateCertificateRequest{
 			Template: &template,

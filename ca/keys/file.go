@@ -22,7 +22,7 @@ const maxFile = 16 << 10
 
 var accepted = []string{"PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"}
 
-// file is a private key in a PEM file that its owner alone can read.
+// file is a private key in a PEM file that only its owner and group can read.
 type file struct{ path string }
 
 func newFile(scheme, text, dir string) (file, error) {
@@ -52,7 +52,7 @@ func (f file) open() (crypto.Signer, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || !slices.Contains(accepted, block.Type) || block.Headers["Proc-Type"] != "" {
-		// Anything encrypted: pemutil would ask on the terminal, where nobody sits.
+		// Encrypted keys are refused here: pemutil would ask for a password on the terminal.
 		return nil, fmt.Errorf("key file %s: it must be one unencrypted private key in PEM (PKCS #8, SEC 1 or PKCS #1)", f.path)
 	}
 	signer, err := new(softkms.SoftKMS).CreateSigner(&apiv1.CreateSignerRequest{SigningKeyPEM: text})
@@ -62,7 +62,7 @@ func (f file) open() (crypto.Signer, error) {
 	return signer, nil
 }
 
-// read reads a small regular file that nobody but its owner and group can see.
+// read reads a small regular file that others than its owner and group cannot read.
 func (f file) read() ([]byte, error) {
 	in, err := os.Open(f.path)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package keys turns a key URI of the configuration into a crypto.Signer, and makes
-// new keys where a URI says.
+// Package keys turns a key URI of the configuration into a crypto.Signer, opening the key or
+// making it.
 //
-// A URI's scheme chooses the backend; the switch in this file is the list of them, one
-// file each, all on go.step.sm/crypto/kms. No error repeats a URI: some carry a PIN.
+// A URI's scheme chooses the backend, in the switch in this file; all are built on
+// go.step.sm/crypto/kms. No error repeats a URI: some carry a PIN.
 package keys
 
 import (
@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Open opens the key that uri names. Relative paths in it are relative to dir.
+// Open opens the key that uri names. Paths in it are relative to dir.
 func Open(uri, dir string) (crypto.Signer, error) {
 	b, err := backendOf(uri, dir)
 	if err != nil {
@@ -21,8 +21,8 @@ func Open(uri, dir string) (crypto.Signer, error) {
 	return b.open()
 }
 
-// Create makes a new P-256 key where uri says and nothing is yet. When it returns, the
-// key is durable.
+// Create makes a new P-256 key at uri, where there must be none. When it returns, the key is
+// durable.
 func Create(uri, dir string) (crypto.Signer, error) {
 	b, err := backendOf(uri, dir)
 	if err != nil {
@@ -31,10 +31,10 @@ func Create(uri, dir string) (crypto.Signer, error) {
 	return b.create()
 }
 
-// InToken reports whether a URI names a key in a PKCS #11 token, which is logged in to.
+// InToken reports whether a URI names a key in a PKCS #11 token.
 func InToken(uri string) bool { return strings.HasPrefix(uri, scheme11+":") }
 
-// backend is one place where a key lives or shall live.
+// backend is one place for a key.
 type backend interface {
 	open() (crypto.Signer, error)
 	create() (crypto.Signer, error)

@@ -19,8 +19,8 @@ import (
 	"go.step.sm/crypto/kms/uri"
 )
 
-// attributes are those of a pkcs11 URI (RFC 7512 §2.3) that mean something here, and two of
-// go.step.sm/crypto: slot-id is the RFC's, max-sessions its own.
+// attributes are the attributes of a pkcs11 URI that are accepted: those of RFC 7512 §2.3, and
+// max-sessions of go.step.sm/crypto.
 var attributes = []string{"token", "serial", "slot-id", "object", "id", "type", "module-path", "pin-source", "max-sessions"}
 
 // inToken is a key in a PKCS #11 token: an HSM, a smart card, SoftHSM.
@@ -32,12 +32,12 @@ type inToken struct {
 
 const scheme11 = "pkcs11"
 
-// tokenURI says how to reach a token: its URI without a key, the module in it, and the file of
-// its PIN.
+// tokenURI says how to reach a token: its URI without a key, the module in that, and the file
+// with the PIN.
 type tokenURI struct{ uri, module, pinFile string }
 
 func newInToken(text string) (inToken, error) {
-	text = strings.ReplaceAll(text, "+", "%2B") // no blank, as it is in a form
+	text = strings.ReplaceAll(text, "+", "%2B") // a plus sign, not a blank as in forms
 	u, err := uri.ParseWithScheme(scheme11, text)
 	if err != nil {
 		return inToken{}, errors.New("the pkcs11 key URI is malformed")
@@ -105,7 +105,7 @@ func (k inToken) open() (crypto.Signer, error) {
 	return tokenKey{t, k.name(), signer.Public()}, nil
 }
 
-// create makes a key that its token does not give away (CKA_SENSITIVE, not CKA_EXTRACTABLE).
+// create makes a key that cannot leave its token (CKA_SENSITIVE, not CKA_EXTRACTABLE).
 func (k inToken) create() (crypto.Signer, error) {
 	if k.label == "" {
 		return nil, errors.New("a new key in a PKCS #11 token needs a name: object=NAME")
@@ -121,7 +121,7 @@ func (k inToken) create() (crypto.Signer, error) {
 		return nil, fmt.Errorf("the PKCS #11 token, asked for a key named %s: %w", k.label, err)
 	}
 	if k.id == "" {
-		// By its id the token tells which halves of keys belong together.
+		// The id ties the private key to its public key.
 		id := make([]byte, 8)
 		rand.Read(id)
 		k.id = hex.EncodeToString(id)
@@ -142,8 +142,8 @@ type tokenKey struct {
 // Public is the key's public half.
 func (k tokenKey) Public() crypto.PublicKey { return k.public }
 
-// Sign has the token sign a digest. It tries a second time in a new session: an HSM that was
-// started anew knows the old one no more.
+// Sign has the token sign a digest. It tries once more after a new login, since a restarted HSM
+// does not know the old session.
 func (k tokenKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	return inTime(k.token, patience, func() ([]byte, error) {
 		signature, login, err := k.token.sign(k.name, digest, opts)

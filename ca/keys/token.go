@@ -16,7 +16,8 @@ import (
 	"go.step.sm/crypto/kms/pkcs11"
 )
 
-// ErrPIN says that a token refuses the PIN; one that is asked too often locks itself.
+// ErrPIN: the token refuses the PIN. It is not tried again, since tokens lock themselves after a
+// few attempts.
 var ErrPIN = errors.New("the PKCS #11 token refuses the PIN")
 
 var (
@@ -29,30 +30,30 @@ const (
 	patience = 5 * time.Second
 	// loginPatience is how long finding the token and the first login may take.
 	loginPatience = 30 * time.Second
-	// places is how many signatures a token makes at once.
+	// places is how many operations a token is given at once.
 	places = 16
-	// loginEvery bounds how often a token is logged in to that does not answer.
+	// loginEvery is the least time between two logins to a token that fails.
 	loginEvery = 10 * time.Second
 )
 
-// module is a PKCS #11 module, which leads to many tokens.
+// module is a PKCS #11 module, which may serve several tokens.
 type module struct {
-	mu     sync.RWMutex // held to write while one of them is logged in to
+	mu     sync.RWMutex // write-locked during a login to one of them
 	tokens []*token     // guarded by mu
 }
 
-// token is a token that is logged in to: once a process, whatever number of keys is used.
+// token is a token with its login, which is shared by all its keys in the process.
 type token struct {
 	at     tokenURI
 	module *module
 	places chan struct{}
-	late   atomic.Int32 // how many places are held by what nobody waits for any more
+	late   atomic.Int32 // operations still holding a place although their caller gave up
 
 	// The module's lock guards these.
 	kms     *pkcs11.PKCS11 // nil while it is away
-	signers sync.Map       // by name: a key is searched for once
+	signers sync.Map       // by name, so that each key is searched for once
 	logins  int
-	soon    atomic.Bool // after the last login: the next must wait
+	soon    atomic.Bool // the last login was less than loginEvery ago
 	away    error       // why the last login failed
 }
 
@@ -96,8 +97,8 @@ func openToken(at tokenURI) (*token, error) {
 	})
 }
 
-// inTime has a token do something, and gives up after a time: one that hangs must not hang
-// whoever asks. While it hangs nobody else waits for long.
+// inTime runs an operation of a token and gives up after limit, so that a token that hangs does
+// not hang its callers. While it hangs, other callers wait a tenth as long.
 func inTime[T any](t *token, limit time.Duration, do func() (T, error)) (T, error) {
 	type answer struct {
 		result T
@@ -129,7 +130,7 @@ func inTime[T any](t *token, limit time.Duration, do func() (T, error)) (T, erro
 	}
 }
 
-// login is for who holds the lock to write.
+// login logs in; the module is write-locked.
 func (t *token) login() error {
 	t.logins++
 	t.soon.Store(true)
@@ -161,8 +162,8 @@ func (at tokenURI) login() (*pkcs11.PKCS11, error) {
 	return nil, fmt.Errorf("the PKCS #11 token: %w", err)
 }
 
-// loginAfter logs in anew, unless somebody has since that login, it is too soon, or the PIN was
-// refused; it reports whether to try again.
+// loginAfter logs in again, unless another caller has since that login, it is too soon, or the
+// PIN was refused. It reports whether to retry.
 func (t *token) loginAfter(login int) bool {
 	t.module.mu.Lock()
 	defer t.module.mu.Unlock()
@@ -176,15 +177,15 @@ func (t *token) loginAfter(login int) bool {
 	if err := t.login(); err == nil || errors.Is(err, ErrPIN) {
 		return err == nil
 	}
-	// Some modules find their HSM again only when they are initialised anew, which is done once
-	// none of their tokens is open.
+	// Some modules find their HSM again only when reinitialised, which happens once none of their
+	// tokens is open.
 	for _, other := range t.module.tokens {
 		other.close()
 	}
 	return t.login() == nil
 }
 
-// close is for who holds the lock to write. The next login need not wait.
+// close logs out; the module is write-locked. The next login need not wait.
 func (t *token) close() {
 	if t.kms != nil {
 		t.kms.Close() // fails if the token is gone
@@ -200,7 +201,7 @@ func (t *token) isOpen() bool {
 	return t.kms != nil
 }
 
-// sign also says in which login it was tried.
+// sign also returns the number of the login that it used.
 func (t *token) sign(name string, digest []byte, opts crypto.SignerOpts) (signature []byte, login int, err error) {
 	t.module.mu.RLock()
 	defer t.module.mu.RUnlock()
@@ -219,7 +220,7 @@ func (t *token) find(name string) (crypto.Signer, error) {
 	})
 }
 
-// key is find for who holds the lock.
+// key is find while the module is locked.
 func (t *token) key(name string) (crypto.Signer, error) {
 	if known, ok := t.signers.Load(name); ok {
 		return known.(crypto.Signer), nil

@@ -13,13 +13,13 @@ import (
 type Authority struct {
 	// Issuer is the line: Manufacturing, Operational or Infrastructure.
 	Issuer string
-	// Root: its root's certificate, self-signed; else the issuer's own.
+	// Root: the certificate of the line's root, self-signed; else of the issuer.
 	Root bool
 	// Key is the CA's key: P-256 or P-384.
 	Key crypto.PublicKey
 }
 
-// lineage is what an issuer and its root fix.
+// lineage is what is fixed for an issuer and its root.
 type lineage struct {
 	title          string
 	root, issuer   int // years of life; zero: no end
@@ -27,8 +27,8 @@ type lineage struct {
 }
 
 var lineages = map[string]lineage{
-	// Without end, for an issuer must outlive its leaves (IEEE 802.1AR-2018 §8.6), and
-	// one level deeper: the issuer certifies one delegated issuer per lot and station.
+	// Without end, since an issuer must outlive its leaves (IEEE 802.1AR-2018 §8.6), and one
+	// level deeper, for delegated issuers, one per lot and station.
 	Manufacturing:  {title: "Manufacturing", rootPathLength: 2},
 	Operational:    {title: "Operational", root: 20, issuer: 10, rootPathLength: 1},
 	Infrastructure: {title: "Infrastructure", root: 20, issuer: 10, rootPathLength: 1},
@@ -55,9 +55,9 @@ func AuthorityTemplate(a Authority, p Placement) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s CA certificate: %w", a.Issuer, err)
 	}
-	// A CA's name stands for one key for ever: with the beginning of the key's
-	// identifier neither a successor nor another installation of the same organisation
-	// can be taken for it (RFC 5280 §4.1.2.4, §4.1.2.6).
+	// A CA's name stands for one key for ever: the prefix of the key identifier tells it from
+	// successors and from other installations of the same organisation (RFC 5280 §4.1.2.4,
+	// §4.1.2.6).
 	t.Subject = pkix.Name{
 		Organization: []string{p.Organisation},
 		CommonName:   fmt.Sprintf("%s %s %s", l.title, role, hex.EncodeToString(t.SubjectKeyId[:4])),
@@ -65,8 +65,8 @@ func AuthorityTemplate(a Authority, p Placement) (*x509.Certificate, error) {
 	t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	t.IsCA, t.MaxPathLen, t.MaxPathLenZero = true, pathLength, pathLength == 0
 	if a.Root {
-		// Go adds the others' only. RFC 5280 §4.2.1.1 lets a root do without, but what is
-		// linted is not self-signed yet, and zlint tells a root by that.
+		// Go adds it to all others. RFC 5280 §4.2.1.1 does not require it of a root, but zlint
+		// recognises a root by its signature, and what is linted is not self-signed yet.
 		t.AuthorityKeyId = t.SubjectKeyId
 	} else {
 		// anyPolicy, so that a relying party may ask for a profile's policy (RFC 5280 §6.1).

@@ -14,19 +14,19 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// This file writes every certificate a second time, from the standards, in the one form that
-// DER allows, and holds the finished one against that. It shares no table and no encoder with
-// the builder (only the reader of EK certificates): the builder fills in a template, which
-// crypto/x509 writes with encoding/asn1; here element writes. The two must agree to the byte.
+// This file writes every certificate a second time, from the standards, in DER, and compares the
+// finished one with that. It shares no table and no encoder with the builder (only the reader of
+// EK certificates): the builder fills in a template, which crypto/x509 encodes; here element
+// encodes. The two must agree to the byte.
 
-// Expected is what a certificate must be, down to the byte.
+// Expected is exactly what a certificate must be.
 type Expected struct {
 	name      string
 	tbs       []byte // TBSCertificate
 	algorithm []byte // AlgorithmIdentifier
 }
 
-// Expect writes down what the certificate of this kind, content and placement must be.
+// Expect writes the certificate of this kind, content and placement.
 func Expect(k Kind, c Content, p Placement) (Expected, error) {
 	w, err := leafWanted(k, c, p)
 	return w.written(string(k), err)
@@ -38,11 +38,11 @@ func ExpectAuthority(a Authority, p Placement) (Expected, error) {
 	return w.written(a.Issuer+" CA", err)
 }
 
-// TBS is what is to be signed (RFC 5280 §4.1.1.1).
+// TBS is the TBSCertificate, which is to be signed (RFC 5280 §4.1.1.1).
 func (e Expected) TBS() []byte { return e.tbs }
 
-// Check reads a certificate's DER as a stranger would and returns it if it is exactly
-// what was expected. It does not look at the signature; see CheckSignature.
+// Check parses a certificate's DER and returns it if it is exactly what was expected. It does not
+// verify the signature; see CheckSignature.
 func (e Expected) Check(der []byte) (*x509.Certificate, error) {
 	cert, err := e.read(der)
 	if err != nil {
@@ -73,7 +73,7 @@ func (e Expected) read(der []byte) (*x509.Certificate, error) {
 	return read, err
 }
 
-// difference says where two texts part.
+// difference says where two encodings differ.
 func difference(got, want []byte) error {
 	n := 0
 	for n < len(got) && n < len(want) && got[n] == want[n] {
@@ -92,7 +92,7 @@ func CheckSignature(cert, issuer *x509.Certificate) error {
 	return nil
 }
 
-// wanted is a certificate as it must be: DER, but for the times and the serial number.
+// wanted is a certificate as it must be, in DER except for the times and the serial number.
 type wanted struct {
 	serial              *big.Int
 	algorithm           string // AlgorithmIdentifier
@@ -101,11 +101,11 @@ type wanted struct {
 	subject             []string // RelativeDistinguishedName
 	key                 string   // SubjectPublicKeyInfo
 	keyID, issuerKeyID  string   // without header
-	extensions          []string // in the order in which crypto/x509 writes them, which no standard cares about
+	extensions          []string // in the order in which crypto/x509 writes them; no standard prescribes one
 }
 
-// Object identifiers, as the DER of their contents, so that they are not the builder's
-// constants read back.
+// Object identifiers, as the DER of their contents, and so written independently of the
+// builder's.
 const (
 	atCommonName   = "\x55\x04\x03"
 	atSerialNumber = "\x55\x04\x05"
@@ -144,7 +144,7 @@ const (
 	rsaSHA256   = "\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"
 )
 
-// leafWanted writes down what a leaf of this kind must be.
+// leafWanted is what a leaf of this kind must be.
 func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	if p.Issuer == nil {
 		return wanted{}, errors.New("a leaf needs an issuer")
@@ -209,7 +209,7 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	return w, nil
 }
 
-// chipPolicies are what a TPM's assurance allows to be said of its key.
+// chipPolicies are the TCG policies that a TPM's assurance justifies.
 func chipPolicies(k Kind, tpm *TPM) []string {
 	switch {
 	case tpm == nil || !tpm.Certified:
@@ -220,7 +220,7 @@ func chipPolicies(k Kind, tpm *TPM) []string {
 	return []string{capTPM, capFixed}
 }
 
-// authorityWanted writes down what a CA certificate must be.
+// authorityWanted is what a CA certificate must be.
 func authorityWanted(a Authority, p Placement) (wanted, error) {
 	if a.Root != (p.Issuer == nil) {
 		return wanted{}, errors.New("a root has no issuer and an issuer has one")
@@ -286,8 +286,8 @@ func wantedOf(key crypto.PublicKey, p Placement) (wanted, error) {
 	return w, err
 }
 
-// name adds an attribute to the subject, alone in its RDN, as PrintableString where that can
-// be (RFC 5280 §4.1.2.4).
+// name adds an attribute to the subject, alone in its RDN, as a PrintableString if possible (RFC
+// 5280 §4.1.2.4).
 func (w *wanted) name(id, value string) {
 	var tag byte = printableString
 	if strings.ContainsFunc(value, unprintable) {
@@ -296,13 +296,13 @@ func (w *wanted) name(id, value string) {
 	w.subject = append(w.subject, element(set, element(sequence, element(oID, id), element(tag, value))))
 }
 
-// unprintable tells characters that a PrintableString lacks (X.680 §41.4).
+// unprintable reports characters that a PrintableString lacks (X.680 §41.4).
 func unprintable(r rune) bool {
 	letter := r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9'
 	return !letter && !strings.ContainsRune(" '()+,-./:=?", r)
 }
 
-// add adds an Extension; critical is DEFAULT FALSE, which DER never writes.
+// add adds an Extension; critical is DEFAULT FALSE, which DER omits.
 func (w *wanted) add(id string, critical bool, value string) {
 	flag := ""
 	if critical {
@@ -316,7 +316,7 @@ func (w *wanted) addKeyIDs() {
 	w.add(ceAuthorityKeyID, false, element(sequence, element(primitive(0), w.issuerKeyID)))
 }
 
-// written writes it down, unless err says that it cannot be.
+// written encodes w, unless err is set.
 func (w wanted) written(name string, err error) (Expected, error) {
 	if err != nil {
 		return Expected{}, fmt.Errorf("the %s certificate cannot be: %w", name, err)
@@ -334,7 +334,7 @@ func (w wanted) tbs() string {
 		"\xa0\x03\x02\x01\x02", // version 3
 		element(integer, string(w.serial.FillBytes(make([]byte, 16)))),
 		w.algorithm,
-		w.issuer, // byte for byte (RFC 5280 §7.1)
+		w.issuer, // copied byte for byte (RFC 5280 §7.1)
 		element(sequence, timeElement(w.notBefore), timeElement(w.notAfter)),
 		subject,
 		w.key,

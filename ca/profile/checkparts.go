@@ -36,8 +36,8 @@ const (
 func primitive(n byte) byte   { return 0x80 | n }
 func constructed(n byte) byte { return 0xa0 | n }
 
-// element is one element in DER, of up to 16 MiB: tag, length, and the parts one after the
-// other (X.690 §8.1.3, §10.1).
+// element is one DER element of up to 16 MiB: tag, length, and the concatenated parts (X.690
+// §8.1.3, §10.1).
 func element(tag byte, parts ...string) string {
 	n := 0
 	for _, p := range parts {

@@ -1,6 +1,6 @@
-// Package profile says what may ever be signed: one certificate shape per Kind,
-// field by field, and a check of the finished certificate that is written apart from
-// the builder so that it does not share its errors.
+// Package profile says what may ever be signed: one certificate shape per Kind, field by field,
+// and a check of the finished certificate that is written apart from the builder so as not to
+// share its errors.
 package profile
 
 import (
@@ -23,7 +23,7 @@ const (
 	Operator     Kind = "operator" // a person's client certificate, infrastructure issuer
 	Relay        Kind = "relay"    // what runs beside a relying party, infrastructure issuer
 	OCSP         Kind = "ocsp"     // an OCSP responder, certified by the issuer it answers for
-	Proof        Kind = "proof"    // shows a cloud that an issuer's key is ours; good for nothing else
+	Proof        Kind = "proof"    // shows a cloud that an issuer's key is ours; for nothing else
 )
 
 // Issuer names, as they stand in URLs and in the record. Each has a root of its own.
@@ -33,8 +33,8 @@ const (
 	Infrastructure = "infrastructure"
 )
 
-// Content is what varies between two certificates of one kind. Each kind says which
-// fields it takes; one that it does not take must be zero.
+// Content is what varies between certificates of one kind. A field that the kind does not take
+// must be zero.
 type Content struct {
 	// Key is the key to certify.
 	Key crypto.PublicKey
@@ -46,7 +46,7 @@ type Content struct {
 	Operator string
 	// CommonName of an LDevID, if it is not MODEL:SERIAL.
 	CommonName string
-	// Code is what a cloud asked to be certified: Proof certificates.
+	// Code is the code that a cloud wants certified: Proof certificates.
 	Code string
 	// DNSNames and IPs: Server certificates; DNSNames alone: DeviceServer certificates.
 	DNSNames []string
@@ -58,8 +58,8 @@ type Content struct {
 
 // TPM names the chip in manufacturing certificates; it never appears in an LDevID.
 type TPM struct {
-	// Maker is the TCG vendor ID as text ("STM"), or in hex where it is none
-	// ("00001014"); empty if unknown.
+	// Maker is the TCG vendor ID as text ("STM"), or in hex if it is not text ("00001014"); empty
+	// if unknown.
 	Maker string
 	// EKCertificate is the EK certificate (DER); nil if the chip has none.
 	EKCertificate []byte

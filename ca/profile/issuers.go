@@ -9,13 +9,12 @@ import (
 	"strings"
 )
 
-// Issuers lists the three lines of issuers: one after the other in a line issues, under
-// the line's name and then NAME-2, NAME-3 and so on. A successor's certificates, CRLs and
-// OCSP answers are apart from its predecessor's.
+// Issuers lists the three lines of issuers. The issuers of a line succeed one another as NAME,
+// NAME-2, NAME-3 and so on; each has its own certificates, CRLs and OCSP answers.
 func Issuers() []string { return []string{Manufacturing, Operational, Infrastructure} }
 
-// LineOf names the line of an issuer: "operational" of "operational-2"; empty if it is
-// not an issuer's name.
+// LineOf is the line of an issuer: "operational" for "operational-2"; empty if the name is not an
+// issuer's.
 func LineOf(issuer string) string {
 	line, number, found := strings.Cut(issuer, "-")
 	if !slices.Contains(Issuers(), line) {
@@ -27,7 +26,7 @@ func LineOf(issuer string) string {
 	return line
 }
 
-// Successor names the issuer after one of the same line.
+// Successor is the name of the issuer that succeeds another.
 func Successor(issuer string) string {
 	line, number, found := strings.Cut(issuer, "-")
 	n := 1
@@ -40,10 +39,9 @@ func Successor(issuer string) string {
 // Pins are the issuers whose certificates are accepted, by name.
 type Pins map[string]*x509.Certificate
 
-// Recognise finds which of them signed c, and under which profile. It pins issuer and
-// profile, not merely a chain (design decision 2): ok is false for a certificate of
-// somebody else, and for one whose profile is of another line than its issuer. Whether c
-// is valid now, and whether it still counts, is not asked.
+// Recognise finds which of them signed c, and under which profile. It pins issuer and profile,
+// not merely a chain (design decision 2): ok is false if none of them signed c, or if the profile
+// belongs to another line than the issuer. Validity and revocation are not checked.
 func (p Pins) Recognise(c *x509.Certificate) (issuer string, kind Kind, ok bool) {
 	kind, ok = Of(c)
 	if !ok || IssuerOf(kind) == "" {

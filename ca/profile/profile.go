@@ -7,30 +7,30 @@ import (
 	"time"
 )
 
-// spec is what a kind fixes, as far as it can stand in a table. The builder reads it;
-// Check has a table of its own.
+// spec is what is fixed for a kind, as far as a table can say it. Only the builder reads it, not
+// check.go.
 type spec struct {
-	issuer     string   // who signs it; empty: whoever it speaks for (OCSP, Proof)
+	issuer     string   // who signs it; empty: the issuer it speaks for (OCSP, Proof)
 	policy     x509.OID // marks the profile, see arc
 	eku        []x509.ExtKeyUsage
 	otherEKU   []asn1.ObjectIdentifier
 	tcgPolicy  x509.OID      // second TCG policy of a certified TPM's key
 	longest    time.Duration // longest life; zero: no end
-	noStatus   bool          // neither CRL nor OCSP speak of it
+	noStatus   bool          // it names neither CRL nor OCSP
 	takes      fields
 	acceptsRSA bool // TPMs and their AKs may be RSA; our own keys are not
 }
 
-// fields says which parts of Content a kind takes.
+// fields are the parts of Content that a kind takes.
 type fields struct{ device, tpm, operator, names, code, alias bool }
 
 const day = 24 * time.Hour
 
-// arc is the root of Hallmark's own object identifiers. The project has no private
-// enterprise number, and the arc made for such projects, 2.25.UUID, ends in a 128-bit
-// integer that zcrypto (zlint), and parsers on devices, cannot read. This one is the
-// arc that Microsoft gave to everybody: a UUID, here 2cab3e25-2b00-4fea-985a-8fcd6ccd2a69,
-// cut into seven small integers. Never change it: relying parties pin it.
+// arc is the root of Hallmark's own object identifiers. The project has no private enterprise
+// number, and the arc meant for such projects, 2.25.UUID, ends in a 128-bit integer that zcrypto
+// (zlint) and parsers on devices cannot read. This is the arc that Microsoft opened to everybody:
+// a UUID, here 2cab3e25-2b00-4fea-985a-8fcd6ccd2a69, cut into seven small integers. Never change
+// it: relying parties pin it.
 const arc = "1.2.840.113556.1.8000.2554.11435.15909.11008.20458.39002.9424236.13445737"
 
 // arcNumbers is arc as numbers.
@@ -73,8 +73,8 @@ var specs = map[Kind]spec{
 		longest: 90 * day, noStatus: true,
 	},
 	Proof: {
-		// Without an extended key usage OpenSSL would take it for any purpose, a device's
-		// included; this one is nobody's.
+		// Without an extended key usage OpenSSL would accept it for any purpose, a device's
+		// included; nothing else uses this one.
 		policy: oid(arc + ".1.9"), otherEKU: []asn1.ObjectIdentifier{append(slices.Clone(arcNumbers), 2, 1)},
 		longest: 2 * day, takes: fields{code: true},
 	},
@@ -85,16 +85,15 @@ func Kinds() []Kind {
 	return []Kind{IDevID, AK, LDevID, DeviceServer, Server, Operator, Relay, OCSP, Proof}
 }
 
-// IssuerOf names the issuer that signs a kind; empty for OCSP and Proof, which are signed by
-// the issuer they speak for, and for an unknown kind.
+// IssuerOf is the line that signs a kind; empty for OCSP and Proof, which the issuer they speak
+// for signs, and for an unknown kind.
 func IssuerOf(k Kind) string { return specs[k].issuer }
 
-// RootOf names an issuer's root, as it stands in URLs: "operational-root".
+// RootOf is the name of an issuer's root, as in URLs: "operational-root".
 func RootOf(issuer string) string { return issuer + "-root" }
 
-// Of reads which profile a certificate was issued under: listeners pin issuer and
-// profile, not merely a chain. It is false for a certificate that carries none of our
-// policies or more than one, and means nothing before the issuer's signature was
+// Of is the profile under which a certificate was issued, according to its policies; false if it
+// carries none of ours or more than one. It means nothing before the issuer's signature was
 // verified.
 func Of(cert *x509.Certificate) (Kind, bool) {
 	var found Kind

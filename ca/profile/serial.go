@@ -6,9 +6,9 @@ import (
 	"math/big"
 )
 
-// NewSerial makes a serial number of exactly 16 bytes, 126 of whose bits are random:
-// positive (RFC 5280 §4.1.2.2), below 2¹⁵⁹, unguessable, and always of one length, so
-// that a CRL's size can be told from its entries.
+// NewSerial makes a serial number of exactly 16 bytes, 126 of whose bits are random: positive
+// (RFC 5280 §4.1.2.2), below 2¹⁵⁹, unguessable, and always of one length, so that the number of
+// entries determines a CRL's size.
 func NewSerial() *big.Int {
 	var b [16]byte
 	rand.Read(b[:]) // never fails since Go 1.24

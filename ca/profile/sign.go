@@ -10,11 +10,11 @@ import (
 	der "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Sign has build make a certificate with a key that signs tbs and nothing else, and returns
-// its DER. Whatever else build asks for, the key behind is not used.
+// Sign has build make a certificate with a key that signs tbs and nothing else, and returns its
+// DER. Whatever else build wants signed, key is not used.
 //
-// The signature is not looked at: whoever asks must, and x509.CreateCertificate, which
-// would too, is stopped before (it takes longer than signing).
+// The caller must verify the signature. x509.CreateCertificate would, too, but is stopped before:
+// verifying takes longer than signing.
 func Sign(tbs []byte, key crypto.Signer, build func(crypto.Signer) error) ([]byte, error) {
 	g := &guard{Signer: key, intent: tbs}
 	if err := build(g); err == nil {
@@ -25,7 +25,7 @@ func Sign(tbs []byte, key crypto.Signer, build func(crypto.Signer) error) ([]byt
 	return Assemble(tbs, g.signature)
 }
 
-// guard lets a key sign one text and no other, and then ends whatever its caller was about.
+// guard lets a key sign one message and no other, and then stops its caller with errSigned.
 type guard struct {
 	crypto.Signer
 	intent, signature []byte
@@ -33,7 +33,7 @@ type guard struct {
 
 var errSigned = errors.New("signed; stop here")
 
-// SignMessage makes guard a crypto.MessageSigner, which sees more than a digest.
+// SignMessage makes guard a crypto.MessageSigner, which sees the message and not only a digest.
 func (g *guard) SignMessage(random io.Reader, tbs []byte, o crypto.SignerOpts) (_ []byte, err error) {
 	if !bytes.Equal(tbs, g.intent) {
 		return nil, errors.New("something else than was prepared was about to be signed: " + difference(tbs, g.intent).Error())
@@ -44,14 +44,13 @@ func (g *guard) SignMessage(random io.Reader, tbs []byte, o crypto.SignerOpts) (
 	return nil, errSigned
 }
 
-// Sign is for who sees digests only.
+// Sign refuses callers that pass only a digest.
 func (g *guard) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("a digest does not say what it is of")
 }
 
-// Assemble makes a Certificate (RFC 5280 §4.1) of what was signed and its signature, and
-// looks at neither. The outer signatureAlgorithm must equal the inner, and so is copied
-// from there.
+// Assemble makes a Certificate (RFC 5280 §4.1) from a TBSCertificate and its signature, and
+// verifies neither. The outer signatureAlgorithm must equal the inner, and so is copied from it.
 func Assemble(tbs, signature []byte) ([]byte, error) {
 	var in, algorithm cryptobyte.String = tbs, nil
 	if !in.ReadASN1(&in, der.SEQUENCE) ||

@@ -24,9 +24,9 @@ var NoEnd = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 type Placement struct {
 	// Serial is the serial number, from NewSerial.
 	Serial *big.Int
-	// NotBefore begins the certificate's life, to the second. Lifetime counts from here.
+	// NotBefore begins the certificate's life, in whole seconds.
 	NotBefore time.Time
-	// Issuer is the signing CA's certificate; nil for a root, which signs itself.
+	// Issuer is the signing CA's certificate; nil for a root.
 	Issuer *x509.Certificate
 	// CRL, OCSP and CA are the plain-HTTP URLs of the CRL shard, the OCSP responder and
 	// the issuer's certificate (RFC 5280 §8 warns of https here: it can loop). An OCSP
@@ -36,8 +36,8 @@ type Placement struct {
 	Organisation string
 }
 
-// Template builds the certificate of a kind, complete but for the signature. It
-// refuses content that Validate refuses.
+// Template builds the certificate of a kind, complete but for the signature, from content that
+// passes Validate.
 func Template(k Kind, c Content, p Placement) (*x509.Certificate, error) {
 	if err := c.Validate(k); err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func Template(k Kind, c Content, p Placement) (*x509.Certificate, error) {
 	s := specs[k]
 	end := NoEnd
 	if s.longest != 0 {
-		// RFC 5280 §4.1.2.5: both ends belong to the validity, hence the second less.
+		// RFC 5280 §4.1.2.5: both ends belong to the validity, hence one second less.
 		end = p.NotBefore.Add(c.Lifetime - time.Second).UTC()
 	}
 	t, err := base(c.Key, p, end)
@@ -58,7 +58,7 @@ func Template(k Kind, c Content, p Placement) (*x509.Certificate, error) {
 	t.Policies = []x509.OID{s.policy}
 	t.DNSNames, t.IPAddresses = c.DNSNames, c.IPs
 	if s.noStatus {
-		// RFC 6960 §4.2.2.2.1: whom to ask about the answerer? Nobody; it is short-lived.
+		// RFC 6960 §4.2.2.2.1: a responder's own status is not checked; it is short-lived.
 		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidNoCheck, Value: asn1.NullBytes})
 	} else {
 		t.CRLDistributionPoints = []string{p.CRL}
@@ -98,17 +98,17 @@ func base(key crypto.PublicKey, p Placement, end time.Time) (*x509.Certificate, 
 		NotAfter:              end,
 		SignatureAlgorithm:    algorithm,
 		PublicKey:             key,
-		SubjectKeyId:          id, // Go adds none to a leaf by itself
+		SubjectKeyId:          id, // Go adds none to a leaf
 		BasicConstraintsValid: true,
 	}, nil
 }
 
-// subject names what is certified. A manufacturing certificate follows IEEE
-// 802.1AR-2018 §8.6: model in commonName, and in serialNumber a value unique in the
-// issuer's domain, which a product's serial number is only together with its model.
-// The AK's subject equals the IDevID's (TCG, TPM 2.0 Keys for Device Identity and
-// Attestation). An underscore in a serial number makes Go write a UTF8String where
-// X.520 knows only PrintableString; of those in docs/status.md only Erlang cannot read it.
+// subject names what is certified. A manufacturing certificate follows IEEE 802.1AR-2018 §8.6:
+// model in commonName, and in serialNumber a value unique in the issuer's domain, which a
+// product's serial number is only together with its model. The AK's subject equals the IDevID's
+// (TCG, TPM 2.0 Keys for Device Identity and Attestation). With an underscore in a serial number
+// Go writes a UTF8String where X.520 wants a PrintableString; of the programs in docs/status.md
+// only Erlang cannot read it.
 func subject(k Kind, c Content, organisation string) pkix.Name {
 	n := pkix.Name{Organization: []string{organisation}}
 	switch k {
@@ -136,8 +136,8 @@ func addTPM(t *x509.Certificate, s spec, tpm *TPM) error {
 	if err != nil {
 		return err
 	}
-	// Never critical, the subject is not empty (RFC 5280 §4.2.1.6); Go's verifier would
-	// refuse a critical one that holds nothing but otherNames.
+	// Not critical, since the subject is not empty (RFC 5280 §4.2.1.6); Go's verifier would
+	// refuse a critical one that holds only otherNames.
 	t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidSubjectAltName, Value: san})
 	if tpm.Certified {
 		t.Policies = append(t.Policies, policyResidency, s.tcgPolicy)
@@ -145,8 +145,8 @@ func addTPM(t *x509.Certificate, s spec, tpm *TPM) error {
 	return nil
 }
 
-// signatureAlgorithm is the one that a signing key is used with. It is set, not left to
-// x509 or the CAS, because the prepared certificate names it before the key is asked.
+// signatureAlgorithm is the algorithm for a signing key. It is not left to crypto/x509 or the
+// CAS, because the prepared certificate names it before signing.
 func signatureAlgorithm(signer crypto.PublicKey) (x509.SignatureAlgorithm, error) {
 	switch k := signer.(type) {
 	case *ecdsa.PublicKey:

@@ -22,7 +22,7 @@ var (
 // authorityKeyID is the DER contents of 2.5.29.35.
 const authorityKeyID = "\x55\x1d\x23"
 
-// otherName is RFC 5280 §4.2.1.6; T is what stands in it.
+// otherName is RFC 5280 §4.2.1.6 with a value of type T.
 type otherName[T any] struct {
 	Type  asn1.ObjectIdentifier
 	Value T `asn1:"explicit,tag:0"`
@@ -34,17 +34,17 @@ type hardwareModuleName struct {
 	Serial []byte
 }
 
-// permanentIdentifier is RFC 4043 §2. Without assigner the value is unique among the
+// permanentIdentifier is RFC 4043 §2. Without an assigner the value is unique among the
 // certificates of one issuer.
 type permanentIdentifier struct {
 	Value    string                `asn1:"utf8"`
 	Assigner asn1.ObjectIdentifier `asn1:"optional"`
 }
 
-// subjectAltName names the chip as TCG's "TPM 2.0 Keys for Device Identity and
-// Attestation" does: by maker, EK certificate's issuer key and serial number, and by
-// the SHA-256 of that certificate. Where there is no EK certificate the identifier is
-// the SHA-256 of the EK, without TCG's assigner, which would call it something else.
+// subjectAltName names the chip as TCG's "TPM 2.0 Keys for Device Identity and Attestation" does:
+// by maker, EK certificate's issuer key and serial number, and by the SHA-256 of that
+// certificate. Without an EK certificate the identifier is the SHA-256 of the EK, and TCG's
+// assigner, which stands for the certificate's, is left out.
 func subjectAltName(tpm *TPM) ([]byte, error) {
 	var names []asn1.RawValue
 	add := func(name any) error {
@@ -68,10 +68,9 @@ func subjectAltName(tpm *TPM) ([]byte, error) {
 	return asn1.Marshal(names)
 }
 
-// moduleSerial is "MAKER:EK-AKI:EK-SERIAL", the latter two in lower-case hex; empty if
-// one of the three is not known. It is the one thing that the builder and the check
-// share: two readers of what TPM makers sign would differ just where a chip is odd, and
-// an honest device would be refused.
+// moduleSerial is "MAKER:EK-AKI:EK-SERIAL", the latter two in lower-case hex; empty if one of the
+// three is not known. The builder and the check share it: two readers of what TPM makers sign
+// would disagree about odd chips, and refuse honest devices.
 func moduleSerial(tpm *TPM) string {
 	issuerKey, serial := ekNames(tpm.EKCertificate)
 	if tpm.Maker == "" || issuerKey == "" || serial == "" {
@@ -80,9 +79,9 @@ func moduleSerial(tpm *TPM) string {
 	return tpm.Maker + ":" + issuerKey + ":" + serial
 }
 
-// ekNames reads the authority key identifier and the serial number of an EK certificate
-// and nothing else: these certificates are often malformed in ways that crypto/x509
-// refuses, and whether this one is genuine is for the attestation verifier to say.
+// ekNames reads only the authority key identifier and the serial number of an EK certificate:
+// many of these are malformed in ways that crypto/x509 refuses, and whether this one is genuine
+// is for the attestation verifier to decide.
 func ekNames(certificate []byte) (issuerKey, serial string) {
 	in := cryptobyte.String(certificate)
 	var cert, tbs, number, skip, list cryptobyte.String

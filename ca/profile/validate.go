@@ -33,7 +33,7 @@ const (
 	maxDNS   = 253 // characters of a DNS name (RFC 1035 §2.3.4)
 )
 
-// Validate says why no certificate of this kind may ever have this content, or nil.
+// Validate says why no certificate of this kind may have this content; nil if one may.
 func (c Content) Validate(k Kind) error {
 	s, ok := specs[k]
 	if !ok {
@@ -65,7 +65,7 @@ func (c Content) validate(s spec) error {
 		return errors.New("an address is no device's for good; it takes DNS names alone")
 	case s.longest == 0 && c.Lifetime != 0:
 		return errors.New("it has no end; a lifetime cannot be set")
-	case s.longest != 0 && (c.Lifetime < time.Second || c.Lifetime > s.longest): // both ends are whole seconds of it
+	case s.longest != 0 && (c.Lifetime < time.Second || c.Lifetime > s.longest): // both ends are included
 		return fmt.Errorf("lifetime %v: at least a second, at most %v", c.Lifetime, s.longest)
 	}
 	if s.takes.code {
@@ -92,8 +92,8 @@ func (t *TPM) validate() error {
 	return nil
 }
 
-// KeyAlgorithm names what kind of key this is, as the record and its selectors do:
-// "ecdsa-p256", "rsa-2048"; empty for a key that no certificate may hold.
+// KeyAlgorithm is the key's algorithm as the record and its selectors name it: "ecdsa-p256",
+// "rsa-2048"; empty for other kinds of key.
 func KeyAlgorithm(key crypto.PublicKey) string {
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
@@ -104,8 +104,8 @@ func KeyAlgorithm(key crypto.PublicKey) string {
 	return ""
 }
 
-// checkKey takes P-256, P-384 and, for what lives in TPMs, RSA of 2048 to 4096 bits.
-// Whether a key is weak in subtler ways (ROCA) is the attestation verifier's to say.
+// checkKey accepts P-256, P-384 and, for keys in TPMs, RSA of 2048 to 4096 bits. Subtler
+// weaknesses (ROCA) are found by the attestation verifier.
 func checkKey(key crypto.PublicKey, acceptsRSA bool) error {
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
@@ -153,7 +153,7 @@ func checkNames(dns []string, ips []net.IP) error {
 	return nil
 }
 
-// CheckCode says why a text cannot be the code of a Proof.
+// CheckCode says why a text cannot be the code of a Proof; nil if it can.
 func CheckCode(code string) error {
 	if !codeText.MatchString(code) {
 		return fmt.Errorf("code %q: 8 to 64 letters, digits and -", code)
@@ -161,7 +161,7 @@ func CheckCode(code string) error {
 	return nil
 }
 
-// CheckOrganisation says why a name cannot stand as organizationName in certificates.
+// CheckOrganisation says why a name cannot be organizationName in certificates; nil if it can.
 func CheckOrganisation(name string) error {
 	switch {
 	case strings.TrimSpace(name) != name || name == "":

@@ -14,8 +14,8 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// ErrUnpublished: the change stands in the record and OCSP shows it, but a CRL could
-// not be signed or stored. Run goes on trying.
+// ErrUnpublished: the change is on record and OCSP shows it, but a CRL could not be signed or
+// stored. Run keeps trying.
 var ErrUnpublished = errors.New("recorded, and shown by OCSP, but the CRL could not be published yet; it is being tried again")
 
 // shard is one CRL of one issuer.
@@ -33,14 +33,13 @@ type shard struct {
 	succeeded int64      // the number of the last signing that succeeded
 }
 
-// signers is how many lists are signed at a time: while one waits for the disk others use
-// the processor, and what they store shares a commit.
+// signers is how many lists are signed at a time: while one waits for the disk others use the
+// processor, and their writes share a commit.
 const signers = 8
 
-// Publish signs and stores the shards' CRLs anew and returns when they are being
-// served. Whatever was recorded before the call is in them. Many calls at once for one
-// shard share a signing. A failure of one shard does not keep back the others; Run
-// repairs it later.
+// Publish signs and stores the shards' CRLs and returns when they are being served. They contain
+// everything recorded before the call. Concurrent calls for one shard share a signing. A failure
+// of one shard does not stop the others; Run repairs it later.
 func (s *Service) Publish(ctx context.Context, shards ...record.Shard) error {
 	var all sync.WaitGroup
 	places, failed := make(chan struct{}, signers), make([]error, len(shards))
@@ -68,8 +67,8 @@ func (s *Service) Publish(ctx context.Context, shards ...record.Shard) error {
 	return errors.Join(failed...)
 }
 
-// shard gives the state of a shard of one of our issuers. Callers have made sure that
-// the record has such a shard, so that strangers cannot fill the map.
+// shard returns the state of a shard of one of our issuers. Callers must know that the record has
+// the shard, so that strangers cannot fill the map.
 func (s *Service) shard(name record.Shard) (*shard, error) {
 	if s.issuers[name.Issuer] == nil {
 		return nil, fmt.Errorf("status: CRL of %q: not an issuer here", name.Issuer)
@@ -84,8 +83,8 @@ func (s *Service) shard(name record.Shard) (*shard, error) {
 	return sh, nil
 }
 
-// publish returns when a signing that started after the call has succeeded: its own,
-// or that of another caller that waited at the same door.
+// publish returns when a signing that started after the call has succeeded: its own, or that of
+// another caller that held the lock before it.
 func (s *Service) publish(ctx context.Context, sh *shard) error {
 	sh.behind.Store(true)
 	before := sh.started.Load()
@@ -110,8 +109,8 @@ func (s *Service) publish(ctx context.Context, sh *shard) error {
 	return nil
 }
 
-// signShard signs and stores one list. If the record holds a newer number than the one
-// in memory (after a start, or from another replica) it is read and passed.
+// signShard signs and stores one list. If the record holds a greater number than memory (after a
+// start, or from another replica), it reads that and exceeds it.
 func (s *Service) signShard(ctx context.Context, sh *shard) error {
 	const attempts = 3
 	var err error
@@ -129,7 +128,7 @@ func (s *Service) signShard(ctx context.Context, sh *shard) error {
 			l := newList(signed, sh.newest.Load())
 			sh.newest.Store(l)
 			sh.asked.Store(s.now().UnixNano())
-			l.Compress() // now, so that nobody waits for it
+			l.Compress() // now, so that no request waits for it
 			return nil
 		}
 		if !errors.Is(err, record.ErrConflict) {
@@ -139,7 +138,8 @@ func (s *Service) signShard(ctx context.Context, sh *shard) error {
 	return err
 }
 
-// load brings the record's newest list into memory if it is newer; none is no error.
+// load reads the record's newest list into memory if it is newer. That there is none is not an
+// error.
 func (s *Service) load(ctx context.Context, sh *shard) error {
 	stored, err := s.store.NewestCRL(ctx, sh.Shard)
 	if err != nil && !errors.Is(err, record.ErrNotFound) {
@@ -160,17 +160,17 @@ func (s *Service) load(ctx context.Context, sh *shard) error {
 	}
 }
 
-// sign makes the next list of a shard. The shard's lock is held from here until the
-// list is stored: of two lists of one process, the one with the greater number knows at
-// least as much. Processes that sign the same shard need a lease between them.
+// sign makes the next list of a shard. The shard's lock is held until the list is stored, so that
+// of two lists of one process the one with the greater number has all changes of the other.
+// Processes that sign the same shard need a lease between them.
 func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	now := s.now()
 	var before int64
 	if held := sh.newest.Load(); held != nil {
 		before = held.Sequence
 	}
-	// An entry stays for a list's whole life after its certificate expired, so that it
-	// appears in a list signed after that (RFC 5280 §3.3), even if we are down for days.
+	// An entry stays for the life of a list after its certificate expired, so that it appears in
+	// a list signed after that (RFC 5280 §3.3), even after days of downtime.
 	revoked, shows, err := s.store.RevokedIn(ctx, sh.Shard, now, crlLife)
 	if err != nil {
 		return record.CRL{}, err
@@ -182,9 +182,9 @@ func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	return s.issuers[sh.Issuer].signList(l, record.CRL{Shard: sh.Shard, Shows: shows}, before, now)
 }
 
-// signList gives a list its number and dates, signs it and looks at it once more.
+// signList sets a list's number and dates, signs it and checks the result.
 func (i *issuer) signList(l crl.List, c record.CRL, before int64, now time.Time) (record.CRL, error) {
-	// After a restore from a backup, the time is greater than what was lost.
+	// The time exceeds all numbers that were lost in a restore from a backup.
 	c.Sequence = max(now.UnixMilli(), before+1)
 	c.ThisUpdate = now.UTC().Truncate(time.Second)
 	c.NextUpdate = c.ThisUpdate.Add(crlLife)
@@ -196,8 +196,8 @@ func (i *issuer) signList(l crl.List, c record.CRL, before int64, now time.Time)
 	return c, i.check(c.DER, len(l.Entries))
 }
 
-// check looks at the finished list once more, with code that did not write it: a key
-// service that signs with another key, or garbage, must not replace a good list.
+// check verifies the finished list with code that did not write it: what a key service signed
+// wrongly must not replace a good list.
 func (i *issuer) check(der []byte, entries int) error {
 	parsed, err := x509.ParseRevocationList(der)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Suspend puts a device's certificates on hold (record.Revocations.Suspend) and returns when
-// CRLs and OCSP say so. It returns the shards on which the status of a certificate changed. With
+// Suspend puts a device's certificates on hold (record.Revocations.Suspend) and returns when CRLs
+// and OCSP say so, with the shards on which the status of a certificate changed. If the error is
 // ErrUnpublished the device is suspended all the same.
 func (s *Service) Suspend(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error) {
 	shards, err = s.store.Suspend(ctx, device, s.now(), e)
@@ -27,8 +27,8 @@ func (s *Service) RevokeOperator(ctx context.Context, operator string, reason in
 	return s.Show(ctx, shards, err)
 }
 
-// Show publishes what a change touched, if recording it did not fail. The caller may hang up
-// meanwhile: what is recorded is published regardless. ErrUnpublished if that fails.
+// Show publishes the shards of a change, unless recording it failed with err. What is recorded is
+// published even if ctx is cancelled. The error is ErrUnpublished if that fails.
 func (s *Service) Show(ctx context.Context, shards []record.Shard, err error) ([]record.Shard, error) {
 	if err != nil {
 		return nil, err

@@ -28,9 +28,8 @@ import (
 //	GET  /ca/ISSUER.crt            the CA certificate, DER
 //	GET  /healthz                  503 if a CRL is older than LateAfter
 //
-// over plain HTTP: all of it is signed, and https here would need itself to be
-// checked. It must be the listener's own handler: below a ServeMux, base64 with "//"
-// in it would be cleaned and redirected away.
+// over plain HTTP: all of it is signed, and verifying https would need the same status. It must
+// be the listener's own handler: a ServeMux would clean and redirect base64 with "//" in it.
 func (s *Service) Handler() http.Handler { return &handler{s} }
 
 type handler struct{ *Service }
@@ -98,7 +97,7 @@ func (h *handler) serveCRL(w http.ResponseWriter, r *http.Request, path string) 
 	}
 }
 
-// find gives what is served under a path below /crl/.
+// find returns the list for a path below /crl/.
 func (h *handler) find(ctx context.Context, path string) (*list, error) {
 	if name, ok := strings.CutSuffix(path, ".pem"); ok {
 		return h.file(ctx, name)
@@ -115,7 +114,7 @@ func (h *handler) find(ctx context.Context, path string) (*list, error) {
 	return h.list(ctx, name)
 }
 
-// parseShard reads ISSUER/SHARD.crl; the number has one spelling.
+// parseShard parses ISSUER/SHARD.crl; each number has only one spelling.
 func parseShard(path string) (record.Shard, bool) {
 	issuer, file, ok := strings.Cut(path, "/")
 	digits, isCRL := strings.CutSuffix(file, ".crl")
@@ -126,9 +125,8 @@ func parseShard(path string) (record.Shard, bool) {
 	return record.Shard{Issuer: issuer, Number: number}, true
 }
 
-// list finds the newest list of a shard, from memory or, now and then, from the
-// record; one that is listed and not signed yet is signed on the spot. ErrNotFound if
-// there is no such shard.
+// list finds the newest list of a shard, from memory or, after askAgain, from the record; a list
+// that should exist is signed on the spot. ErrNotFound if there is no such shard.
 func (s *Service) list(ctx context.Context, name record.Shard) (*list, error) {
 	if l := s.rootLists[name]; l != nil {
 		return l, nil
@@ -165,8 +163,8 @@ func (s *Service) list(ctx context.Context, name record.Shard) (*list, error) {
 	return sh.newest.Load(), nil
 }
 
-// open gives the numbers of the shards that are listed. It asks for all shards of
-// an issuer at most once a second, so that guessing numbers costs us nothing.
+// open returns the numbers of an issuer's shards that have a list. It queries them at most once a
+// second, so that guessing numbers costs nothing.
 func (s *Service) open(ctx context.Context, issuer string) (map[int64]bool, error) {
 	i := s.issuers[issuer]
 	if i == nil {
@@ -220,7 +218,7 @@ func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.der))
 		return
 	}
-	// The same in one system call, where ServeContent makes two.
+	// The same in one system call instead of ServeContent's two.
 	header.Set("Content-Length", strconv.Itoa(len(a.der)))
 	w.Write(a.der)
 }
@@ -239,8 +237,8 @@ func (h *handler) postOCSP(w http.ResponseWriter, r *http.Request) {
 	writeOCSP(w, a)
 }
 
-// writeOCSP writes an answer that no cache may keep. Errors of the protocol are 200
-// too: they are inside (RFC 6960 §2.3).
+// writeOCSP writes an answer that no cache may keep. Errors of the protocol are also sent with
+// status 200: the response contains them (RFC 6960 §2.3).
 func writeOCSP(w http.ResponseWriter, a answer) {
 	w.Header().Set("Content-Type", "application/ocsp-response")
 	w.Header().Set("Cache-Control", "no-store")

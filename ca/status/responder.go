@@ -31,19 +31,19 @@ type answer struct {
 	thisUpdate, nextUpdate time.Time
 	request                ocsp.Request
 	issuer                 *issuer
-	asOf                   int64 // the change up to which the verdict is known to hold
+	asOf                   int64 // the last change for which the verdict is known to hold
 	asked                  bool  // since it was signed
 }
 
-// answerOCSP turns a request into an answer. The error's answer is unsigned, and der
-// is never nil. only reports an answer that is for this asker: it must not be cached.
+// answerOCSP answers a request; der is never nil, and unsigned for an error. only reports an
+// answer for this client alone, which must not be cached.
 func (s *Service) answerOCSP(ctx context.Context, request []byte) (a answer, only bool) {
 	r, err := ocsp.ParseRequest(request)
 	if err != nil {
 		return answer{der: ocsp.Malformed}, true
 	}
-	// A stranger's issuer is not "unknown": that would speak with authority about a CA
-	// that is not ours (RFC 6960 §2.3, RFC 9919 §3.2.3).
+	// The answer about another CA's certificate is not "unknown", for which this responder has no
+	// authority (RFC 6960 §2.3, RFC 9919 §3.2.3).
 	i := s.byHash[issuerKey(r.Hash, r.NameHash, r.KeyHash)]
 	if i == nil {
 		return answer{der: ocsp.Unauthorized}, true
@@ -71,11 +71,11 @@ func (s *Service) answerOCSP(ctx context.Context, request []byte) (a answer, onl
 
 var errUnreadable = errors.New("no verdict")
 
-// current gives the answer that holds now: a kept one, or one that is signed, and kept
-// unless it is only for this asker. Unknown serial numbers are without number; keeping
-// their answers would let a stranger push the useful ones out.
+// current returns the answer that holds now: a cached one, or one that is signed, and cached
+// unless it is for this client alone. Answers about unknown serial numbers are not cached: a
+// stranger could push the useful ones out with them.
 func (s *Service) current(ctx context.Context, i *issuer, r ocsp.Request, now time.Time) (answer, error) {
-	// Read before the verdict: what changes in between is seen next time.
+	// Read before the verdict, so that a change in between is noticed next time.
 	last, err := s.store.LastChange(ctx)
 	if err != nil {
 		return answer{}, fmt.Errorf("%w: %w", errUnreadable, err)
@@ -103,8 +103,8 @@ func (s *Service) current(ctx context.Context, i *issuer, r ocsp.Request, now ti
 	return kept, nil
 }
 
-// together signs one answer about several certificates. It is for whoever asked alone:
-// nobody else asks for the same ones.
+// together signs one answer about several certificates. It is not cached: nobody else asks for
+// the same set.
 func (s *Service) together(ctx context.Context, i *issuer, r ocsp.Request, now time.Time) (answer, error) {
 	vs := make([]verdict, 0, ocsp.MaxCertificates)
 	for _, one := range append([]ocsp.Request{r}, r.More...) {
@@ -117,7 +117,7 @@ func (s *Service) together(ctx context.Context, i *issuer, r ocsp.Request, now t
 	return s.signAnswer(ctx, i, r, now, vs...)
 }
 
-// signAhead signs the kept answers anew that were asked for and will soon be too old.
+// signAhead signs again the cached answers that are in demand and will soon be too old.
 func (s *Service) signAhead(ctx context.Context) (failed error) {
 	for _, a := range s.answers.aging(s.now().Add(ahead - resignAfter)) {
 		v, err := s.verdict(ctx, a.issuer.Name, a.request)
@@ -128,16 +128,15 @@ func (s *Service) signAhead(ctx context.Context) (failed error) {
 			failed = fmt.Errorf("OCSP answers: %w", err)
 			continue
 		}
-		a.asOf = -1 // the verdict is asked for once more
+		a.asOf = -1 // so that the verdict is checked once more
 		s.answers.put(string(a.request.CertID), a)
 	}
 	return failed
 }
 
-// verdict asks the record, which is asked every time whether anything has changed: that
-// is what makes a revocation visible at once on every replica. An intent that is not completed is
-// unknown, not good: there is no such certificate yet, and if the process died while
-// it was signed, it will be revoked and never handed out.
+// verdict queries the record. An intent that is not completed is unknown, not good: there is no
+// such certificate yet, and if the process died while signing it, it will be revoked and never
+// issued.
 func (s *Service) verdict(ctx context.Context, issuer string, r ocsp.Request) (verdict, error) {
 	if r.Serial.BitLen() > 128 {
 		return verdict{status: ocsp.Unknown}, nil // ours have 16 octets
@@ -157,7 +156,7 @@ func (s *Service) verdict(ctx context.Context, issuer string, r ocsp.Request) (v
 	return verdict{status: ocsp.Good}, nil
 }
 
-// signAnswer answers a request with a verdict for each of its certificates.
+// signAnswer signs an answer with a verdict for each certificate of the request.
 func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now time.Time, vs ...verdict) (answer, error) {
 	certificate, key, err := s.responder(ctx, i.Name)
 	if err != nil {
@@ -166,13 +165,14 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now
 	if err := ocsp.CheckResponder(certificate, key, i.Certificate, now); err != nil {
 		return answer{}, err
 	}
-	// A copy of what signAhead needs: the rest of the request may be a hundred times as long.
+	// A copy of what signAhead needs: the CertID points into the request, which may be much
+	// longer.
 	kept := ocsp.Request{CertID: bytes.Clone(r.CertID), Serial: r.Serial}
 	a := answer{verdict: vs[0], thisUpdate: now.UTC().Truncate(time.Second), request: kept, issuer: i}
 	a.modified = a.thisUpdate.Format(http.TimeFormat)
 	life := ocspLife
 	if slices.ContainsFunc(vs, func(v verdict) bool { return v.status == ocsp.Unknown }) {
-		life = cacheFor // it may be issued at any moment
+		life = cacheFor // the certificate may be issued at any moment
 	}
 	a.nextUpdate = a.thisUpdate.Add(life)
 	if a.nextUpdate.After(certificate.NotAfter) {
@@ -188,13 +188,13 @@ func (s *Service) signAnswer(ctx context.Context, i *issuer, r ocsp.Request, now
 	return a, err
 }
 
-// of words a verdict on the certificate that was asked for.
+// of is the response with this verdict for the certificate of a request.
 func (v verdict) of(r ocsp.Request) ocsp.Response {
 	return ocsp.Response{CertID: r.CertID, Status: v.status, Since: time.Unix(v.since, 0), Reason: v.reason}
 }
 
-// fresh reports whether an answer may still be given out: younger than resignAfter,
-// not past its end, and not from a clock that has since gone back.
+// fresh reports whether an answer may still be served: younger than resignAfter, not past
+// nextUpdate, and not from the future of a clock that was set back.
 func (a answer) fresh(now time.Time) bool {
 	return !now.Before(a.thisUpdate) && now.Before(a.thisUpdate.Add(resignAfter)) && now.Before(a.nextUpdate)
 }
@@ -202,8 +202,8 @@ func (a answer) fresh(now time.Time) bool {
 // answersKept bounds each of the two generations: together some 50 MB.
 const answersKept = 32 << 10
 
-// answers keeps signed answers by CertID in two generations: when the young one is
-// full the old one is dropped, and with it what nobody asked for meanwhile.
+// answers caches signed answers by CertID in two generations: when the young one is full the old
+// one is dropped, with everything that was not asked for meanwhile.
 type answers struct {
 	mu         sync.Mutex
 	young, old map[string]answer
@@ -227,11 +227,11 @@ func (k *answers) get(id string) (answer, bool) {
 	return a, ok
 }
 
-// aging are the answers that were asked for and signed before a time.
+// aging are the answers in demand that were signed before a time.
 func (k *answers) aging(before time.Time) (all []answer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, a := range k.young { // what is asked for again and again is here
+	for _, a := range k.young { // what is in demand is in this generation
 		if a.asked && a.thisUpdate.Before(before) {
 			all = append(all, a)
 		}

@@ -10,15 +10,14 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Run keeps the CRLs, and the OCSP answers that are asked for, fresh until ctx ends. It
-// signs every shard once at the start, whatever its age: a process that died between
-// recording a revocation and publishing it is made good by that. From then on it signs
-// what is missing, an hour old or left behind by a failed publication. Failures are tried
-// again, after a second at first and a minute at most; the last good lists are served
-// meanwhile.
+// Run keeps the CRLs, and the OCSP answers in demand, fresh until ctx ends. It signs every shard
+// once at the start, whatever its age, in case a process died between recording a revocation and
+// publishing it. From then on it signs what is missing, an hour old, or left behind by a failed
+// publication. Failures are retried, after a second at first and a minute at most; the last good
+// lists are served meanwhile.
 func (s *Service) Run(ctx context.Context) {
 	const tick = time.Minute
-	// Lists name whole seconds: one of this second may be of the process before.
+	// Lists carry whole seconds: one of this second may be the previous process's.
 	started, first := s.now().Truncate(time.Second).Add(time.Second), true
 	backoff := time.Second
 	for {
@@ -39,7 +38,8 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// pause waits, less long if a publication fails meanwhile. It reports whether ctx goes on.
+// pause waits, for a shorter time if a publication fails meanwhile. It reports whether ctx is
+// still alive.
 func (s *Service) pause(ctx context.Context, wait, afterFailure time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -52,13 +52,13 @@ func (s *Service) pause(ctx context.Context, wait, afterFailure time.Duration) b
 			return true
 		case <-wake:
 			timer.Reset(min(wait, afterFailure))
-			wake = nil // once: failing again and again must not put it off for ever
+			wake = nil // only once, or repeated failures would postpone it for ever
 		}
 	}
 }
 
-// refresh publishes every shard that is missing, behind, or signed before oldest (or,
-// after the clock went back, in the future), and forgets those that have ended.
+// refresh publishes every shard whose list is missing, behind, or signed before oldest (or in the
+// future, after the clock was set back), and forgets shards that are no longer listed.
 func (s *Service) refresh(ctx context.Context, oldest time.Time) error {
 	var failed error
 	var due []record.Shard
@@ -83,9 +83,9 @@ func (s *Service) refresh(ctx context.Context, oldest time.Time) error {
 	return failed
 }
 
-// listed are the shards of an issuer that have a list, in order: those with certificates
-// that ended no longer ago than a list lives, so that each is on a last one, and the shard
-// that will be opened next, so that its list is out before its first certificate.
+// listed are the shards of an issuer that have a list, in order: those with certificates that
+// expired less than crlLife ago, so that each appears on a last list, and the shard that will be
+// opened next, so that its list is published before its first certificate.
 func (s *Service) listed(ctx context.Context, issuer string) ([]record.Shard, error) {
 	shards, err := s.store.Shards(ctx, issuer, s.now().Add(-crlLife))
 	next := record.Shard{Issuer: issuer, Number: 1}

@@ -1,10 +1,11 @@
-// Package status tells relying parties which certificates still hold: CRLs (RFC 5280 §5),
-// in shards, whole and as deltas, OCSP (RFC 6960, RFC 9919) and the CA certificates, over plain HTTP.
+// Package status tells relying parties which certificates are still good: CRLs (RFC 5280 §5), in
+// shards, whole and as deltas, OCSP (RFC 6960, RFC 9919) and the CA certificates, over plain
+// HTTP.
 //
-// Its promise: when Revoke, Suspend or Restore returns nil, whoever asks sees it. The
-// record is the truth; a CRL is a signed copy of one shard of it, and an OCSP answer
-// is given only while it agrees with it. If the record cannot be read, CRLs go on
-// being served as they are, and OCSP says "try later" rather than yesterday's "good".
+// Its promise: when Suspend, Restore, RevokeOperator or Show returns nil, everybody who asks sees
+// the change. The record is the truth; a CRL is a signed copy of one shard of it, and an OCSP
+// answer is served only while it agrees with it. If the record cannot be read, the last CRLs are
+// still served, and OCSP says "try later" rather than yesterday's "good".
 package status
 
 import (
@@ -27,26 +28,26 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Times that everything here agrees on.
+// Times used throughout the package.
 const (
-	// crlLife is nextUpdate − thisUpdate: an outage over a weekend, and some, leaves
-	// relying parties with a list that still counts. It is below the 10 days that the
-	// CA/Browser Forum's baseline requirements allow (4.9.7).
+	// crlLife is nextUpdate − thisUpdate: after an outage of more than a weekend relying parties
+	// still have a valid list. It is below the 10 days that the CA/Browser Forum's baseline
+	// requirements allow (4.9.7).
 	crlLife = 7 * 24 * time.Hour
-	// resignAfter is the age at which a CRL or a kept OCSP answer is signed anew; an answer
-	// that is asked for is, by as much as ahead, before anybody has to wait for it.
+	// resignAfter is the age at which a CRL or a cached OCSP answer is signed again; an answer in
+	// demand is signed ahead of that, so that nobody has to wait for it.
 	resignAfter = time.Hour
 	ahead       = 5 * time.Minute
-	// backdate is by how much a CRL begins before it is signed: to OpenSSL on a clock that is
-	// a second slow, a list of now is not yet valid, and nobody gets in. OCSP clients have
-	// such a tolerance of their own.
+	// backdate is how long before it is signed a CRL begins: for OpenSSL with a clock that is a
+	// second slow, a list of now would not be valid yet, and nobody would get in. OCSP clients
+	// have a tolerance of their own.
 	backdate = 5 * time.Minute
 	// ocspLife is nextUpdate − thisUpdate of an OCSP answer, for the same reason.
 	ocspLife = crlLife
-	// cacheFor is how long an HTTP cache may repeat us without asking: what it may add
-	// to the time between a revocation and its effect.
+	// cacheFor is how long an HTTP cache may serve an answer without asking, and so what it may
+	// add to the time between a revocation and its effect.
 	cacheFor = time.Minute
-	// LateAfter is the age of a CRL at which a server is not well.
+	// LateAfter is the age of a CRL at which a server counts as unhealthy.
 	LateAfter = 6 * time.Hour
 	// askAgain is how long a CRL is served from memory before the record is asked
 	// whether another replica has published a newer one.
@@ -57,7 +58,7 @@ const (
 	wholeTimeout = 2 * time.Minute
 )
 
-// Store is what the record must tell.
+// Store is what the package needs of the record.
 type Store interface {
 	record.Revocations
 	record.Changes
@@ -66,22 +67,22 @@ type Store interface {
 // Config is what a Service is made of. All but Roots and Log is required.
 type Config struct {
 	Store Store
-	// Issuers are those whose certificates' status is told here.
+	// Issuers are the issuers whose certificates have their status served here.
 	Issuers []Issuer
-	// Roots certify the issuers; their keys are away, so their CRLs are made at founding.
+	// Roots certify the issuers; their keys are offline, so their CRLs are made at founding.
 	Roots []Root
-	// Responder gives the OCSP responder's certificate, issued by issuer, and its key
-	// (ECDSA P-256). It is asked for every answer that is signed, so it may rotate them.
+	// Responder returns the OCSP responder's certificate, issued by issuer, and its key (ECDSA
+	// P-256). It is called for every answer that is signed, so it may rotate them.
 	Responder func(ctx context.Context, issuer string) (*x509.Certificate, crypto.Signer, error)
 	// BaseURL is the http URL in front of /crl, /ocsp and /ca in certificates.
 	BaseURL string
 	Now     func() time.Time
-	// Log receives what failed and is being tried again; nil discards it.
+	// Log receives failures, which are retried; nil discards them.
 	Log *slog.Logger
 }
 
-// Issuer is an issuing CA with its key. Certificate needs cRLSign and a subject key
-// identifier, and Signer must hold its key.
+// Issuer is an issuing CA with its key. Certificate needs cRLSign and a subject key identifier,
+// and Signer must be its key.
 type Issuer struct {
 	Name        string
 	Certificate *x509.Certificate
@@ -108,7 +109,7 @@ type Service struct {
 	rootLists    map[record.Shard]*list // never change
 	certificates map[string][]byte      // DER by file name, issuers and roots
 	answers      answers
-	files        sync.Map      // of file, by name
+	files        sync.Map      // the results of file, by name
 	wake         chan struct{} // tells Run that a publication failed
 	published    chan struct{} // tells the feed that one succeeded
 
@@ -118,7 +119,7 @@ type Service struct {
 
 type issuer struct {
 	Issuer
-	root   *list // over the issuer's own certificate, if its root is among ours
+	root   *list // of the issuer's root, if that is among Roots
 	whole  whole
 	mu     sync.Mutex
 	opened map[int64]bool // shards that have a list, as of asked
@@ -219,9 +220,9 @@ func issuerKey(hash crypto.Hash, name, key []byte) string {
 	return strconv.Itoa(int(hash)) + string(name) + string(key)
 }
 
-// Age is that of the oldest CRL being served, 0 if there is none: how far behind a relying
-// party may be. A shard that nobody has asked for since the start and Run has not reached
-// yet is not counted.
+// Age is the age of the oldest CRL being served, 0 if there is none: how far behind a relying
+// party may be. It does not count shards that have not been asked for since the start nor reached
+// by Run.
 func (s *Service) Age() (oldest time.Duration) {
 	now := s.now()
 	s.mu.Lock()
@@ -234,11 +235,11 @@ func (s *Service) Age() (oldest time.Duration) {
 	return oldest
 }
 
-// Published is sent to after a publication: what was changed before it can be announced.
+// Published receives a value after each publication: changes before it may be announced.
 func (s *Service) Published() <-chan struct{} { return s.published }
 
-// Shows is the number of the last change (record.Changes) that the shard's list, as it
-// is served here, knows; 0 if there is none yet.
+// Shows is the number of the last change (record.Changes) in the shard's list as served here; 0
+// if there is no list yet.
 func (s *Service) Shows(name record.Shard) int64 {
 	s.mu.Lock()
 	sh := s.shards[name]

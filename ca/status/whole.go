@@ -18,15 +18,15 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// Two lists are over all certificates of an issuer, whatever their shard, for relying
-// parties that cannot follow shards: the complete one, and the delta to it (RFC 5280
-// §5.2.4). They grow with what is revoked, so they are signed when somebody asks and
-// something has changed, not with every change; and as often as the processor has nine
-// parts in ten for others, or once a second, however often that is.
+// Two lists cover all certificates of an issuer, whatever their shard, for relying parties that
+// cannot follow shards: the complete one, and the delta to it (RFC 5280 §5.2.4). They grow with
+// what is revoked, so they are signed when somebody asks and something has changed, not with
+// every change; and between two signings there is a pause of nine times the duration of the
+// first, at most a second.
 
-// kind is which of the two; the record keeps the newest number of both under complete,
-// and under basis what deltas go back to. No shard has such a number. The lists
-// themselves are not kept: they can be signed at any time.
+// kind is one of the two. The record keeps the newest number of both under complete, and the base
+// of deltas under basis, as shard numbers that no shard has. The lists themselves are not stored:
+// they can be signed at any time.
 type kind int64
 
 const (
@@ -35,23 +35,23 @@ const (
 	delta    kind = -3
 )
 
-// maxDelta is how many changes a delta holds. After more, deltas begin anew.
+// maxDelta is how many changes a delta holds. With more, a new base is made.
 const maxDelta = 10_000
 
-// whole is the lists over an issuer.
+// whole holds the lists over an issuer.
 type whole struct {
 	complete, delta atomic.Pointer[list]
 
-	mu     sync.Mutex       // held while one is signed: those who ask meanwhile share it
+	mu     sync.Mutex       // held while one is signed; concurrent requests share the result
 	ready  <-chan time.Time // when the next may be; nil for at once
-	loaded bool             // number and bases are what the record has
+	loaded bool             // number and bases were read from the record
 	number int64            // the last that was given: both kinds share a sequence (RFC 5280 §5.2.3)
-	// bases are complete lists, one a day, without their DER. Deltas go back to the
-	// first, so that whoever holds any complete list that has not ended can use them.
+	// bases are complete lists, one a day, without their DER. Deltas are relative to the first,
+	// so that a holder of any unexpired complete list can use them.
 	bases []record.CRL
 }
 
-// over gives a list over an issuer that knows all that is on record.
+// over returns a list over an issuer that contains everything on record.
 func (s *Service) over(ctx context.Context, i *issuer, k kind) (*list, error) {
 	kept, sign := &i.whole.complete, s.signComplete
 	if k == delta {
@@ -61,7 +61,7 @@ func (s *Service) over(ctx context.Context, i *issuer, k kind) (*list, error) {
 	if l := kept.Load(); err == nil && !l.holds(last, s.now()) {
 		err = s.inTurn(ctx, i, func(ctx context.Context) error {
 			if kept.Load().holds(last, s.now()) {
-				return nil // who had the turn before has done it
+				return nil // a concurrent request has done it
 			}
 			return sign(ctx, i)
 		})
@@ -74,13 +74,12 @@ func (s *Service) over(ctx context.Context, i *issuer, k kind) (*list, error) {
 	return l, err
 }
 
-// holds reports whether a list may still be given out.
+// holds reports whether a list may still be served.
 func (l *list) holds(last int64, now time.Time) bool {
 	return l != nil && l.Shows >= last && !now.Before(l.ThisUpdate) && now.Before(l.ThisUpdate.Add(resignAfter))
 }
 
-// inTurn signs one list at a time, with pauses. Who asked may hang up meanwhile: others
-// are waiting.
+// inTurn signs one list at a time, with pauses, even if ctx is cancelled: others are waiting.
 func (s *Service) inTurn(ctx context.Context, i *issuer, sign func(context.Context) error) error {
 	w := &i.whole
 	w.mu.Lock()
@@ -99,7 +98,7 @@ func (s *Service) inTurn(ctx context.Context, i *issuer, sign func(context.Conte
 		}
 	}
 	err := sign(ctx)
-	if errors.Is(err, record.ErrConflict) { // another replica was quicker
+	if errors.Is(err, record.ErrConflict) { // another replica was faster
 		if err = s.loadNumbers(ctx, i); err == nil {
 			err = sign(ctx)
 		}
@@ -117,7 +116,7 @@ func (s *Service) loadNumbers(ctx context.Context, i *issuer) error {
 			return err
 		case k == complete:
 			w.number = max(w.number, stored.Sequence)
-		default: // no list that has not ended is older, whoever signed it
+		default: // no unexpired list of any replica is older
 			newer := slices.DeleteFunc(slices.Clone(w.bases), func(b record.CRL) bool { return b.Sequence <= stored.Sequence })
 			w.bases = append([]record.CRL{stored}, newer...)
 		}
@@ -144,8 +143,8 @@ func (s *Service) signComplete(ctx context.Context, i *issuer) error {
 	return nil
 }
 
-// signWhole makes the next list in an issuer's sequence. Its number is on record before
-// anybody sees it.
+// signWhole makes the next list in an issuer's sequence. Its number is recorded before the list
+// is served.
 func (s *Service) signWhole(ctx context.Context, i *issuer, l crl.List, shows int64, now time.Time) (record.CRL, error) {
 	signed, err := i.signList(l, record.CRL{Shows: shows}, i.whole.number, now)
 	if err != nil {
@@ -158,14 +157,14 @@ func (s *Service) signWhole(ctx context.Context, i *issuer, l crl.List, shows in
 	return signed, nil
 }
 
-// numbered is what the record keeps of a list.
+// numbered is what the record keeps of such a list.
 func numbered(c record.CRL, i *issuer, k kind) record.CRL {
 	c.Shard, c.DER = record.Shard{Issuer: i.Name, Number: int64(k)}, []byte{}
 	return c
 }
 
-// remember keeps one complete list a day as a base, and drops the bases that nobody needs:
-// once the second has ended, whoever holds a list that has not has that one or a newer.
+// remember keeps one complete list a day as a base, and drops the bases that nobody needs: once
+// the second has expired, every unexpired list is newer than the first.
 func (s *Service) remember(ctx context.Context, i *issuer, c record.CRL, now time.Time) error {
 	bases := i.whole.bases
 	if n := len(bases); n == 0 || c.ThisUpdate.Sub(bases[n-1].ThisUpdate).Abs() >= 24*time.Hour {
@@ -212,10 +211,10 @@ func (s *Service) signDelta(ctx context.Context, i *issuer) error {
 
 var errTooMany = errors.New("too much has changed for a delta")
 
-// since lists what changed after a change: what is revoked or held now, and what is good
-// again, as removeFromCRL (RFC 5280 §5.3.1), whether the base has it or not.
+// since lists what changed after a change: what is now revoked or on hold, and what is good
+// again, as removeFromCRL (RFC 5280 §5.3.1), whether or not the base contains it.
 func (s *Service) since(ctx context.Context, i *issuer, after int64, now time.Time) (entries []crl.Entry, shows int64, err error) {
-	shows, err = s.store.LastChange(ctx) // before: of what comes meanwhile, some may be missed
+	shows, err = s.store.LastChange(ctx) // read first: later changes may be missed
 	if err != nil {
 		return nil, 0, err
 	}
@@ -237,16 +236,16 @@ func (s *Service) since(ctx context.Context, i *issuer, after int64, now time.Ti
 	return entries, shows, err
 }
 
-// file is all that a relying party on OpenSSL needs, which fetches no list by itself: the
-// lists of an issuer and of its root. As they are over all shards, a device whose certificate
-// is the first of a new one is not refused for want of its list.
+// file is all that a relying party with OpenSSL needs, which fetches no lists itself: those of an
+// issuer and of its root. As they cover all shards, a device is not refused because its
+// certificate is the first of a new shard.
 type file struct {
 	of []*list
 	*list
 }
 
-// relyingParties is the file that is over all issuers of working certificates: who takes it
-// every minute has the next CA's list when that begins to issue.
+// relyingParties is the file over all issuers of working certificates: whoever fetches it every
+// minute has the next CA's list when that begins to issue.
 const relyingParties = "relying-parties"
 
 func (s *Service) file(ctx context.Context, name string) (*list, error) {
@@ -273,7 +272,7 @@ func (s *Service) file(ctx context.Context, name string) (*list, error) {
 			pem.Encode(&text, &pem.Block{Type: "X509 CRL", Bytes: l.DER}) // to memory
 		}
 	}
-	made := &list{Body: reply.New(text.Bytes(), time.Time{})} // two of them may change in one second
+	made := &list{Body: reply.New(text.Bytes(), time.Time{})} // two lists may change in one second
 	s.files.Store(name, file{lists, made})
 	return made, nil
 }

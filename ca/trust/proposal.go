@@ -17,9 +17,8 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Proposal is a bundle on its way to being one: what it is to follow, and the signatures
-// that it has so far. It travels between the places where keys are kept, and whoever
-// signs it sees what it changes.
+// Proposal is a bundle that is being signed: the bundle that it is to follow, and the signatures
+// that it has so far. It is passed around among the holders of keys, who see what it changes.
 type Proposal struct {
 	// Base is the bundle in use, Next the one that shall follow it.
 	Base wire.SignedBundle `json:"base"`
@@ -28,8 +27,8 @@ type Proposal struct {
 	base, next wire.Bundle
 }
 
-// Propose makes a proposal, which nobody has signed yet, of what shall follow base. The
-// number of next is chosen here.
+// Propose makes an unsigned proposal for the bundle that follows base. It sets the number of
+// next.
 func Propose(base wire.SignedBundle, next wire.Bundle) (*Proposal, error) {
 	b, err := wire.ReadBundle(base)
 	if err != nil {
@@ -57,7 +56,7 @@ func Propose(base wire.SignedBundle, next wire.Bundle) (*Proposal, error) {
 // MaxProposal bounds a proposal's file: two bundles with their signatures, in base64.
 const MaxProposal = 3 * wire.MaxMessage
 
-// ReadProposal reads what Write wrote, and believes none of its signatures.
+// ReadProposal parses what Write wrote, and trusts none of its signatures.
 func ReadProposal(text []byte) (*Proposal, error) {
 	if len(text) > MaxProposal {
 		return nil, wire.ErrTooLarge
@@ -82,7 +81,7 @@ func ReadProposal(text []byte) (*Proposal, error) {
 	return p, nil
 }
 
-// Write is the proposal's file.
+// Write returns the proposal's file.
 func (p *Proposal) Write() ([]byte, error) {
 	text, err := json.MarshalIndent(p, "", "  ")
 	return append(text, '\n'), err
@@ -91,16 +90,16 @@ func (p *Proposal) Write() ([]byte, error) {
 // Bundles are the contents of Base and Next.
 func (p *Proposal) Bundles() (base, next wire.Bundle) { return p.base, p.next }
 
-// Key is one that has a say in a proposal.
+// Key is a key whose signature counts for a proposal.
 type Key struct {
-	// Name is what its signatures bear (wire.BundleSignature.Signer), Public the key.
+	// Name identifies its signatures (wire.BundleSignature.Signer), Public is the key.
 	Name   string
 	Public crypto.PublicKey
 	// Root is set for an infrastructure root.
 	Root *x509.Certificate
 }
 
-// keysOf are those that sign for a bundle: its signers or, without any, its roots.
+// keysOf are the keys that sign for a bundle: its signers or, if it has none, its roots.
 func keysOf(b wire.Bundle) (all []Key) {
 	if len(b.Signers) == 0 {
 		return rootsOf(b)
@@ -122,11 +121,11 @@ func rootsOf(b wire.Bundle) (all []Key) {
 	return all
 }
 
-// ahead is by how much a proposal's clock may be before that of whoever signs it.
+// ahead is how far a proposal's time may be ahead of the signer's clock.
 const ahead = 24 * time.Hour
 
-// Timely refuses a proposal that says that it was made after now: devices that follow it
-// would believe in no earlier time, and so in no certificate, ever again.
+// Timely refuses a proposal made after now: devices that follow it would never again accept an
+// earlier time, and so no certificate.
 func (p *Proposal) Timely(now time.Time) error {
 	if p.next.Created.After(now.Add(ahead)) {
 		return fmt.Errorf("the proposal says that it was made at %s, and it is %s: devices would take every certificate for one that has ended; propose again, with the right clock",
@@ -135,8 +134,8 @@ func (p *Proposal) Timely(now time.Time) error {
 	return nil
 }
 
-// Sign adds the signatures that a key can give, now: as one of the keys that sign for either
-// bundle, and as an infrastructure root of the next. It says as which.
+// Sign adds the signatures that a key can give: as one of the keys that sign for either bundle,
+// and as an infrastructure root of the next. It returns in which roles it signed.
 func (p *Proposal) Sign(signer crypto.Signer, now time.Time) (as []Key, err error) {
 	if err := p.Timely(now); err != nil {
 		return nil, err
@@ -164,8 +163,8 @@ func (p *Proposal) Sign(signer crypto.Signer, now time.Time) (as []Key, err erro
 	return as, nil
 }
 
-// Merge adds the signatures that another copy of the same proposal has; those that do not
-// verify, here and there, are left behind.
+// Merge adds the signatures of another copy of the same proposal, and drops those of either that
+// do not verify.
 func (p *Proposal) Merge(other *Proposal) error {
 	if !bytes.Equal(p.Next.Bundle, other.Next.Bundle) {
 		return errors.New("the proposals are not the same: one was changed after it had been signed")
@@ -175,8 +174,7 @@ func (p *Proposal) Merge(other *Proposal) error {
 	return nil
 }
 
-// Missing says, a line each, which signatures a proposal lacks; nothing if it can be
-// published.
+// Missing lists the signatures that a proposal lacks, a line each; none if it can be published.
 func (p *Proposal) Missing() (lines []string) {
 	for _, b := range []wire.Bundle{p.base, p.next} {
 		signed, want := p.Next.Signed(b)
@@ -189,7 +187,7 @@ func (p *Proposal) Missing() (lines []string) {
 		}
 		lines = append(lines, fmt.Sprintf("%d of the %s that bundle %d names must sign, %d did; not yet: %s", want, what, b.Number, signed, names(p.silent(keysOf(b)))))
 	}
-	// A newcomer that pins the new root begins with the bundle that this root signed.
+	// A new device that pins the new root begins with the bundle that this root signed.
 	var fresh []Key
 	for _, root := range rootsOf(p.next) {
 		if !Lists(p.base.Infrastructure, root.Root.Raw) {
@@ -239,8 +237,7 @@ func (k Key) String() string {
 	return fmt.Sprintf("%s (%s)", k.Name[:16], plain(k.Root.Subject.CommonName))
 }
 
-// Signed is the proposal as a bundle that devices follow; it fails as long as anything is
-// missing.
+// Signed is the bundle that devices follow; an error if signatures are missing.
 func (p *Proposal) Signed() (wire.SignedBundle, error) {
 	if lines := p.Missing(); len(lines) > 0 {
 		return wire.SignedBundle{}, errors.New(lines[0])
@@ -250,7 +247,7 @@ func (p *Proposal) Signed() (wire.SignedBundle, error) {
 	return signed, err
 }
 
-// good are the signatures that verify, one of each key that has a say.
+// good are the signatures that verify, one for each key.
 func (p *Proposal) good() (good []wire.BundleSignature) {
 	for _, k := range slices.Concat(keysOf(p.base), keysOf(p.next), rootsOf(p.next)) {
 		for _, s := range p.Next.Signatures {
@@ -263,9 +260,9 @@ func (p *Proposal) good() (good []wire.BundleSignature) {
 	return good
 }
 
-// Change is one thing that a bundle has and the one before it has not, or the reverse.
+// Change is one thing that a bundle adds or removes.
 type Change struct {
-	// What is "operational root", "signer", …; Name says which, and Gone that it is no more.
+	// What is "operational root", "signer", …; Name says which, and Gone that it is removed.
 	What, Name string
 	Gone       bool
 }
@@ -312,8 +309,8 @@ func (p *Proposal) Changes() (all []Change) {
 	return all
 }
 
-// Listing is all that the proposed bundle lists, a line each. Unlike Changes it does not
-// depend on what the proposal claims to follow, which need not be what devices have.
+// Listing is the whole content of the proposed bundle, a line each. Unlike Changes it does not
+// depend on the base that the proposal claims, which devices need not have.
 func (p *Proposal) Listing() (lines []string) {
 	for _, c := range (&Proposal{next: p.next}).Changes() {
 		if !c.Gone {
@@ -330,8 +327,8 @@ func texts(all []string) (out [][]byte) {
 	return out
 }
 
-// NameOf is how people tell one root (a certificate) or key (SubjectPublicKeyInfo) from
-// another: the SHA-256 of its DER and, of a root, its subject.
+// NameOf identifies a root (a certificate) or key (SubjectPublicKeyInfo) to people: the SHA-256
+// of its DER and, of a root, its common name.
 func NameOf(der []byte) string {
 	sum := sha256.Sum256(der)
 	if root, err := x509.ParseCertificate(der); err == nil {
@@ -340,8 +337,8 @@ func NameOf(der []byte) string {
 	return fmt.Sprintf("%x", sum)
 }
 
-// plain keeps a proposal's words from steering the terminal on which somebody decides
-// whether to sign it.
+// plain keeps a proposal's text from controlling the terminal on which somebody decides whether
+// to sign it.
 func plain(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -1,9 +1,9 @@
-// Package trust makes and serves what devices are told to trust: numbered bundles of
-// roots, time keys and server addresses, each signed by keys that are kept away from the
-// server; and the time, signed by a key that the newest bundle lists.
+// Package trust makes and serves what devices must trust: numbered bundles of roots, time keys
+// and server addresses, each signed by keys that are kept away from the server; and the time,
+// signed by a key that the newest bundle lists.
 //
-// Its promise: what it hands out passes the device's own checks (wire.OpenBundle,
-// wire.Bundle.Follow, wire.TimeAnswer.Open). It puts nothing on the network itself.
+// Its promise: what it returns passes the device's own checks (wire.OpenBundle,
+// wire.Bundle.Follow, wire.TimeAnswer.Open). It does no networking.
 package trust
 
 import (
@@ -28,9 +28,9 @@ type Root struct {
 	Signer      crypto.Signer
 }
 
-// Sign makes a bundle's exact bytes and signs them with every root given. A root that
-// is being retired signs next to its successor, so that devices which know only the
-// one or only the other follow. Each signer must be listed in b.Infrastructure.
+// Sign encodes a bundle and signs it with every root given. A root that is being retired signs
+// next to its successor, so that devices which know only one of them follow. Each signer must be
+// listed in b.Infrastructure.
 func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 	if err := b.Validate(); err != nil {
 		return wire.SignedBundle{}, fmt.Errorf("trust bundle: %w", err)
@@ -58,10 +58,10 @@ func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 	return signed, nil
 }
 
-// Service gives out the bundles and the signed time.
+// Service serves the bundles and the signed time.
 type Service struct {
-	// steps are the bundles that were ever in use and are kept, the newest last, each
-	// following the one before it; first is the number of the first.
+	// steps are the bundles that are kept, the newest last, each following the one before it;
+	// first is the number of the first.
 	steps   []wire.SignedBundle
 	sizes   []int
 	first   int64
@@ -71,8 +71,8 @@ type Service struct {
 }
 
 // New checks that the bundle in file (the JSON of wire.SignedBundle) lists root, the
-// infrastructure root of this installation, and timeKey, and that each of the earlier
-// bundles, oldest first, leads to the next: devices that slept go that way.
+// infrastructure root of this installation, and timeKey, and that each of the earlier bundles,
+// oldest first, leads to the next: devices that were offline follow them.
 func New(file []byte, root *x509.Certificate, timeKey crypto.Signer, earlier ...[]byte) (*Service, error) {
 	s := &Service{timeKey: timeKey}
 	for _, text := range append(slices.Clone(earlier), file) {
@@ -94,7 +94,7 @@ func New(file []byte, root *x509.Certificate, timeKey crypto.Signer, earlier ...
 	return s, nil
 }
 
-// add takes the bundle that follows the newest.
+// add appends the bundle that follows the newest.
 func (s *Service) add(text []byte) error {
 	var signed wire.SignedBundle
 	err := wire.DecodeBytes(text, &signed)
@@ -123,11 +123,11 @@ func (s *Service) Newest() (wire.SignedBundle, int64) {
 	return s.steps[len(s.steps)-1], s.bundle.Number
 }
 
-// stepsFrame is what wire.TrustSteps adds to its bundles at most, in bytes.
+// stepsFrame is the most that wire.TrustSteps adds to its bundles, in bytes.
 const stepsFrame = 64
 
-// Since gives the bundles that follow number after, as many as fit into an answer and at
-// least one if there are any. A device that is older than the first kept gets that.
+// Since returns the bundles that follow number after, as many as fit into an answer and at least
+// one if there are any. They begin with the first bundle that is kept if after is older.
 func (s *Service) Since(after int64) wire.TrustSteps {
 	answer := wire.TrustSteps{Bundles: []wire.SignedBundle{}, Newest: s.bundle.Number}
 	if after >= s.bundle.Number {
@@ -156,7 +156,7 @@ func (s *Service) Listed(root []byte) bool {
 	})
 }
 
-// SignedBy names who signed the newest bundle (wire.BundleSignature.Signer).
+// SignedBy lists the signers of the newest bundle (wire.BundleSignature.Signer).
 func (s *Service) SignedBy() (names []string) {
 	for _, signature := range s.steps[len(s.steps)-1].Signatures {
 		names = append(names, signature.Signer)
@@ -170,8 +170,8 @@ func (s *Service) First() int64 { return s.first }
 // Bundle is the content of the newest bundle.
 func (s *Service) Bundle() wire.Bundle { return s.bundle }
 
-// SignTime binds now to a nonce that somebody without a clock made up. It has 16 to 64
-// bytes: fewer would not be fresh, and for more there is no use.
+// SignTime signs now together with the nonce of a device whose clock is not trusted. The nonce
+// has 16 to 64 bytes: fewer might repeat, and more are of no use.
 func (s *Service) SignTime(nonce []byte, now time.Time) (wire.TimeAnswer, error) {
 	if len(nonce) < wire.MinNonce || len(nonce) > wire.MaxNonce {
 		return wire.TimeAnswer{}, fmt.Errorf("the nonce must have %d to %d bytes", wire.MinNonce, wire.MaxNonce)

@@ -1,9 +1,9 @@
-// Package crl writes certificate revocation lists (RFC 5280 §5): of a shard, of a whole
-// issuer, and of what changed since one of those. It knows the format and nothing of who
-// is on a list.
+// Package crl writes certificate revocation lists (RFC 5280 §5): of a shard, of a whole issuer,
+// and of what changed since one of those. It knows the format, and nothing about who is on a
+// list.
 //
-// x509.CreateRevocationList is the second opinion of the tests and not used here: it takes
-// ten times as long, and after a large revocation the world waits for it.
+// It does not use x509.CreateRevocationList, against which the tests compare: that takes ten
+// times as long, and after a large revocation everybody waits for it.
 package crl
 
 import (
@@ -24,18 +24,18 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// ReasonRemoved is removeFromCRL: in a delta, a certificate that is good again.
+// ReasonRemoved is removeFromCRL: in a delta, the certificate is good again.
 const ReasonRemoved = 8
 
-// List is what a list says.
+// List is the content of a list.
 type List struct {
 	// Number is the crlNumber.
 	Number                 int64
 	ThisUpdate, NextUpdate time.Time
-	// Point is the URI of the shard that it is (issuingDistributionPoint); empty for a list
-	// over all certificates of the issuer.
+	// Point is the URI of its shard (issuingDistributionPoint); empty for a list over all
+	// certificates of the issuer.
 	Point string
-	// Freshest is where the delta to this list is (freshestCRL); empty for none.
+	// Freshest is the URI of the delta to this list (freshestCRL); empty for none.
 	Freshest string
 	// Base is the number of the list that this one is the delta to (deltaCRLIndicator); 0
 	// for a complete list.
@@ -111,7 +111,7 @@ func (l List) tbs(issuer *x509.Certificate, algorithm asn1.ObjectIdentifier) ([]
 		b.AddBytes(issuer.RawSubject)
 		b.AddBytes(appendTime(nil, l.ThisUpdate))
 		b.AddBytes(appendTime(nil, l.NextUpdate))
-		if len(entries) > 0 { // an empty revokedCertificates is left out (RFC 5280 §5.1.2.6)
+		if len(entries) > 0 { // an empty revokedCertificates is omitted (RFC 5280 §5.1.2.6)
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(entries) })
 		}
 		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
@@ -121,7 +121,7 @@ func (l List) tbs(issuer *x509.Certificate, algorithm asn1.ObjectIdentifier) ([]
 	return b.Bytes()
 }
 
-// appendEntry writes one of revokedCertificates. All its lengths are below 128.
+// appendEntry writes one element of revokedCertificates. All lengths in it are below 128.
 func appendEntry(b []byte, e Entry) ([]byte, error) {
 	serial, err := hex.DecodeString(e.Serial)
 	if err != nil || len(serial) == 0 || len(serial) > 20 {
@@ -130,7 +130,7 @@ func appendEntry(b []byte, e Entry) ([]byte, error) {
 	for len(serial) > 1 && serial[0] == 0 {
 		serial = serial[1:]
 	}
-	size, sign := len(serial), serial[0]>>7 // a number is positive: one that looks negative gets a zero in front
+	size, sign := len(serial), serial[0]>>7 // the number is positive: if its top bit is set, a zero byte goes in front
 	size += int(sign)
 	at := len(b)
 	b = append(b, 0x30, 0, 0x02, byte(size))
@@ -160,7 +160,7 @@ func (l List) extensions(b *cryptobyte.Builder, issuer *x509.Certificate) {
 		})
 	})
 	addExtension(b, 20, false, func(b *cryptobyte.Builder) { b.AddASN1Int64(l.Number) })
-	if l.Base != 0 { // without it, known to be critical, a delta would pass for a complete list (RFC 5280 §5.2.4)
+	if l.Base != 0 { // critical, or a delta would pass for a complete list (RFC 5280 §5.2.4)
 		addExtension(b, 27, true, func(b *cryptobyte.Builder) { b.AddASN1Int64(l.Base) })
 	}
 	if l.Point != "" {
@@ -175,7 +175,7 @@ func (l List) extensions(b *cryptobyte.Builder, issuer *x509.Certificate) {
 	}
 }
 
-// addExtension adds id-ce LAST.
+// addExtension adds an extension with the id id-ce last.
 func addExtension(b *cryptobyte.Builder, last int, critical bool, value func(*cryptobyte.Builder)) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(asn1.ObjectIdentifier{2, 5, 29, last})
@@ -186,9 +186,9 @@ func addExtension(b *cryptobyte.Builder, last int, critical bool, value func(*cr
 	})
 }
 
-// addPoint is issuingDistributionPoint, critical (RFC 5280 §5.2.5): without it one shard
-// would pass for the whole list. It names the shard by the URI that its certificates carry
-// and covers end-entity certificates alone, the only kind that our issuers sign.
+// addPoint is issuingDistributionPoint, critical (RFC 5280 §5.2.5), or one shard would pass for
+// the whole list. It names the shard by the URI that its certificates carry and covers only
+// end-entity certificates, the only kind that our issuers sign.
 func addPoint(b *cryptobyte.Builder, uri string) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		addName(b, uri)

@@ -15,35 +15,35 @@ import (
 const (
 	// life is nextUpdate − thisUpdate of a document: as a CRL's.
 	life = 7 * 24 * time.Hour
-	// resignAfter is the age at which an unchanged document is made anew.
+	// resignAfter is the age at which an unchanged document is made again.
 	resignAfter = time.Hour
 	// buildTimeout bounds the making of a document.
 	buildTimeout = 2 * time.Minute
-	// denyListEvery and filterEvery are how often a document is made anew at most, however
-	// much changes: a filter reads every certificate that has not expired.
+	// denyListEvery and filterEvery are the shortest intervals at which a document is made again,
+	// however much changes: a filter reads every certificate that has not expired.
 	denyListEvery = time.Second
 	filterEvery   = time.Minute
-	// settled is the age at which a certificate is surely on record: notBefore lies up to
-	// five minutes before its issue (ca), which takes at most a minute, and clocks of
-	// replicas differ by less than the rest. A filter covers what is older.
+	// settled is the age at which a certificate is certainly on record: notBefore lies up to five
+	// minutes before its issue (ca), which takes at most a minute, and the clocks of replicas
+	// differ by less than the rest. A filter covers only older ones.
 	settled = 10 * time.Minute
 )
 
-// document is a deny-list or filter, made when somebody asks and kept while it holds.
+// document is a deny-list or filter, made on request and cached while it is current.
 type document struct {
 	issuer, kind string
 	build        func(ctx context.Context, issuer string, now time.Time) (data []byte, number int64, err error)
 	settle       time.Duration // 0 means denyListEvery
 
-	mu     sync.Mutex // held while it is made: those who ask meanwhile share it
+	mu     sync.Mutex // held while it is made; concurrent requests share the result
 	data   []byte
 	etag   string
 	number int64
 	made   time.Time
 }
 
-// get gives a document that knows all that is on record, but for what happened in the
-// last denyListEvery or filterEvery.
+// get returns a document that contains everything on record, except for changes in the last
+// denyListEvery or filterEvery.
 func (d *document) get(ctx context.Context, last int64, now time.Time) (data []byte, etag string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -114,7 +114,7 @@ func (f *Feed) filter(ctx context.Context, issuer string, now time.Time) ([]byte
 	return data, number, err
 }
 
-// seal is the signer and the head of a document that is made now.
+// seal returns the signer and the header of a document made now.
 func (f *Feed) seal(ctx context.Context, issuer string, number int64, now time.Time) (s denylist.Seal, d denylist.Document, err error) {
 	s.Issuer = f.Issuers[issuer]
 	if s.Responder, s.Key, err = f.Responder(ctx, issuer); err != nil {

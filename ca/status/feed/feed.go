@@ -1,10 +1,9 @@
-// Package feed pushes changes of certificates' status to relying parties, and hands out
-// the signed documents to begin from: a deny-list and a filter (wire/denylist).
+// Package feed pushes changes of certificates' status to relying parties, and serves the signed
+// documents to begin from: a deny-list and a filter (wire/denylist).
 //
-// Its promise: a change is announced when the CRL that shows it is out, whoever made
-// it; a follower that resumes after the last number it was told misses nothing; one that
-// is barred hears nothing of what happens from then on; and no follower, however slow,
-// costs the others anything.
+// Its promise: a change is announced when the CRL with it is published, whichever process made
+// it; a follower that resumes after the last number it received misses nothing; one that is
+// barred receives nothing from then on; and no follower, however slow, delays the others.
 package feed
 
 import (
@@ -27,15 +26,15 @@ import (
 )
 
 const (
-	// poll is how often the record is asked for changes of other processes, and for those
-	// that their makers did not live to publish.
+	// poll is how often the record is asked for changes by other processes, and for those whose
+	// process died before publishing.
 	poll = 250 * time.Millisecond
-	// grace is how long whoever made a change may take to publish its CRL before it is
-	// published here. A CRL is signed within a second of a change, and one signing shows
-	// all that happened meanwhile.
+	// grace is how long the process that made a change may take to publish its CRL before it is
+	// published here. A CRL is signed within a second of a change, and one signing covers all
+	// changes meanwhile.
 	grace = 500 * time.Millisecond
-	// page is how many changes are read, and told, at a time; handful how many to one
-	// follower that catches up, for each has those bytes to itself.
+	// page is how many changes are read and announced at a time; handful how many are sent at a
+	// time to a follower that catches up, whose bytes are not shared.
 	page    = 1000
 	handful = 100
 	// publishTimeout bounds a publication.
@@ -44,11 +43,11 @@ const (
 
 // Lists is where CRLs are published; ca/status.
 type Lists interface {
-	// Publish signs lists anew and returns when they are being served.
+	// Publish signs lists and returns when they are being served.
 	Publish(ctx context.Context, shards ...record.Shard) error
-	// Shows is the number of the last change that the list being served knows.
+	// Shows is the number of the last change in the list being served.
 	Shows(shard record.Shard) int64
-	// Published is sent to after a publication.
+	// Published receives a value after each publication.
 	Published() <-chan struct{}
 }
 
@@ -56,12 +55,12 @@ type Lists interface {
 type Config struct {
 	Store record.Changes
 	Lists Lists
-	// Issuers are those that relying parties trust, by name.
+	// Issuers are the issuers that relying parties trust, by name.
 	Issuers map[string]*x509.Certificate
-	// Responder gives an issuer's OCSP responder and its key, which sign the documents.
+	// Responder returns an issuer's OCSP responder and its key, which sign the documents.
 	Responder func(ctx context.Context, issuer string) (*x509.Certificate, crypto.Signer, error)
 	Now       func() time.Time
-	// Log receives what failed and is being tried again; nil discards it.
+	// Log receives failures, which are retried; nil discards them.
 	Log *slog.Logger
 }
 
@@ -71,12 +70,13 @@ type Feed struct {
 	documents map[string]*document // by path below wire.PathFeed
 
 	mu        sync.Mutex
-	position  int64 // what was announced
+	position  int64 // the last change announced
 	followers map[*follower]bool
 	stopped   bool
 }
 
-// New begins after the last change on record: what happened before is in the documents.
+// New makes a Feed that begins after the last change on record: earlier changes are in the
+// documents.
 func New(ctx context.Context, c Config) (*Feed, error) {
 	if c.Store == nil || c.Lists == nil || c.Responder == nil || c.Now == nil || len(c.Issuers) == 0 {
 		return nil, errors.New("feed: store, lists, issuers, responder and clock are all needed")
@@ -99,12 +99,12 @@ func New(ctx context.Context, c Config) (*Feed, error) {
 	return f, nil
 }
 
-// Run announces changes until ctx ends, and then lets all followers go.
+// Run announces changes until ctx ends, and then ends all streams.
 func (f *Feed) Run(ctx context.Context) {
 	defer f.stop()
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
-	var waiting int64   // the oldest change that is not announced
+	var waiting int64   // the oldest change that is not announced yet
 	var since time.Time // when it was first seen
 	failing := false
 	for {
@@ -125,8 +125,8 @@ func (f *Feed) Run(ctx context.Context) {
 	}
 }
 
-// advance announces, in order, what is on record and on its list. What is not on its list
-// is put there if it is due, or waited for: its number is returned, 0 if there is none.
+// advance announces, in order, the changes that are on record and on their list. A change that is
+// not on its list is published if due; otherwise its number is returned, or 0 if there is none.
 func (f *Feed) advance(ctx context.Context, due bool) (waiting int64, err error) {
 	for {
 		f.mu.Lock()
@@ -153,15 +153,14 @@ func (f *Feed) advance(ctx context.Context, due bool) (waiting int64, err error)
 	}
 }
 
-// unlisted reports whether a change is not on its list yet. One of a certificate that has
-// ended need not be (RFC 5280 §3.3).
+// unlisted reports whether a change is missing from its list. That of an expired certificate need
+// not be there (RFC 5280 §3.3).
 func (f *Feed) unlisted(c record.Change) bool {
 	return f.Lists.Shows(record.Shard{Issuer: c.Issuer, Number: c.Shard}) < c.Number && !c.NotAfter.Before(f.Now())
 }
 
-// publish makes good what the maker of a change did not do, or not yet. If it fails the
-// change is announced all the same: better a relying party refuses a device than
-// waits for a list.
+// publish publishes what the process that made a change has not. If it fails the change is
+// announced all the same: refusing a device is better than waiting for a list.
 func (f *Feed) publish(ctx context.Context, changes []record.Change) {
 	var shards []record.Shard // Publish signs each once
 	for _, c := range changes {
@@ -176,7 +175,7 @@ func (f *Feed) publish(ctx context.Context, changes []record.Change) {
 	}
 }
 
-// announce tells all followers, and drops those that have not taken what came before.
+// announce sends changes to all followers, and drops those that are too far behind.
 func (f *Feed) announce(changes []record.Change) error {
 	text, err := f.encode(changes)
 	if err != nil {
@@ -197,8 +196,8 @@ func (f *Feed) announce(changes []record.Change) error {
 	return nil
 }
 
-// encode gives the events for changes of our issuers. The last says how far they reach,
-// so that a follower also learns of numbers that were none of its business.
+// encode returns the events for changes of our issuers. The last event says how far they reach,
+// so that a follower also passes the numbers of other issuers' changes.
 func (f *Feed) encode(changes []record.Change) ([]byte, error) {
 	var text bytes.Buffer
 	for _, c := range changes {
@@ -237,8 +236,8 @@ func change(c record.Change) wire.Change {
 	return w
 }
 
-// commonName is the value that a subject begins with, as crypto/x509/pkix writes it
-// (RFC 2253 §2.4); empty if it begins with another.
+// commonName is the CN at the beginning of a subject as crypto/x509/pkix writes it (RFC 2253
+// §2.4); empty if the subject begins with another attribute.
 func commonName(subject string) string {
 	rest, ok := strings.CutPrefix(subject, "CN=")
 	if !ok {
@@ -254,8 +253,7 @@ func commonName(subject string) string {
 	return name.String()
 }
 
-// news is an announcement. With doubt, the certificate by which a follower is known may be
-// among what changed.
+// news is an announcement. doubt: one of the changed certificates may be a follower's own.
 type news struct {
 	text  []byte
 	doubt bool
@@ -264,14 +262,13 @@ type news struct {
 // follower is one open stream. news is closed when it is dropped.
 type follower struct{ news chan news }
 
-// behind is how many announcements a follower may have before it. All followers share
-// their bytes.
+// behind is how many announcements a follower may be behind. All followers share their bytes.
 const behind = 64
 
 // maxFollowers bounds the open streams.
 const maxFollowers = 8192
 
-// follow adds a follower and says from where on it will be told.
+// follow adds a follower and returns the position after which it receives news.
 func (f *Feed) follow() (who *follower, position int64, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

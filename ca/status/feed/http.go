@@ -14,21 +14,19 @@ import (
 )
 
 const (
-	// maxBehind is how far back, in numbers, the stream goes. Whoever is further behind
-	// is better served with the deny-list.
+	// maxBehind is how far back, in numbers, the stream reaches. A follower further behind is
+	// better served with the deny-list.
 	maxBehind = 16_384
-	// writeTimeout bounds each write: a follower that takes a byte a second is dropped,
-	// and may resume.
+	// writeTimeout bounds each write: a follower that is too slow is dropped, and may resume.
 	writeTimeout = 10 * time.Second
 )
 
-// Handler serves wire.PathFeed and below: documents and the stream. Who may ask is the
-// caller's business; still says whether he still may, and is asked before anything is sent
-// that happened since he might have been barred, and with each heartbeat. With nil there
-// are the documents alone: they are signed, and need no protected connection.
+// Handler serves wire.PathFeed and below: documents and the stream. The caller decides who may
+// connect; still reports whether a follower still may, and is called before sending news that
+// might bar it, and with each heartbeat. If still is nil only the documents are served: they are
+// signed, and need no protected connection.
 //
-// The stream outlives the time limits of its listener by setting its own; a context that
-// ends, ends it.
+// The stream replaces its listener's time limits by its own, and ends with the request's context.
 func (f *Feed) Handler(still func(context.Context) bool) http.Handler {
 	mux := http.NewServeMux()
 	if still != nil {
@@ -56,7 +54,7 @@ func (f *Feed) serveDocument(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	h.Set("Content-Type", d.kind)
-	h.Set("Cache-Control", "no-cache") // kept, and asked about each time
+	h.Set("Cache-Control", "no-cache") // cached, but revalidated each time
 	h.Set("ETag", etag)
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 }
@@ -73,8 +71,8 @@ func refuse(w http.ResponseWriter, status int, code, detail, hint string) {
 	json.NewEncoder(w).Encode(wire.Problem{Status: status, Code: code, Detail: detail, Hint: hint})
 }
 
-// after reads where a follower resumes: the header of a client that reconnects by
-// itself (WHATWG HTML §9.2.4) is newer than the URL that it was given.
+// after reads the number after which a follower resumes: the header of a client that reconnects
+// by itself (WHATWG HTML §9.2.4) is newer than its URL.
 func after(r *http.Request) (int64, error) {
 	text := r.URL.Query().Get("after")
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
@@ -117,9 +115,8 @@ func (f *Feed) serveChanges(w http.ResponseWriter, r *http.Request, still func(c
 	}
 }
 
-// gone reports whether a follower must begin anew. A number ahead of what was announced
-// may be known from another replica; ahead of the record it is of a past that a
-// restore has undone.
+// gone reports whether a follower must start again. A number ahead of what was announced may come
+// from another replica; one ahead of the record was undone by a restore.
 func (f *Feed) gone(ctx context.Context, from, position int64) (bool, error) {
 	if from <= position {
 		return position-from > maxBehind, nil
@@ -128,9 +125,10 @@ func (f *Feed) gone(ctx context.Context, from, position int64) (bool, error) {
 	return from > last, err
 }
 
-// stream sends what happened after from, and then what happens.
+// stream sends the changes after from, and then news.
 func (f *Feed) stream(ctx context.Context, s *stream, who *follower, from, position int64) {
-	// What barred him while he came was announced before he was a follower.
+	// A change that barred the client while it connected may have been announced before it was a
+	// follower.
 	if !s.still(ctx) || s.begin() != nil || f.catchUp(ctx, s, from, position) != nil {
 		return
 	}
@@ -155,8 +153,8 @@ func (f *Feed) stream(ctx context.Context, s *stream, who *follower, from, posit
 	}
 }
 
-// catchUp sends what was announced before the follower came. A certificate that changes
-// meanwhile moves behind position, and comes with the news.
+// catchUp sends what was announced before the follower came. A certificate that changes meanwhile
+// moves beyond position, and comes with the news.
 func (f *Feed) catchUp(ctx context.Context, s *stream, from, position int64) error {
 	for from < position {
 		changes, err := f.Store.Changes(ctx, from, handful)
@@ -186,7 +184,7 @@ func (f *Feed) catchUp(ctx context.Context, s *stream, from, position int64) err
 	return s.send(current.Bytes())
 }
 
-// stream is the answer of one follower.
+// stream is the response to one follower.
 type stream struct {
 	w     http.ResponseWriter
 	c     *http.ResponseController
@@ -194,7 +192,7 @@ type stream struct {
 	still func(context.Context) bool
 }
 
-// begin sends the header. The limits of the listener are for answers that end.
+// begin sends the header, and lifts the listener's time limits, which are for responses that end.
 func (s *stream) begin() error {
 	if err := s.c.SetReadDeadline(time.Time{}); err != nil {
 		return err

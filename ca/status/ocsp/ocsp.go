@@ -1,10 +1,9 @@
-// Package ocsp reads OCSP requests and writes OCSP responses (RFC 6960, within the
-// profile of RFC 9919). It knows the format and nothing of who may ask or what the
-// answer is.
+// Package ocsp reads OCSP requests and writes OCSP responses (RFC 6960, within the profile of RFC
+// 9919). It knows the format, and nothing about who may ask or what the answer is.
 //
-// golang.org/x/crypto/ocsp is the second opinion of the tests and not used here: it
-// drops a request's nonce, names the responder by subject only, takes producedAt from
-// the system clock and cannot put a nonce into a response.
+// It does not use golang.org/x/crypto/ocsp, against which the tests compare: that drops a
+// request's nonce, names the responder by subject only, takes producedAt from the system clock,
+// and cannot put a nonce into a response.
 package ocsp
 
 import (
@@ -24,16 +23,16 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// MaxRequest bounds a request, in bytes. An honest one has about 120 for each certificate
-// and at most 140 for a nonce; the rest is room for a signature, which is not read, and for
-// a hundred certificates, whose asker learns from Malformed more than from HTTP.
+// MaxRequest bounds a request, in bytes. An honest one has about 120 for each certificate and at
+// most 140 for a nonce; the rest is room for a signature, which is ignored, and for a hundred
+// certificates, so that a client with too many gets Malformed instead of an HTTP error.
 const MaxRequest = 16 << 10
 
-// MaxCertificates bounds how many certificates one request may ask for: a device with its
-// issuers and their spares, not a fleet.
+// MaxCertificates bounds how many certificates one request may ask about: those of a device and
+// its issuers, not of a fleet.
 const MaxCertificates = 16
 
-// ErrMalformed is wrapped by every error of ParseRequest: the answer is Malformed.
+// ErrMalformed is wrapped by every error of ParseRequest; answer Malformed.
 var ErrMalformed = errors.New("not an OCSP request")
 
 // Object identifiers of RFC 6960 §4 and of the hashes of a CertID.
@@ -44,15 +43,14 @@ var (
 	oidSHA256 = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}
 )
 
-// Hashes are those that name an issuer in a CertID: SHA-1 for older clients, SHA-256
-// as RFC 9919 §3.1.1 has it. Neither protects anything here: they only say whose
-// certificate is meant.
+// Hashes are the hashes that identify an issuer in a CertID: SHA-1 for older clients, SHA-256 as
+// in RFC 9919 §3.1.1. Neither protects anything: they only say whose certificate is meant.
 var Hashes = []crypto.Hash{crypto.SHA1, crypto.SHA256}
 
 // Request asks for the status of one certificate, and of those in More.
 type Request struct {
-	// CertID is the DER of the CertID as it was sent. The response repeats it, so a
-	// client that compares bytes finds its own.
+	// CertID is the DER of the CertID as sent. The response repeats it, for clients that compare
+	// bytes.
 	CertID []byte
 	// Hash made NameHash and KeyHash from the issuer; 0 if it is not one of Hashes.
 	Hash              crypto.Hash
@@ -61,14 +59,14 @@ type Request struct {
 	Serial *big.Int
 	// Nonce is to be repeated in the answer; nil if none was sent.
 	Nonce []byte
-	// More are the further certificates that were asked for, each without nonce and More.
-	// RFC 9919 §3.1.1 has clients ask for one, RFC 6960 §4.1.1 lets them ask for several.
+	// More are the other certificates asked about, each without Nonce and More. RFC 9919 §3.1.1
+	// has clients ask about one, RFC 6960 §4.1.1 lets them ask about several.
 	More []Request
 }
 
-// ParseRequest reads an OCSPRequest, strictly DER. It must hold 1 to MaxCertificates Requests
-// and no critical extension but a nonce. A requestor's name and a signature are passed
-// over: the answer is public.
+// ParseRequest parses an OCSPRequest, strictly DER. It must hold 1 to MaxCertificates Requests
+// and no critical extension but a nonce. A requestor's name and a signature are ignored: the
+// answer is public.
 func ParseRequest(der []byte) (Request, error) {
 	if len(der) > MaxRequest {
 		return Request{}, fmt.Errorf("%w: over %d bytes", ErrMalformed, MaxRequest)
@@ -145,9 +143,8 @@ func (r *Request) readCertID(in *cryptobyte.String) error {
 	return nil
 }
 
-// readExtensions reads the optional extensions under a context tag to the end of in
-// and returns the nonce among them. An unknown one is passed over unless it is
-// critical (RFC 6960 §4.4).
+// readExtensions reads the optional extensions under a context tag to the end of in and returns
+// the nonce among them. An unknown extension is ignored unless it is critical (RFC 6960 §4.4).
 func readExtensions(in *cryptobyte.String, tag uint8) (nonce []byte, err error) {
 	var wrapped, list cryptobyte.String
 	var present bool
@@ -191,11 +188,10 @@ func readNonce(value cryptobyte.String) (nonce []byte, err error) {
 	return nonce, nil
 }
 
-// DecodePath undoes what clients and proxies do to the base64 of a request in a path
-// (RFC 6960 appendix A.1), beyond the escapes that net/url has undone: escapes of escapes,
-// the alphabet of RFC 4648 §5, a "+" that became a space, line breaks, padding left out, and
-// slashes too many in front. None of those can be confused: a request begins with 0x30,
-// its base64 with "M".
+// DecodePath decodes the base64 of a request in a path (RFC 6960 appendix A.1), from which
+// net/url has removed escapes, tolerating what clients and proxies do to it: double escapes, the
+// alphabet of RFC 4648 §5, a "+" that became a space, line breaks, missing padding, and extra
+// slashes in front. This is unambiguous: a request begins with 0x30, its base64 with "M".
 func DecodePath(path string) ([]byte, error) {
 	if strings.Contains(path, "%") {
 		var err error
@@ -209,8 +205,8 @@ func DecodePath(path string) ([]byte, error) {
 
 var fashions = strings.NewReplacer(" ", "+", "-", "+", "_", "/", "\r", "", "\n", "")
 
-// IssuerHashes are the two hashes that name an issuer in a CertID: over its subject
-// and over its public key's bits, without tag, length and unused bits (RFC 6960 §4.1.1).
+// IssuerHashes are the two hashes that identify an issuer in a CertID: over its subject and over
+// its public key's bits, without tag, length and unused bits (RFC 6960 §4.1.1).
 func IssuerHashes(issuer *x509.Certificate, hash crypto.Hash) (name, key []byte, err error) {
 	bits, err := keyBits(issuer)
 	if err != nil {
@@ -241,7 +237,7 @@ func skipOptional(in *cryptobyte.String, tag uint8) bool {
 	return in.SkipOptionalASN1(explicit(tag))
 }
 
-// skipNull passes over the NULL that hash algorithm parameters are, or are not.
+// skipNull skips the parameters of a hash algorithm, which are NULL or absent.
 func skipNull(in *cryptobyte.String) bool {
 	if in.Empty() {
 		return true

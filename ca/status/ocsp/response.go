@@ -21,13 +21,13 @@ import (
 
 // Unsigned answers: OCSPResponse with a responseStatus alone (RFC 6960 §4.2.1).
 var (
-	// Malformed: the request is not one.
+	// Malformed: the request cannot be parsed.
 	Malformed = []byte{0x30, 3, 0x0a, 1, 1}
 	// InternalError: something is wrong with the responder.
 	InternalError = []byte{0x30, 3, 0x0a, 1, 2}
 	// TryLater: the status cannot be read now.
 	TryLater = []byte{0x30, 3, 0x0a, 1, 3}
-	// Unauthorized: not an issuer that the responder speaks for (RFC 6960 §2.3).
+	// Unauthorized: the responder does not answer for this issuer (RFC 6960 §2.3).
 	Unauthorized = []byte{0x30, 3, 0x0a, 1, 6}
 )
 
@@ -49,20 +49,20 @@ type Response struct {
 	// Since and Reason (RFC 5280 §5.3.1) belong to Revoked; reason 0 is left out.
 	Since  time.Time
 	Reason int
-	// ThisUpdate is when the status was known, which is also producedAt: an answer is
-	// signed when it is made. Until NextUpdate it may be relied upon.
+	// ThisUpdate is when the status was known, and also producedAt. The status may be relied upon
+	// until NextUpdate.
 	ThisUpdate, NextUpdate time.Time
 	// Nonce is Request.Nonce; nil leaves it out.
 	Nonce []byte
-	// More are the statuses of Request.More, each with CertID, Status, Since and Reason
-	// alone: what was known at the same time is relied upon for as long.
+	// More are the statuses of Request.More, each with only CertID, Status, Since and Reason; the
+	// times are those of the first.
 	More []Response
 }
 
 var oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 
-// Sign makes the OCSPResponse. responder is key's certificate; it is named by its key
-// and enclosed. The key must be ECDSA P-256, like every key of this CA.
+// Sign makes the OCSPResponse. responder is key's certificate, which is enclosed and named by its
+// key. The key must be ECDSA P-256.
 func (r Response) Sign(responder *x509.Certificate, key crypto.Signer) ([]byte, error) {
 	public, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok || public.Curve != elliptic.P256() {
@@ -80,8 +80,8 @@ func (r Response) Sign(responder *x509.Certificate, key crypto.Signer) ([]byte, 
 	return envelope(tbs, signature, responder.Raw)
 }
 
-// CheckResponder holds a responder against RFC 6960 §4.2.2.2: issued by the very CA it
-// answers for, for this purpose, and still valid.
+// CheckResponder checks a responder against RFC 6960 §4.2.2.2: issued by the very CA that it
+// answers for, for this purpose, and valid now.
 func CheckResponder(c *x509.Certificate, key crypto.Signer, issuer *x509.Certificate, now time.Time) error {
 	switch public, ok := c.PublicKey.(*ecdsa.PublicKey); {
 	case !ok || !public.Equal(key.Public()):
@@ -128,7 +128,7 @@ func (r Response) single(b *cryptobyte.Builder) {
 	case Revoked:
 		b.AddASN1(explicit(uint8(Revoked)), func(b *cryptobyte.Builder) {
 			b.AddASN1GeneralizedTime(r.Since.UTC())
-			if r.Reason != 0 { // unspecified is said by silence (RFC 5280 §5.3.1)
+			if r.Reason != 0 { // unspecified is omitted (RFC 5280 §5.3.1)
 				b.AddASN1(explicit(0), func(b *cryptobyte.Builder) { b.AddASN1Enum(int64(r.Reason)) })
 			}
 		})
@@ -139,7 +139,7 @@ func (r Response) single(b *cryptobyte.Builder) {
 	b.AddASN1(explicit(0), func(b *cryptobyte.Builder) { b.AddASN1GeneralizedTime(r.NextUpdate.UTC()) })
 }
 
-// extensions is Extensions with the nonce alone.
+// extensions is Extensions with only the nonce.
 func (r Response) extensions(b *cryptobyte.Builder) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {

@@ -1,5 +1,5 @@
-// Package reply gives out the same bytes over HTTP again and again: with a tag of their
-// contents, and compressed for those who take it (RFC 9110).
+// Package reply serves the same bytes over HTTP repeatedly: with an ETag of their contents, and
+// compressed for clients that accept it (RFC 9110).
 package reply
 
 import (
@@ -14,25 +14,25 @@ import (
 	"time"
 )
 
-// Body is what is given out; make one with New.
+// Body is what is served; make one with New.
 type Body struct {
 	bytes []byte
 	tag   string
-	// Modified is when they were made, or zero if those before have the same second:
-	// If-Modified-Since cannot tell the two apart, so it is not offered.
+	// Modified is when they were made; zero if the bytes before them were made in the same
+	// second, since If-Modified-Since could not tell the two apart.
 	Modified   time.Time
-	compressed func() []byte // nil if it gains nothing
+	compressed func() []byte // returns nil if it gains nothing
 }
 
-// New is for bytes that do not change any more.
+// New makes a Body of bytes that must not change any more.
 func New(body []byte, modified time.Time) Body {
 	return Body{body, Tag(body), modified, sync.OnceValue(func() []byte { return compress(body) })}
 }
 
-// Compress does what the first who takes gzip would wait for.
+// Compress compresses now what the first client that accepts gzip would wait for.
 func (b *Body) Compress() { b.compressed() }
 
-// Serve answers with the bytes as a media type, which caches may keep for a while.
+// Serve answers with the bytes, of media type kind, which caches may keep for keep.
 func (b *Body) Serve(w http.ResponseWriter, r *http.Request, kind string, keep time.Duration) {
 	body, tag := b.bytes, b.tag
 	h := w.Header()
@@ -44,7 +44,7 @@ func (b *Body) Serve(w http.ResponseWriter, r *http.Request, kind string, keep t
 			// Other bytes have another strong tag (§8.8.3.3).
 			body, tag = packed, strings.TrimSuffix(tag, `"`)+`-gzip"`
 			h.Set("Content-Encoding", "gzip")
-			h.Set("Content-Length", strconv.Itoa(len(body))) // net/http leaves it to us then
+			h.Set("Content-Length", strconv.Itoa(len(body))) // net/http does not set it then
 		}
 	}
 	h.Set("ETag", tag)
@@ -57,12 +57,12 @@ func Tag(content []byte) string {
 	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
-// CacheControl lets every cache keep an answer, as it is, for a while and no longer.
+// CacheControl lets every cache keep an answer unchanged for d and no longer.
 func CacheControl(d time.Duration) string {
 	return "public, no-transform, must-revalidate, max-age=" + strconv.Itoa(max(0, int(d.Seconds())))
 }
 
-// takesGzip reads Accept-Encoding (§12.5.3). What is not understood is not taken.
+// takesGzip parses Accept-Encoding (§12.5.3); a malformed one does not accept gzip.
 func takesGzip(accept string) bool {
 	for one := range strings.SplitSeq(accept, ",") {
 		coding, weight, weighted := strings.Cut(strings.ToLower(strings.Join(strings.Fields(one), "")), ";")
@@ -74,8 +74,8 @@ func takesGzip(accept string) bool {
 	return false
 }
 
-// compress: a full shard of a CRL becomes 36 per cent of its size, in a third of the time of
-// its parsing. More effort gains a thousandth.
+// compress shrinks a full CRL shard to 36 per cent of its size, in a third of the time that
+// parsing it takes. A higher level gains only a thousandth.
 func compress(body []byte) []byte {
 	var out bytes.Buffer
 	w, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
