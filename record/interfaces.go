@@ -230,6 +230,13 @@ type Inventory interface {
 	Certificates(ctx context.Context, where *Selector, p Page) ([]Certificate, string, error)
 	// CertificatesNumbered finds by serial number in every issuer.
 	CertificatesNumbered(ctx context.Context, serial string) ([]Certificate, error)
+	// Issuers names every issuer that a place in a shard was ever reserved for, in order.
+	Issuers(ctx context.Context) ([]string, error)
+	// Outstanding counts what an issuer has signed for devices, operators and relying parties
+	// and that has not expired before the given time. Unless key is nil, what bears these bytes as its
+	// issuer's key identifier (RFC 5280 §4.2.1.1) does not count: the rest is of another
+	// issuer that had the name.
+	Outstanding(ctx context.Context, issuer string, key []byte, at time.Time) (Outstanding, error)
 }
 
 // AbleAfterDisabling is how long an operator counts, where consent is needed, after being
@@ -290,6 +297,9 @@ type Audit interface {
 	Events(ctx context.Context, after int64, limit int) ([]Event, error)
 	// LastEvents lists the newest events, newest first.
 	LastEvents(ctx context.Context, limit int) ([]Event, error)
+	// TrustEvents lists the newest events of the verbs VerbPublished, VerbActivated, VerbListed
+	// and VerbImported, newest first.
+	TrustEvents(ctx context.Context, limit int) ([]Event, error)
 }
 
 // Keeping is what the host does with a store.

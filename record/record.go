@@ -281,6 +281,17 @@ const (
 	ReasonPrivilege     = 9
 )
 
+// Outstanding is what holders still have of an issuer.
+type Outstanding struct {
+	// Good counts the good ones whose holder has no newer good one of the profile, Denied
+	// those that are revoked or on hold.
+	Good, Denied int64
+	// Until is the latest end and Newest the serial number of the newest of all these; zero if
+	// there are none.
+	Until  time.Time
+	Newest string
+}
+
 // Shard names one CRL of one issuer.
 type Shard struct {
 	Issuer string
@@ -328,6 +339,15 @@ type Authority struct {
 	Added       time.Time
 	AddedBy     string
 }
+
+// Verbs of the events by which the host changes what others trust. What they tell of is in
+// files beside the record: Object is "bundle N", an issuer, an issuer, and a root.
+const (
+	VerbPublished = "trust.published"
+	VerbActivated = "issuer.activated"
+	VerbListed    = "issuer.listed"
+	VerbImported  = "list.imported"
+)
 
 // Event is one line of audit. A store refuses one without Time or Verb.
 type Event struct {

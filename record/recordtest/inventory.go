@@ -110,6 +110,55 @@ func lookUps(t *testing.T, b *bench) {
 	}
 }
 
+// outstanding: what holders have of an issuer, without what a newer one has taken the place of.
+func outstanding(t *testing.T, b *bench) {
+	of := func(issuer string, key []byte, want record.Outstanding) {
+		t.Helper()
+		got, err := b.Outstanding(b.ctx, issuer, key, Now)
+		b.must(err)
+		b.equal("outstanding of "+issuer, got, want)
+	}
+	f := b.fleet() // a good one, a newer intent, an expired one, a void one
+	until := f.good.NotAfter
+	of("operational", nil, record.Outstanding{Good: 2, Denied: 1, Until: until, Newest: f.revoke.Serial})
+	of("nobody", nil, record.Outstanding{})
+	next := newIntent(f.device.ID)
+	next.Issuer = "operational-2"
+	next = b.issue(next)
+	of("operational", nil, record.Outstanding{Denied: 1, Until: until, Newest: f.revoke.Serial})
+	of("operational-2", nil, record.Outstanding{Good: 1, Until: until, Newest: next.Serial})
+	of("operational-2", next.DER[40:60], record.Outstanding{})
+	of("operational-2", []byte("of another issuer's"), record.Outstanding{Good: 1, Until: until, Newest: next.Serial})
+	// One of another profile takes nobody's place, nor one that was revoked.
+	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
+	mine := func(issuer, profile string) record.Certificate {
+		c := newIntent("")
+		c.Issuer, c.Operator, c.Profile = issuer, "anna", profile
+		return b.issue(c)
+	}
+	own := newIntent("") // the installation's own are nobody's
+	own.Issuer = "infrastructure"
+	b.issue(own)
+	of("infrastructure", nil, record.Outstanding{})
+	first := mine("infrastructure", "operator")
+	mine("infrastructure-2", "relay")
+	of("infrastructure", nil, record.Outstanding{Good: 1, Until: until, Newest: first.Serial})
+	mine("infrastructure-2", "operator")
+	of("infrastructure", nil, record.Outstanding{})
+	if _, err := b.RevokeOperator(b.ctx, "anna", Now, 0, event("operator.ended")); err != nil {
+		t.Fatal(err)
+	}
+	of("infrastructure", nil, record.Outstanding{Denied: 1, Until: until, Newest: first.Serial})
+
+	for _, issuer := range []string{"operational-2", "operational", "operational"} {
+		_, _, err := b.ReserveShard(b.ctx, issuer, 2, 2)
+		b.must(err)
+	}
+	names, err := b.Issuers(b.ctx)
+	b.must(err)
+	b.equal("issuers", names, []string{"operational", "operational-2"})
+}
+
 // words are values of text fields, chosen for what they mean to a pattern language,
 // and patterns what to ask of them.
 var (

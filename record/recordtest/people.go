@@ -220,6 +220,19 @@ func events(t *testing.T, b *bench) {
 			t.Errorf("a limit of %d was accepted", limit)
 		}
 	}
+	var trusted []record.Event
+	for _, verb := range []string{record.VerbPublished, record.VerbActivated, "x", record.VerbListed, record.VerbImported} {
+		b.must(b.Note(b.ctx, record.Event{Time: Now, Verb: verb}))
+		if verb != "x" {
+			trusted = append([]record.Event{b.last()}, trusted...)
+		}
+	}
+	got, err = b.TrustEvents(b.ctx, 10)
+	b.must(err)
+	b.equal("events of trust", got, trusted)
+	got, err = b.TrustEvents(b.ctx, 1)
+	b.must(err)
+	b.equal("the last event of trust", got, trusted[:1])
 	b.refused("an event without verb", nil, func() error { return b.Note(b.ctx, event("fine"), record.Event{Time: Now}) })
 	b.refused("an event without time", nil, func() error { return b.Note(b.ctx, record.Event{Verb: "x"}) })
 	d := newDevice()

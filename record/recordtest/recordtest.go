@@ -78,6 +78,7 @@ func Run(t *testing.T, p Place) {
 		"random walk":          randomWalk,
 		"paging":               paging,
 		"look-ups":             lookUps,
+		"outstanding":          outstanding,
 		"selectors":            selectors,
 		"selectors refused":    selectorsRefused,
 		"working certificate":  workingCertificate,

@@ -100,6 +100,11 @@ func (s Audit) LastEvents(ctx context.Context, limit int) ([]record.Event, error
 	return s.events(ctx, limit, "ORDER BY e.seq DESC LIMIT ?")
 }
 
+// TrustEvents reads an index of them alone, whose condition this repeats.
+func (s Audit) TrustEvents(ctx context.Context, limit int) ([]record.Event, error) {
+	return s.events(ctx, limit, "WHERE e.verb IN ('trust.published', 'issuer.activated', 'issuer.listed', 'list.imported') ORDER BY e.seq DESC LIMIT ?")
+}
+
 // Alerts lists oldest first.
 func (s Audit) Alerts(ctx context.Context, operator string, limit int) ([]record.Event, error) {
 	return s.events(ctx, limit, `JOIN alerts a ON a.event = e.seq

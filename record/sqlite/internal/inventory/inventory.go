@@ -113,6 +113,41 @@ func (s Inventory) CertificatesNumbered(ctx context.Context, serial string) ([]r
 	return engine.List(ctx, s.db, rows.ScanCertificate, rows.SelectCertificate+" WHERE c.serial = ? ORDER BY c.issuer", serial)
 }
 
+// Issuers asks the shards: of them there are few.
+func (s Inventory) Issuers(ctx context.Context) ([]string, error) {
+	return engine.List(ctx, s.db, func(r engine.Row) string { return r.Text(0) }, "SELECT DISTINCT issuer FROM shards ORDER BY issuer")
+}
+
+// outstanding leaves out what a newer one of the same holder has taken the place of.
+const outstanding = `SELECT count(*) FILTER (WHERE c.revoked IS NULL), count(*) FILTER (WHERE c.revoked IS NOT NULL), max(c.not_after), max(c.seq)
+	FROM certificates c WHERE c.issuer = ? AND c.not_after >= ? AND (c.device IS NOT NULL OR c.operator IS NOT NULL)
+	AND (?3 IS NULL OR instr(coalesce(c.der, c.tbs), ?3) = 0)
+	AND (c.revoked IS NOT NULL OR c.device IS NOT NULL AND NOT EXISTS (SELECT 1 FROM certificates n
+			WHERE n.device = c.device AND n.profile = c.profile AND n.seq > c.seq AND n.issued IS NOT NULL AND n.revoked IS NULL AND n.not_after >= ?2)
+		OR c.device IS NULL AND NOT EXISTS (SELECT 1 FROM certificates n
+			WHERE n.device IS NULL AND n.operator = c.operator AND n.profile = c.profile AND n.seq > c.seq AND n.issued IS NOT NULL AND n.revoked IS NULL AND n.not_after >= ?2))`
+
+// Outstanding reads a certificate whole only if a key is given, and the index of what has not
+// expired leads to all of them.
+func (s Inventory) Outstanding(ctx context.Context, issuer string, key []byte, at time.Time) (o record.Outstanding, err error) {
+	err = s.db.View(ctx, func(c *engine.Conn) error {
+		newest := int64(0)
+		_, err := engine.Query(ctx, c, func(r engine.Row) struct{} {
+			o, newest = record.Outstanding{Good: r.Int(0), Denied: r.Int(1), Until: r.Time(2)}, r.Int(3)
+			return struct{}{}
+		}, outstanding, issuer, at, key)
+		if err != nil || newest == 0 {
+			return err
+		}
+		serial, err := engine.First(c, func(r engine.Row) string { return r.Text(0) }, "SELECT serial FROM certificates WHERE seq = ?", newest)
+		if serial != nil {
+			o.Newest = *serial
+		}
+		return err
+	})
+	return o, err
+}
+
 // LabelDevices selects once: a label that it changes may be what selects.
 func (s Inventory) LabelDevices(ctx context.Context, of record.Selection, set map[string]string, remove []string, e record.Event) (n int64, err error) {
 	chosen, args, err := filter.Selection(of)
