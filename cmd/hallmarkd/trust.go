@@ -125,7 +125,12 @@ needs it. Nothing is issued by the new CA before activate.`,
 			if err != nil {
 				return err
 			}
-			made, err := rollover.AddRoot(in, args[0], rootOut, time.Now())
+			store, err := in.OpenStore(c.Context())
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			made, err := rollover.AddRoot(c.Context(), in, store, args[0], rootOut, time.Now())
 			if err != nil {
 				return err
 			}

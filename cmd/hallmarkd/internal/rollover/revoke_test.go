@@ -160,7 +160,7 @@ func TestImportList(t *testing.T) {
 // rollOver puts a second operational issuer to use.
 func (h *house) rollOver() {
 	h.Helper()
-	_, err := AddRoot(h.in, profile.Operational, h.safe, time.Now())
+	_, err := AddRoot(h.Context(), h.in, h.store, profile.Operational, h.safe, time.Now())
 	h.check(err)
 	h.read()
 	h.publish()

@@ -5,6 +5,7 @@ package rollover
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/x509"
 	"errors"
@@ -205,10 +206,16 @@ type Added struct {
 	Proposal *trust.Proposal
 }
 
+// Known are the issuers on record.
+type Known interface {
+	Issuers(ctx context.Context) ([]string, error)
+}
+
 // AddRoot makes the next root of a line with an issuing CA, and proposes that it be
 // trusted. The root's key is written to rootOut; the server never needs it. A CA that was
-// made before and is not trusted yet is proposed again.
-func AddRoot(in *installation.Installation, line, rootOut string, now time.Time) (made Added, err error) {
+// made before and is not trusted yet is proposed again. A name that one on record had is not
+// given again: its lists and answers would be taken for the other's.
+func AddRoot(ctx context.Context, in *installation.Installation, known Known, line, rootOut string, now time.Time) (made Added, err error) {
 	if err := installation.CheckKeys(rootOut); err != nil {
 		return made, err
 	}
@@ -226,7 +233,13 @@ func AddRoot(in *installation.Installation, line, rootOut string, now time.Time)
 	if err != nil {
 		return made, err
 	}
-	made.Issuer = s.Next(line)
+	taken, err := known.Issuers(ctx)
+	if err != nil {
+		return made, err
+	}
+	for made.Issuer = s.Next(line); slices.Contains(taken, made.Issuer); {
+		made.Issuer = profile.Successor(made.Issuer)
+	}
 	f, err := found(in, made.Issuer, rootOut, now)
 	if err != nil {
 		return made, err

@@ -132,7 +132,7 @@ func TestRetire(t *testing.T) {
 		t.Fatal("a root that is none was retired")
 	}
 	for _, line := range profile.Issuers() {
-		_, err := AddRoot(h.in, line, h.safe, time.Now())
+		_, err := AddRoot(h.Context(), h.in, h.store, line, h.safe, time.Now())
 		h.check(err)
 		h.read()
 	}
@@ -171,7 +171,7 @@ func TestRetire(t *testing.T) {
 // A publication that was cut off is finished when it is done again.
 func TestPublishAfterACut(t *testing.T) {
 	h := newHouse(t)
-	_, err := AddRoot(h.in, profile.Operational, h.safe, time.Now())
+	_, err := AddRoot(h.Context(), h.in, h.store, profile.Operational, h.safe, time.Now())
 	h.check(err)
 	h.read()
 	roots := installation.TrustFile(h.in.Config, filepath.Base(installation.RelyingParties))
@@ -269,7 +269,7 @@ func TestAddRootForTheServersUser(t *testing.T) {
 		user = 65534
 		each(func(path string, _ int) error { return os.Lchown(path, user, -1) })
 	}
-	_, err := AddRoot(h.in, profile.Operational, h.safe, time.Now())
+	_, err := AddRoot(h.Context(), h.in, h.store, profile.Operational, h.safe, time.Now())
 	h.check(err)
 	seen := 0
 	each(func(path string, owner int) error {
