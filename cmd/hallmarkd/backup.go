@@ -81,6 +81,9 @@ func restoreCommand() *cobra.Command {
 revoked after the backup stay revoked, spent quotas spent, and certificates issued
 after it are known. Stop the old server first; it must never run again.
 
+CAs, trust bundles and the roots' lists are as in the backup. If the record knows of later
+ones, restore lists what is missing, as "hallmarkd check" does.
+
 Without the journal it refuses. --accept-losses restores the moment of the backup,
 closes every lot and ends open invitations, grants and approvals, and jobs that wait for
 one; jobs that ran are paused. Devices revoked and operators disabled later are back and
@@ -140,6 +143,12 @@ func tellRestored(out io.Writer, done upkeep.Restored) error {
 		if done.Torn {
 			text.WriteString("The journal ended within a group that was never answered; it was left out.\n")
 		}
+	}
+	if len(done.Losses) > 0 {
+		text.WriteString("MISSING is what the record knows of and the backup does not have:\n")
+	}
+	for _, l := range done.Losses {
+		fmt.Fprintf(&text, "- %s: %s\n  hint: %s\n", l.Subject, strings.ReplaceAll(l.Detail, "\n", "\n  "), l.Hint)
 	}
 	fmt.Fprintf(&text, "The old installation must never run again.\n\nNext:\n  hallmarkd check --config %[1]s\n  hallmarkd serve --config %[1]s\n", done.Config)
 	if done.Journal != done.OldJournal {

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -90,6 +91,9 @@ func open(path string, tokens bool) (*Installation, error) {
 		opened, err := openIssuer(i.name, i.Issuer)
 		if err == nil && (tokens || !keys.InToken(i.Key)) {
 			err = opened.openKey(i.Issuer, c.Dir)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = Hint(err, "bring it back, from the old machine or a backup of after it was made")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", i.name, err)

@@ -91,7 +91,7 @@ func finish(ctx context.Context, in *installation.Installation, note Noter, p *t
 	if err := anchors(in, next); err != nil {
 		return err
 	}
-	e := record.Event{Time: now, Actor: "host", Verb: "trust.published", Object: "bundle " + strconv.FormatInt(next.Number, 10), Detail: map[string]string{}}
+	e := record.Event{Time: now, Actor: "host", Verb: record.VerbPublished, Object: "bundle " + strconv.FormatInt(next.Number, 10), Detail: map[string]string{"sha256": fingerprint(p.Next.Bundle)}}
 	for n, c := range p.Changes() {
 		e.Detail[fmt.Sprintf("change%d", n+1)] = c.String()
 	}
@@ -195,5 +195,5 @@ func Activate(ctx context.Context, in *installation.Installation, note Revoked, 
 	if err := s.Write(in.Config); err != nil {
 		return err
 	}
-	return note.Note(ctx, record.Event{Time: now, Actor: "host", Verb: "issuer.activated", Object: name, Detail: map[string]string{"before": before}})
+	return note.Note(ctx, record.Event{Time: now, Actor: "host", Verb: record.VerbActivated, Object: name, Detail: map[string]string{"before": before}})
 }

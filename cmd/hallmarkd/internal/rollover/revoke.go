@@ -86,7 +86,7 @@ func ImportList(ctx context.Context, in *installation.Installation, note Noter, 
 	if err := replaceList(in, done.Root, done.List.Raw); err != nil {
 		return done, err
 	}
-	e := record.Event{Time: now, Actor: "host", Verb: "list.imported", Object: done.Root,
+	e := record.Event{Time: now, Actor: "host", Verb: record.VerbImported, Object: done.Root,
 		Detail: map[string]string{"number": done.List.Number.String(), "until": done.List.NextUpdate.UTC().Format(time.RFC3339)}}
 	events := []record.Event{e}
 	for _, name := range done.Named {
@@ -129,5 +129,5 @@ func replaceList(in *installation.Installation, root string, list []byte) error 
 
 // listed is the event of an issuer that its root's list names from now on.
 func listed(name, root string, now time.Time) record.Event {
-	return record.Event{Time: now, Actor: "host", Verb: "issuer.listed", Object: name, Detail: map[string]string{"root": root}}
+	return record.Event{Time: now, Actor: "host", Verb: record.VerbListed, Object: name, Detail: map[string]string{"root": root}}
 }

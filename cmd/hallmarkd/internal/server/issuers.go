@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/issuing"
@@ -47,4 +48,15 @@ func (i issuers) Prove(ctx context.Context, issuer, code string, e record.Event)
 		return nil, err
 	}
 	return issued[0].Certificate, nil
+}
+
+// signable leaves out the lists of an issuer that is gone (installation.Losses): nobody can sign
+// them, and a start or a job that waited for them would wait for ever.
+func signable(in *installation.Installation, publish func(context.Context, ...record.Shard) error) func(context.Context, ...record.Shard) error {
+	return func(ctx context.Context, shards ...record.Shard) error {
+		return publish(ctx, slices.DeleteFunc(slices.Clone(shards), func(s record.Shard) bool {
+			_, err := in.Find(s.Issuer)
+			return err != nil
+		})...)
+	}
 }

@@ -51,6 +51,13 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 	} else if doubt != "" {
 		log.Warn("is this machine's clock right? Devices take the time from here", "because", doubt)
 	}
+	lost, err := in.Losses(ctx, store, time.Now(), false)
+	if err != nil {
+		return err
+	}
+	for _, l := range lost {
+		log.Warn("the record knows of what is not here: hallmarkd check", "of", l.Subject, "missing", l.Detail, "hint", l.Hint)
+	}
 	h, err := assemble(ctx, in, store, version, log)
 	if err != nil {
 		return err
@@ -111,7 +118,8 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 		return nil, err
 	}
 	h.authority.status = h.status // each needs the other: the responders' certificates are the CA's
-	if err := h.status.Publish(ctx, void...); err != nil {
+	publish := signable(in, h.status.Publish)
+	if err := publish(ctx, void...); err != nil {
 		return nil, err
 	}
 	if h.feed, err = feed.New(ctx, feed.Config{
@@ -119,7 +127,7 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 	}); err != nil {
 		return nil, err
 	}
-	h.jobs = job.New(store, h.status.Publish, time.Now, log)
+	h.jobs = job.New(store, publish, time.Now, log)
 	h.own = &own{request: serverRequest(in), authority: h.authority, log: log}
 	if err := h.makers.reload(ctx); err != nil {
 		return nil, err

@@ -267,6 +267,46 @@ func TestIntentLeftByACrash(t *testing.T) {
 	t.Error("the CRL does not name what may have been signed")
 }
 
+// An issuer that is gone signs no list, for which neither a start waits nor a job.
+func TestIssuerThatIsGone(t *testing.T) {
+	in := found(t)
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	event := func(verb string) record.Event {
+		return record.Event{Time: time.Now(), Actor: "host", Verb: verb}
+	}
+	device := record.Device{ID: "id", Model: record.DefaultModel, Lot: record.DefaultLot, Serial: "SN-1", State: record.StateActive, Enrolled: time.Now(), Seen: time.Now()}
+	if _, err := store.Admit(t.Context(), record.Query{}, func(record.View) (record.Admission, error) {
+		return record.Admission{Device: device, Event: event("device.enrolled")}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	shard, _, err := store.ReserveShard(t.Context(), "operational-2", 1, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := record.Certificate{Issuer: "operational-2", Serial: "0123456789abcdef0123456789abcdef", Profile: string(profile.LDevID), Device: device.ID, Subject: "x",
+		Shard: shard, TBS: []byte{1}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), Intended: time.Now()}
+	if err := store.Intend(t.Context(), []record.Certificate{left}, nil); err != nil {
+		t.Fatal(err)
+	}
+	j, err := store.CreateJob(t.Context(), record.Selection{Devices: []string{device.ID}}, time.Now(), func(record.JobView) (record.JobPlan, error) {
+		return record.JobPlan{Job: record.Job{Kind: record.JobRevoke, Operator: "admin", State: record.JobRunning, Created: time.Now()}, Event: event("job.created")}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, in)
+	for deadline := time.Now().Add(30 * time.Second); j.State != record.JobDone; time.Sleep(10 * time.Millisecond) {
+		if j, err = store.Job(t.Context(), j.ID); err != nil || time.Now().After(deadline) {
+			t.Fatalf("the job is %s, %v", j.State, err)
+		}
+	}
+}
+
 func TestOwnCertificateRenewsItself(t *testing.T) {
 	in := found(t)
 	store, err := in.OpenStore(t.Context())

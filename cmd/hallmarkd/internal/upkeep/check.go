@@ -105,6 +105,7 @@ func Check(ctx context.Context, path string, now time.Time) Findings {
 	defer store.Close()
 	in.checkRecord(ctx, store, &r)
 	checkClock(ctx, store, &r, now)
+	in.checkLosses(ctx, store, &r, now)
 	in.checkRevoked(ctx, store, &r)
 	in.checkLists(ctx, store, &r, now)
 	return r
@@ -217,6 +218,21 @@ func checkClock(ctx context.Context, store record.Store, r *Findings, now time.T
 		r.add(Error, "clock", "", "%v", err)
 	case doubt != "":
 		r.add(Warning, "clock", "set this machine's clock: devices take the time from the server", "%s", doubt)
+	}
+}
+
+// checkLosses holds the files against what the record tells of them.
+func (in checked) checkLosses(ctx context.Context, store record.Store, r *Findings, now time.Time) {
+	lost, err := in.Losses(ctx, store, now, true)
+	if err != nil {
+		r.add(Error, "issuers", "", "%v", err)
+	}
+	for _, l := range lost {
+		level := Warning
+		if l.Grave {
+			level = Error
+		}
+		r.add(level, l.Subject, l.Hint, "%s", l.Detail)
 	}
 }
 

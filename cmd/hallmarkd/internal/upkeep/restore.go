@@ -54,6 +54,9 @@ type Restored struct {
 	ClosedLots []string
 	Disabled   []string
 	Paused     []record.Job
+	// Losses are what the record knows of and the backup does not have, which is no reason to
+	// refuse: in an emergency an older CA is better than none.
+	Losses []installation.Loss
 	// OldJournal and Journal are where the journal was and where it goes on.
 	OldJournal, Journal string
 }
@@ -159,6 +162,9 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 		if err := store.SkipChanges(ctx, r.Now.UnixMilli()); err != nil {
 			return err
 		}
+	}
+	if done.Losses, err = in.Losses(ctx, store, r.Now, true); err != nil {
+		return err
 	}
 	return errors.Join(store.Note(ctx, e), store.Verify(ctx))
 }
