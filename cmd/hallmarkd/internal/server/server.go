@@ -199,21 +199,27 @@ type makers struct {
 	set   atomic.Pointer[vendorca.Set]
 }
 
+// reload reads again what was overtaken by another who read: of two changes at once, the first
+// would otherwise bring back what the second has taken out.
 func (m *makers) reload(ctx context.Context) error {
-	recorded, err := m.store.Authorities(ctx)
-	if err != nil {
-		return fmt.Errorf("TPM makers' certificates: %w", err)
+	for {
+		before := m.set.Load()
+		recorded, err := m.store.Authorities(ctx)
+		if err != nil {
+			return fmt.Errorf("TPM makers' certificates: %w", err)
+		}
+		var ders [][]byte
+		for _, a := range recorded {
+			ders = append(ders, a.DER)
+		}
+		set, err := vendorca.New(ders)
+		if err != nil {
+			m.log.Warn("some TPM makers' certificates are of no use", "err", err)
+		}
+		if m.set.CompareAndSwap(before, set) {
+			return nil
+		}
 	}
-	var ders [][]byte
-	for _, a := range recorded {
-		ders = append(ders, a.DER)
-	}
-	set, err := vendorca.New(ders)
-	if err != nil {
-		m.log.Warn("some TPM makers' certificates are of no use", "err", err)
-	}
-	m.set.Store(set)
-	return nil
 }
 
 // changed is reload for those who cannot wait or fail: the old set stays.
