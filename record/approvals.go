@@ -52,8 +52,8 @@ type Approvals interface {
 	// act's event may spend (Event.Spends): it was approved, has not expired and was not spent,
 	// and its approver is not disabled. ErrNotFound if there is none.
 	GivenApproval(ctx context.Context, kind, subject, requester string, at time.Time) (Approval, error)
-	// EndApprovals ends all requests and approvals that were not spent; reviews stay. It is for
-	// a restore that lost which were.
+	// EndApprovals ends all requests and approvals that were not spent, on any clock; reviews
+	// stay. It is for a restore that lost which were.
 	EndApprovals(ctx context.Context, at time.Time, e Event) error
 	Approval(ctx context.Context, id string) (Approval, error)
 	// ApprovalsOf lists the requests and reviews about one subject, oldest first.

@@ -22,14 +22,14 @@ type Grant struct {
 // Grants is how an administrator lets devices come back.
 type Grants interface {
 	// Grant records a grant for g.Device (g.Redeemed is not read) and ends those that it
-	// had. With NewKey the device's certificates that are good or on hold are revoked
-	// (superseded) in the same transaction, and the shards are returned that this changed:
-	// nobody holds the key rightfully any more. ErrNotFound if there is no such device;
-	// ErrConflict if it is revoked, or if NewKey and it has hardware; ErrExists if the ID
-	// is taken.
+	// had, on any clock: Expires is not after Created then. With NewKey the device's
+	// certificates that are good or on hold are revoked (superseded) in the same transaction,
+	// and the shards are returned that this changed: nobody holds the key rightfully any more.
+	// ErrNotFound if there is no such device; ErrConflict if it is revoked, or if NewKey and it
+	// has hardware; ErrExists if the ID is taken.
 	Grant(ctx context.Context, g Grant, e Event) ([]Shard, error)
-	// EndGrants ends all grants that were not made use of. It is for a restore that lost
-	// which were.
+	// EndGrants ends all grants that were not made use of, on any clock. It is for a restore
+	// that lost which were.
 	EndGrants(ctx context.Context, at time.Time, e Event) error
 	// GrantsOf lists a device's grants, newest first.
 	GrantsOf(ctx context.Context, device string) ([]Grant, error)

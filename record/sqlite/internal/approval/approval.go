@@ -130,10 +130,11 @@ func (s Approvals) GivenApproval(ctx context.Context, kind, subject, requester s
 	})
 }
 
-// EndApprovals writes no event if there is none.
+// EndApprovals ends them as if they had never been, for the clock may be set back. It writes
+// no event if there is none.
 func (s Approvals) EndApprovals(ctx context.Context, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		return audit.Any(c.Exec("UPDATE approvals SET expires = ? WHERE spent IS NULL AND expires > ?", at, at))
+		return audit.Any(c.Exec("UPDATE approvals SET expires = min(requested, ?1) WHERE spent IS NULL AND expires > min(requested, ?1)", at))
 	})
 }
 

@@ -33,7 +33,7 @@ func (s Grants) Grant(ctx context.Context, g record.Grant, e record.Event) (chan
 		case g.NewKey && d.Assurance.Hardware:
 			return fmt.Errorf("%w: device %s has a TPM, and keeps its keys", record.ErrConflict, d.Name())
 		}
-		if _, err := c.Exec("UPDATE grants SET expires = ? WHERE device = ? AND expires > ?", g.Created, d.Seq, g.Created); err != nil {
+		if _, err := c.Exec(end+" AND device = ?2", g.Created, d.Seq); err != nil {
 			return err
 		}
 		if _, err := c.Exec("INSERT INTO grants (id, device, new_key, created, expires) VALUES (?, ?, ?, ?, ?)",
@@ -51,10 +51,14 @@ func (s Grants) Grant(ctx context.Context, g record.Grant, e record.Event) (chan
 	return changed, nil
 }
 
+// end ends grants at ?1, and as if they had never been: one that had merely come to its end
+// would be good again on a clock that is behind, or was set back.
+const end = "UPDATE grants SET expires = min(created, ?1) WHERE expires > min(created, ?1)"
+
 // EndGrants writes no event if there is none.
 func (s Grants) EndGrants(ctx context.Context, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		return audit.Any(c.Exec("UPDATE grants SET expires = ? WHERE redeemed IS NULL AND expires > ?", at, at))
+		return audit.Any(c.Exec(end+" AND redeemed IS NULL", at))
 	})
 }
 
