@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/consent"
@@ -96,12 +95,7 @@ type Config struct {
 }
 
 // Service answers operators.
-type Service struct {
-	Config
-	// people serialises what makes and ends operators, so that two cannot disable each
-	// other at once, and none gets a certificate while being disabled.
-	people sync.Mutex
-}
+type Service struct{ Config }
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
@@ -115,5 +109,5 @@ func New(c Config) (*Service, error) {
 			return nil, err
 		}
 	}
-	return &Service{Config: c}, nil
+	return &Service{c}, nil
 }

@@ -117,7 +117,9 @@ type Issuance interface {
 	// Intend records certificates about to be signed: TBS set, DER nil. All or none.
 	// ErrExists if a serial number is taken; ErrNotFound if the device or operator that
 	// one is for does not exist, ErrConflict if it is not active or is disabled: a device
-	// once revoked is never signed for. ErrConflict also if the device has lost its key
+	// once revoked is never signed for. ErrConflict also if an operator or relying party without
+	// a good certificate was invited, and it was not this key that accepted: it was that of an
+	// invitation before, or a renewal of what was revoked meanwhile; and if the device has lost its key
 	// (View.Lost), or has another since: what was admitted before that is of the lost one.
 	//
 	// A lost answer is given again: stands, unless it is nil, is shown for each intent the
@@ -248,7 +250,8 @@ const AbleAfterDisabling = 24 * time.Hour
 type Operators interface {
 	// Invite records an operator with an invitation, or invites a recorded one again, a
 	// disabled one too, who is enabled by it. ErrExists if at o.Created the operator has a
-	// certificate that is neither expired nor revoked, or if a relying party has the name.
+	// certificate that is neither expired nor revoked, or an open intent (Issuance), or if a
+	// relying party has the name.
 	Invite(ctx context.Context, o Operator, e Event) error
 	// AcceptInvitation binds an invitation to a key (Operator.Accepted); ErrNotFound if
 	// there is none that is valid at that time, or another key has accepted it. The same key
@@ -259,8 +262,8 @@ type Operators interface {
 	// one changes nothing. ErrConflict if nobody else could act (Able). The operator's
 	// certificates are ended by RevokeOperator.
 	DisableOperator(ctx context.Context, name string, at time.Time, e Event) error
-	// RecoverOperator makes or re-enables an operator; only the host may. Its event is
-	// written in any case.
+	// RecoverOperator makes or re-enables an operator, and withdraws an invitation; only the
+	// host may. Its event is written in any case.
 	RecoverOperator(ctx context.Context, name string, at time.Time, e Event) error
 	Operator(ctx context.Context, name string) (Operator, error)
 	Operators(ctx context.Context) ([]Operator, error)

@@ -85,8 +85,6 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	if err := c.Read(&struct{}{}); err != nil {
 		return nil, err
 	}
-	s.ending.Lock()
-	defer s.ending.Unlock()
 	e := c.Event("relying-party.disabled", name)
 	e.Alert = true // what it guards is guarded no more
 	if err := s.Store.DisableRelyingParty(ctx, name, c.Now, e); err != nil {

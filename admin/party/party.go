@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
-	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/credential"
@@ -83,8 +82,6 @@ type Config struct {
 // Service answers relays, and operators who ask about them.
 type Service struct {
 	Config
-	// ending keeps a relay from getting a certificate while it is being disabled.
-	ending  sync.Mutex
 	streams streams
 }
 

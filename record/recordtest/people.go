@@ -46,7 +46,7 @@ func operators(t *testing.T, b *bench) {
 	b.refused("the same key, late", record.ErrNotFound, again(Now.Add(time.Hour)))
 
 	certificate := newIntent("")
-	certificate.Operator = "anna"
+	certificate.Operator, certificate.Key = "anna", anna.Accepted
 	b.issue(certificate)
 	late := record.Operator{Name: "anna", Created: Now, Invitation: "i3", InvitedUntil: Now.Add(time.Hour)}
 	b.refused("invite who has a certificate", record.ErrExists, func() error { return b.Invite(b.ctx, late, event("x")) })
@@ -89,6 +89,50 @@ func operators(t *testing.T, b *bench) {
 	}
 	_, err = b.Operator(b.ctx, "nil")
 	b.isErr("unknown operator", err, record.ErrNotFound)
+}
+
+// invitedAnew: who is invited again comes in by that invitation alone. A key that had accepted
+// the one before, or a certificate that has ended since, may be on its way to another certificate.
+func invitedAnew(t *testing.T, b *bench) {
+	invite := func(id string) func() error {
+		return func() error {
+			return b.Invite(b.ctx, record.Operator{Name: "anna", Created: Now, Invitation: id, InvitedUntil: Now.Add(time.Hour)}, event("operator.invited"))
+		}
+	}
+	accepted := func(id string, key byte) {
+		t.Helper()
+		_, err := b.AcceptInvitation(b.ctx, id, [32]byte{key}, Now, event("operator.accepted"))
+		b.must(err)
+	}
+	intent := func(key byte) record.Certificate {
+		c := newIntent("")
+		c.Operator, c.Key = "anna", [32]byte{key}
+		return c
+	}
+	late := func(what string, key byte) {
+		t.Helper()
+		b.refused(what, record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{intent(key)}, nil) })
+	}
+	b.people("bert")
+	b.must(invite("i1")())
+	accepted("i1", 1)
+	b.must(invite("i2")())
+	late("the key of the invitation before", 1)
+	accepted("i2", 2)
+	late("another key", 1)
+	open := b.intend(intent(2))
+	b.refused("invite whose certificate is being signed", record.ErrExists, invite("i3"))
+	b.must(b.Complete(b.ctx, []record.Certificate{signed(open)}, event("certificate.issued")))
+	b.issue(intent(3)) // a renewal
+
+	b.must(b.DisableOperator(b.ctx, "anna", Now, event("operator.disabled")))
+	_, err := b.RevokeOperator(b.ctx, "anna", Now, record.ReasonPrivilege, event("operator.revoked"))
+	b.must(err)
+	b.must(invite("i4")())
+	late("a renewal of what was revoked", 4)
+	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
+	b.equalOperator(record.Operator{Name: "anna", Created: Now})
+	b.issue(intent(5)) // the host's
 }
 
 // parallelAccept lets many keys accept one invitation and returns those that could.

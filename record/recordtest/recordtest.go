@@ -107,6 +107,7 @@ func Run(t *testing.T, p Place) {
 		"alerts":               alerts,
 		"settings":             settings,
 		"operators":            operators,
+		"invited anew":         invitedAnew,
 		"relying parties":      relyingParties,
 		"enforcement":          enforcement,
 		"authorities":          authorities,

@@ -50,7 +50,7 @@ func relyingParties(t *testing.T, b *bench) {
 	b.unchanged("accept again", accept("r1", 1, Now))
 	b.refused("another key", record.ErrNotFound, accept("r1", 2, Now))
 	certificate := newIntent("")
-	certificate.Operator, certificate.Profile = "broker", "relay"
+	certificate.Operator, certificate.Profile, certificate.Key = "broker", "relay", [32]byte{1}
 	certificate = b.issue(certificate)
 	again := record.RelyingParty{Name: "broker", Created: Now, Invitation: "r3", InvitedUntil: Now.Add(time.Hour)}
 	b.refused("invite who has a certificate", record.ErrExists, func() error { return b.InviteRelyingParty(b.ctx, again, event("x")) })
@@ -68,6 +68,7 @@ func relyingParties(t *testing.T, b *bench) {
 	}
 	b.is(certificate, "revoked")
 	b.must(b.InviteRelyingParty(b.ctx, again, event("relying-party.invited"))) // set up anew
+	b.refused("sign for a key that it had", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{late}, nil) })
 	again.Created = broker.Created
 	b.equalParty(again)
 	if all, err := b.Operators(b.ctx); err != nil || len(all) != 1 {

@@ -80,7 +80,7 @@ func (s *Store) Intend(ctx context.Context, intents []record.Certificate, stands
 func holders(c *engine.Conn, intents []record.Certificate) ([]any, error) {
 	devices := make([]any, len(intents))
 	for n, i := range intents {
-		if n > 0 && i.Device == intents[n-1].Device && i.Operator == intents[n-1].Operator && i.Predecessor == intents[n-1].Predecessor {
+		if n > 0 && i.Operator == "" && i.Device == intents[n-1].Device && intents[n-1].Operator == "" && i.Predecessor == intents[n-1].Predecessor {
 			devices[n] = devices[n-1]
 			continue
 		}
@@ -132,12 +132,8 @@ func intend(c *engine.Conn, i record.Certificate, device any) error {
 // device's number or nil.
 func holder(c *engine.Conn, i record.Certificate) (any, error) {
 	if i.Operator != "" {
-		disabled, err := principal.Disabled(c, i.Operator)
-		if err != nil {
+		if err := principal.Entitled(c, i.Operator, i.Key, i.Intended); err != nil {
 			return nil, err
-		}
-		if !disabled.IsZero() {
-			return nil, fmt.Errorf("%w: %s is disabled", record.ErrConflict, i.Operator)
 		}
 	}
 	if i.Device == "" {

@@ -56,11 +56,12 @@ func (s People) DisableOperator(ctx context.Context, name string, at time.Time, 
 	})
 }
 
-// RecoverOperator always writes its event, which is no alert to an operator whom it makes.
+// RecoverOperator also withdraws an invitation, and always writes its event, which is no alert
+// to an operator whom it makes.
 func (s People) RecoverOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		n, err := c.Exec(`INSERT INTO operators (name, created, alerted) VALUES (?, ?, (SELECT coalesce(max(seq), 0) + 1 FROM events))
-			ON CONFLICT (name) DO UPDATE SET disabled = NULL WHERE `+isOperator, name, at)
+			ON CONFLICT (name) DO UPDATE SET disabled = NULL, invitation = NULL, invited_until = NULL, accepted = NULL WHERE `+isOperator, name, at)
 		return engine.Changed(n, err, name+" is a relying party")
 	})
 }

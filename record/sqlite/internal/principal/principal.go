@@ -23,11 +23,11 @@ const (
 
 func (k Kind) only() string { return "kind = '" + string(k) + "'" }
 
-// Invite judges "has a certificate" at o.Created: one that is good and has not expired. Of o
-// it reads the name and the invitation.
+// Invite judges "has a certificate" at o.Created: one that is good, or is being signed, and has
+// not expired. Of o it reads the name and the invitation.
 func (k Kind) Invite(ctx context.Context, db *engine.DB, o record.Operator, e record.Event) error {
 	return audit.Change(ctx, db, e, func(c *engine.Conn) error {
-		held, err := engine.First(c, engine.Number, `SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND issued IS NOT NULL AND revoked IS NULL AND not_after > ?
+		held, err := engine.First(c, engine.Number, `SELECT 1 FROM certificates WHERE device IS NULL AND operator = ? AND revoked IS NULL AND not_after > ?
 			UNION ALL SELECT 1 FROM operators WHERE name = ? AND NOT `+k.only()+` LIMIT 1`, o.Name, o.Created, o.Name)
 		if err != nil {
 			return err
@@ -80,6 +80,19 @@ func (k Kind) Disable(ctx context.Context, db *engine.DB, name string, at time.T
 		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
 		return err
 	})
+}
+
+// Entitled refuses a certificate for a key to who is disabled, or was invited anew since the key
+// was let in: who has no good certificate comes in by the invitation that stands, if there is one.
+func Entitled(c *engine.Conn, name string, key [32]byte, at time.Time) error {
+	why, err := engine.One(c, "operator "+name, func(r engine.Row) string { return r.Text(0) }, `SELECT CASE WHEN disabled IS NOT NULL THEN 'is disabled'
+		WHEN invitation IS NOT NULL AND accepted IS NOT ?2 AND NOT EXISTS (SELECT 1 FROM certificates c
+			WHERE c.device IS NULL AND c.operator = name AND c.issued IS NOT NULL AND c.revoked IS NULL AND c.not_after > ?3) THEN 'was invited anew'
+		ELSE '' END FROM operators WHERE name = ?1`, name, key[:], at)
+	if err == nil && why != "" {
+		err = fmt.Errorf("%w: %s %s", record.ErrConflict, name, why)
+	}
+	return err
 }
 
 // Disabled is when whoever has that name was disabled: zero if never, ErrNotFound if there
