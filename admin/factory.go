@@ -45,7 +45,11 @@ func (s *Service) model(ctx context.Context, c *gate.Call) (any, error) {
 
 func (s *Service) findModel(ctx context.Context, name string) (record.Model, error) {
 	m, err := s.Store.Model(ctx, name)
-	return m, gate.Absent(err, "hallmark model list shows those there are", "there is no model %q", name)
+	return m, noModel(err, name)
+}
+
+func noModel(err error, name string) error {
+	return gate.Absent(err, "hallmark model list shows those there are", "there is no model %q", name)
 }
 
 func (s *Service) createModel(ctx context.Context, c *gate.Call) (any, error) {
@@ -131,17 +135,19 @@ func (s *Service) setModel(ctx context.Context, c *gate.Call) (any, error) {
 	if err := c.Read(&in); err != nil {
 		return nil, err
 	}
-	m, err := s.findModel(ctx, c.Request.PathValue("name"))
-	if err != nil {
-		return nil, err
-	}
-	if err := setRules(&m, in); err != nil {
-		return nil, err
-	}
-	e := c.Event("model.changed", m.Name)
-	e.Detail["ldevid_lifetime"], e.Detail["poll"], e.Detail["grace"] = m.LDevIDLifetime.String(), m.Poll.String(), m.Grace.String()
-	e.Detail["serve_names"] = m.ServeNames
-	return showModel(m), taken(s.Store.SetModel(ctx, m, e))
+	name := c.Request.PathValue("name")
+	var changed record.Model
+	err := s.Store.SetModel(ctx, name, func(m *record.Model) (record.Event, error) {
+		if err := setRules(m, in); err != nil {
+			return record.Event{}, err
+		}
+		e := c.Event("model.changed", name)
+		e.Detail["ldevid_lifetime"], e.Detail["poll"], e.Detail["grace"] = m.LDevIDLifetime.String(), m.Poll.String(), m.Grace.String()
+		e.Detail["serve_names"] = m.ServeNames
+		changed = *m
+		return e, nil
+	})
+	return showModel(changed), taken(noModel(err, name))
 }
 
 func (s *Service) lots(ctx context.Context, _ *gate.Call) (any, error) {

@@ -31,7 +31,10 @@ func (i *installation) serveNames(t *testing.T, model, names string) {
 	t.Helper()
 	m := must[record.Model](t)(i.store.Model(t.Context(), model))
 	m.ServeNames = names
-	if err := i.store.SetModel(t.Context(), m, record.Event{Time: time.Now(), Actor: "test", Verb: "model.changed"}); err != nil {
+	if err := i.store.SetModel(t.Context(), m.Name, func(have *record.Model) (record.Event, error) {
+		*have = m
+		return record.Event{Time: time.Now(), Actor: "test", Verb: "model.changed"}, nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -199,10 +199,13 @@ type Page struct {
 type Factory interface {
 	// CreateModel refuses with ErrConflict a Subject that could collide with another model's.
 	CreateModel(ctx context.Context, m Model, e Event) error
-	// SetModel replaces a model's rules. ErrNotFound if there is none of that name;
-	// ErrConflict if Assurance, Created or a Subject that was set differ, which its devices were
-	// made by, or if a Subject could collide with another model's.
-	SetModel(ctx context.Context, m Model, e Event) error
+	// SetModel lets change alter a model's rules as they are, and writes its event with them, all
+	// in one transaction: of two changes at once neither undoes the other. An error of change
+	// comes back unchanged and nothing is written; it may be called more than once. ErrNotFound
+	// if there is no model of that name; ErrConflict if Name, Assurance, Created or a Subject that was
+	// set differ then, which its devices were made by, or if a Subject could collide with another
+	// model's.
+	SetModel(ctx context.Context, name string, change func(*Model) (Event, error)) error
 	Models(ctx context.Context) ([]Model, error)
 	Model(ctx context.Context, name string) (Model, error)
 	// CreateLot also records the list of EK Names, if there is one. Used and Closed are

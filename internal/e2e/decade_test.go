@@ -243,7 +243,10 @@ func tenYears(t testing.TB) *decade {
 	h := open(t)
 	model := must[record.Model](t)(h.store.Model(t.Context(), record.DefaultModel))
 	model.Poll = wire.MaxPoll * time.Second
-	if err := h.store.SetModel(t.Context(), model, record.Event{Time: h.now(), Actor: "test", Verb: "model.set"}); err != nil {
+	if err := h.store.SetModel(t.Context(), model.Name, func(have *record.Model) (record.Event, error) {
+		*have = model
+		return record.Event{Time: h.now(), Actor: "test", Verb: "model.set"}, nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	d := &decade{unit: h.unit(t), t: t, start: h.now(), random: rand.New(rand.NewPCG(1, 2))}

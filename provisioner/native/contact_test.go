@@ -79,7 +79,10 @@ func TestLifeOfAWorkingCertificate(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.LDevIDLifetime = life
-		if err := i.store.SetModel(t.Context(), m, record.Event{Time: time.Now(), Actor: "test", Verb: "model.changed"}); err != nil {
+		if err := i.store.SetModel(t.Context(), m.Name, func(have *record.Model) (record.Event, error) {
+			*have = m
+			return record.Event{Time: time.Now(), Actor: "test", Verb: "model.changed"}, nil
+		}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := u.Renew(u.IDevID); err != nil {

@@ -39,7 +39,10 @@ func TestPoll(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.Poll = asked
-		if err := i.store.SetModel(t.Context(), m, record.Event{Time: time.Now(), Actor: "test", Verb: "model.changed"}); err != nil {
+		if err := i.store.SetModel(t.Context(), m.Name, func(have *record.Model) (record.Event, error) {
+			*have = m
+			return record.Event{Time: time.Now(), Actor: "test", Verb: "model.changed"}, nil
+		}); err != nil {
 			t.Fatal(err)
 		}
 		if s := poll(t, u, first); s.Poll != want {

@@ -68,7 +68,7 @@ func modelsAndLots(t *testing.T, b *bench) {
 	})
 	renamed := m
 	renamed.Subject = "bulb-{serial}"
-	b.refused("another subject than its devices have", record.ErrConflict, func() error { return b.SetModel(b.ctx, renamed, event("x")) })
+	b.refused("another subject than its devices have", record.ErrConflict, func() error { return b.rules(renamed, "x") })
 	b.refused("model twice", record.ErrExists, func() error { return b.CreateModel(b.ctx, m, event("x")) })
 	b.refused("model with an unknown level", nil, func() error {
 		return b.CreateModel(b.ctx, record.Model{Name: "x", Assurance: "high", Created: Now}, event("x"))
@@ -76,17 +76,17 @@ func modelsAndLots(t *testing.T, b *bench) {
 	_, err = b.Model(b.ctx, "nil")
 	b.isErr("unknown model", err, record.ErrNotFound)
 	m.LDevIDLifetime, m.Poll, m.Grace, m.ServeNames = time.Hour, 6*time.Hour, 0, ""
-	b.must(b.SetModel(b.ctx, m, event("model.changed")))
+	b.must(b.rules(m, "model.changed"))
 	b.recorded("model.changed")
 	got, err = b.Model(b.ctx, "lamp")
 	b.must(err)
 	b.equal("changed model", got, m)
-	b.unchanged("the same rules again", func() error { return b.SetModel(b.ctx, m, event("x")) })
+	b.unchanged("the same rules again", func() error { return b.rules(m, "x") })
 	weaker := m
 	weaker.Assurance = record.LevelSoftware
-	b.refused("weaker model", record.ErrConflict, func() error { return b.SetModel(b.ctx, weaker, event("x")) })
+	b.refused("weaker model", record.ErrConflict, func() error { return b.rules(weaker, "x") })
 	weaker.Name = "nil"
-	b.refused("rules of no model", record.ErrNotFound, func() error { return b.SetModel(b.ctx, weaker, event("x")) })
+	b.refused("rules of no model", record.ErrNotFound, func() error { return b.rules(weaker, "x") })
 
 	l := record.Lot{Name: "L1", Model: "lamp", Quota: 10, Created: Now, Listed: true}
 	b.must(b.CreateLot(b.ctx, l, [][]byte{[]byte("ek 1"), []byte("ek 2"), []byte("ek 1")}, event("lot.created")))
@@ -110,6 +110,44 @@ func modelsAndLots(t *testing.T, b *bench) {
 	if len(lots) != 2 {
 		t.Errorf("lots: %v", lots)
 	}
+}
+
+// rules makes a model's rules those of m.
+func (b *bench) rules(m record.Model, verb string) error {
+	return b.SetModel(b.ctx, m.Name, func(have *record.Model) (record.Event, error) {
+		*have = m
+		return event(verb), nil
+	})
+}
+
+// rulesRace: of two who change different rules at once, neither undoes what the other did.
+func rulesRace(t *testing.T, b *bench) {
+	changes := []func(*record.Model){
+		func(m *record.Model) { m.LDevIDLifetime = time.Hour },
+		func(m *record.Model) { m.Poll = 2 * time.Hour },
+		func(m *record.Model) { m.Grace = 3 * time.Hour },
+		func(m *record.Model) { m.ServeNames = "{serial}.local" },
+	}
+	b.equal("changes", b.parallel(len(changes), func(i int) error {
+		return b.SetModel(b.ctx, record.DefaultModel, func(m *record.Model) (record.Event, error) {
+			changes[i](m)
+			return event("model.changed"), nil
+		})
+	}), len(changes))
+	got, err := b.Model(b.ctx, record.DefaultModel)
+	b.must(err)
+	want := got
+	for _, change := range changes {
+		change(&want)
+	}
+	b.equal("model", got, want)
+	refusal := errors.New("no")
+	b.refused("what the caller does not want", refusal, func() error {
+		return b.SetModel(b.ctx, record.DefaultModel, func(m *record.Model) (record.Event, error) {
+			m.Poll = time.Hour
+			return event("x"), refusal
+		})
+	})
 }
 
 func (b *bench) equalLot(want record.Lot) {

@@ -45,6 +45,7 @@ func Run(t *testing.T, p Place) {
 	for name, test := range map[string]func(*testing.T, *bench){
 		"beginning":            beginning,
 		"models and lots":      modelsAndLots,
+		"rules race":           rulesRace,
 		"tickets":              tickets,
 		"admission":            admission,
 		"admission refused":    admissionRefused,

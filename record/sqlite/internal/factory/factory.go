@@ -32,25 +32,33 @@ func AddModel(c *engine.Conn, m record.Model) error {
 	return engine.Exists(err, "model "+m.Name)
 }
 
-// SetModel replaces a model's rules, but for those that its devices were made by.
-func (s Factory) SetModel(ctx context.Context, m record.Model, e record.Event) error {
-	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		have, err := model(c, m.Name)
+// SetModel changes a model's rules, but for those that its devices were made by.
+func (s Factory) SetModel(ctx context.Context, name string, change func(*record.Model) (record.Event, error)) error {
+	return s.db.Write(ctx, func(c *engine.Conn) error {
+		have, err := model(c, name)
 		switch {
 		case err != nil:
 			return err
 		case have == nil:
-			return fmt.Errorf("model %s: %w", m.Name, record.ErrNotFound)
-		case have.Assurance != m.Assurance || have.Created.UnixMicro() != m.Created.UnixMicro() || have.Subject != "" && have.Subject != m.Subject:
-			return fmt.Errorf("%w: devices of model %s were made by its rules", record.ErrConflict, m.Name)
+			return fmt.Errorf("model %s: %w", name, record.ErrNotFound)
+		}
+		m := *have
+		e, err := change(&m)
+		switch {
+		case err != nil:
+			return err
+		case have.Name != m.Name || have.Assurance != m.Assurance || have.Created.UnixMicro() != m.Created.UnixMicro() || have.Subject != "" && have.Subject != m.Subject:
+			return fmt.Errorf("%w: devices of model %s were made by its rules", record.ErrConflict, name)
 		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll && have.Subject == m.Subject && have.Grace == m.Grace && have.ServeNames == m.ServeNames:
-			return audit.ErrUnchanged
+			return nil
 		}
 		if err := checkTemplates(c, m); err != nil {
 			return err
 		}
-		_, err = c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ?, grace = ?, serve_names = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Grace, m.ServeNames, m.Name)
-		return err
+		if _, err := c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ?, grace = ?, serve_names = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Grace, m.ServeNames, name); err != nil {
+			return err
+		}
+		return audit.Add(c, e)
 	})
 }
 
