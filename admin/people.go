@@ -103,7 +103,9 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.Event("operator.revoked", name)); err != nil {
+	e = c.Event("operator.revoked", name)
+	e.By = "" // it was begun
+	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, e); err != nil {
 		return nil, err
 	}
 	o, err := s.Store.Operator(ctx, name)

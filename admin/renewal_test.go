@@ -108,3 +108,24 @@ func TestPlanOfNobody(t *testing.T) {
 		t.Errorf("listed: %+v, %v", all, err)
 	}
 }
+
+// TestDisabledMeanwhile: who is disabled when all is done but the writing does nothing any more.
+func TestDisabledMeanwhile(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	h.fleet("w47", 1)
+	bo := h.second("bo")
+	h.surveyed = func() {
+		_, err := h.anna.DisableOperator(ctx, "bo")
+		check(t, err)
+	}
+	_, err := bo.PlanRenewal(ctx, renewal.NewPlan{Within: 3600})
+	wantProblem(t, err, wire.CodeUnauthorised)
+	plans, _, err := h.store.Jobs(ctx, record.Page{Limit: 1})
+	check(t, err)
+	if len(plans) != 0 {
+		t.Errorf("a plan of a disabled operator: %+v", plans)
+	}
+	if verbs := h.events("operator:bo"); verbs[0] != "operator.refused" {
+		t.Errorf("the refusal was not written down: %v", verbs)
+	}
+}

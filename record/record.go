@@ -27,6 +27,8 @@ var (
 	ErrConflict = errors.New("not in the state that this needs")
 	// ErrBadCursor: Page.After is not a cursor that this listing has given.
 	ErrBadCursor = errors.New("not a cursor of this listing")
+	// ErrDisabled: whoever wants this was disabled meanwhile (Event.By).
+	ErrDisabled = errors.New("disabled meanwhile")
 	// ErrUnavailable: the store cannot be written now (full, read-only, locked, gone).
 	ErrUnavailable = errors.New("the database cannot be written")
 )
@@ -364,6 +366,10 @@ type Event struct {
 	Reason string
 	// Detail holds further facts under lower-case keys; never a secret.
 	Detail map[string]string
+	// By is the operator or relying party whose act it is: who is disabled by the time that it is
+	// written does nothing any more, ErrDisabled. Empty for acts of others, and for what must be
+	// written in any case. It is not read back.
+	By string
 	// Spends is the ID of the approval that the act needed: it is spent when the event is
 	// written, and if it cannot be (Approvals.GivenApproval), ErrNotFound, nothing is done. It
 	// is not read back.

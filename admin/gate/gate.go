@@ -145,9 +145,10 @@ type Call struct {
 	again func() error
 }
 
-// Event is the line that will be written with a change.
+// Event is the line that will be written with a change, which the record refuses if the caller
+// is disabled by then.
 func (c *Call) Event(verb, object string) record.Event {
-	return record.Event{Time: c.Now, Actor: c.kind + ":" + c.Caller.Name, Verb: verb, Object: object, Detail: map[string]string{}}
+	return record.Event{Time: c.Now, Actor: c.kind + ":" + c.Caller.Name, By: c.Caller.Name, Verb: verb, Object: object, Detail: map[string]string{}}
 }
 
 // Read decodes the body strictly. The media type must be named: what a form on another
@@ -202,7 +203,7 @@ func (d *door) noteRefusal(c *Call, err error) {
 		return
 	}
 	e := c.Event(d.Kind+".refused", c.Request.Method+" "+shorten(c.Request.URL.Path, 200))
-	e.Reason = shorten(p.Code+": "+p.Detail, 500)
+	e.Reason, e.By = shorten(p.Code+": "+p.Detail, 500), "" // that it was refused stands in any case
 	if c.Caller.Name == "" {
 		dropped, keep := d.strangers.Take("", 1, c.Now)
 		if !keep {

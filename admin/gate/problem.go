@@ -23,6 +23,8 @@ func Problem(err error) *wire.Problem {
 		return known
 	case errors.As(err, &filter):
 		return &wire.Problem{Status: http.StatusBadRequest, Code: wire.CodeFilter, Detail: filter.Error()}
+	case errors.Is(err, record.ErrDisabled):
+		return &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised, Detail: "the name in the certificate shown was disabled meanwhile; nothing was changed"}
 	case errors.Is(err, status.ErrUnpublished):
 		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable,
 			Detail: "it is recorded and OCSP says so, but a CRL could not be published",

@@ -77,7 +77,9 @@ func (s *Service) withdraw(ctx context.Context, c *gate.Call, p *renewal.Plan) e
 	if p == nil {
 		return nil
 	}
-	_, err := s.Store.CancelJob(context.WithoutCancel(ctx), p.ID, c.Now, c.Event("job.cancelled", p.ID))
+	e := c.Event("job.cancelled", p.ID)
+	e.By = "" // it was begun
+	_, err := s.Store.CancelJob(context.WithoutCancel(ctx), p.ID, c.Now, e)
 	return err
 }
 

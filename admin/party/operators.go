@@ -90,7 +90,9 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	if err := s.Store.DisableRelyingParty(ctx, name, c.Now, e); err != nil {
 		return nil, gate.Absent(err, "hallmark relying-party list shows those there are", "there is no relying party %q", name)
 	}
-	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, c.Event("relying-party.revoked", name)); err != nil {
+	e = c.Event("relying-party.revoked", name)
+	e.By = "" // it was begun
+	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, e); err != nil {
 		return nil, err
 	}
 	p, err := s.Store.RelyingParty(ctx, name)

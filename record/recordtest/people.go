@@ -91,6 +91,44 @@ func operators(t *testing.T, b *bench) {
 	b.isErr("unknown operator", err, record.ErrNotFound)
 }
 
+// actsOfTheDisabled: what somebody asked for who was disabled meanwhile is not done, whatever time
+// it bears.
+func actsOfTheDisabled(t *testing.T, b *bench) {
+	b.people("anna", "bert", "cleo")
+	d := b.enrolled()
+	by := func(verb string) record.Event {
+		e := event(verb)
+		e.By, e.Actor = "bert", "operator:bert"
+		return e
+	}
+	b.must(b.SetSetting(b.ctx, "x", "1", by("setting.changed")))
+	b.equal("read back", b.last().By, "")
+	b.must(b.DisableOperator(b.ctx, "bert", Now.Add(time.Minute), event("operator.disabled")))
+	for what, do := range map[string]func() error{
+		"set":     func() error { return b.SetSetting(b.ctx, "x", "2", by("setting.changed")) },
+		"disable": func() error { return b.DisableOperator(b.ctx, "anna", Now, by("operator.disabled")) },
+		"revoke": func() error {
+			_, err := b.Revoke(b.ctx, d.ID, Now, 0, "", by("device.revoked"))
+			return err
+		},
+		"label": func() error {
+			_, err := b.LabelDevices(b.ctx, record.Selection{}, map[string]string{"a": "b"}, nil, by("device.labelled"))
+			return err
+		},
+		"plan": func() error {
+			_, err := b.CreateJob(b.ctx, record.Selection{}, Now, func(v record.JobView) (record.JobPlan, error) {
+				p, err := plan(record.Job{Kind: record.JobRenew, Due: Now.Add(time.Hour)})(v)
+				p.Event = by("renewal.planned")
+				return p, err
+			})
+			return err
+		},
+	} {
+		b.refused(what, record.ErrDisabled, do)
+	}
+	b.must(b.Note(b.ctx, event("operator.refused")))
+}
+
 // invitedAnew: who is invited again comes in by that invitation alone. A key that had accepted
 // the one before, or a certificate that has ended since, may be on its way to another certificate.
 func invitedAnew(t *testing.T, b *bench) {

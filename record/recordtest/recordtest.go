@@ -109,6 +109,7 @@ func Run(t *testing.T, p Place) {
 		"settings":             settings,
 		"operators":            operators,
 		"invited anew":         invitedAnew,
+		"acts of the disabled": actsOfTheDisabled,
 		"relying parties":      relyingParties,
 		"enforcement":          enforcement,
 		"authorities":          authorities,

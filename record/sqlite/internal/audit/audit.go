@@ -52,10 +52,16 @@ func Change(ctx context.Context, db *engine.DB, e record.Event, do func(*engine.
 const Spendable = "approved IS NOT NULL AND spent IS NULL AND expires > ? AND (SELECT disabled FROM operators WHERE name = approver) IS NULL"
 
 // Add writes one line of audit in the transaction of its change, and spends the approval that
-// this needed.
+// this needed. It fails if the change is the act of somebody who may not act any more.
 func Add(c *engine.Conn, e record.Event) error {
 	if e.Verb == "" || e.Time.IsZero() {
 		return fmt.Errorf("an event needs a verb and a time: %+v", e)
+	}
+	if e.By != "" {
+		barred, err := engine.First(c, engine.Number, "SELECT 1 FROM operators WHERE name = ? AND disabled IS NOT NULL", e.By)
+		if err != nil || barred != nil {
+			return cmp.Or(err, fmt.Errorf("%s: %w", e.By, record.ErrDisabled))
+		}
 	}
 	var detail []byte
 	if len(e.Detail) > 0 {
