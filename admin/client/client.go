@@ -25,12 +25,6 @@ import (
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
-// maxAnswer bounds an answer, in bytes: a thousand rows of the widest listing.
-const maxAnswer = 32 << 20
-
-// timeout bounds one exchange; a revocation waits for its CRLs.
-const timeout = 60 * time.Second
-
 // Client speaks to one server as one operator. It is safe for concurrent use.
 type Client struct {
 	role     role
@@ -86,7 +80,7 @@ func load(r role, path string, warn func(string)) (*Client, error) {
 	}
 	c.http = &http.Client{
 		Timeout:       timeout,
-		Transport:     &alerting{RoundTripper: &http.Transport{DialTLSContext: c.dialTLS}, warn: warn},
+		Transport:     &alerting{RoundTripper: transport(c.dialTLS), warn: warn},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
@@ -141,7 +135,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if c.mayTry() {
 		c.renewIfDue(ctx)
 	}
-	err := exchange(ctx, c.http, c.settings.Server, method, path, in, out)
+	err := exchange(ctx, c.http, c.settings.Server, method, path, in, out, maxAnswer)
 	if err == nil {
 		c.forget(ctx)
 	}
@@ -165,9 +159,9 @@ func (c *Client) mayTry() bool {
 	return true
 }
 
-// exchange sends in (nil means no body) and decodes the answer into out (nil means
-// that it does not matter).
-func exchange(ctx context.Context, via *http.Client, server, method, path string, in, out any) error {
+// exchange sends in (nil means no body) and decodes the answer, of at most so many bytes, into
+// out (nil means that it does not matter).
+func exchange(ctx context.Context, via *http.Client, server, method, path string, in, out any, most int) error {
 	var body io.Reader
 	if in != nil {
 		text, err := json.Marshal(in)
@@ -188,12 +182,9 @@ func exchange(ctx context.Context, via *http.Client, server, method, path string
 		return unreachable(server, err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	text, err := read(server, resp, most)
 	if err != nil {
-		return unreachable(server, err)
-	}
-	if len(text) > maxAnswer {
-		return fmt.Errorf("%s: the answer is larger than %d bytes", host(server), maxAnswer)
+		return err
 	}
 	if resp.StatusCode >= 300 {
 		return problem(server, resp, text)

@@ -142,7 +142,7 @@ func (r role) certify(ctx context.Context, key *ecdsa.PrivateKey, server string,
 	if p != nil {
 		request.MAC = p.MAC(sum)
 	}
-	if err := exchange(ctx, through(conn), server, http.MethodPost, path, request, &answer); err != nil {
+	if err := exchange(ctx, through(conn), server, http.MethodPost, path, request, &answer, maxTrust); err != nil {
 		return answer, err
 	}
 	return answer, certifies(answer.Chain, public)
@@ -150,14 +150,15 @@ func (r role) certify(ctx context.Context, key *ecdsa.PrivateKey, server string,
 
 // certifies checks that what came is a certificate for the key that was sent.
 func certifies(chain [][]byte, public []byte) error {
-	if len(chain) == 0 {
-		return errors.New("the server sent no certificate")
+	if len(chain) == 0 || len(chain) > maxChain {
+		return fmt.Errorf("the server sent %d certificates, want 1 to %d", len(chain), maxChain)
 	}
-	leaf, err := x509.ParseCertificate(chain[0])
-	if err != nil {
-		return fmt.Errorf("the server's answer: %w", err)
+	for _, der := range chain {
+		if _, err := x509.ParseCertificate(der); err != nil {
+			return fmt.Errorf("the server's answer: %w", err)
+		}
 	}
-	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, public) {
+	if leaf, err := x509.ParseCertificate(chain[0]); err != nil || !bytes.Equal(leaf.RawSubjectPublicKeyInfo, public) {
 		return errors.New("the server certified another key than the one sent")
 	}
 	return nil
@@ -184,10 +185,8 @@ func dial(ctx context.Context, server string, config *tls.Config) (*tls.Conn, er
 // through speaks HTTP on a connection that is there already, and on no other.
 func through(conn *tls.Conn) *http.Client {
 	return &http.Client{
-		Timeout: timeout,
-		Transport: &http.Transport{
-			DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
-		},
+		Timeout:       timeout,
+		Transport:     transport(func(context.Context, string, string) (net.Conn, error) { return conn, nil }),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

@@ -237,7 +237,7 @@ func fetchTrust(ctx context.Context, server string, pinned func([32]byte) bool) 
 
 func openTrust(ctx context.Context, via *http.Client, server string, pinned func([32]byte) bool) (wire.Bundle, []wire.SignedBundle, error) {
 	var newest wire.SignedBundle
-	if err := exchange(ctx, via, server, http.MethodGet, wire.PathTrust, nil, &newest); err != nil {
+	if err := exchange(ctx, via, server, http.MethodGet, wire.PathTrust, nil, &newest, maxTrust); err != nil {
 		return wire.Bundle{}, nil, err
 	}
 	way, err := fetchSteps(ctx, via, server)
@@ -260,7 +260,7 @@ func fetchSteps(ctx context.Context, via *http.Client, server string) (all []wir
 	for after := int64(0); ; {
 		var some wire.TrustSteps
 		path := wire.PathTrust + "?after=" + strconv.FormatInt(after, 10)
-		if err := exchange(ctx, via, server, http.MethodGet, path, nil, &some); err != nil {
+		if err := exchange(ctx, via, server, http.MethodGet, path, nil, &some, maxTrust); err != nil {
 			return nil, err
 		}
 		if all = append(all, some.Bundles...); len(some.Bundles) == 0 || len(all) > wire.MaxSteps {
