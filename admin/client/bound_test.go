@@ -107,3 +107,17 @@ func TestLongRefusals(t *testing.T) {
 		}
 	}
 }
+
+// Whoever follows the audit is not given the same events for ever.
+func TestEventsAreInOrder(t *testing.T) {
+	for answer, good := range map[string]bool{`[{"sequence":6},{"sequence":9}]`: true, `[]`: true, `[{"sequence":5}]`: false, `[{"sequence":6},{"sequence":6}]`: false} {
+		url, root := server(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, `{"items":%s}`, answer) })
+		cl, err := Load(write(t, url, root, 24*time.Hour), func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cl.EventsAfter(t.Context(), 5, 10); (err == nil) != good {
+			t.Errorf("%s: %v", answer, err)
+		}
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -314,7 +315,7 @@ func TestCertifies(t *testing.T) {
 	if err := certifies([][]byte{der}, public(key)); err != nil {
 		t.Error(err)
 	}
-	for _, chain := range [][][]byte{nil, {nil}, {der[:10]}} {
+	for _, chain := range [][][]byte{nil, {nil}, {der[:10]}, {der, der[:10]}, slices.Repeat([][]byte{der}, maxChain+1)} {
 		if certifies(chain, public(key)) == nil {
 			t.Errorf("%x was accepted", chain)
 		}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -209,7 +210,14 @@ func (c *Client) LastEvents(ctx context.Context, limit int) (wire.List[wire.Even
 // EventsAfter lists the events after a sequence number, oldest first.
 func (c *Client) EventsAfter(ctx context.Context, sequence int64, limit int) (wire.List[wire.Event], error) {
 	q := Query{Limit: limit, After: strconv.FormatInt(sequence, 10)}
-	return get[wire.List[wire.Event]](ctx, c, q.on(wire.PathAudit))
+	got, err := get[wire.List[wire.Event]](ctx, c, q.on(wire.PathAudit))
+	for _, e := range got.Items {
+		if err == nil && e.Sequence <= sequence { // whoever follows would get the same ones for ever
+			err = fmt.Errorf("%s: event %d comes after %d", c.Server(), e.Sequence, sequence)
+		}
+		sequence = e.Sequence
+	}
+	return got, err
 }
 
 // Issuers lists the issuing CAs.

@@ -355,9 +355,11 @@ func printTickets(c *cobra.Command, cl *client.Client, in wire.NewTickets) error
 		got, err := cl.CreateTickets(c.Context(), part)
 		if err == nil {
 			for _, ticket := range got.Tickets {
-				fmt.Fprintln(out, ticket)
+				fmt.Fprintln(out, terminal.Printable(ticket, false))
 			}
-			err = out.Flush()
+			if err = out.Flush(); err == nil && len(got.Tickets) != max(part.Count, len(part.For)) {
+				err = fmt.Errorf("the server made %d tickets in place of %d", len(got.Tickets), max(part.Count, len(part.For)))
+			}
 		}
 		if watched {
 			fmt.Fprintf(c.ErrOrStderr(), "\r%d of %d tickets", done+len(got.Tickets), total)

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
@@ -36,17 +34,15 @@ again with a new key.`,
 		in.For = life.Seconds()
 		g, err := cl.Grant(c.Context(), args[0], in)
 		if err == nil && g.State == "suspended" {
-			fmt.Fprintf(c.ErrOrStderr(), "hallmark: %s is suspended, and is let in once that is lifted: hallmark device restore %[1]s\n", terminal.Printable(g.Device, false))
+			terminal.Note(c, "hallmark: %s is suspended, and is let in once that is lifted: hallmark device restore %[1]s", g.Device)
 		}
 		switch {
 		case err != nil || *asJSON:
 			return terminal.Shown(c, g, err)
 		case g.Ticket != "":
-			_, err = fmt.Fprintln(c.OutOrStdout(), terminal.Printable(g.Ticket, false))
-		default:
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s may come back until %s\n", terminal.Printable(g.Device, false), terminal.Exactly(g.Expires))
+			return terminal.Say(c, "%s", g.Ticket)
 		}
-		return err
+		return terminal.Say(c, "%s may come back until %s", g.Device, terminal.Exactly(g.Expires))
 	})
 	return c
 }

@@ -163,4 +163,6 @@ func (a *app) vendorcaRemove() *cobra.Command {
 }
 
 // short is as much of a fingerprint as a person compares.
-func short(fingerprint string) string { return fingerprint[:min(16, len(fingerprint))] }
+func short(fingerprint string) string {
+	return terminal.Printable(fingerprint[:min(16, len(fingerprint))], false)
+}

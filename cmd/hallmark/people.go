@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -28,9 +27,8 @@ func (a *app) operatorInvite() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.ErrOrStderr(), "hallmark: valid until %s; %s runs: hallmark operator accept - < INVITATION\n", terminal.Exactly(got.Expires), args[0])
-		_, err = fmt.Fprintln(c.OutOrStdout(), got.Invitation)
-		return err
+		terminal.Note(c, "hallmark: valid until %s; %s runs: hallmark operator accept - < INVITATION", terminal.Exactly(got.Expires), args[0])
+		return terminal.Say(c, "%s", got.Invitation)
 	})
 	return c
 }
@@ -56,8 +54,7 @@ processes.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "you are %s; your settings are in %s\n", name, settings)
-			return err
+			return terminal.Say(c, "you are %s; your settings are in %s", name, settings)
 		})}
 }
 
@@ -84,8 +81,7 @@ func (a *app) operatorDisable() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "disabled %s: certificates revoked and published\n", o.Name)
-			return err
+			return terminal.Say(c, "disabled %s: certificates revoked and published", o.Name)
 		})}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -42,9 +41,7 @@ the first.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "TPMs of maker %s, model %s, may enrol with their %s key too\n",
-				terminal.Printable(t.Maker, false), terminal.Printable(t.Model, false), t.Type)
-			return err
+			return terminal.Say(c, "TPMs of maker %s, model %s, may enrol with their %s key too", t.Maker, t.Model, t.Type)
 		}),
 	}
 }

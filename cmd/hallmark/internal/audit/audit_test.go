@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -45,6 +46,38 @@ func TestFormats(t *testing.T) {
 	quiet := wire.Event{Time: hostile.Time, Verb: "device enrolled\nx"}
 	if got, _ := syslogLine("", "", quiet); !strings.HasPrefix(got, "<109>1 2026-11-22T03:00:00.000042Z - hallmark - device_enrolled_x - @cee: ") {
 		t.Error(got)
+	}
+}
+
+// Whoever looks at lines on a terminal is not at the mercy of a serial number.
+func TestFormatsAreShown(t *testing.T) {
+	e := hostile
+	e.Object, e.Detail = "SN\x1b[2J\u009b1m\u202e", map[string]string{"k=1 x\x1b[2J": "v\x7f\x00"}
+	for name, line := range formats {
+		if got, err := line("ca:8444", "1.0", e); err != nil || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		} else if name == "cef" && !strings.HasSuffix(got, " hallmarkk1_x_[2J=v??") {
+			t.Error(got)
+		}
+	}
+}
+
+// What is too long for a datagram is too long the next time as well.
+func TestTooLongForADatagram(t *testing.T) {
+	collector, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer collector.Close()
+	s, err := openSink("udp://"+collector.LocalAddr().String(), nil, false, func(err error) { t.Errorf("waits: %v", err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.write(ctx, strings.Repeat("x", 1<<17)); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "too long") {
+		t.Error(err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -216,6 +217,9 @@ func (s *sink) write(ctx context.Context, line string) error {
 		err := s.send(ctx, line)
 		if err == nil {
 			return nil
+		}
+		if errors.Is(err, syscall.EMSGSIZE) {
+			return terminal.Hinted(fmt.Errorf("an event of %d bytes is too long for %s: %w", len(line), s.network, err), "send it with tcp://, or print it")
 		}
 		if s.close(); s.once {
 			return terminal.Hinted(err, "with --state the next run begins with what was not delivered")

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -60,8 +61,8 @@ func cefLine(host, version string, e wire.Event) (string, error) {
 	if alarming(e.Verb) {
 		severity = 7
 	}
-	header := strings.NewReplacer(`\`, `\\`, `|`, `\|`, "\n", " ", "\r", " ")
-	value := strings.NewReplacer(`\`, `\\`, `=`, `\=`, "\n", `\n`, "\r", `\r`)
+	header := cef{strings.NewReplacer(`\`, `\\`, `|`, `\|`, "\n", " ", "\r", " ")}
+	value := cef{strings.NewReplacer(`\`, `\\`, `=`, `\=`, "\n", `\n`, "\r", `\r`)}
 	var b strings.Builder
 	fmt.Fprintf(&b, "CEF:0|Hallmark|Hallmark|%s|%s|%s|%d|", header.Replace(version), header.Replace(e.Verb), header.Replace(strings.ReplaceAll(e.Verb, ".", " ")), severity)
 	fmt.Fprintf(&b, "rt=%d externalId=%d dvchost=%s suser=%s", e.Time.UnixMilli(), e.Sequence, value.Replace(host), value.Replace(e.Actor))
@@ -71,10 +72,15 @@ func cefLine(host, version string, e wire.Event) (string, error) {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(e.Detail)) {
-		b.WriteString(" hallmark" + strings.ReplaceAll(key, "_", "") + "=" + value.Replace(e.Detail[key]))
+		b.WriteString(" hallmark" + word(strings.NewReplacer("_", "", "=", "").Replace(key), 100) + "=" + value.Replace(e.Detail[key]))
 	}
 	return b.String(), nil
 }
+
+// cef escapes what has a meaning in the format, and what has one to a terminal.
+type cef struct{ meant *strings.Replacer }
+
+func (c cef) Replace(text string) string { return terminal.Printable(c.meant.Replace(text), false) }
 
 // alarming verbs are those that somebody should look at: what was refused, ended, or
 // done in the way that is meant for emergencies.

@@ -69,7 +69,8 @@ func accesses(ctx context.Context, cl *client.Client, since time.Time) ([]Access
 	for i, o := range operators.Items {
 		all[i], at[o.Name] = Access{Operator: o.Name, State: o.State, Created: o.Created, Disabled: o.Disabled, Certificates: []string{}}, i
 	}
-	err = eachPage(func(after string) (string, error) {
+	certificates := 0
+	err = terminal.EachPage(func(after string) (string, error) {
 		got, err := cl.Certificates(ctx, client.Query{Filter: "profile = operator AND status = good", Limit: wire.MaxPage, After: after})
 		for _, v := range got.Items {
 			if i, ok := at[v.Operator]; ok {
@@ -79,12 +80,15 @@ func accesses(ctx context.Context, cl *client.Client, since time.Time) ([]Access
 				}
 			}
 		}
+		if certificates += len(got.Items); certificates > wire.MaxListed { // kept until the end
+			return "", fmt.Errorf("the server names more than %d certificates of operators", wire.MaxListed)
+		}
 		return got.After, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return all, eachPage(func(after string) (string, error) {
+	return all, terminal.EachPage(func(after string) (string, error) {
 		sequence, _ := strconv.ParseInt(after, 10, 64) // the server's own number, or empty at the beginning
 		got, err := cl.EventsAfter(ctx, sequence, wire.MaxPage)
 		for _, e := range got.Items {
@@ -110,17 +114,6 @@ func count(all []Access, at map[string]int, e wire.Event, since time.Time) {
 		all[i].Acts++
 	}
 	all[i].LastActed = e.Time
-}
-
-// eachPage asks for pages until there is no cursor.
-func eachPage(page func(after string) (next string, err error)) error {
-	for after := ""; ; {
-		next, err := page(after)
-		if err != nil || next == "" {
-			return err
-		}
-		after = next
-	}
 }
 
 func writeCSV(c *cobra.Command, all []Access) error {

@@ -128,12 +128,10 @@ func (t acting) one(c *cobra.Command, cl *client.Client, serial string) error {
 		return terminal.Shown(c, got, err)
 	}
 	if !got.Changed {
-		_, err = fmt.Fprintf(c.OutOrStdout(), "%s was %s already; nothing changed\n", got.Device, got.State)
-		return err
+		return terminal.Say(c, "%s was %s already; nothing changed", got.Device, got.State)
 	}
-	_, err = fmt.Fprintf(c.OutOrStdout(), "%s %s: %s on %s; published\n", t.Done, got.Device,
+	return terminal.Say(c, "%s %s: %s on %s; published", t.Done, got.Device,
 		terminal.Count(got.Certificates, "certificate"), terminal.Count(got.Shards, "CRL shard"))
-	return err
 }
 
 // many makes a job and watches it.
@@ -151,7 +149,7 @@ func (t acting) many(c *cobra.Command, cl *client.Client) error {
 		if *t.asJSON {
 			terminal.Show(c, true, j)
 		} else if t.detach {
-			fmt.Fprintln(c.OutOrStdout(), j.ID)
+			terminal.Say(c, "%s", j.ID)
 		}
 		waits := "waits for another operator"
 		if j.Repeated {
@@ -163,10 +161,9 @@ func (t acting) many(c *cobra.Command, cl *client.Client) error {
 		if *t.asJSON {
 			return terminal.Show(c, true, j)
 		}
-		_, err := fmt.Fprintln(c.OutOrStdout(), j.ID)
-		return err
+		return terminal.Say(c, "%s", j.ID)
 	}
-	fmt.Fprintf(c.ErrOrStderr(), "hallmark: job %s: %s %s\n", j.ID, j.Kind, terminal.Count(int(j.Total), "device"))
+	terminal.Note(c, "hallmark: job %s: %s %s", j.ID, j.Kind, terminal.Count(int(j.Total), "device"))
 	p, err := follow(c, cl, j.ID)
 	if err != nil || *t.asJSON {
 		return terminal.Shown(c, p, err)
@@ -323,8 +320,7 @@ approval (exit code 5), the second time it is done.`,
 		if !got.Changed {
 			text = got.Device + " is " + got.State + "; nothing changed"
 		}
-		_, err = fmt.Fprintln(c.OutOrStdout(), text)
-		return err
+		return terminal.Say(c, "%s", text)
 	})
 	return c
 }

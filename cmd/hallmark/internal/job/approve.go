@@ -160,8 +160,7 @@ another's approval.`,
 		if err != nil || *setJSON {
 			return terminal.Shown(c, s, err)
 		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "%s is %s\n", s.Name, s.Value)
-		return err
+		return terminal.Say(c, "%s is %s", s.Name, s.Value)
 	})
 	return terminal.Group("setting", "What operators may change while the server runs", "  hallmark setting list", list, set)
 }

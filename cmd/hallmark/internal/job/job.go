@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -125,7 +124,7 @@ func printed(c *cobra.Command, p jobs.Progress) error {
 		[2]string{"Ended", terminal.Exactly(p.Ended)}, [2]string{"Stages", strings.Join(stages, ", ")}, [2]string{"Break-glass", glass},
 		[2]string{"Waits for", waits}, [2]string{"Devices", outcomes(p.Job)})
 	if line := enforced(p); err == nil && line != "" {
-		_, err = fmt.Fprintln(c.OutOrStdout(), terminal.Printable(line, false))
+		err = terminal.Say(c, "%s", line)
 	}
 	return err
 }
@@ -171,8 +170,7 @@ func move(a *terminal.App, verb, short, long string) *cobra.Command {
 		if err != nil || *asJSON {
 			return terminal.Shown(c, j, err)
 		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "job %s is %s; devices %s\n", j.ID, j.State, outcomes(j))
-		return err
+		return terminal.Say(c, "job %s is %s; devices %s", j.ID, j.State, outcomes(j))
 	})
 	return c
 }
@@ -187,10 +185,7 @@ it with trust/infrastructure.pem.`,
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(ids),
 		RunE: a.Asking(func(c *cobra.Command, cl *client.Client, args []string) error {
 			r, err := cl.Report(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return json.NewEncoder(c.OutOrStdout()).Encode(r)
+			return terminal.Shown(c, r, err)
 		})}
 }
 
@@ -219,10 +214,9 @@ func verify() *cobra.Command {
 			return terminal.Shown(c, r, err)
 		}
 		for _, p := range r.Approvals {
-			fmt.Fprintf(c.OutOrStdout(), "request %s, %s: asked by %s (%s), approved by %s %s\n", p.ID, p.Kind, terminal.Printable(p.Requester, false),
-				terminal.Printable(p.Why, false), terminal.Printable(cmp.Or(p.Approver, "nobody"), false), terminal.Exactly(p.Approved))
+			terminal.Say(c, "request %s, %s: asked by %s (%s), approved by %s %s", p.ID, p.Kind, p.Requester, p.Why, cmp.Or(p.Approver, "nobody"), terminal.Exactly(p.Approved))
 		}
-		fmt.Fprintf(c.OutOrStdout(), "signed by %s at %s\n\n", terminal.Printable(r.Installation, false), terminal.Exactly(r.Made))
+		terminal.Say(c, "signed by %s at %s\n", r.Installation, terminal.Exactly(r.Made))
 		return printed(c, jobs.Progress{Job: r.Job, Enforcement: r.Enforcement})
 	})
 	return c

@@ -83,8 +83,8 @@ func drawn(p jobs.Progress) string {
 	const width = 30
 	done := p.Total - p.Outcomes[jobs.Pending]
 	filled := width
-	if p.Total > 0 {
-		filled = int(done * width / p.Total)
+	if p.Total > 0 { // whatever the server's numbers are
+		filled = int(min(max(float64(done)/float64(p.Total), 0), 1) * width)
 	}
 	line := fmt.Sprintf("%s [%s%s] %d of %d devices, %s", p.ID, strings.Repeat("#", filled), strings.Repeat(".", width-filled), done, p.Total, p.State)
 	if !moving(p.State) && len(p.Enforcement) > 0 {

@@ -3,7 +3,6 @@
 package relying
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -32,9 +31,8 @@ makes one certificate once. Who was disabled is let in again by it.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.ErrOrStderr(), "hallmark: valid until %s; on the host of %s run: hallmark relay join - --dir DIR < INVITATION\n", terminal.Exactly(got.Expires), args[0])
-		_, err = fmt.Fprintln(c.OutOrStdout(), got.Invitation)
-		return err
+		terminal.Note(c, "hallmark: valid until %s; on the host of %s run: hallmark relay join - --dir DIR < INVITATION", terminal.Exactly(got.Expires), args[0])
+		return terminal.Say(c, "%s", got.Invitation)
 	})
 	return c
 }
@@ -68,8 +66,7 @@ func disable(a *terminal.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "disabled %s: certificates revoked and published; its files stay as they are\n", p.Name)
-			return err
+			return terminal.Say(c, "disabled %s: certificates revoked and published; its files stay as they are", p.Name)
 		})}
 }
 

@@ -68,8 +68,7 @@ standard input, out of the list of processes.`,
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "this is the relay of %s; go on with: hallmark relay run --dir %s\n", name, *dir)
-		return err
+		return terminal.Say(c, "this is the relay of %s; go on with: hallmark relay run --dir %s", name, *dir)
 	})
 	return c
 }

@@ -3,7 +3,6 @@ package renewal
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -66,13 +65,13 @@ are left out.`,
 			return terminal.Shown(c, p, err)
 		}
 		would := map[bool]string{true: "would renew", false: "will renew"}[in.DryRun]
-		fmt.Fprintf(c.OutOrStdout(), "%s %s by %s, one every %s\n", terminal.Count(int(p.Total), "device"), would, terminal.Exactly(p.Due), apart(p))
+		terminal.Say(c, "%s %s by %s, one every %s", terminal.Count(int(p.Total), "device"), would, terminal.Exactly(p.Due), apart(p))
 		for _, late := range p.Late {
-			fmt.Fprintf(c.OutOrStdout(), "%s of model %s may ask later than that, and then renew at once: hallmark model show %[2]s\n",
-				terminal.Count(int(late.Count), "device"), terminal.Printable(late.Name, false))
+			terminal.Say(c, "%s of model %s may ask later than that, and then renew at once: hallmark model show %[2]s",
+				terminal.Count(int(late.Count), "device"), late.Name)
 		}
 		if !in.DryRun {
-			_, err = fmt.Fprintf(c.OutOrStdout(), "this is plan %s: hallmark renew show %[1]s\n", terminal.Printable(p.ID, false))
+			err = terminal.Say(c, "this is plan %s: hallmark renew show %[1]s", p.ID)
 		}
 		return err
 	})

@@ -61,7 +61,7 @@ func (a *App) Open(c *cobra.Command) (*client.Client, error) {
 }
 
 func saying(c *cobra.Command, cl *client.Client) {
-	fmt.Fprintf(c.ErrOrStderr(), "hallmark: %s as %s\n", cl.Server(), Printable(cl.Operator(), false))
+	Note(c, "hallmark: %s as %s", cl.Server(), cl.Operator())
 }
 
 func (a *App) load(c *cobra.Command) (*client.Client, error) {
@@ -69,7 +69,7 @@ func (a *App) load(c *cobra.Command) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	cl, err := client.Load(path, func(warning string) { fmt.Fprintln(c.ErrOrStderr(), "hallmark: warning:", Printable(warning, false)) })
+	cl, err := client.Load(path, func(warning string) { Note(c, "hallmark: warning: %s", warning) })
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, Hinted(err, "name the settings with --config or "+ConfigVariable+" (hallmarkd init wrote operator/"+client.SettingsFile+"), or make them: hallmark operator accept INVITATION")
 	}
@@ -127,6 +127,24 @@ func Show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
 	return w.Flush()
 }
 
+// Say prints a line. Texts among args are others': none steers the terminal, or begins a line.
+func Say(c *cobra.Command, format string, args ...any) error {
+	return say(c.OutOrStdout(), format, args...)
+}
+
+// Note is Say beside the output.
+func Note(c *cobra.Command, format string, args ...any) { say(c.ErrOrStderr(), format, args...) }
+
+func say(w io.Writer, format string, args ...any) error {
+	for i, a := range args {
+		if text, ok := a.(string); ok {
+			args[i] = Printable(text, false)
+		}
+	}
+	_, err := fmt.Fprintf(w, format+"\n", args...)
+	return err
+}
+
 // Shown prints v as JSON unless there is an error.
 func Shown(c *cobra.Command, v any, err error) error {
 	if err != nil {
@@ -144,14 +162,17 @@ func List[T any](c *cobra.Command, asJSON bool, limit int, header string, row fu
 		fmt.Fprintln(table, header)
 	}
 	printed := 0
-	for after := ""; ; {
+	err := EachPage(func(after string) (string, error) {
 		size := wire.MaxPage
 		if limit > 0 {
 			size = min(size, limit-printed)
 		}
 		got, err := page(size, after)
 		if err != nil {
-			return err
+			return "", err
+		}
+		if limit > 0 {
+			got.Items = got.Items[:min(len(got.Items), size)]
 		}
 		for _, item := range got.Items {
 			if asJSON {
@@ -160,22 +181,42 @@ func List[T any](c *cobra.Command, asJSON bool, limit int, header string, row fu
 				_, err = fmt.Fprintln(table, cells(row(item)))
 			}
 			if err != nil {
-				return err
+				return "", err
 			}
 			printed++
 		}
-		if err := errors.Join(table.Flush(), out.Flush()); err != nil {
-			return err
+		if limit > 0 && printed >= limit {
+			got.After = ""
 		}
-		if after = got.After; after == "" || limit > 0 && printed >= limit {
-			break
-		}
+		return got.After, errors.Join(table.Flush(), out.Flush())
+	})
+	if err != nil {
+		return err
 	}
 	if asJSON {
 		_, err := io.WriteString(c.OutOrStdout(), map[bool]string{true: "[]\n", false: "\n]\n"}[printed == 0])
 		return err
 	}
 	return nil
+}
+
+// EachPage asks for pages until there is no cursor. A server that gives one for the second time
+// would go round in circles: one cursor is kept for as many pages as there were before it (R. P.
+// Brent, "An improved Monte Carlo factorization algorithm", 1980, §3), which finds every circle.
+func EachPage(page func(after string) (next string, err error)) error {
+	kept, keep := "", 1
+	for n, after := 1, ""; ; n++ {
+		next, err := page(after)
+		switch {
+		case err != nil || next == "":
+			return err
+		case next == kept:
+			return errors.New("the server gives the same pages again and again")
+		case n == keep:
+			kept, keep = next, 2*keep
+		}
+		after = next
+	}
 }
 
 // Table is a command that prints all that a verb of the client lists.
@@ -201,8 +242,15 @@ func printElement(w io.Writer, v any, first bool) error {
 	return err
 }
 
+// maxCell bounds a cell of a table, in bytes: every row of a page is padded to the longest. What
+// is longer, --json prints; a reason has a thousand at most.
+const maxCell = 2000
+
 func cells(values []string) string {
 	for i, v := range values {
+		if len(v) > maxCell {
+			v = strings.ToValidUTF8(v[:maxCell], "") + "…"
+		}
 		if values[i] = Printable(v, false); v == "" {
 			values[i] = "-"
 		}

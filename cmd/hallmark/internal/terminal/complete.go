@@ -2,6 +2,8 @@ package terminal
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,6 +71,18 @@ func (a *App) Names(fetch Fetch) Completion {
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return found, cobra.ShellCompDirectiveNoFileComp
+		return plainly(found), cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// maxCompletion bounds a name with what is said of it, in bytes.
+const maxCompletion = 500
+
+// plainly leaves out what would steer the terminal or the shell, which shows what begins with
+// cobra's mark for help as it is, and takes each line for a name.
+func plainly(names []string) []string {
+	return slices.DeleteFunc(names, func(name string) bool {
+		plain := strings.Replace(name, "\t", " ", 1)
+		return len(name) > maxCompletion || Printable(plain, false) != plain || strings.HasPrefix(name, "_activeHelp_")
+	})
 }

@@ -3,9 +3,12 @@ package terminal
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -109,5 +112,55 @@ func TestLine(t *testing.T) {
 		if rest, _ := io.ReadAll(r); line != want[0] || string(rest) != want[1] {
 			t.Errorf("%q: read %q and left %q", text, line, rest)
 		}
+	}
+}
+
+// A server that goes round in circles, after whatever beginning, is left soon; a listing of a
+// million is not.
+func TestPagesInCircles(t *testing.T) {
+	for _, c := range []struct{ pages, back int }{{1, 1}, {9, 1}, {9, 3}, {9, 9}, {5000, 0}} {
+		asked, at := 0, 0
+		err := EachPage(func(after string) (string, error) {
+			if asked++; asked > 10_000 {
+				return "", errors.New("for ever")
+			}
+			if at++; at > c.pages {
+				if at -= c.back; c.back == 0 {
+					return "", nil
+				}
+			}
+			return strconv.Itoa(at), nil
+		})
+		if circles := c.back > 0; circles != (err != nil) || circles && asked > 50 {
+			t.Errorf("%+v: %v after %d", c, err, asked)
+		}
+	}
+}
+
+// Nobody gets more rows than were asked for, or one that every other is padded to.
+func TestWideRows(t *testing.T) {
+	c := &cobra.Command{}
+	var out bytes.Buffer
+	c.SetOut(&out)
+	rows := make([]wire.Model, 100)
+	rows[0].Name = strings.Repeat("é", 1<<16)
+	err := List(c, false, 50, "MODEL\tX", func(m wire.Model) []string { return []string{m.Name, ""} }, func(int, string) (wire.List[wire.Model], error) {
+		return wire.List[wire.Model]{Items: rows, After: "x"}, nil
+	})
+	if n := strings.Count(out.String(), "\n"); err != nil || n != 51 || out.Len() > 51*(maxCell+10) {
+		t.Errorf("%d lines of %d bytes, %v", n, out.Len(), err)
+	}
+}
+
+// What a server gave for the name of something neither steers the terminal nor makes a line.
+func TestSay(t *testing.T) {
+	c := &cobra.Command{}
+	var out bytes.Buffer
+	c.SetOut(&out)
+	if err := Say(c, "%s is %s; %d\n", "a\x1b[2J", "good\nhallmark: done\u009b", 3); err != nil || out.String() != "a?[2J is good?hallmark: done?; 3\n\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	if got := plainly([]string{"a\tb c", "x\x1b]0;y\a", "y\nz", "_activeHelp_ hi", "n\tm\u202e", strings.Repeat("w", 999)}); !slices.Equal(got, []string{"a\tb c"}) {
+		t.Errorf("completed with %q", got)
 	}
 }
