@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/internal/program"
 	"github.com/hallmark-pki/hallmark/relay/each"
+	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -73,7 +74,7 @@ func (r *Relay) tell(ctx context.Context) error {
 	}
 }
 
-func isChange(e event) bool { return e.change != nil }
+func isChange(e stream.Event) bool { return e.Change != nil }
 
 // again runs it for those for whom it failed, while there is nothing newer to do, and says how
 // that stands.
@@ -106,7 +107,7 @@ func (r *Relay) quiet(ctx context.Context) (quiet context.Context, end func()) {
 		for {
 			select {
 			case e := <-r.events:
-				if r.later = append(r.later, e); isChange(e) {
+				if r.later = stream.Add(r.later, e); isChange(e) {
 					return
 				}
 			case err := <-r.failed:

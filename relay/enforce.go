@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/relay/disk"
+	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
@@ -107,7 +108,7 @@ func (r *Relay) collect(ctx context.Context, always bool) (target int64, err err
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case e := <-r.events:
-			r.later = append(r.later, e)
+			r.later = stream.Add(r.later, e)
 			r.drain()
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -145,8 +146,8 @@ func sooner(until, half, made, end time.Time) (time.Time, time.Time) {
 func (r *Relay) missing(d document, issuer string, s *source) string {
 	later := map[denylist.Serial]bool{}
 	for _, e := range r.later {
-		if e.change != nil {
-			later[serialOf(*e.change)] = true
+		if e.Change != nil {
+			later[serialOf(*e.Change)] = true
 		}
 	}
 	for _, c := range r.pending {

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -19,37 +18,11 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
+	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
 const change = `{"number":7,"issuer":"operational","serial":"40000000000000000000000000000001","status":"hold","reason":"certificate-hold","since":"2026-11-01T00:00:00Z","expires":"2026-12-01T00:00:00Z"}`
-
-func TestReadEvent(t *testing.T) {
-	for text, want := range map[string]string{
-		"event: change\nid: 7\ndata: " + change + "\n\n":                                                 "7 hold",
-		"event: current\r\ndata: {\"number\":9}\r\n\r\n":                                                 "9",
-		":\n\n:comment\n\nretry: 1000\n\nevent: news\ndata: x\n\nevent:current\ndata:{\"number\":3}\n\n": "3",
-		"event: current\ndata: {\"number\":\ndata: 12}\n\n":                                              "12",
-		"event: current\ndata: {\"number\":9}\n":                                                         "EOF",
-		"":                                                                                               "EOF",
-		"event: change\ndata: {}\n\n":                                                                    "change 0: no number",
-		"event: current\ndata: {\"number\":-1}\n\n":                                                      "below 0",
-		"event: current\ndata: " + strings.Repeat("x", maxLine) + "\n\n":                                 wire.ErrTooLarge.Error(),
-		"data: " + strings.Repeat("x\ndata: ", 2*maxLine) + "\nevent: current\n\n":                       wire.ErrTooLarge.Error(),
-	} {
-		e, err := readEvent(bufio.NewReaderSize(strings.NewReader(text), maxLine), func() {})
-		got := fmt.Sprint(e.number)
-		if e.change != nil {
-			got += " " + e.change.Status
-		}
-		if err != nil {
-			got = err.Error()
-		}
-		if !strings.Contains(got, want) {
-			t.Errorf("%.60q: %s, not %s", text, got, want)
-		}
-	}
-}
 
 // hostile is a server whose stream is what say writes; nothing else answers.
 func hostile(say func(w io.Writer)) *Relay {
@@ -101,7 +74,7 @@ func TestHostileStreams(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
 				began := time.Now()
-				err := hostile(c.say).follow(ctx, 0, make(chan event, 64))
+				err := hostile(c.say).follow(ctx, 0, make(chan stream.Event, 64))
 				if err == nil || !strings.Contains(err.Error(), c.says) {
 					t.Errorf("%v", err)
 				}
@@ -117,7 +90,7 @@ func TestHostileStreams(t *testing.T) {
 // Changes that never come to an end are not collected without end either.
 func TestChangesWithoutEnd(t *testing.T) {
 	r := &Relay{Config: Config{Log: slog.New(slog.DiscardHandler), Now: time.Now}, sources: map[string]*source{"operational": newSource()},
-		events: make(chan event, 64), failed: make(chan error, 1)}
+		events: make(chan stream.Event, 64), failed: make(chan error, 1)}
 	c, err := wire.DecodeChange([]byte(change))
 	if err != nil {
 		t.Fatal(err)
@@ -127,12 +100,12 @@ func TestChangesWithoutEnd(t *testing.T) {
 	go func() {
 		for ctx.Err() == nil {
 			select {
-			case r.events <- event{7, &c}:
+			case r.events <- stream.Event{Number: 7, Change: &c}:
 			case <-ctx.Done():
 			}
 		}
 	}()
-	r.later = append(r.later, event{7, &c})
+	r.later = append(r.later, stream.Event{Number: 7, Change: &c})
 	if err := r.take(ctx); err == nil || !strings.Contains(err.Error(), "changes without end") {
 		t.Errorf("%v", err)
 	}
@@ -141,21 +114,79 @@ func TestChangesWithoutEnd(t *testing.T) {
 	}
 }
 
-func FuzzReadEvent(f *testing.F) {
-	f.Add([]byte("event: change\nid: 7\ndata: " + change + "\n\n"))
-	f.Add([]byte(":\n\nevent: current\r\ndata: {\"number\":\r\ndata:9}\r\n\r\n"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		lines := bufio.NewReaderSize(bytes.NewReader(text), maxLine)
-		for n := 0; ; n++ {
-			e, err := readEvent(lines, func() {})
-			if err != nil {
-				return
+// Nor do they keep the relay from asking for lists, however fast or slowly they come, nor do mere
+// positions.
+func TestStreamsWithoutEnd(t *testing.T) {
+	c, err := wire.DecodeChange([]byte(change))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := func(n int) *Relay {
+		r := &Relay{Config: Config{Log: slog.New(slog.DiscardHandler), Now: time.Now}, sources: map[string]*source{"operational": newSource()},
+			events: make(chan stream.Event, n), failed: make(chan error, 1)}
+		return r
+	}
+	const flood = 8 * maxTogether
+	r := waiting(flood)
+	for range flood {
+		r.events <- stream.Event{Number: 7, Change: &c}
+	}
+	if err := r.take(t.Context()); err == nil || len(r.pending) > 4*maxTogether || len(r.events) == 0 {
+		t.Errorf("%v; %d changes were kept", err, len(r.pending))
+	}
+	r = waiting(flood)
+	for n := range int64(flood) {
+		r.events <- stream.Event{Number: n}
+	}
+	if err := r.take(t.Context()); err != nil || len(r.events) == 0 || r.seen == 0 {
+		t.Errorf("%v; all positions were waited for", err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r, began := waiting(0), time.Now()
+		ctx, stop := context.WithCancel(t.Context())
+		go func() {
+			for ctx.Err() == nil {
+				select {
+				case r.events <- stream.Event{Number: 7, Change: &c}:
+				case <-ctx.Done():
+				}
+				time.Sleep(exchangeTimeout / 2)
 			}
-			if n > len(text) || e.number < 0 || e.change != nil && e.change.Number != e.number {
-				t.Fatalf("event %d of %d bytes: %+v", n, len(text), e)
-			}
+		}()
+		time.AfterFunc(24*time.Hour, stop)
+		if err := r.take(ctx); err == nil || time.Since(began) > 2*exchangeTimeout {
+			t.Errorf("%v after %v", err, time.Since(began))
 		}
+		stop()
+		time.Sleep(exchangeTimeout) // the server ends as well
 	})
+}
+
+// What only the stream says is not held without end.
+func TestOnlyTheStreamSaysSo(t *testing.T) {
+	c, err := wire.DecodeChange([]byte(change))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Relay{sources: map[string]*source{"operational": newSource()}, strange: map[string]bool{}, based: time.Now()}
+	s := r.sources["operational"]
+	s.told = maxPending
+	r.note(stream.Event{Number: 7, Change: &c})
+	if !r.based.IsZero() || len(s.denied) != 1 {
+		t.Error("no signed list is asked for")
+	}
+	r.note(stream.Event{Number: 7, Change: &c})
+	if s.told != maxPending+1 {
+		t.Error("the same is counted twice")
+	}
+	for n := range 1000 {
+		c := c
+		c.Issuer = fmt.Sprint("operational-", n)
+		r.note(stream.Event{Number: 7, Change: &c})
+	}
+	if len(r.strange) > wire.MaxFollowed {
+		t.Errorf("%d names of strangers are kept", len(r.strange))
+	}
 }
 
 // The service manager hears that the files are there, and what is wrong (sd_notify(3)).

@@ -25,6 +25,7 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/relay/crls"
 	"github.com/hallmark-pki/hallmark/relay/disk"
+	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -109,8 +110,8 @@ type Relay struct {
 	issuers []string           // sorted
 	sources map[string]*source // by issuer
 	pending []wire.Change      // seen, not yet enforced
-	later   []event            // come, and not looked at before what is pending is enforced
-	events  chan event         // the stream
+	later   []stream.Event     // come, and not looked at before what is pending is enforced
+	events  chan stream.Event  // the stream
 	failed  chan error         // why it ended
 	lost    bool               // the stream no longer reaches back to state.Number
 	owed    int64              // the command has not been run for all changes up to it
@@ -225,8 +226,10 @@ func (r *Relay) session(ctx context.Context) error {
 	if err := r.begin(ctx); err != nil {
 		return err
 	}
-	r.events, r.failed, r.later = make(chan event, 64), make(chan error, 1), nil
-	go func(after int64, events chan<- event, failed chan<- error) { failed <- r.follow(ctx, after, events) }(r.seen, r.events, r.failed)
+	r.events, r.failed, r.later = make(chan stream.Event, 64), make(chan error, 1), nil
+	go func(after int64, events chan<- stream.Event, failed chan<- error) {
+		failed <- r.follow(ctx, after, events)
+	}(r.seen, r.events, r.failed)
 	if err := r.enforce(ctx, true); err != nil {
 		return err
 	}
@@ -249,7 +252,7 @@ func (r *Relay) session(ctx context.Context) error {
 			r.lost = errors.As(err, &p) && p.Code == wire.CodeFeedGone
 			return err
 		case e := <-r.events:
-			r.later = append(r.later, e)
+			r.later = stream.Add(r.later, e)
 		case <-r.due(polled):
 			if err := r.again(ctx); err != nil {
 				return err
@@ -257,6 +260,7 @@ func (r *Relay) session(ctx context.Context) error {
 		case <-poll.C:
 			polled = time.Now()
 			if r.Now().Sub(r.based) >= baseEvery {
+				clear(r.strange)
 				return nil
 			}
 			if err := r.enforce(ctx, true); err != nil {
@@ -267,39 +271,46 @@ func (r *Relay) session(ctx context.Context) error {
 }
 
 // maxTogether bounds how many changes are taken up together, and how many may come
-// before the stream says where it stands.
-const maxTogether = 32_768
+// before the stream says where it stands; maxPending how many wait, and are held that are not yet
+// in a signed list: a fleet of a million in some hundred megabytes.
+const (
+	maxTogether = 32_768
+	maxPending  = 1 << 20
+)
 
 // take notes what waits and acts once it knows where the stream stands: many changes are
-// one reload.
+// one reload. That must come to an end, however slowly or fast changes come: until then no list is
+// asked for, and none found to have ended.
 func (r *Relay) take(ctx context.Context) error {
+	end, taken := time.After(exchangeTimeout), len(r.later)
 	for current := false; ; {
 		for len(r.later) > 0 {
 			e := r.later[0]
 			r.later = r.later[1:]
 			r.note(e)
-			current = e.change == nil
-			if len(r.pending) > maxTogether && current {
+			current = e.Change == nil
+			switch {
+			case taken > maxTogether && current:
 				return r.enforce(ctx, false)
+			case taken > 2*maxTogether || len(r.pending) > maxPending:
+				return errors.New("the feed sends changes without end")
 			}
 		}
-		if r.drain() {
+		if n := r.drain(); n > 0 {
+			taken += n
 			continue
 		}
 		if current {
 			return r.enforce(ctx, false)
 		}
-		if len(r.pending) > 2*maxTogether {
-			return errors.New("the feed sends changes without end")
-		}
 		// The stream's position follows.
 		select {
 		case e := <-r.events:
-			r.later = append(r.later, e)
+			r.later = stream.Add(r.later, e)
 		case err := <-r.failed:
 			r.based = time.Time{}
 			return err
-		case <-time.After(exchangeTimeout):
+		case <-end:
 			return errors.New("the feed stops in the middle of changes")
 		case <-ctx.Done():
 			return ctx.Err()
@@ -307,30 +318,32 @@ func (r *Relay) take(ctx context.Context) error {
 	}
 }
 
-// drain takes what has come from the stream without looking at it.
-func (r *Relay) drain() (any bool) {
-	for len(r.later) < maxTogether {
+// drain takes what has come from the stream without looking at it, and says how much that was.
+func (r *Relay) drain() (n int) {
+	for n < maxTogether && len(r.later) < maxTogether {
 		select {
 		case e := <-r.events:
-			r.later, any = append(r.later, e), true
+			r.later, n = stream.Add(r.later, e), n+1
 		default:
-			return any
+			return n
 		}
 	}
-	return any
+	return n
 }
 
 // note takes an event into what is known.
-func (r *Relay) note(e event) {
-	r.seen = max(r.seen, e.number)
-	if e.change == nil {
+func (r *Relay) note(e stream.Event) {
+	r.seen = max(r.seen, e.Number)
+	if e.Change == nil {
 		return
 	}
-	if s := r.sources[e.change.Issuer]; s != nil {
-		s.apply(*e.change)
-		r.pending = append(r.pending, *e.change)
-	} else if !r.strange[e.change.Issuer] { // a new one, or one that nobody trusts any more
-		r.strange[e.change.Issuer], r.based = true, time.Time{} // begin anew
+	if s := r.sources[e.Change.Issuer]; s != nil {
+		if s.apply(*e.Change); s.told > maxPending { // what is in no signed list is not held without end
+			r.based = time.Time{}
+		}
+		r.pending = append(r.pending, *e.Change)
+	} else if !r.strange[e.Change.Issuer] && len(r.strange) < wire.MaxFollowed { // a new one, or one that nobody trusts any more
+		r.strange[e.Change.Issuer], r.based = true, time.Time{} // begin anew
 	}
 }
 

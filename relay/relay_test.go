@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/relay/each"
+	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
@@ -323,12 +324,12 @@ func TestEachIsEnded(t *testing.T) {
 	p.must(err)
 	defer unlock()
 	for _, failing := range []int{wire.MaxRelayFailing - 1, wire.MaxRelayFailing} {
-		r.state.Failing, r.events, r.later = nil, make(chan event, 1), nil
+		r.state.Failing, r.events, r.later = nil, make(chan stream.Event, 1), nil
 		for n := range failing {
 			c := wire.Change{Number: int64(n + 1), Device: fmt.Sprint("default:", n), Status: wire.StatusHold, Expires: time.Now().Add(time.Hour)}
 			r.state.Failing = append(r.state.Failing, each.Failing{RelayFailure: wire.RelayFailure{Device: c.Device}, Changes: []wire.Change{c}})
 		}
-		r.events <- event{1000, &wire.Change{Number: 1000}}
+		r.events <- stream.Event{Number: 1000, Change: &wire.Change{Number: 1000}}
 		p.must(r.again(t.Context()))
 		if full := failing == wire.MaxRelayFailing; full != (len(r.state.Failing) == 0) || full == (len(r.later) == 1) {
 			t.Errorf("of %d that failed, %d wait; %d changes came", failing, len(r.state.Failing), len(r.later))

@@ -25,6 +25,7 @@ import (
 // source is what is known of one issuer's certificates.
 type source struct {
 	denied map[denylist.Serial]bool
+	told   int // how many of them only the stream denies
 	// made is when the deny-list that denied began with was made, until when it is good.
 	made, until time.Time
 	documents   map[string]document // by path: what was fetched, for If-None-Match
@@ -50,8 +51,9 @@ func newSource() *source {
 
 // apply takes over a change. The stream is not signed, so it can only deny: see lift.
 func (s *source) apply(c wire.Change) {
-	if c.Denied() {
-		s.denied[serialOf(c)] = true
+	if x := serialOf(c); c.Denied() && !s.denied[x] {
+		s.denied[x] = true
+		s.told++
 	}
 }
 
@@ -193,7 +195,7 @@ func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, e
 	if err != nil {
 		return 0, err
 	}
-	s.denied = make(map[denylist.Serial]bool, l.Len())
+	s.denied, s.told = make(map[denylist.Serial]bool, l.Len()), 0
 	for denial := range l.All() {
 		s.denied[denial.Serial] = true
 	}

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/internal/crl"
 )
 
 const (
@@ -243,28 +245,31 @@ func ask(conn net.Conn, u *url.URL) (*http.Response, error) {
 
 // read takes a list if it is issuer's for what url stands for, and has not ended.
 func (l *list) read(der []byte, url string, issuer *x509.Certificate, now time.Time) error {
-	crl, err := x509.ParseRevocationList(der)
-	if err == nil && !bytes.Equal(crl.RawIssuer, issuer.RawSubject) {
+	if !crl.Signed(der, issuer) { // and parsed, 4 MiB would be 80
+		return errors.New("a CRL that its issuer has not signed")
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err == nil && !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
 		err = errors.New("another issuer's CRL")
 	}
 	if err == nil {
-		err = crl.CheckSignatureFrom(issuer)
+		err = list.CheckSignatureFrom(issuer)
 	}
 	switch {
 	case err != nil:
 		return err
-	case crl.Number == nil: // RFC 5280 §5.2.3
+	case list.Number == nil: // RFC 5280 §5.2.3
 		return errors.New("a CRL without a number")
-	case !now.Before(crl.NextUpdate):
-		return fmt.Errorf("a CRL that ended on %s", crl.NextUpdate.Format(time.RFC3339))
-	case crl.ThisUpdate.After(now.Add(skew)):
+	case !now.Before(list.NextUpdate):
+		return fmt.Errorf("a CRL that ended on %s", list.NextUpdate.Format(time.RFC3339))
+	case list.ThisUpdate.After(now.Add(skew)):
 		return errors.New("a CRL of the future")
 	}
-	if err := scope(crl.Extensions, url); err != nil {
+	if err := scope(list.Extensions, url); err != nil {
 		return err
 	}
-	l.number, l.until, l.revoked = crl.Number, crl.NextUpdate, make(map[string]bool, len(crl.RevokedCertificateEntries))
-	for _, e := range crl.RevokedCertificateEntries {
+	l.number, l.until, l.revoked = list.Number, list.NextUpdate, make(map[string]bool, len(list.RevokedCertificateEntries))
+	for _, e := range list.RevokedCertificateEntries {
 		l.revoked[string(e.SerialNumber.Bytes())] = true
 	}
 	return nil

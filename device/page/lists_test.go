@@ -80,6 +80,25 @@ func (a authority) list(url string, number int64, change func(*x509.RevocationLi
 	return der
 }
 
+// What somebody in between made up is not parsed: 4 MiB of it would be 80.
+func TestUnsignedListIsNotParsed(t *testing.T) {
+	a := newAuthority(t, "ours")
+	const url = "http://ca.example/list"
+	serials := make([]int64, 10_000)
+	for i := range serials {
+		serials[i] = int64(i + 1)
+	}
+	der := a.list(url, 1, nil, serials...)
+	der[len(der)-1] ^= 1
+	if n := testing.AllocsPerRun(1, func() {
+		if new(list).read(der, url, a.certificate, time.Now()) == nil {
+			t.Error("believed")
+		}
+	}); n > float64(len(serials)) {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 // Who is revoked is refused, and what is not the list that was asked for says nothing.
 func TestLists(t *testing.T) {
 	t.Parallel()
@@ -109,8 +128,8 @@ func TestLists(t *testing.T) {
 		"good":          {a.list(url, 1, nil, 6, 8), false, ""},
 		"revoked":       {a.list(url, 1, nil, 6, 7), true, ""},
 		"another shard": {a.list(url+"2", 1, nil), false, "another shard"},
-		"another CA's":  {other.list(url, 1, nil), false, "another issuer"},
-		"forged":        {impostor.list(url, 1, nil), false, "verification"},
+		"another CA's":  {other.list(url, 1, nil), false, "not signed"},
+		"forged":        {impostor.list(url, 1, nil), false, "not signed"},
 		"ended": {a.list(url, 1, func(l *x509.RevocationList) {
 			l.ThisUpdate, l.NextUpdate = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 		}), false, "ended"},
@@ -118,7 +137,7 @@ func TestLists(t *testing.T) {
 		"a delta": {a.list(url, 1, func(l *x509.RevocationList) {
 			l.ExtraExtensions = append(l.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}})
 		}), false, "not understood"},
-		"garbage":  {[]byte("<html>"), false, "x509"},
+		"garbage":  {[]byte("<html>"), false, "not signed"},
 		"too much": {make([]byte, maxList+1), false, "more than"},
 	} {
 		answer = c.list

@@ -27,7 +27,7 @@ var rows = []row{
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/denylist", "wire",
 		"a signed document is read in places that never talk to a server, and by readers in other languages"},
-	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports internal/durable internal/powercut internal/sdnotify internal/program internal/plain internal/origin internal/ration", "",
+	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports internal/durable internal/powercut internal/sdnotify internal/program internal/plain internal/origin internal/ration internal/crl", "",
 		"a leaf can be understood, and trusted, by itself"},
 
 	{"attest", "attest/internal/seal",
@@ -143,6 +143,7 @@ var doors = []door{
 	{module + "/internal/sdnotify", "device/agent relay cmd/...", "", "only what runs for long has a service manager"},
 	{module + "/internal/program", "device device/agent device/serial attest/*/collect relay cmd/hallmark-device/internal/settings cmd/hallmark/internal/relying", "",
 		"what others wrote is run, and ended, in one way"},
+	{module + "/internal/crl", "relay/crls device/page", "", "whose a list is shows before it is parsed, in one way"},
 	{module + "/internal/plain", "cmd/hallmark/internal/* cmd/hallmark-device", "", "what others wrote is shown to people in one way"},
 	{"testing", "record/recordtest", "", "test code does not belong in the product"},
 	{"unsafe", "", "", "memory safety is a promise of the product"},

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/crl"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
 
@@ -46,19 +47,25 @@ func Read(text []byte, signers []*x509.Certificate, known Numbers, now time.Time
 			return l, errors.New("there is more in the answer than lists")
 		}
 		text = rest
-		crl, err := x509.ParseRevocationList(block.Bytes)
+		if !crl.Signed(block.Bytes, signers...) {
+			return l, errors.New("one is not signed by its issuer")
+		}
+		list, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil {
 			return l, err
 		}
-		scope := scopeOf(crl)
-		if err := check(crl, signers, known[scope], now); err != nil {
+		scope := scopeOf(list)
+		if l.Numbers[scope] != nil {
+			return l, errors.New("there are two of the same certificates")
+		}
+		if err := check(list, signers, known[scope], now); err != nil {
 			return l, err
 		}
-		l.Numbers[scope] = crl.Number
-		if l.Until.IsZero() || crl.NextUpdate.Before(l.Until) {
-			l.Made, l.Until = crl.ThisUpdate, crl.NextUpdate
+		l.Numbers[scope] = list.Number
+		if l.Until.IsZero() || list.NextUpdate.Before(l.Until) {
+			l.Made, l.Until = list.ThisUpdate, list.NextUpdate
 		}
-		for _, e := range crl.RevokedCertificateEntries {
+		for _, e := range list.RevokedCertificateEntries {
 			var serial denylist.Serial
 			if e.SerialNumber.Sign() >= 0 && e.SerialNumber.BitLen() <= 8*len(serial) && e.ReasonCode != reasonRemove {
 				e.SerialNumber.FillBytes(serial[:])
@@ -73,21 +80,21 @@ func Read(text []byte, signers []*x509.Certificate, known Numbers, now time.Time
 }
 
 // check judges one list; before is the number of the last one of its scope.
-func check(crl *x509.RevocationList, signers []*x509.Certificate, before *big.Int, now time.Time) error {
+func check(list *x509.RevocationList, signers []*x509.Certificate, before *big.Int, now time.Time) error {
 	signed := slices.ContainsFunc(signers, func(c *x509.Certificate) bool {
-		return bytes.Equal(c.RawSubject, crl.RawIssuer) && crl.CheckSignatureFrom(c) == nil
+		return bytes.Equal(c.RawSubject, list.RawIssuer) && list.CheckSignatureFrom(c) == nil
 	})
 	switch {
 	case !signed:
-		return fmt.Errorf("one is not signed by its issuer, %s", crl.Issuer)
-	case crl.Number == nil: // RFC 5280 §5.2.3: every list has one
+		return fmt.Errorf("one is not signed by its issuer, %s", list.Issuer)
+	case list.Number == nil: // RFC 5280 §5.2.3: every list has one
 		return errors.New("one has no number")
-	case now.After(crl.NextUpdate):
-		return fmt.Errorf("one ended on %s: somebody in between repeats old answers, or the clock here is wrong", crl.NextUpdate.Format(time.RFC3339))
-	case crl.ThisUpdate.After(now.Add(skew)):
-		return fmt.Errorf("one is of %s, and here it is %s: is the clock right?", crl.ThisUpdate.Format(time.RFC3339), now.Format(time.RFC3339))
-	case before != nil && crl.Number.Cmp(before) < 0:
-		return fmt.Errorf("number %v came after %v: somebody in between repeats old answers", crl.Number, before)
+	case now.After(list.NextUpdate):
+		return fmt.Errorf("one ended on %s: somebody in between repeats old answers, or the clock here is wrong", list.NextUpdate.Format(time.RFC3339))
+	case list.ThisUpdate.After(now.Add(skew)):
+		return fmt.Errorf("one is of %s, and here it is %s: is the clock right?", list.ThisUpdate.Format(time.RFC3339), now.Format(time.RFC3339))
+	case before != nil && list.Number.Cmp(before) < 0:
+		return fmt.Errorf("number %v came after %v: somebody in between repeats old answers", list.Number, before)
 	}
 	return nil
 }
@@ -96,17 +103,17 @@ func check(crl *x509.RevocationList, signers []*x509.Certificate, before *big.In
 func NumbersIn(text []byte) Numbers {
 	numbers := Numbers{}
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if crl, err := x509.ParseRevocationList(block.Bytes); err == nil && crl.Number != nil {
-			numbers[scopeOf(crl)] = crl.Number
+		if list, err := x509.ParseRevocationList(block.Bytes); err == nil && list.Number != nil {
+			numbers[scopeOf(list)] = list.Number
 		}
 	}
 	return numbers
 }
 
 // scopeOf tells lists of one issuer apart.
-func scopeOf(crl *x509.RevocationList) string {
-	scope := string(crl.RawIssuer)
-	for _, e := range crl.Extensions {
+func scopeOf(list *x509.RevocationList) string {
+	scope := string(list.RawIssuer)
+	for _, e := range list.Extensions {
 		if e.Id.Equal([]int{2, 5, 29, 28}) { // issuingDistributionPoint
 			scope += string(e.Value)
 		}

@@ -98,6 +98,7 @@ func TestRefusals(t *testing.T) {
 		{good + i.list(1, "b", now.Add(-25*time.Hour)), "one ended on"},
 		{good + i.list(1, "b", now.Add(skew+time.Second)), "is the clock right?"},
 		{i.list(6, "a", now), "number 6 came after 7"},
+		{good + good, "two of the same"},
 	} {
 		if _, err := Read([]byte(c.text), []*x509.Certificate{i.certificate}, known, now); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%v, not %q", err, c.says)
@@ -105,6 +106,25 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := Read([]byte(i.list(6, "b", now)), []*x509.Certificate{i.certificate}, known, now); err != nil {
 		t.Errorf("another shard: %v", err)
+	}
+}
+
+// What nobody signed is not parsed: 256 MiB of it would be five gigabytes.
+func TestUnsignedIsNotParsed(t *testing.T) {
+	i := newIssuer(t)
+	entries := make([]x509.RevocationListEntry, 10_000)
+	for n := range entries {
+		entries[n] = entry(int64(n+1), 1)
+	}
+	block, _ := pem.Decode([]byte(i.list(7, "a", now, entries...)))
+	block.Bytes[len(block.Bytes)-1] ^= 1
+	text := pem.EncodeToMemory(block)
+	if n := testing.AllocsPerRun(1, func() {
+		if _, err := Read(text, []*x509.Certificate{i.certificate}, nil, now); err == nil {
+			t.Error("believed")
+		}
+	}); n > float64(len(entries)) {
+		t.Errorf("%v allocations", n)
 	}
 }
 
