@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -48,6 +49,18 @@ func (i issuers) Prove(ctx context.Context, issuer, code string, e record.Event)
 		return nil, err
 	}
 	return issued[0].Certificate, nil
+}
+
+// tellLosses looks for what the files lack. To count what an issuer that is gone has left behind,
+// with a million devices, takes longer than anybody should wait for a start.
+func tellLosses(ctx context.Context, in *installation.Installation, store record.Store, log *slog.Logger) {
+	lost, err := in.Losses(ctx, store, time.Now(), false)
+	if err != nil && ctx.Err() == nil {
+		log.Error("whether the files lack anything by the record is not known", "error", err)
+	}
+	for _, l := range lost {
+		log.Warn("the record knows of what is not here: hallmarkd check", "of", l.Subject, "missing", l.Detail, "hint", l.Hint)
+	}
 }
 
 // signable leaves out the lists of an issuer that is gone (installation.Losses): nobody can sign

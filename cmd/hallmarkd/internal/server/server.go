@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,13 +52,11 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 	} else if doubt != "" {
 		log.Warn("is this machine's clock right? Devices take the time from here", "because", doubt)
 	}
-	lost, err := in.Losses(ctx, store, time.Now(), false)
-	if err != nil {
-		return err
-	}
-	for _, l := range lost {
-		log.Warn("the record knows of what is not here: hallmarkd check", "of", l.Subject, "missing", l.Detail, "hint", l.Hint)
-	}
+	ctx, stop := context.WithCancel(ctx)
+	var telling sync.WaitGroup
+	telling.Go(func() { tellLosses(ctx, in, store, log) })
+	defer telling.Wait()
+	defer stop()
 	h, err := assemble(ctx, in, store, version, log)
 	if err != nil {
 		return err
