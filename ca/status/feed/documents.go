@@ -27,6 +27,9 @@ const (
 	// minutes before its issue (ca), which takes at most a minute, and the clocks of replicas
 	// differ by less than the rest. A filter covers only older ones.
 	settled = 10 * time.Minute
+	// slow is by how much a relying party's clock may be behind: a document holds what is denied
+	// until it has ended there as well.
+	slow = time.Hour
 )
 
 // document is a deny-list or filter, made on request and cached while it is current.
@@ -64,7 +67,7 @@ func (d *document) get(ctx context.Context, last int64, now time.Time) (data []b
 func (f *Feed) denyList(ctx context.Context, issuer string, now time.Time) ([]byte, int64, error) {
 	var denials []denylist.Denial
 	var bad error
-	number, err := f.Store.Denied(ctx, issuer, now, func(r record.Revoked) {
+	number, err := f.Store.Denied(ctx, issuer, now.Add(-slow), func(r record.Revoked) {
 		serial, err := denylist.ParseSerial(r.Serial)
 		if err != nil {
 			bad = err
@@ -89,7 +92,7 @@ func (f *Feed) denyList(ctx context.Context, issuer string, now time.Time) ([]by
 func (f *Feed) filter(ctx context.Context, issuer string, now time.Time) ([]byte, int64, error) {
 	var denied, good []denylist.Serial
 	var bad error
-	number, err := f.Store.Standing(ctx, issuer, now, func(text string, isDenied bool) {
+	number, err := f.Store.Standing(ctx, issuer, now.Add(-slow), func(text string, isDenied bool) {
 		serial, err := denylist.ParseSerial(text)
 		switch {
 		case err != nil:

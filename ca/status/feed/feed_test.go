@@ -294,6 +294,28 @@ func (s *site) compare(known []string) {
 	}
 }
 
+// A relying party's clock may be behind: to it a certificate that has just ended here is good, and
+// what was said of that must not be forgotten yet.
+func TestEndedIsListedForSlowClocks(t *testing.T) {
+	s := newSite(t)
+	id, _ := s.Device(1, time.Minute)
+	s.Suspend(id)
+	for after, want := range map[time.Duration]int{2 * time.Minute: 1, slow + 2*time.Minute: 0} {
+		now := time.Now().Add(after)
+		data, _, err := s.feed.denyList(t.Context(), "operational", now)
+		s.must(err)
+		list, err := denylist.OpenList(data, s.roots, now)
+		s.must(err)
+		data, _, err = s.feed.filter(t.Context(), "operational", now)
+		s.must(err)
+		filter, err := denylist.OpenFilter(data, s.roots, now)
+		s.must(err)
+		if list.Len() != want || int(filter.Denied) != want {
+			t.Errorf("%v after it was made: %d on the list, %d in the filter; want %d", after, list.Len(), filter.Denied, want)
+		}
+	}
+}
+
 func TestDocumentsAreFetchedAgainOnlyIfTheyChanged(t *testing.T) {
 	s := newSite(t)
 	id, _ := s.device(1)
