@@ -157,7 +157,8 @@ type Jobs interface {
 	// ErrNotFound if there is no device of one of the IDs. ErrExists, with that job, if the
 	// same operator has asked before for the same, of the same devices and in the same
 	// words, and that still waits for approval as this would: nothing is written. ErrConflict
-	// if it is a JobRenew and one of its devices is pending in MaxPlans others.
+	// if it is a JobRenew and one of its devices is pending in MaxPlans others, or a
+	// JobRevokeIssuer and there is another of the same issuer that was not cancelled.
 	CreateJob(ctx context.Context, of Selection, at time.Time, judge JobJudge) (Job, error)
 	Job(ctx context.Context, id string) (Job, error)
 	// Jobs lists jobs, newest first.

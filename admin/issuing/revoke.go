@@ -59,7 +59,7 @@ func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 		return p, nil
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.withdraw(ctx, c, out.Plan))
+		return nil, errors.Join(gate.Conflict(err, "hallmark issuer list"), s.withdraw(ctx, c, out.Plan))
 	}
 	s.Wake()
 	out.Job, out.State, out.Devices = j.ID, j.State, j.Total

@@ -565,6 +565,11 @@ func issuerRevoked(t *testing.T, b *bench) {
 	if len(begun) != 1 || begun[0].ID != j.ID {
 		t.Errorf("revocations of issuers: %+v", begun)
 	}
+	again := func() error {
+		_, err := b.CreateJob(b.ctx, record.Selection{Holding: "operational"}, Now, plan(record.Job{Kind: record.JobRevokeIssuer, Issuer: "operational"}))
+		return err
+	}
+	b.refused("another for the same issuer", record.ErrConflict, again)
 	step := b.step(j.ID, 1)
 	b.equal("after one device", step.Job.State, record.JobRunning)
 	b.equal("its shards", step.Shards, []record.Shard{{Issuer: "operational", Number: 1}})

@@ -225,6 +225,9 @@ func finish(c *engine.Conn, plan record.JobPlan) (j record.Job, err error) {
 	if _, err := c.Exec("INSERT INTO job_outcomes (job, outcome, devices) VALUES (?, '', ?)", seq, plan.Job.Total); err != nil {
 		return j, err
 	}
+	if err := onlyOne(c, seq, plan.Job); err != nil {
+		return j, err
+	}
 	if a := plan.Approval; a != nil {
 		a.Subject = id
 		if err := approval.Add(c, *a); err != nil {
@@ -241,6 +244,18 @@ func finish(c *engine.Conn, plan record.JobPlan) (j record.Job, err error) {
 		}
 	}
 	return find(c, id)
+}
+
+// onlyOne refuses a second revocation of an issuer, but for one that was cancelled.
+func onlyOne(c *engine.Conn, seq int64, j record.Job) error {
+	if j.Kind != record.JobRevokeIssuer {
+		return nil
+	}
+	other, err := engine.First(c, scan, selectJob+" WHERE issuer <> '' AND issuer = ? AND kind = 'revoke-issuer' AND state <> 'cancelled' AND seq <> ?", j.Issuer, seq)
+	if err == nil && other != nil {
+		err = fmt.Errorf("%w: job %s revokes %s already", record.ErrConflict, other.ID, j.Issuer)
+	}
+	return err
 }
 
 // concludeRevoked is for devices that were revoked while the plan was written down: they renew
