@@ -371,8 +371,8 @@ type Event struct {
 	// written in any case. It is not read back.
 	By string
 	// Spends is the ID of the approval that the act needed: it is spent when the event is
-	// written, and if it cannot be (Approvals.GivenApproval), ErrNotFound, nothing is done. It
-	// is not read back.
+	// written, and if it cannot be (Approvals.GivenApproval), ErrNotFound, nothing is done. Others'
+	// requests and approvals of that kind and subject end with it. It is not read back.
 	Spends string
 	// Alert: the operators who did not cause it must hear of it (Alerts). It is not read back.
 	Alert bool

@@ -94,6 +94,35 @@ func approvals(t *testing.T, b *bench) {
 	given("anna", Now, record.ErrNotFound)
 }
 
+// approvalSpentForAll: what two have asked for is done once. Consent to have it done is none to have
+// it done again when it has been undone.
+func approvalSpentForAll(t *testing.T, b *bench) {
+	b.people("anna", "bert", "cleo")
+	ask := func(requester, subject string) record.Approval {
+		t.Helper()
+		a, err := b.RequestApproval(b.ctx, record.Approval{Kind: record.ApproveSetting, Subject: subject, Requester: requester, Requested: Now, Expires: Now.Add(time.Hour)}, event("approval.requested"))
+		b.must(err)
+		return a
+	}
+	first, second, open, other := ask("anna", "x=1"), ask("cleo", "x=1"), ask("bert", "x=1"), ask("cleo", "x=2")
+	for _, a := range []record.Approval{first, second, other} {
+		b.must(b.approve(a.ID, "bert", Now))
+	}
+	spend := func(a record.Approval) func() error {
+		return func() error {
+			e := event("setting.changed")
+			e.Spends = a.ID
+			return b.SetSetting(b.ctx, "x", a.Subject, e)
+		}
+	}
+	b.must(spend(first)())
+	b.must(spend(other)())
+	_, err := b.GivenApproval(b.ctx, record.ApproveSetting, "x=1", "cleo", Now)
+	b.isErr("given for what was done", err, record.ErrNotFound)
+	b.refused("spend what was given for it", record.ErrNotFound, spend(second))
+	b.refused("approve it", record.ErrConflict, func() error { return b.approve(open.ID, "anna", Now) })
+}
+
 func approvalsRefused(t *testing.T, b *bench) {
 	b.people("anna", "bert", "cleo")
 	b.many(2)

@@ -102,6 +102,7 @@ func Run(t *testing.T, p Place) {
 		"job and its operator": jobAndItsOperator,
 		"approvals":            approvals,
 		"approvals ended":      approvalsEnded,
+		"spent for all":        approvalSpentForAll,
 		"approvals refused":    approvalsRefused,
 		"break-glass":          breakGlass,
 		"able operators":       ableOperators,

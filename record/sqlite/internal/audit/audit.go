@@ -73,14 +73,25 @@ func Add(c *engine.Conn, e record.Event) error {
 	_, err := c.Exec("INSERT INTO events (time, actor, verb, object, reason, detail) VALUES (?, ?, ?, ?, ?, ?)",
 		e.Time, e.Actor, e.Verb, e.Object, e.Reason, string(detail))
 	if err == nil && e.Spends != "" {
-		var n int64
-		if n, err = c.Exec("UPDATE approvals SET spent = ? WHERE seq = ? AND "+Spendable, e.Time, rows.Number("a", e.Spends), e.Time); err == nil && n == 0 {
-			err = fmt.Errorf("approval %s: %w", e.Spends, record.ErrNotFound)
-		}
+		err = spend(c, rows.Number("a", e.Spends), e)
 	}
 	if err == nil && e.Alert {
 		_, err = c.Exec("INSERT INTO alerts (event) SELECT max(seq) FROM events")
 	}
+	return err
+}
+
+// spend also ends what others have asked for, or been given, to do the same: it is done.
+func spend(c *engine.Conn, approval int64, e record.Event) error {
+	n, err := c.Exec("UPDATE approvals SET spent = ? WHERE seq = ? AND "+Spendable, e.Time, approval, e.Time)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("approval %s: %w", e.Spends, record.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = c.Exec(`UPDATE approvals SET expires = min(requested, ?1) WHERE spent IS NULL AND expires > min(requested, ?1)
+		AND subject = (SELECT subject FROM approvals WHERE seq = ?2) AND kind = (SELECT kind FROM approvals WHERE seq = ?2)`, e.Time, approval)
 	return err
 }
 
