@@ -33,7 +33,7 @@ type EnrolRequest struct {
 // is revealed about which chips and serial numbers are on record (design decision 19). Evidence
 // that needs no challenge is answered with the identity at once.
 func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
-	bound := session.Context{Purpose: session.Enrol, Ticket: r.Ticket, Serial: r.Serial}
+	bound := session.Context{Purpose: session.Enrol, Ticket: r.Ticket, Serial: r.Serial, Makers: s.makers()} // before the evidence is judged by them
 	if err := s.checkTicket(ctx, r, &bound); err != nil {
 		return Answer{}, s.refused(ctx, "enrolment.refused", subject{ticket: r.Ticket, serial: r.Serial}, err)
 	}
@@ -75,7 +75,7 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 	query := identity.Query(facts)
 	query.Session, query.Ticket, query.Serial = begun.ID, begun.Ticket, begun.Serial
 	device, err := s.Store.Admit(ctx, query, func(v record.View) (record.Admission, error) {
-		if v.SessionRedeemed {
+		if v.SessionRedeemed || facts.TPM != nil && facts.TPM.Certified && begun.Makers != s.makers() { // its maker may have been taken out meanwhile
 			return record.Admission{}, session.ErrInvalid
 		}
 		who, err := identity.Enrolling(facts, begun.Ticket, begun.Serial, id, v, s.Now()) // claims → identity
@@ -109,6 +109,13 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 		born.AK = issued[1].Chain
 	}
 	return s.answer(device, begun.Pending, born)
+}
+
+func (s *Service) makers() string {
+	if s.Makers == nil {
+		return ""
+	}
+	return s.Makers()
 }
 
 // proved returns what claims prove, unless the device asks too often.

@@ -42,7 +42,7 @@ type Store interface {
 	Note(ctx context.Context, es ...record.Event) error
 }
 
-// Config is what a Service is made of; every field but Pace is needed.
+// Config is what a Service is made of; every field but Pace and Makers is needed.
 type Config struct {
 	Store       Store
 	Authority   Authority
@@ -58,8 +58,10 @@ type Config struct {
 	LDevIDLife time.Duration
 	// Pace is how many times a minute one device may get certificates; 0 means no limit.
 	Pace int
-	Now  func() time.Time
-	Log  *slog.Logger
+	// Makers names the set of TPM makers that are trusted now; nil if it never changes.
+	Makers func() string
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Service is the pipeline.

@@ -73,6 +73,7 @@ type settings struct {
 	wrapCAS func(ca.CAS) ca.CAS
 	now     func() time.Time
 	pace    int
+	makers  func() string
 	// secret is another server secret than the others'.
 	secret []byte
 }
@@ -135,7 +136,7 @@ func (f *foundation) assemble(ctx context.Context, store record.Store, o setting
 	if _, err := authority.Recover(ctx); err != nil {
 		return nil, nil, err
 	}
-	service, err := premises.Pipeline(provisioner.Config{Authority: authority, Issuers: pins, Pace: o.pace, Now: now}, used, secret, f.maker.Root.Raw)
+	service, err := premises.Pipeline(provisioner.Config{Authority: authority, Issuers: pins, Pace: o.pace, Makers: o.makers, Now: now}, used, secret, f.maker.Root.Raw)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -52,9 +52,11 @@ var ErrInvalid = errors.New("the session or nonce has expired, was used, or is n
 type Context struct {
 	Purpose Purpose   `json:"purpose"`
 	Expires time.Time `json:"expires"`
-	// Ticket and Serial are those of an enrolment's message one.
+	// Ticket and Serial are those of an enrolment's message one, Makers the set of TPM makers
+	// that it was judged by.
 	Ticket string `json:"ticket,omitempty"`
 	Serial string `json:"serial,omitempty"`
+	Makers string `json:"makers,omitempty"`
 	// Device is the ID of the device that a renewal is for; Issuer and Certificate name
 	// the certificate that authenticated it.
 	Device      string `json:"device,omitempty"`

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,6 +20,7 @@ type Set struct {
 	pool    *x509.CertPool
 	anchors []*x509.Certificate
 	issuers issuers
+	name    string
 }
 
 // New makes a Set of DER certificates. The Set is usable even if err is not nil: err
@@ -37,7 +40,28 @@ func New(ders [][]byte) (*Set, error) {
 		s.pool.AddCert(c)
 		s.anchors = append(s.anchors, c)
 	}
+	s.name = nameOf(s.anchors)
 	return s, errors.Join(errs...)
+}
+
+// nameOf is the same for the same certificates, in whatever order.
+func nameOf(anchors []*x509.Certificate) string {
+	var sums [][]byte
+	for _, c := range anchors {
+		sum := sha256.Sum256(c.Raw)
+		sums = append(sums, sum[:])
+	}
+	slices.SortFunc(sums, bytes.Compare)
+	all := sha256.Sum256(bytes.Join(sums, nil))
+	return hex.EncodeToString(all[:8])
+}
+
+// Name tells a Set from one with other anchors; empty for nil.
+func (s *Set) Name() string {
+	if s == nil {
+		return ""
+	}
+	return s.name
 }
 
 // Len is the number of anchors.

@@ -598,3 +598,22 @@ func FuzzParseEK(f *testing.F) {
 		}
 	})
 }
+
+// A set has the name of its anchors, in whatever order they come.
+func TestSetName(t *testing.T) {
+	one, two := newCA(t, "One", nil, nil).cert.Raw, newCA(t, "Two", nil, nil).cert.Raw
+	name := func(ders ...[]byte) string {
+		s, err := New(ders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Name()
+	}
+	if name(one, two) != name(two, one) {
+		t.Error("the order makes another name")
+	}
+	names := map[string]bool{(*Set)(nil).Name(): true, name(): true, name(one): true, name(two): true, name(one, two): true}
+	if len(names) != 5 {
+		t.Errorf("different sets have one name: %v", names)
+	}
+}

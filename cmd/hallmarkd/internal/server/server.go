@@ -160,7 +160,8 @@ func (h *house) provisioner(in *installation.Installation, store record.Store, p
 		Sessions: sessions, Permissions: p,
 		Issuers:     in.Pins(profile.Manufacturing, profile.Operational),
 		SessionLife: in.Config.SessionLifetime.Std(), LDevIDLife: in.Config.LDevIDLifetime.Std(), Pace: pace,
-		Now: time.Now, Log: log,
+		Makers: func() string { return h.makers.set.Load().Name() },
+		Now:    time.Now, Log: log,
 	})
 }
 
