@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +52,10 @@ done`, softHSM)
 func (e element) script(t *testing.T, text string) {
 	t.Helper()
 	next := e.command + ".next"
+	// Nothing is started meanwhile: it would have the file open for writing until it runs its own
+	// program, and so long nobody can run this one (execve(2), ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := errors.Join(os.WriteFile(next, []byte("#!/bin/sh\n"+text+"\n"), 0o700), os.Rename(next, e.command)); err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,10 @@ func hooked(t *testing.T, hooks map[string]string) (a *Agent, run func() []strin
 
 func hook(t *testing.T, path, line string) {
 	t.Helper()
+	// Nothing is started meanwhile: it would have the file open for writing until it runs its own
+	// program, and so long nobody can run this one (execve(2), ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+line+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
