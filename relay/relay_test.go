@@ -260,9 +260,10 @@ func TestEachHangs(t *testing.T) {
 	p.enforced()
 	write(t, p.etc+"/each", "")
 	tries := func() int { return strings.Count(p.read(p.etc+"/each"), bad) }
-	others := func() {
+	others := func(tried func()) {
 		t.Helper()
 		before := tries()
+		tried()
 		p.await("it is tried", func() bool { return tries() > before })
 		id, serial := s.device()
 		s.Suspend(id)
@@ -278,11 +279,9 @@ func TestEachHangs(t *testing.T) {
 			t.Error("it is not in the file")
 		}
 	}
-	s.Suspend(bad)
-	others()
+	others(func() { s.Suspend(bad) })
 	stop()
-	p.run()
-	others()
+	others(func() { p.run() })
 }
 
 // What comes while commands run is in the files before they are through.

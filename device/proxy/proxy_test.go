@@ -118,7 +118,7 @@ func (s *stage) heard(text string) bool {
 
 func await(t testing.TB, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not come about")
 		}
@@ -139,7 +139,7 @@ func mustDial(t testing.TB, listen string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	return c
 }
 
@@ -231,7 +231,7 @@ func TestBothEndsAreClosed(t *testing.T) {
 		}
 		c.CloseWrite()
 		inner := c.NetConn()
-		inner.SetReadDeadline(time.Now().Add(20 * time.Second))
+		inner.SetReadDeadline(time.Now().Add(time.Minute))
 		_, err := inner.Read(make([]byte, 1))
 		over <- err
 	})
@@ -269,7 +269,7 @@ func TestCutAfterEachByte(t *testing.T) {
 		var got []byte
 		c, err := dial(listen)
 		if err == nil { // so quick a reset is that of connect
-			c.SetDeadline(time.Now().Add(20 * time.Second))
+			c.SetDeadline(time.Now().Add(time.Minute))
 			got, err = io.ReadAll(c)
 			c.Close()
 		}
@@ -290,10 +290,11 @@ func TestCutAfterEachByte(t *testing.T) {
 // A program that breaks off is not taken by the far side for one that has finished.
 func TestLocalReset(t *testing.T) {
 	t.Parallel()
-	ended := make(chan error, 10)
+	arrived, ended := make(chan bool), make(chan error, 1)
 	s := newStage(t, func(c *tls.Conn) {
 		first := make([]byte, 4)
 		if _, err := io.ReadFull(c, first); err == nil {
+			close(arrived)
 			_, err = io.Copy(io.Discard, c)
 			ended <- err
 		}
@@ -302,7 +303,7 @@ func TestLocalReset(t *testing.T) {
 	s.run(t, proxy.Tunnel{Listen: listen})
 	c := mustDial(t, listen).(*net.TCPConn)
 	io.WriteString(c, "half")
-	time.Sleep(50 * time.Millisecond)
+	<-arrived // what is on its way a reset takes with it
 	c.SetLinger(0)
 	c.Close()
 	if err := <-ended; err == nil {
@@ -383,12 +384,12 @@ func TestLimit(t *testing.T) {
 		io.WriteString(c, "hello")
 		standing = append(standing, c)
 	}
-	if !answers(standing[0], 20*time.Second) || !answers(standing[1], 20*time.Second) || answers(standing[2], 200*time.Millisecond) {
+	if !answers(standing[0], time.Minute) || !answers(standing[1], time.Minute) || answers(standing[2], 200*time.Millisecond) {
 		t.Fatal("want two served and one waiting")
 	}
 	await(t, func() bool { return s.heard("2 connections stand, which is the limit") })
 	standing[0].Close()
-	if !answers(standing[2], 20*time.Second) {
+	if !answers(standing[2], time.Minute) {
 		t.Fatal("the third is not served although there is room")
 	}
 }
@@ -459,7 +460,7 @@ func TestAccess(t *testing.T) {
 			uid, gid = uint32(os.Geteuid()), uint32(os.Getegid())
 		}
 		// Anything that speaks to a unix socket: it gets its request back.
-		c := exec.Command("curl", "-sS", "-m", "20", "--http0.9", "--unix-socket", filepath.Join(dir, name), "http://localhost/")
+		c := exec.Command("curl", "-sS", "-m", "60", "--http0.9", "--unix-socket", filepath.Join(dir, name), "http://localhost/")
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid, NoSetGroups: os.Geteuid() != 0}}
 		c.Dir = "/"
 		out, _ := c.Output()

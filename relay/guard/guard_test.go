@@ -279,8 +279,12 @@ func TestEnded(t *testing.T) {
 		fail         guard.Fail
 		good, stolen error
 	}{{guard.Closed, guard.ErrEnded, guard.ErrEnded}, {guard.Open, nil, guard.ErrDenied}} {
-		var late atomic.Bool
+		var late, watched atomic.Bool
+		ctx, stop := context.WithCancel(t.Context())
 		g, err := guard.New(path, guard.Options{Roots: m.trusted, Fail: c.fail, Now: func() time.Time {
+			if watched.Load() {
+				stop()
+			}
 			if late.Load() {
 				return time.Now().Add(8 * 24 * time.Hour)
 			}
@@ -296,9 +300,9 @@ func TestEnded(t *testing.T) {
 		if got := g.Check(stolen.Leaf); !errors.Is(got, c.stolen) {
 			t.Errorf("stolen: %v", got)
 		}
-		ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		watched.Store(true)
+		m.must(os.Chtimes(path, time.Time{}, time.Now().Add(time.Minute))) // it is read again, for which the time is asked
 		g.Watch(ctx, time.Millisecond)
-		stop()
 		if err := echo(standing); (err == nil) != (c.fail == guard.Open) {
 			t.Errorf("the connection that stands: %v", err)
 		}

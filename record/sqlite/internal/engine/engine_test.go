@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -87,7 +88,8 @@ func TestPragmas(t *testing.T) {
 	}
 }
 
-// queueUp blocks the writer, starts the works one behind the other and lets it go on.
+// queueUp blocks the writer, starts the works and lets it go on once all of them wait, which only
+// synctest tells.
 func queueUp(t *testing.T, db *DB, works ...func(*Conn) error) []any {
 	t.Helper()
 	running, goOn := make(chan bool), make(chan bool)
@@ -105,7 +107,7 @@ func queueUp(t *testing.T, db *DB, works ...func(*Conn) error) []any {
 			outcomes[i] <- db.Write(context.Background(), do)
 		}()
 	}
-	time.Sleep(50 * time.Millisecond) // until all wait
+	synctest.Wait() // until all wait
 	close(goOn)
 	var all []any
 	for _, o := range outcomes {
@@ -115,7 +117,9 @@ func queueUp(t *testing.T, db *DB, works ...func(*Conn) error) []any {
 }
 
 // Who waits together is committed together, and who fails fails alone.
-func TestGroup(t *testing.T) {
+func TestGroup(t *testing.T) { synctest.Test(t, testGroup) }
+
+func testGroup(t *testing.T) {
 	db := newDB(t)
 	insert := func(n int, then error) func(*Conn) error {
 		return func(c *Conn) error {
