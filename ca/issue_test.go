@@ -263,7 +263,7 @@ func TestAgainWhileReserving(t *testing.T) {
 		select {
 		case <-intended:
 			return nil
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			return errors.New("the writer waits for who waits for it")
 		}
 	}

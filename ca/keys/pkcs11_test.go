@@ -214,7 +214,7 @@ func TestTokensAreServed(t *testing.T) {
 		}
 		signal = func(s syscall.Signal) { syscall.Kill(-server.Process.Pid, s) }
 		t.Cleanup(func() { signal(syscall.SIGKILL); server.Wait() })
-		for range 100 {
+		for range 1200 {
 			if c, err := net.Dial("unix", socket); err == nil { // it is there before anybody listens
 				c.Close()
 				break

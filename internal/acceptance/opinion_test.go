@@ -468,7 +468,7 @@ func (w *world) ocsp(m *member, c, issuer *x509.Certificate) {
 // and the filter with the lists.
 func (w *world) feed(lists map[string]bool) {
 	w.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		w.follow()
 		list := want(denylist.OpenList(w.fed("/operational"), w.trusted, time.Now()))(w)
 		denied := map[string]bool{}

@@ -149,7 +149,7 @@ http { access_log off; client_body_temp_path %[1]s/t1; proxy_temp_path %[1]s/t2;
 server { listen %[2]s; %[3]s } }`, prefix, address, location))
 	start(t, f.stage, "nginx", "-c", filepath.Join(prefix, "nginx.conf"), "-p", prefix)
 	await(t, address)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		r, err := http.Get("http://" + address + "/cloud/x")
 		if err != nil {
 			t.Fatal(err)

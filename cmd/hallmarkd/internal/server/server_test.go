@@ -89,11 +89,11 @@ func start(t *testing.T, in *installation.Installation) {
 			if err != nil {
 				t.Errorf("the server ended with %v", err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the server does not end")
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if answer, err := http.Get("http://" + in.Config.Listen.Status + "/healthz"); err == nil {
 			answer.Body.Close()
 			return
@@ -119,7 +119,7 @@ func caller(in *installation.Installation, change func(*tls.Config)) *http.Clien
 	if change != nil {
 		change(c)
 	}
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}, Timeout: time.Minute}
 }
 
 func get(t *testing.T, c *http.Client, url string) (int, string) {
@@ -180,7 +180,7 @@ func TestListeners(t *testing.T) {
 		t.Error("an operator's certificate passes for a device's")
 	}
 
-	plain := &http.Client{Timeout: 10 * time.Second}
+	plain := &http.Client{Timeout: time.Minute}
 	if code, _ := get(t, plain, in.Config.Public.Status+"/ca/operational.crt"); code != http.StatusOK {
 		t.Errorf("CA certificate: %d", code)
 	}
@@ -401,7 +401,7 @@ func TestNobodyWaitsForARenewal(t *testing.T) {
 		if c != first {
 			t.Error("not the certificate that is still good")
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a handshake waits for the renewal")
 	}
 	s.allow <- struct{}{}
@@ -537,7 +537,7 @@ func TestReplacingTheServer(t *testing.T) {
 		}
 	}
 	end := serve()
-	for deadline := time.Now().Add(30 * time.Second); healthy() != nil; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); healthy() != nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the server is not ready")
 		}
