@@ -24,7 +24,8 @@ func TestTurnstile(t *testing.T) {
 	t.Parallel()
 	const places, crowd = 4, 1000
 	goOn, full := make(chan bool), make(chan bool)
-	h := &handler{Config: Config{Now: time.Now, Log: slog.New(slog.DiscardHandler)}, turnstile: newTurnstile(places)}
+	now := time.Now() // and stays it, or turns move up while the crowd asks
+	h := &handler{Config: Config{Now: func() time.Time { return now }, Log: slog.New(slog.DiscardHandler)}, turnstile: newTurnstile(places)}
 	h.turnstile.took = 2 * time.Second // two a second with four places
 	var inside, most atomic.Int64
 	work := h.through(func(w http.ResponseWriter, _ *http.Request, body []byte) {
