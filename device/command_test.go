@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -211,6 +212,11 @@ func TestCommandLine(t *testing.T) {
 // Whatever the command waits for, here for the rest of a line, a second Ctrl-C ends it.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
+	// What a script starts in the background ignores Ctrl-C, and so does all that it starts, but for
+	// what it catches itself (sigaction(2)).
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, os.Interrupt)
+	defer signal.Stop(caught)
 	cmd := exec.Command(must[string](t)(binary()), "enrol", "-", "--state", t.TempDir())
 	typed, err := cmd.StdinPipe()
 	if err != nil {
