@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -169,11 +170,6 @@ func TestWrongServers(t *testing.T) {
 	_, other := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
 	for name, c := range map[string]struct {
 		url  string
 		root []byte
@@ -183,7 +179,7 @@ func TestWrongServers(t *testing.T) {
 		"another name": {strings.Replace(url, "127.0.0.1", "localhost", 1), root, "under which the server knows itself"},
 		"another time": {ahead, later, "clock"},
 		"no TLS":       {strings.Replace(plain.URL, "http:", "https:", 1), root, ""},
-		"nobody there": {"https://" + closed.Addr().String(), root, "hallmarkd is running"},
+		"nobody there": {"https://" + nowhere(t), root, "hallmarkd is running"},
 		"no such name": {"https://ca.invalid:8444", root, ""},
 	} {
 		cl, err := Load(write(t, c.url, c.root, 24*time.Hour), func(string) {})
@@ -225,11 +221,21 @@ func TestServerGoes(t *testing.T) {
 	}
 }
 
+// nowhere is an address at which nobody listens.
+func nowhere(t *testing.T) string {
+	t.Helper()
+	port, err := ports.Free(20000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", port)
+}
+
 // TestServerComesUp: who asks before the server listens is answered when it does.
 func TestServerComesUp(t *testing.T) {
 	later := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }))
-	address := later.Listener.Addr().String()
 	later.Listener.Close()
+	address := nowhere(t)
 	key, der := pair(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	later.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 	cl, err := Load(write(t, "https://"+address, der, 24*time.Hour), func(string) {})

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/device/client"
+	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -89,12 +90,11 @@ func forward(t *testing.T, to string) http.Handler {
 // closed is an address at which nobody listens.
 func closed(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free(19000, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // Each thing that can stand between a device and its server has a name of its own, and a

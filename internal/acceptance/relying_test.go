@@ -292,12 +292,11 @@ func start(t *testing.T, s *stage, name string, args ...string) *os.Process {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePorts()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 func read(t *testing.T, dir, name string) []byte {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 )
 
 // given keeps what runs side by side in this process from getting the same ports.
@@ -24,7 +26,7 @@ func Free(from, n int) (first int, err error) {
 		return 0, fmt.Errorf("outgoing connections take ports from %d on", ephemeral)
 	}
 	for range 100 {
-		first = from + 10*int(given.Add(1)-1)%1000
+		first = from + 10*((os.Getpid()+int(given.Add(1)))%100) // two runs of a program begin elsewhere
 		if free(first, n) {
 			return first, nil
 		}
@@ -33,6 +35,10 @@ func Free(from, n int) (first int, err error) {
 }
 
 func free(first, n int) bool {
+	// Nothing is started meanwhile: it would listen as well until it runs its own program, and take
+	// the port from whom it was found for.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for port := range n {
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first+port)))
 		if err != nil {

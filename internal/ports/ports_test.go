@@ -3,6 +3,7 @@ package ports
 import (
 	"fmt"
 	"net"
+	"os/exec"
 	"testing"
 )
 
@@ -32,5 +33,32 @@ func TestFreePortsAreFreeAndGivenOnce(t *testing.T) {
 func TestPortsOfOutgoingConnectionsAreNotGiven(t *testing.T) {
 	if port, err := Free(ephemeral-999, 1); err == nil {
 		t.Fatalf("%d may be taken at any time", port)
+	}
+}
+
+// A program that is started while a port is tried does not keep it.
+func TestFreePortsAreFreeBesidePrograms(t *testing.T) {
+	ended := make(chan bool)
+	defer func() { ended <- true }()
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+				exec.Command("true").Run()
+			}
+		}
+	}()
+	for range 1000 {
+		port, err := Free(16000, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
 	}
 }
