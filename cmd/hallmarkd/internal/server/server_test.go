@@ -18,7 +18,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
@@ -552,6 +554,26 @@ func TestReplacingTheServer(t *testing.T) {
 	if err := <-answered; err != nil {
 		t.Error("turned away:", err)
 	}
+}
+
+// Whoever asks for the server just when it starts is not taken for another.
+func TestAskedForWhileItStarts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), lockFile)
+	synctest.Test(t, func(t *testing.T) {
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(200*time.Millisecond, func() { f.Close() })
+		unlock, err := lock(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+	})
 }
 
 // A relying party that is disabled hears no more at once: not first with the next heartbeat.
