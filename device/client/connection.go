@@ -27,6 +27,9 @@ const (
 	// exchangeTimeout bounds one request and its answer, and the handshake: a slow TPM
 	// signs in it.
 	exchangeTimeout = time.Minute
+	// maxConnection bounds a connection: a stranger could show the way to his trust bundle in a
+	// thousand steps, one a minute.
+	maxConnection = 10 * time.Minute
 	// maxHeader bounds the header of an answer, in bytes.
 	maxHeader = 16 << 10
 	// maxServers bounds how many servers are tried in one go.
@@ -43,6 +46,7 @@ type connection struct {
 	limited bool
 	// awaited: message two will follow over it; over: the server said that it closes it.
 	awaited, over bool
+	until         time.Time // whatever is under way
 	bounded       *io.LimitedReader
 	reader        *bufio.Reader
 	stop          func() bool
@@ -187,7 +191,7 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 	if err != nil {
 		return nil, err
 	}
-	conn := &connection{server: server, authority: u.Host, host: u.Hostname(), address: addressOf(u)}
+	conn := &connection{server: server, authority: u.Host, host: u.Hostname(), address: addressOf(u), until: time.Now().Add(maxConnection)}
 	signer := new(Witness)
 	conn.Conn = tls.Client(&counted{raw, &c.sent, &c.got}, c.tlsConfig(conn, id, signer, verify))
 	conn.SetDeadline(time.Now().Add(exchangeTimeout))
@@ -352,7 +356,11 @@ type answer struct {
 }
 
 func (conn *connection) exchange(method, path string, body []byte) (a answer, err error) {
-	if err := conn.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
+	deadline := time.Now().Add(exchangeTimeout)
+	if deadline.After(conn.until) {
+		deadline = conn.until
+	}
+	if err := conn.SetDeadline(deadline); err != nil {
 		return a, err
 	}
 	var request bytes.Buffer

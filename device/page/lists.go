@@ -199,7 +199,7 @@ func (l *list) fetch(dial dialer, url string, issuer *x509.Certificate, now time
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return errors.New(answer.Status)
+		return fmt.Errorf("it answered %d", answer.StatusCode) // its own words may be megabytes
 	}
 	der, err := io.ReadAll(io.LimitReader(answer.Body, maxList+1))
 	if err == nil && len(der) > maxList {

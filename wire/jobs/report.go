@@ -54,8 +54,11 @@ type SignedReport struct {
 	Signature string `json:"signature"`
 }
 
-// maxReport bounds a signed report, in bytes.
-const maxReport = 64 << 20
+// Bounds of a signed report and of its header, in bytes.
+const (
+	maxReport = 64 << 20
+	maxHeader = 64 << 10
+)
 
 const reportType = "hallmark-job-report+json"
 
@@ -109,16 +112,23 @@ func VerifyReport(data []byte, roots *x509.CertPool) (Report, error) {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return Report{}, fmt.Errorf("not a signed report: %w", err)
 	}
+	if len(in.Protected) > maxHeader {
+		return Report{}, wire.ErrTooLarge
+	}
+	// Before its signature has held no more of it is decoded than when it was made: as "{}," again
+	// and again it would be twenty times as large.
 	var h header
-	var r Report
+	var when struct {
+		Made time.Time `json:"made"`
+	}
 	signature, err := base64url.DecodeString(in.Signature)
-	if err := errors.Join(err, decode(in.Protected, &h), decode(in.Payload, &r)); err != nil {
+	if err := errors.Join(err, decode(in.Protected, &h), decode(in.Payload, &when)); err != nil {
 		return Report{}, fmt.Errorf("not a signed report: %w", err)
 	}
 	if h.Algorithm != "ES256" || h.Type != reportType || len(h.Chain) == 0 || len(signature) != 64 {
 		return Report{}, errors.New("not a signed report of a job")
 	}
-	leaf, err := verifySigner(h.Chain, roots, r.Made)
+	leaf, err := verifySigner(h.Chain, roots, when.Made)
 	if err != nil {
 		return Report{}, err
 	}
@@ -126,6 +136,10 @@ func VerifyReport(data []byte, roots *x509.CertPool) (Report, error) {
 	digest := sha256.Sum256([]byte(in.Protected + "." + in.Payload))
 	if !ok || key.Curve != elliptic.P256() || !ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
 		return Report{}, errors.New("the signature does not hold: the report was changed")
+	}
+	var r Report
+	if err := decode(in.Payload, &r); err != nil {
+		return Report{}, fmt.Errorf("not a report: %w", err)
 	}
 	return r, nil
 }

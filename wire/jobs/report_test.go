@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"math/big"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,25 @@ func TestReportRefused(t *testing.T) {
 		if _, err := jobs.VerifyReport(text, roots); err == nil {
 			t.Errorf("%s for %s, and it verifies", change[1], change[0])
 		}
+	}
+}
+
+// A file that nobody signed costs no more than itself.
+func TestUnsignedReportIsNotDecoded(t *testing.T) {
+	good, roots := sign(t, jobs.Report{Installation: "Acme", Made: made}, x509.ExtKeyUsageOCSPSigning)
+	var in jobs.SignedReport
+	if err := json.Unmarshal(good, &in); err != nil {
+		t.Fatal(err)
+	}
+	payload := `{"made":"2026-11-28T12:00:00Z","devices":[{}` + strings.Repeat(",{}", 1<<20) + `]}`
+	in.Payload = base64.RawURLEncoding.EncodeToString([]byte(payload))
+	text, _ := json.Marshal(in)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := jobs.VerifyReport(text, roots)
+	runtime.ReadMemStats(&after)
+	if spent := after.TotalAlloc - before.TotalAlloc; err == nil || spent > 10*uint64(len(text)) {
+		t.Errorf("%v; %d MiB for %d", err, spent>>20, len(text)>>20)
 	}
 }
 
