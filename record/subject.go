@@ -23,6 +23,8 @@ func CheckSubject(template string) error {
 		return fmt.Errorf("subject %q: it needs %s, or all devices would have one name", template, serialPart)
 	case !subjectText.MatchString(before) || !subjectText.MatchString(after):
 		return fmt.Errorf("subject %q: letters, digits and . _ - around one %s", template, serialPart)
+	case strings.HasPrefix(template, "-"): // as the options of commands do, which relays give it to
+		return fmt.Errorf("subject %q begins with a hyphen", template)
 	case len(before)+len(after) > 24:
 		return fmt.Errorf("subject %q: at most 24 characters beside %s", template, serialPart)
 	}

@@ -14,7 +14,7 @@ func TestCheckSubject(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, bad := range []string{"", "acme", "{serial}{serial}", "a:{serial}", "{serial},O=x", "{Serial}", strings.Repeat("a", 25) + "{serial}", "{serial}\n"} {
+	for _, bad := range []string{"", "acme", "{serial}{serial}", "a:{serial}", "{serial},O=x", "{Serial}", strings.Repeat("a", 25) + "{serial}", "{serial}\n", "-x{serial}"} {
 		if err := record.CheckSubject(bad); err == nil {
 			t.Errorf("%q is a template", bad)
 		}

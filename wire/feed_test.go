@@ -36,6 +36,7 @@ func TestChangeIsReadAsItWasWritten(t *testing.T) {
 		"successor": func(c *Change) { c.Successor = "x" }, "fingerprint": func(c *Change) { c.Fingerprint = c.Serial },
 		"status": func(c *Change) { c.Status = "" }, "reason": func(c *Change) { c.Reason = "" }, "since": func(c *Change) { c.Since = time.Time{} },
 		"device": func(c *Change) { c.Device = "lamp:$(reboot)" }, "name": func(c *Change) { c.Name = "lamp\nHALLMARK_STATUS=good" },
+		"device, but an option": func(c *Change) { c.Device = "--config.:x" }, "name, but an option": func(c *Change) { c.Name = "-rf" },
 		"reason, though it is good": func(c *Change) { c.Status, c.Reason = StatusGood, "x y" },
 	} {
 		bad := c
