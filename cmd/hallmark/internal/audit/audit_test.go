@@ -15,6 +15,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -211,5 +213,18 @@ func TestCount(t *testing.T) {
 	}
 	if v := all[0]; v.Acts != 0 || !v.LastActed.IsZero() {
 		t.Errorf("anna acted before the period: %+v", v)
+	}
+}
+
+// What opens a review opens no link by it.
+func TestCSVHoldsNoFormula(t *testing.T) {
+	c := &cobra.Command{}
+	var out bytes.Buffer
+	c.SetOut(&out)
+	if err := writeCSV(c, []Access{{Operator: "=HYPERLINK(1)", State: "+1", InvitedBy: "@x\x1b", Certificates: []string{"-1", "2"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, row, _ := strings.Cut(out.String(), "\n"); row != "'=HYPERLINK(1),'+1,,'@x?,,'-1 2,,0,0,\n" {
+		t.Error(row)
 	}
 }

@@ -120,11 +120,19 @@ func writeCSV(c *cobra.Command, all []Access) error {
 	w := csv.NewWriter(c.OutOrStdout())
 	w.Write([]string{"operator", "state", "created", "invited_by", "disabled", "certificates", "until", "acts", "refused", "last_acted"})
 	for _, v := range all {
-		w.Write([]string{v.Operator, v.State, stamp(v.Created), v.InvitedBy, stamp(v.Disabled), strings.Join(v.Certificates, " "), stamp(v.Until),
+		w.Write([]string{cell(v.Operator), cell(v.State), stamp(v.Created), cell(v.InvitedBy), stamp(v.Disabled), cell(strings.Join(v.Certificates, " ")), stamp(v.Until),
 			fmt.Sprint(v.Acts), fmt.Sprint(v.Refused), stamp(v.LastActed)})
 	}
 	w.Flush()
 	return w.Error()
+}
+
+// cell is a text that is no formula to a spreadsheet, whatever the server says.
+func cell(text string) string {
+	if strings.IndexAny(text, "=+-@") == 0 {
+		text = "'" + text
+	}
+	return terminal.Printable(text, false)
 }
 
 // stamp is a time in a review: a date that sorts, or nothing.

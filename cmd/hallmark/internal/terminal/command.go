@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -160,13 +161,14 @@ func Diagnose(err error) (code int, hint string) {
 }
 
 // Printable keeps foreign text from steering the terminal, by control characters or by
-// turning the direction of writing; lines allows line breaks.
+// turning the direction of writing, and from holding what is not seen: two names that look the
+// same are. Lines allows line breaks.
 func Printable(text string, lines bool) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\t' {
 			return ' '
 		}
-		if r == '\n' && lines || r >= ' ' && r != 0x7f && (r < 0x80 || r >= 0xa0) && (r < 0x202a || r > 0x202e) && (r < 0x2066 || r > 0x2069) {
+		if r == '\n' && lines || unicode.IsPrint(r) {
 			return r
 		}
 		return '?'
