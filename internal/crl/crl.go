@@ -20,10 +20,11 @@ func Signed(der []byte, issuers ...*x509.Certificate) bool {
 	if rest, err := asn1.Unmarshal(der, &list); err != nil || len(rest) > 0 {
 		return false
 	}
+	//lint:ignore SA1019 what replaces both parses all entries first
 	unparsed := &pkix.CertificateList{TBSCertList: pkix.TBSCertificateList{Raw: list.TBS.FullBytes},
 		SignatureAlgorithm: list.Algorithm, SignatureValue: list.Signature}
 	return slices.ContainsFunc(issuers, func(c *x509.Certificate) bool {
-		//lint:ignore SA1019 what replaces it parses all entries first
+		//lint:ignore SA1019 as above
 		return c.CheckCRLSignature(unparsed) == nil
 	})
 }
