@@ -1,9 +1,9 @@
-// Package device is the agent on a device: it proves what the TPM is, asks for
-// certificates, keeps them and renews them.
+// Package device enrols a device and renews its certificates: it proves what the TPM is, requests
+// certificates and keeps them.
 //
-// Every step may be cut off at any moment and be done again. Nothing that works is
-// given up before its successor has worked, and the identity needs nothing but the
-// TPM: a device whose state folder was lost gets it back.
+// Every step may be cut off at any moment and repeated. What works is replaced only once its
+// successor has worked, and the identity needs nothing but the TPM: a device that lost its state
+// folder gets it back.
 package device
 
 import (
@@ -30,26 +30,25 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Options are common to everything that the agent does.
+// Options are common to all functions of this package.
 type Options struct {
 	// State is the state folder; empty means state.DefaultDir.
 	State string
-	// TPM is the TPM as collect.Open takes it; empty means the one enrolled with, or
+	// TPM is the TPM as for collect.Open; empty means the one enrolled with, or
 	// collect.DefaultSpec.
 	TPM string
 	// Proxy is the HTTP proxy to reach the server through (client.Config.Proxy).
 	Proxy string
-	// Key says where the device's keys are (package keys); empty means where they were
-	// when it was enrolled, or the TPM. Only Enrol takes another.
+	// Key says where the device's keys are (package keys); empty means where they were when it
+	// was enrolled, or the TPM. Only a first enrolment may choose.
 	Key string
-	// Built is when the program was built: a time that has passed.
+	// Built is when the program was built, and so a lower bound of the time.
 	Built time.Time
 	// Now is the system clock, which may be wrong; nil means time.Now.
 	Now func() time.Time
-	// Report is told, a line each, what the agent does and what it had to work around;
-	// nil means nobody.
+	// Report receives a line about each thing done or worked around; may be nil.
 	Report func(line string)
-	// files makes the changes to the state folder; nil means the disk.
+	// files makes the changes to the state folder; nil means on disk.
 	files state.Files
 }
 
@@ -67,7 +66,7 @@ func (o Options) report(format string, args ...any) {
 	}
 }
 
-// ConflictError: the state folder belongs to something else than what was asked for.
+// ConflictError: the state folder belongs to another device or installation than the request.
 type ConflictError struct {
 	// Detail says what is wrong, Hint what to do about it.
 	Detail, Hint string
@@ -75,7 +74,7 @@ type ConflictError struct {
 
 func (e *ConflictError) Error() string { return e.Detail }
 
-// Result is what an enrolment or a renewal came to.
+// Result is the result of an enrolment or a renewal.
 type Result struct {
 	// Device is the name in the certificates: MODEL:SERIAL.
 	Device string `json:"device"`
@@ -83,40 +82,39 @@ type Result struct {
 	Serial string `json:"serial"`
 	// Already: there was nothing to do.
 	Already bool `json:"already,omitempty"`
-	// Shown is the certificate that a renewal was authenticated by: "ldevid" or "idevid".
+	// Shown is the certificate that authenticated a renewal: "ldevid" or "idevid".
 	Shown string `json:"shown,omitempty"`
 	// NotAfter is the end of the working certificate, RenewAfter when to renew it; zero
 	// after an enrolment.
 	NotAfter   time.Time `json:"not_after,omitzero"`
 	RenewAfter time.Time `json:"renew_after,omitzero"`
-	// Poll is after how long the device shall ask again when to renew; 0 means that it
-	// need not.
+	// Poll is after how long the device is to ask again when to renew; 0 means never.
 	Poll time.Duration `json:"-"`
-	// Time is the server's time, if the system clock proved wrong; else zero.
+	// Time is the server's time if the system clock proved wrong, else zero.
 	Time time.Time `json:"time,omitzero"`
-	// TPMCommands, Sent and Received say what it cost (bytes on the wire, TLS included).
+	// TPMCommands, Sent and Received are the cost (bytes on the wire, TLS included).
 	TPMCommands int   `json:"tpm_commands"`
 	Sent        int64 `json:"bytes_sent"`
 	Received    int64 `json:"bytes_received"`
 }
 
-// attempts is how often a step is begun whose answer may have been lost; the server
-// gives a lost answer again.
+// attempts is how often a step is tried whose answer may have been lost; the server repeats a
+// lost answer.
 const attempts = 3
 
-// action is one enrolment, renewal or poll under way: a locked state folder, opened keys and a server.
+// action is one enrolment, renewal or poll: a locked state folder, opened keys and a server.
 type action struct {
 	Options
 	dir *state.Dir
 	set state.Set
-	// behind: the set is not the newest, which could not be read.
+	// behind: the newest set could not be read, so set is an older one.
 	behind bool
 	keys   keys.Holder
 	birth  keys.Key
 	client *client.Client
 }
 
-// place is where the keys are: as asked for, or else as on file.
+// place is where the keys are: as requested, or else as on file.
 func place(o Options, set state.Set, folder string) keys.Place {
 	p := keys.Place{Key: cmp.Or(o.Key, set.Key, keys.TPM), Folder: folder}
 	if p.Key == keys.TPM {
@@ -125,7 +123,7 @@ func place(o Options, set state.Set, folder string) keys.Place {
 	return p
 }
 
-// openKeys opens what holds the keys. create allows them to be made.
+// openKeys opens what holds the keys. create allows making them.
 func (a *action) openKeys(create bool) (err error) {
 	var p keys.Place
 	if a.keys, p, err = open(a.Options, a.set, a.dir, create); err != nil {
@@ -136,8 +134,8 @@ func (a *action) openKeys(create bool) (err error) {
 	return err
 }
 
-// open opens what holds the keys. A command is not taken from a state folder that somebody
-// else may write to: he would act as this user.
+// open opens what holds the keys. It takes no command from a state folder that other users can
+// write, who could then run programs as this one.
 func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, keys.Place, error) {
 	p := place(o, set, dir.Path())
 	if o.Key == "" && strings.HasPrefix(p.Key, "external:") {
@@ -154,7 +152,7 @@ func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, k
 	return h, p, err
 }
 
-// close lets go of server and keys.
+// close closes the connection and the keys.
 func (a *action) close() {
 	if a.client != nil {
 		a.client.Close()
@@ -164,16 +162,16 @@ func (a *action) close() {
 	}
 }
 
-// OtherBoardError: the state folder came from another board, or the chip was replaced.
-// Enrol gets this board an identity of its own.
+// OtherBoardError: the state folder is from another board, or the chip was replaced. Enrol gets
+// this board an identity of its own.
 type OtherBoardError struct{ problem error }
 
 func (e *OtherBoardError) Error() string { return e.problem.Error() }
 
-// Unwrap gives the problem as one of what holds the keys.
+// Unwrap returns the problem as what holds the keys reported it.
 func (e *OtherBoardError) Unwrap() error { return e.problem }
 
-// sameKeys makes sure that the certificates on file are for the keys that were opened.
+// sameKeys makes sure that the IDevID certificate on file is for the opened key.
 func (a *action) sameKeys() error {
 	if len(a.set.IDevID) == 0 {
 		return nil // it is lost, and will be fetched again
@@ -197,7 +195,7 @@ func (a *action) connect(servers []string, pins [][32]byte) (err error) {
 	return err
 }
 
-// found takes what the client has found out into the set.
+// found copies what the client has learned into the set.
 func (a *action) found() {
 	a.set.Trust, _ = a.client.Trust()
 	a.set.Network = a.client.Memory()
@@ -208,7 +206,7 @@ func (a *action) save() error {
 	return a.dir.Save(a.set)
 }
 
-// floor is the latest time that has passed for certain, the trust bundle's apart.
+// floor is the latest time that has certainly passed, not counting the trust bundle's.
 func (a *action) floor() time.Time {
 	floor := a.Built
 	for _, chain := range [][][]byte{a.set.IDevID, a.set.AK, a.set.LDevID} {
@@ -222,7 +220,7 @@ func (a *action) floor() time.Time {
 	return floor
 }
 
-// pins reads the fingerprints on file.
+// pins parses the fingerprints on file.
 func (a *action) pins() ([][32]byte, error) {
 	var pins [][32]byte
 	for _, text := range a.set.Pins {
@@ -235,8 +233,7 @@ func (a *action) pins() ([][32]byte, error) {
 	return pins, nil
 }
 
-// again calls step until it succeeds, is refused, or has failed attempts times for
-// want of an answer.
+// again calls step until it succeeds, is refused, or has got no answer attempts times.
 func (a *action) again(ctx context.Context, step func() error) error {
 	for n := 1; ; n++ {
 		err := step()
@@ -245,7 +242,7 @@ func (a *action) again(ctx context.Context, step func() error) error {
 		}
 		wait := max(time.Duration(n)*time.Second, client.RetryAfter(err))
 		if wait > attempts*time.Second {
-			return err // who calls knows what to do until then
+			return err // too long to wait here; the caller knows better
 		}
 		a.report("%v; trying again", err)
 		select {
@@ -256,7 +253,7 @@ func (a *action) again(ctx context.Context, step func() error) error {
 	}
 }
 
-// lost reports whether a step failed in a way that beginning it again may cure.
+// lost reports whether a step failed in a way that a repetition may cure.
 func lost(err error) bool {
 	if _, ok := errors.AsType[*client.NetworkError](err); ok {
 		return true
@@ -265,7 +262,7 @@ func lost(err error) bool {
 	return ok && (p.Code == wire.CodeSession || p.Code == wire.CodeUnavailable || p.Code == wire.CodeTurn)
 }
 
-// finish answers the challenge, if the answer is one, and returns the identity.
+// finish answers the challenge, if answer is one, and returns the identity.
 func (a *action) finish(ctx context.Context, answer *wire.Answer, shown *tls.Certificate) (*wire.Identity, error) {
 	if c := answer.Challenge; c != nil {
 		secret, err := a.keys.Activate(attest.Challenge{Credential: c.Credential, Secret: c.Secret})
@@ -282,13 +279,13 @@ func (a *action) finish(ctx context.Context, answer *wire.Answer, shown *tls.Cer
 	return answer.Identity, nil
 }
 
-// prover makes evidence for a key over the binding that the client computes.
+// prover returns the function that makes evidence for a key over the client's binding.
 func (a *action) prover(key keys.Key) client.Prover {
 	return func(binding [32]byte) ([]byte, []byte, error) { return a.keys.Prove(key, binding) }
 }
 
-// checkChain makes sure that a chain is for the key and ends in one of the roots: what
-// is kept must work, and a server's mistake should be seen before it replaces anything.
+// checkChain verifies that a chain is for key and ends in one of the roots, so that a server's
+// mistake is found before it replaces what works.
 func (a *action) checkChain(what string, chain [][]byte, key crypto.PublicKey, roots [][]byte) error {
 	if len(chain) == 0 {
 		return fmt.Errorf("the server sent no %s certificate", what)
@@ -316,7 +313,7 @@ func (a *action) checkChain(what string, chain [][]byte, key crypto.PublicKey, r
 	}
 	at := a.client.Now()
 	if leaf.NotBefore.After(at) {
-		at = leaf.NotBefore // the server's clock may be a little ahead
+		at = leaf.NotBefore // the server's clock may be slightly ahead
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: anchors, Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {

@@ -16,25 +16,25 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Enrolment asks for the device's identity.
+// Enrolment is a request for the device's identity.
 type Enrolment struct {
 	Options
-	// Ticket is the permission to enrol; nil for a device that the server knows already.
+	// Ticket is the permission to enrol; nil for a device that the server already knows.
 	Ticket *wire.Permission
-	// Servers (https URLs, best first) and Roots (certificates, DER) stand in for what a
-	// ticket carries, or replace it.
+	// Servers (https URLs, best first) and Roots (certificates, DER) are used instead of those in
+	// a ticket.
 	Servers []string
 	Roots   [][]byte
 	// Serial is the product's serial number; empty if the ticket or the record fixes it.
 	Serial string
-	// image is the state of another board, found in the folder: it says whom to ask if
-	// nothing else does.
+	// image is the state of another board, found in the folder: its server and roots are used if
+	// none are given.
 	image state.Set
 }
 
-// Enrol gets the IDevID and AK certificates and the trust bundle and keeps them. On an
-// enrolled device it changes nothing and says so; on one that lost its state it gets
-// the same identity again.
+// Enrol fetches and stores the IDevID and AK certificates and the trust bundle. On an enrolled
+// device it changes nothing and says so; on one that lost its state it fetches the same identity
+// again.
 func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	a := &action{Options: e.Options, dir: e.dir()}
 	release, err := a.dir.Lock()
@@ -86,7 +86,7 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	return a.result(), a.save()
 }
 
-// already holds what is on file against the keys and against what was asked for.
+// already checks what is on file against the keys and against the request.
 func (a *action) already(e Enrolment) (Result, error) {
 	if e.Key != "" && e.Key != cmp.Or(a.set.Key, keys.TPM) {
 		return Result{}, &ConflictError{
@@ -126,7 +126,7 @@ func (a *action) trusts(root [32]byte) bool {
 	return slices.Contains(a.set.Pins, hex.EncodeToString(root[:]))
 }
 
-// trust is whom to speak to and whom to believe.
+// trust is the servers to contact and the roots to trust.
 func (e Enrolment) trust() (servers []string, pins [][32]byte, err error) {
 	if e.Ticket != nil {
 		servers, pins = []string{e.Ticket.Server}, [][32]byte{e.Ticket.Root}
@@ -189,8 +189,8 @@ func (a *action) enrol(ctx context.Context, e Enrolment) error {
 	return nil
 }
 
-// checkName makes sure that the names beside an IDevID are those in it. They are handed to
-// hooks, and a state without a name is none.
+// checkName makes sure that the names sent with an IDevID are those in it: hooks get them, and a
+// state without a name is invalid.
 func checkName(got *wire.Identity) error {
 	leaf, err := x509.ParseCertificate(got.IDevID[0])
 	if err != nil {

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// HTTPClient is a client that shows the working certificate of each moment to servers
-// that ask for one. roots are whom to believe (Identity.Roots). It has a time limit for
-// connecting and none for the rest: set Timeout, or use contexts.
+// HTTPClient is a client that shows the current working certificate to servers that ask for one.
+// roots are the trusted roots (Identity.Roots). It limits the time for connecting but not for the
+// rest: set Timeout, or use contexts.
 func HTTPClient(i *Identity, roots *x509.CertPool) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		TLSClientConfig:     i.TLSConfig(roots),
 		TLSHandshakeTimeout: handshakeTimeout,
-		// A connection that is not used is not kept beyond a renewal for long.
+		// So that idle connections do not long outlive a renewal.
 		IdleConnTimeout:   90 * time.Second,
 		ForceAttemptHTTP2: true,
 	}}

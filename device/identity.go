@@ -13,21 +13,20 @@ import (
 	"github.com/hallmark-pki/hallmark/device/state"
 )
 
-// Identity is the device's working certificate as it is at each moment. It follows
-// renewals, whichever process makes them: what begins after a renewal uses the new
-// certificate, what has begun goes on. The key is needed for handshakes only, and the
-// TPM is free for others in between. It may be used from several goroutines.
+// Identity is the device's current working certificate. It follows renewals, whichever process
+// makes them: new connections use the new certificate, and existing ones go on. The key is needed
+// only for handshakes, and the TPM is free for others in between. It is safe for concurrent use.
 type Identity struct {
 	o   Options
 	dir *state.Dir
 
 	mu      sync.Mutex
-	set     string // the state's set that current is of
+	set     string // the state's set that current is from
 	current *Credential
 }
 
-// OpenIdentity reads the state folder and loads the key, so that what is wrong with
-// either is told at once. Only State, TPM, Built and Now of the options are used.
+// OpenIdentity reads the state folder and loads the key, so that errors in either are reported at
+// once. Of the options only State, TPM, Built and Now are used.
 func OpenIdentity(o Options) (*Identity, error) {
 	i := &Identity{o: o, dir: state.At(o.State)}
 	if _, err := i.Credential(); err != nil {
@@ -36,8 +35,8 @@ func OpenIdentity(o Options) (*Identity, error) {
 	return i, nil
 }
 
-// Credential is the newest working certificate with its key. It stays usable after the
-// next renewal; who needs the newest asks again.
+// Credential is the newest working certificate with its key. It stays usable after the next
+// renewal; to get the newest call Credential again.
 func (i *Identity) Credential() (*Credential, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -48,9 +47,9 @@ func (i *Identity) Credential() (*Credential, error) {
 	if i.current != nil && set == i.set {
 		return i.current, nil
 	}
-	// A set that is replaced between the two lines is read again the next time. The old
-	// credential is not closed: a handshake may be signing with it, and a key at rest
-	// holds nothing.
+	// If the set is replaced between Current and here, it is read again next time. The old
+	// credential is not closed: a handshake may be signing with it, and an idle key holds no
+	// resources.
 	current, err := OpenCredential(i.o.State, i.o.TPM)
 	if err != nil {
 		return nil, err
@@ -59,11 +58,10 @@ func (i *Identity) Credential() (*Credential, error) {
 	return current, nil
 }
 
-// Signer is the key of the certificate: an ECDSA key that signs in the TPM, or wherever
-// it is kept.
+// Signer is the certificate's key: an ECDSA key that signs in the TPM, or wherever it is kept.
 func (c *Credential) Signer() crypto.Signer { return c.Certificate.PrivateKey.(crypto.Signer) }
 
-// Close lets go of the TPM; the keys that the identity has given cannot sign afterwards.
+// Close closes the TPM; keys obtained from the identity cannot sign afterwards.
 func (i *Identity) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -73,9 +71,8 @@ func (i *Identity) Close() error {
 	return i.current.Close()
 }
 
-// TLSConfig is for the client's side of mutual TLS, in each handshake of which the
-// certificate of that moment is shown. roots are whom to believe (see Roots); a clock
-// that was never set does not keep the device from its servers.
+// TLSConfig is for the client side of mutual TLS and shows the current certificate in each
+// handshake. roots are the trusted roots (see Roots). It works with a clock that was never set.
 func (i *Identity) TLSConfig(roots *x509.CertPool) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -91,7 +88,7 @@ func (i *Identity) TLSConfig(roots *x509.CertPool) *tls.Config {
 	}
 }
 
-// Now is the system clock, or what has passed for certain if that is later.
+// Now is the system clock, or the latest time that has certainly passed if that is later.
 func (i *Identity) Now() time.Time {
 	now := time.Now
 	if i.o.Now != nil {
@@ -107,16 +104,16 @@ func (i *Identity) Now() time.Time {
 	return slices.MaxFunc(times, time.Time.Compare)
 }
 
-// Names that Roots knows, beside those of files.
+// Names that Roots accepts besides those of files.
 const (
 	SystemRoots         = "system"
 	InfrastructureRoots = "infrastructure"
 )
 
-// Roots are the certificates that a server's chain may end in: of a PEM file, which may
-// be the server's own certificate, of the system (SystemRoots), of the newest trust
-// bundle (InfrastructureRoots), or of these two if which is empty. They are those of this
-// moment: ask again for each connection.
+// Roots are the certificates that a server's chain may end in: those of a PEM file, which may be
+// the server's own certificate, of the system (SystemRoots), of the newest trust bundle
+// (InfrastructureRoots), or of the latter two if which is empty. They may change: call it for
+// each connection.
 func (i *Identity) Roots(which string) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	var list [][]byte
@@ -152,10 +149,10 @@ func (i *Identity) Roots(which string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// maxRoots bounds a file of roots, in bytes; a whole system's has about 220 KiB.
+// maxRoots bounds a file of roots, in bytes; a system's has about 220 KiB.
 const maxRoots = 4 << 20
 
-// ReadRoots reads a PEM file of CA certificates and nothing else (DER each).
+// ReadRoots reads a PEM file that holds only CA certificates (DER each).
 func ReadRoots(path string) ([][]byte, error) {
 	list, err := readCertificates(path)
 	for _, der := range list {

@@ -19,9 +19,9 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Renew gets a working certificate for a new key. The device shows its LDevID if that
-// can still be used, else its IDevID; the certificate and key in use are replaced,
-// together, only when the server has accepted the new ones.
+// Renew gets a working certificate for a new key. The device shows its LDevID if that is still
+// usable, else its IDevID; certificate and key in use are replaced, together, only once the
+// server has accepted the new ones.
 func Renew(ctx context.Context, o Options) (Result, error) {
 	var shown string
 	r, err := o.withServer(func(a *action) (err error) {
@@ -37,12 +37,12 @@ func Renew(ctx context.Context, o Options) (Result, error) {
 	return r, err
 }
 
-// ErrUseless: the working certificate is missing, its key does not load, or the server
-// takes it no more. Renew mends that by showing the IDevID.
+// ErrUseless: the working certificate is missing, its key does not load, or the server no longer
+// accepts it. Renew repairs that by showing the IDevID.
 var ErrUseless = errors.New("the working certificate is of no use")
 
-// Poll asks the server when to renew, and by that shows it, and learns, that the identity
-// works. It fails with ErrUseless if only a renewal helps.
+// Poll asks the server when to renew, which also proves to both that the identity works. It fails
+// with ErrUseless if only a renewal helps.
 func Poll(ctx context.Context, o Options) (Result, error) {
 	return o.withServer(func(a *action) error {
 		if err := a.settle(ctx); err != nil {
@@ -52,8 +52,8 @@ func Poll(ctx context.Context, o Options) (Result, error) {
 	})
 }
 
-// withServer runs a step of an enrolled device with its keys and its server, and keeps what
-// the step has changed.
+// withServer runs a step of an enrolled device with its keys and its server, and saves what the
+// step changed.
 func (o Options) withServer(step func(*action) error) (Result, error) {
 	a := &action{Options: o, dir: o.dir()}
 	release, err := a.dir.Lock()
@@ -85,8 +85,8 @@ func (o Options) withServer(step func(*action) error) (Result, error) {
 	}
 	before := a.set
 	if err := step(a); err != nil {
-		// What was reached by then holds: a certificate that was taken up, and the trust bundle.
-		// A refused device follows its installation all the same: its way back may take years.
+		// What succeeded so far is kept: an adopted certificate, and the trust bundle. Even a
+		// refused device follows its installation, since it may be let back in years later.
 		if a.set.Trust, _ = a.client.Trust(); !same(before, a.set) {
 			err = errors.Join(err, a.save())
 		}
@@ -99,15 +99,15 @@ func (o Options) withServer(step func(*action) error) (Result, error) {
 	return a.result(), a.dir.Save(a.set)
 }
 
-// same reports whether two sets have the same in them.
+// same reports whether two sets have the same content.
 func same(a, b state.Set) bool {
 	x, failed := json.Marshal(a)
 	y, err := json.Marshal(b)
 	return failed == nil && err == nil && bytes.Equal(x, y)
 }
 
-// poll asks once. The certificate is shown whatever its end: the clock may be wrong, and
-// the server's is not.
+// poll asks once. It shows even an expired certificate: this clock may be wrong, and the server's
+// is right.
 func (a *action) poll(ctx context.Context) error {
 	if len(a.set.LDevID) == 0 {
 		return ErrUseless
@@ -127,14 +127,14 @@ func (a *action) poll(ctx context.Context) error {
 	return err
 }
 
-// unusable reports whether a key failed to load because of what it is, and not because of
-// what should hold it: its file is damaged, or TPM2_Clear gave the chip another storage root.
+// unusable reports whether a key failed to load because of the key itself, and not of what holds
+// it: its file is damaged, or TPM2_Clear gave the chip another storage root.
 func unusable(err error) bool {
 	chip, ok := errors.AsType[*trouble.Error](err)
 	return err != nil && (!ok || slices.Contains([]error{collect.ErrOtherTPM, collect.ErrCommand, softkey.ErrMalformed}, chip.Kind))
 }
 
-// ask takes the server's window and the device's moment in it.
+// ask polls the server and takes its window.
 func (a *action) ask(ctx context.Context, id *tls.Certificate) error {
 	steering, err := a.client.Poll(ctx, id)
 	if err != nil {
@@ -144,7 +144,7 @@ func (a *action) ask(ctx context.Context, id *tls.Certificate) error {
 	return nil
 }
 
-// renew runs the protocol and puts what came of it into the set, if it works.
+// renew runs the protocol and puts the result into the set, if it works.
 func (a *action) renew(ctx context.Context) (shown string, err error) {
 	key, err := a.keys.NewWorking()
 	if err != nil {
@@ -185,9 +185,9 @@ func (a *action) renew(ctx context.Context) (shown string, err error) {
 	return shown, a.swap(ctx, key, got)
 }
 
-// rebirth asks for another IDevID if the root of the one on file is trusted no more: when
-// it is needed, it must be good. Whether there is another is the server's to say; what was
-// renewed just now works without.
+// rebirth requests another IDevID certificate if the root of the one on file is no longer
+// trusted, so that it is good when needed. If the server has none, that is only reported: the
+// renewal has succeeded without.
 func (a *action) rebirth(ctx context.Context) {
 	_, bundle := a.client.Trust()
 	if a.checkChain("IDevID", a.set.IDevID, a.birth.Public(), bundle.Manufacturing) == nil {
@@ -199,24 +199,24 @@ func (a *action) rebirth(ctx context.Context) {
 	}
 }
 
-// reenrol asks for another IDevID certificate for the same key.
+// reenrol requests another IDevID certificate for the same key.
 func (a *action) reenrol(ctx context.Context) error {
 	return a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) })
 }
 
-// stage keeps a fresh certificate before it is shown for the first time. The server lets
-// its predecessor renew no more from then on and, where no chip holds the key, takes that
-// for a copy: a power cut just then must not leave us with the predecessor alone.
+// stage saves a fresh certificate before it is first shown. From then on the server no longer
+// lets its predecessor renew and, if no chip holds the key, takes it for a copy: a power cut at
+// that moment must not leave only the predecessor.
 func (a *action) stage(key keys.Key, got *wire.Identity) error {
 	if a.keys.Kind() == "" {
-		return nil // the chip tells us from a copy; flash wears out
+		return nil // the chip proves that this is no copy; flash wears out
 	}
 	a.set.Fresh, a.set.FreshPage, a.set.FreshKey = got.LDevID, got.Server, key.Stored()
 	return a.save()
 }
 
-// settle mends what an accident left: an IDevID certificate that is gone, a working
-// certificate that was not tried yet.
+// settle repairs what an interruption left: a lost IDevID certificate, a working certificate that
+// was not tested yet.
 func (a *action) settle(ctx context.Context) error {
 	if len(a.set.IDevID) == 0 {
 		a.report("the IDevID certificate is lost; asking for it again")
@@ -227,8 +227,8 @@ func (a *action) settle(ctx context.Context) error {
 	return a.adopt(ctx)
 }
 
-// adopt makes the staged certificate, if there is one, the working one. If the server
-// does not take it, it was made for nothing.
+// adopt makes the staged certificate, if there is one, the working one. If the server does not
+// accept it, it is dropped.
 func (a *action) adopt(ctx context.Context) error {
 	if len(a.set.Fresh) == 0 {
 		return nil
@@ -251,7 +251,7 @@ func (a *action) adopt(ctx context.Context) error {
 	return nil
 }
 
-// swap takes the new certificate if it is right and works.
+// swap replaces the working certificate if the new one is valid and works.
 func (a *action) swap(ctx context.Context, key keys.Key, got *wire.Identity) error {
 	check := func() error {
 		_, bundle := a.client.Trust()
@@ -282,8 +282,8 @@ func (a *action) swap(ctx context.Context, key keys.Key, got *wire.Identity) err
 	return nil
 }
 
-// activated answers the challenge that came with the last answer. Without it the
-// renewal costs a second message and nothing else.
+// activated answers the challenge that came with the last answer. Without it the renewal only
+// costs a second message.
 func (a *action) activated() *wire.Activate {
 	next := a.set.Next
 	if next == nil || next.Expires.Before(a.client.Now()) {
@@ -297,14 +297,14 @@ func (a *action) activated() *wire.Activate {
 	return &wire.Activate{Session: next.Session, Secret: secret}
 }
 
-// ldevid is the working certificate with its key, or nil if it cannot be used any more.
+// ldevid is the working certificate with its key, or nil if it is no longer usable.
 func (a *action) ldevid() *tls.Certificate {
 	if len(a.set.LDevID) == 0 {
 		return nil
 	}
 	if a.behind && a.keys.Kind() != "" {
 		a.report("the working certificate on file may be an older one; showing the IDevID")
-		return nil // the server would take us for a copy
+		return nil // the server would take this device for a copy
 	}
 	leaf, err := x509.ParseCertificate(a.set.LDevID[0])
 	if err != nil || a.client.Now().After(leaf.NotAfter) {
@@ -319,9 +319,9 @@ func (a *action) ldevid() *tls.Certificate {
 	return &tls.Certificate{Certificate: a.set.LDevID, PrivateKey: key, Leaf: leaf}
 }
 
-// outdated reports whether the server refused the certificate shown but may accept the
-// IDevID: a newer LDevID is in use (the state is a rolled-back copy), or this one is
-// unknown (a restored record), revoked by itself, or expired by the server's clock.
+// outdated reports whether the server refused the certificate shown but may accept the IDevID: a
+// newer LDevID is in use (this state was rolled back), or this one is unknown (the record was
+// restored), itself revoked, or expired by the server's clock.
 func outdated(err error) bool {
 	p, ok := errors.AsType[*wire.Problem](err)
 	return ok && slices.Contains([]string{wire.CodeSuperseded, wire.CodeCertificateExpired, wire.CodeCertificateUnknown,

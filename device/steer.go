@@ -9,10 +9,9 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// steer takes a window from the server and picks the device's moment in it. A window that
-// is none, from a server at odds with itself, is taken as its start alone. None reaches
-// beyond nine tenths of the life of the certificate that it is for: whoever answered in the
-// server's place once, or a server whose clock was wrong, shall not let it run out.
+// steer takes a window from the server and picks the device's moment in it. A window that ends
+// before its start is reduced to the start. It is limited to nine tenths of the certificate's
+// life, so that an impostor, or a server with a wrong clock, cannot let the certificate expire.
 func (a *action) steer(s wire.Steering, certificate []byte) {
 	s.Trust = 0 // the bundle itself is kept
 	if c, err := x509.ParseCertificate(certificate); err == nil {
@@ -33,9 +32,9 @@ func earlier(t, last time.Time) time.Time {
 	return t
 }
 
-// moment is where in a window a device renews: uniformly over the fleet, as RFC 9773 §4.2
-// asks, but always the same for one device and window. A moment that were drawn anew at
-// each start would come earlier the more often the power fails.
+// moment is when in a window a device renews: uniformly distributed over the fleet, as RFC 9773
+// §4.2 asks, but always the same for one device and window. A new random moment at each start
+// would come earlier the more often the power fails.
 func moment(device string, s wire.Steering) time.Time {
 	start := s.Start.UTC()
 	sum := sha256.Sum256([]byte(device + "\n" + start.Format(time.RFC3339)))
@@ -43,7 +42,7 @@ func moment(device string, s wire.Steering) time.Time {
 	return start.Add(time.Duration(binary.BigEndian.Uint64(sum[:])%width) * time.Second)
 }
 
-// pollEvery is how often the server wants to be asked, within what both ends accept.
+// pollEvery is how often the server wants to be asked, within the bounds of the protocol.
 func pollEvery(s wire.Steering) time.Duration {
 	if s.Poll <= 0 {
 		return 0

@@ -18,7 +18,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Conditions of a device, worst first as far as its working certificate goes.
+// Conditions of a device, from worst to best.
 const (
 	NotEnrolled = "not-enrolled"
 	NoLDevID    = "no-working-certificate"
@@ -27,7 +27,7 @@ const (
 	OK          = "ok"
 )
 
-// Status is what the state folder says; neither TPM nor network are asked.
+// Status is the content of the state folder, read without TPM and network.
 type Status struct {
 	Condition string `json:"condition"`
 	Device    string `json:"device,omitempty"`
@@ -40,17 +40,17 @@ type Status struct {
 	// IDevID and LDevID are nil if there is none.
 	IDevID *Certificate `json:"idevid,omitempty"`
 	LDevID *Certificate `json:"ldevid,omitempty"`
-	// Page is for the device's own web page; nil if its model gives none.
+	// Page is for the device's own web page; nil if its model has none.
 	Page *Certificate `json:"page,omitempty"`
 	// RenewAfter is when the next renewal is due; zero before the first.
 	RenewAfter time.Time `json:"renew_after,omitzero"`
-	// Window is when the server wants this device to renew; RenewAfter lies in it.
+	// Window is when the server wants this device to renew; RenewAfter is in it.
 	Window *Window `json:"window,omitempty"`
 	// Poll is how often the device asks when to renew, in seconds; 0 means never.
 	Poll int64 `json:"poll,omitempty"`
 	// Trust is the number of the trust bundle on file.
 	Trust int64 `json:"trust,omitempty"`
-	// Damaged says why the newest state could not be read, if an older one was.
+	// Damaged says why the newest state could not be read, if an older one was read instead.
 	Damaged string `json:"damaged,omitempty"`
 }
 
@@ -60,7 +60,7 @@ type Window struct {
 	End   time.Time `json:"end"`
 }
 
-// Certificate is what people look for in one.
+// Certificate is what people want to know about a certificate.
 type Certificate struct {
 	SerialNumber string    `json:"serial_number"`
 	Subject      string    `json:"subject"`
@@ -124,9 +124,9 @@ func describe(chain [][]byte, file string) (*Certificate, error) {
 // ErrNoLDevID: the device is enrolled but has no working certificate yet.
 var ErrNoLDevID = errors.New("the device has no working certificate yet")
 
-// Credential is one working certificate with its key, wherever that is, for any program
-// that speaks TLS; Identity follows them. What holds the key is needed for handshakes
-// only; a key at rest holds nothing of a TPM.
+// Credential is one working certificate with its key, for any program that speaks TLS; Identity
+// follows renewals. What holds the key is needed only for handshakes; an idle key uses no TPM
+// resources.
 type Credential struct {
 	// Certificate is ready for tls.Config.Certificates; its PrivateKey is a crypto.Signer.
 	Certificate tls.Certificate
@@ -164,31 +164,31 @@ func OpenCredential(folder, tpm string) (*Credential, error) {
 	return c, nil
 }
 
-// Close closes what holds the key, which cannot sign afterwards.
+// Close closes what holds the key; the key cannot sign afterwards.
 func (c *Credential) Close() error { return c.keys.Close() }
 
 const (
-	// dialTimeout bounds the search for a server, handshakeTimeout what comes then: a slow
-	// TPM signs in it, after another program's turn.
+	// dialTimeout bounds connecting, handshakeTimeout the handshake, in which a slow TPM may sign
+	// after another program's turn.
 	dialTimeout      = 15 * time.Second
 	handshakeTimeout = 30 * time.Second
 )
 
-// Connection is a mutual-TLS connection to be made.
+// Connection describes a mutual-TLS connection.
 type Connection struct {
 	// To is HOST:PORT.
 	To string
 	// Name is the name in the server's certificate; empty means To's host.
 	Name string
-	// Roots are those that the server's chain must end in, as Identity.Roots takes them.
+	// Roots are the roots that the server's chain must end in, as for Identity.Roots.
 	Roots string
 	// ALPN lists application protocols (RFC 7301), best first; empty for none.
 	ALPN []string
 }
 
-// Dial makes a connection with the working certificate. The error is a
-// *client.NetworkError if the server was not reached or is not the one looked for. With
-// TLS 1.3 a server that refuses the certificate says so in answer to the first bytes.
+// Dial makes a connection with the working certificate. The error is a *client.NetworkError if
+// the server was not reached or has the wrong certificate. With TLS 1.3 a server that refuses the
+// client certificate says so only on the first read.
 func (i *Identity) Dial(ctx context.Context, c Connection) (*tls.Conn, error) {
 	host, _, err := net.SplitHostPort(c.To)
 	if err != nil {
@@ -217,9 +217,9 @@ func (i *Identity) Dial(ctx context.Context, c Connection) (*tls.Conn, error) {
 	return conn, err
 }
 
-// DialTLS connects to HOST:PORT within a time that suits a slow TPM. Unlike tls.Dial it
-// makes a connection that tells one that was cut off from one that was ended. The error
-// is a *client.NetworkError.
+// DialTLS connects to HOST:PORT within time limits that suit a slow TPM. Unlike with tls.Dial,
+// reading from the connection tells a cut-off from an orderly end. The error is a
+// *client.NetworkError.
 func DialTLS(ctx context.Context, address string, config *tls.Config) (*tls.Conn, error) {
 	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -239,14 +239,14 @@ func DialTLS(ctx context.Context, address string, config *tls.Config) (*tls.Conn
 	return conn, nil
 }
 
-// errCutOff: the peer's bytes ended without its having said so (RFC 8446 §6.1).
+// errCutOff: the connection ended without close_notify (RFC 8446 §6.1).
 var errCutOff = errors.New("the connection was cut off")
 
-// whole makes TLS notice each connection that was cut off: crypto/tls takes an end between
-// two records for a good one, and whoever can cut a wire would decide where a file ends.
+// whole makes TLS notice every cut-off connection: crypto/tls accepts an end between two records,
+// so that whoever can cut the wire could truncate a file.
 type whole struct{ net.Conn }
 
-// Whole makes a connection below TLS tell whether it was cut off or ended.
+// Whole wraps a connection below TLS so that TLS can tell a cut-off from an orderly end.
 func Whole(c net.Conn) net.Conn { return whole{c} }
 
 func (w whole) Read(b []byte) (int, error) {
@@ -260,15 +260,14 @@ func (w whole) Read(b []byte) (int, error) {
 // NetConn is the connection itself.
 func (w whole) NetConn() net.Conn { return w.Conn }
 
-// Connect makes the connection and copies in to it and it to out until both ends have
-// finished.
+// Connect makes a connection and copies in to it and from it to out until both have ended.
 func Connect(ctx context.Context, o Options, c Connection, in io.Reader, out io.Writer) error {
 	identity, err := OpenIdentity(o)
 	if err != nil {
 		return err
 	}
 	conn, err := identity.Dial(ctx, c)
-	identity.Close() // others may want the TPM while the connection lasts
+	identity.Close() // others may need the TPM while the connection lasts
 	if err != nil {
 		return err
 	}
@@ -280,7 +279,7 @@ func Connect(ctx context.Context, o Options, c Connection, in io.Reader, out io.
 	return nil
 }
 
-// pipe copies both ways. The end of in is passed on; the end of the connection ends all.
+// pipe copies both ways. The end of in is passed on; the end of the connection ends pipe.
 func pipe(conn *tls.Conn, in io.Reader, out io.Writer) error {
 	go func() {
 		if _, err := io.Copy(conn, in); err == nil {

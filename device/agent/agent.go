@@ -1,8 +1,8 @@
-// Package agent looks after a device's identity for as long as it runs: each thing that
-// is due is done at its moment, and what fails is tried again later and later.
+// Package agent maintains a device's identity for as long as it runs: it does each thing when it
+// is due, and retries failures with increasing delays.
 //
-// It keeps no plan of its own. What is due follows from the state folder, so that it can
-// be killed, run from a timer or helped by hand at any moment.
+// It stores no plan. What is due follows from the state folder, so that it can be killed, run
+// from a timer or assisted by hand at any moment.
 package agent
 
 import (
@@ -22,64 +22,62 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Agent looks after one state folder. It is not for concurrent use.
+// Agent maintains one state folder. It is not safe for concurrent use.
 type Agent struct {
-	// Options are those of every step; their Report is told what had to be worked around.
+	// Options are the options of every step.
 	Options device.Options
-	// Version is that of the program; it is remembered which one the server has accepted.
+	// Version is the program's version; the one that the server has accepted is remembered.
 	Version string
-	// Ticket, Servers, Roots and Serial serve a board that has no identity yet, as in a
-	// device.Enrolment. Without them, and without an image that names them, it waits.
+	// Ticket, Servers, Roots and Serial are for enrolling a board that has no identity yet, as in
+	// device.Enrolment. Without them, and without an image that names them, the agent waits.
 	Ticket  *wire.Permission
 	Servers []string
 	Roots   [][]byte
 	// Serial reads the product's serial number; nil if ticket or record fix it.
 	Serial func(context.Context) (string, error)
-	// Hooks are run after a swap.
+	// Hooks run after the working certificate was replaced.
 	Hooks Hooks
-	// SetClock sets the system clock once a server has proved it wrong; nil leaves it alone.
+	// SetClock sets the system clock if a server proves it wrong; nil leaves it alone.
 	SetClock func(time.Time) error
-	// HealthFile and MetricsFile are kept up to date; empty for none.
+	// HealthFile and MetricsFile are files for monitoring; empty for none.
 	HealthFile, MetricsFile string
-	// Log is told what the agent does; nil means nobody.
+	// Log receives what the agent does; may be nil.
 	Log func(Priority, string)
-	// Systemd is told how it goes; nil if nobody waits for that.
+	// Systemd is notified of the agent's state; may be nil.
 	Systemd *sdnotify.Notifier
-	// Wake ends a rest early; nil for never.
+	// Wake ends a rest early; may be nil.
 	Wake <-chan struct{}
-	// Beside is what else is done while Run has the folder, until its context ends; nil
-	// for nothing.
+	// Beside runs concurrently with Run until its context ends; may be nil.
 	Beside func(context.Context)
 
 	clock clock
 	known atomic.Pointer[clock]
-	// unsaved is an outcome that could not be written down, contact one that need not be.
+	// unsaved is an outcome that could not be saved, contact a time of contact that need not be.
 	unsaved *state.Outcome
 	contact time.Time
-	// hookAgain is when hooks that failed are tried again, hookPause how long after the
-	// last time.
+	// hookAgain is when failed hooks are retried, hookPause the current delay.
 	hookAgain time.Time
 	hookPause time.Duration
-	// tried: the chip was looked at, and foreign is what was found.
+	// tried: the chip was checked; foreign is the result.
 	tried, foreign bool
-	// last and unwritten are the last complaints.
+	// last and unwritten are the last complaints, which are not repeated.
 	last, unwritten string
 }
 
 const (
-	// lookAgain is the longest rest. A clock that is set, a device that was suspended and
-	// what people do by hand are noticed after it.
+	// lookAgain is the longest rest, after which a changed clock, a resumed machine and manual
+	// actions are noticed.
 	lookAgain = 15 * time.Minute
-	// lookSoon is the rest of a board that waits to be enrolled, heldAgain that while
-	// somebody else is at work in the state folder.
+	// lookSoon is the rest of a board that waits to be enrolled, heldAgain the rest while another
+	// process works in the state folder.
 	lookSoon  = time.Minute
 	heldAgain = 10 * time.Second
-	// maxActs bounds what is done between two rests: an enrolment, a question, a renewal.
+	// maxActs bounds what is done between two rests: enrolling, asking, renewing.
 	maxActs = 4
 )
 
-// Run looks after the device until ctx ends. The error is *state.HeldError if another
-// agent does already.
+// Run maintains the identity until ctx ends. The error is *state.HeldError if another agent does
+// so already.
 func (a *Agent) Run(ctx context.Context) error {
 	release, err := a.dir().LockAgent()
 	if err != nil {
@@ -99,7 +97,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		a.complain(err)
 		a.publish()
-		debug.FreeOSMemory() // a rest may last for days
+		debug.FreeOSMemory() // a rest may be long
 		select {
 		case <-ctx.Done():
 			return nil
@@ -109,7 +107,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// accompanied starts what is done beside; end ends it.
+// accompanied starts Beside; end stops it.
 func (a *Agent) accompanied(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
@@ -119,8 +117,9 @@ func (a *Agent) accompanied(ctx context.Context) (end func()) {
 	return func() { cancel(); beside.Wait() }
 }
 
-// Once does what is due now, for a device that sleeps or has a timer, and says when there
-// is more to do. What is due and has to wait is an error, as is a refusal for good: *WaitError.
+// Once does what is due now, for a device that sleeps or has a timer, and returns when there is
+// more to do. The error is *WaitError if something due has to wait after a failure, or was
+// refused for good.
 func (a *Agent) Once(ctx context.Context) (next time.Time, err error) {
 	release, err := a.dir().LockAgent()
 	if err != nil {
@@ -137,8 +136,7 @@ func (a *Agent) Once(ctx context.Context) (next time.Time, err error) {
 	return now.Add(wait), err
 }
 
-// due reports whether there is something to do that waits for nothing but a failure to be
-// far enough back.
+// due reports whether something is due that only the delay after a failure holds back.
 func (a *Agent) due() bool {
 	s, now, err := a.read()
 	o := a.outcome()
@@ -146,7 +144,7 @@ func (a *Agent) due() bool {
 	return !plan(s, err, o, now, a.doubts(s, o)).at.After(now)
 }
 
-// WaitError: what is due has failed before, and it is too early to try again.
+// WaitError: what is due has failed before, and it is too early to retry.
 type WaitError struct {
 	Failure state.Failure
 	Until   time.Time
@@ -156,8 +154,8 @@ func (e *WaitError) Error() string {
 	return fmt.Sprintf("not before %s: %s", e.Until.Format(time.RFC3339), e.Failure.Detail)
 }
 
-// Turn does what is due. wait is how long there is nothing to do; the error is that of
-// what was tried last, nil if that went well or nothing was due.
+// Turn does what is due. wait is for how long nothing is due then; the error is that of the last
+// act, nil if it succeeded or nothing was due.
 func (a *Agent) Turn(ctx context.Context) (wait time.Duration, err error) {
 	for range maxActs {
 		a.now()
@@ -182,8 +180,8 @@ func (a *Agent) Turn(ctx context.Context) (wait time.Duration, err error) {
 	return heldAgain, err
 }
 
-// doubts looks at the clock and, once, at the chip: the state may have come from another
-// board while the power was off.
+// doubts checks the clock and, once, the chip: the state may have been moved to another board
+// while the power was off.
 func (a *Agent) doubts(s device.Status, o state.Outcome) doubts {
 	if !a.tried && s.LDevID != nil && o.Boot != boot() {
 		c, err := device.OpenCredential(a.Options.State, a.Options.TPM)
@@ -196,7 +194,7 @@ func (a *Agent) doubts(s device.Status, o state.Outcome) doubts {
 	return doubts{!a.clock.sure, a.clock.impossible(), a.foreign}
 }
 
-// do does one thing and remembers what came of it.
+// do does one act and records its outcome.
 func (a *Agent) do(ctx context.Context, what act) error {
 	a.Systemd.Status("at work: " + string(what))
 	var r device.Result
@@ -228,7 +226,7 @@ func (a *Agent) do(ctx context.Context, what act) error {
 	return err
 }
 
-// note remembers what came of something, and reads what is on file since.
+// note records the outcome of an act, and reads the new status.
 func (a *Agent) note(r device.Result, err error) device.Status {
 	a.now()
 	a.learn(r)
@@ -244,7 +242,7 @@ func (a *Agent) note(r device.Result, err error) device.Status {
 	return s
 }
 
-// say tells what was done.
+// say logs what was done.
 func (a *Agent) say(what act, r device.Result) {
 	switch {
 	case what == enrol:
@@ -272,8 +270,8 @@ func (a *Agent) enrol(ctx context.Context) (device.Result, error) {
 	return device.Enrol(ctx, e)
 }
 
-// Renew renews now, due or not, for the person who types it. A refusal for good that is
-// less than a day old stands, unless forced; then the error is a *WaitError.
+// Renew renews now, due or not, on behalf of a person. Unless forced, a refusal for good that is
+// less than a day old is repeated as a *WaitError without asking.
 func (a *Agent) Renew(ctx context.Context, force bool) (device.Result, error) {
 	if err := a.refused(); err != nil && !force {
 		return device.Result{}, err
@@ -282,7 +280,7 @@ func (a *Agent) Renew(ctx context.Context, force bool) (device.Result, error) {
 	return r, a.came(ctx, r, err)
 }
 
-// refused is the refusal for good that still stands, as a *WaitError.
+// refused is the refusal for good that is in force, as a *WaitError.
 func (a *Agent) refused() error {
 	o, now := a.outcome(), a.now()
 	if o.Final == nil || !o.NotBefore.After(now) || o.NotBefore.Sub(now) > maxWait {
@@ -291,8 +289,8 @@ func (a *Agent) refused() error {
 	return &WaitError{*o.Final, o.NotBefore}
 }
 
-// NeedsRenewal reads from what is on file whether it is time for a new working certificate
-// and, if not, from when on it is.
+// NeedsRenewal tells from the state folder whether it is time for a new working certificate and,
+// if not, when it will be.
 func (a *Agent) NeedsRenewal() (needed bool, from time.Time, err error) {
 	s, now, err := a.read()
 	if err == nil && s.Condition == device.NotEnrolled {
@@ -306,9 +304,9 @@ func (a *Agent) NeedsRenewal() (needed bool, from time.Time, err error) {
 	return !next.at.After(now), next.at, nil
 }
 
-// Check makes sure that the server accepts the identity from this program on this board
-// since it was started, asking it unless it has: the gate for a new firmware. What only a
-// renewal helps is renewed.
+// Check makes sure, as the gate for a new firmware, that the server has accepted the identity
+// from this program since the board was started; unless it has, Check asks it, and renews if only
+// that helps.
 func (a *Agent) Check(ctx context.Context) error {
 	s := a.Status()
 	if s.Healthy && s.Outcome.Version == a.Version && s.Outcome.Boot == boot() {
@@ -330,7 +328,7 @@ func (a *Agent) Check(ctx context.Context) error {
 	return nil
 }
 
-// came remembers what came of something that was done outside a turn.
+// came records the outcome of an act outside of Turn.
 func (a *Agent) came(ctx context.Context, r device.Result, err error) error {
 	if ctx.Err() != nil || errors.As(err, new(*state.HeldError)) || errors.Is(err, state.ErrEmpty) {
 		return err
@@ -345,7 +343,7 @@ func (a *Agent) came(ctx context.Context, r device.Result, err error) error {
 
 func (a *Agent) dir() *state.Dir { return state.At(a.Options.State) }
 
-// outcome is what came of the work so far, of this process or another.
+// outcome is the outcome of the work so far, of this process or another.
 func (a *Agent) outcome() state.Outcome {
 	if a.unsaved != nil {
 		return *a.unsaved
@@ -357,11 +355,11 @@ func (a *Agent) outcome() state.Outcome {
 	return o
 }
 
-// contactKept is by how much a contact must be later than the one on file to be written
-// down when nothing else has changed: flash wears out.
+// contactKept is how much later than the one on file a contact must be to be saved if nothing
+// else has changed: flash wears out.
 const contactKept = time.Hour
 
-// remember keeps what came of the work.
+// remember saves the outcome of the work.
 func (a *Agent) remember(o state.Outcome) {
 	have := a.dir().Outcome()
 	if onlyContact(have, o) && o.Contact.Sub(have.Contact).Abs() < contactKept {
@@ -375,7 +373,7 @@ func (a *Agent) remember(o state.Outcome) {
 	}
 }
 
-// complain reports what went wrong, the same thing once until it changes.
+// complain logs an error once, until it changes.
 func (a *Agent) complain(err error) {
 	text := ""
 	if err != nil {

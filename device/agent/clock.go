@@ -6,26 +6,26 @@ import (
 	"github.com/hallmark-pki/hallmark/device"
 )
 
-// clock is what the agent knows of the time between two answers of the server (decision
-// 10 of the design). The system clock is believed unless the server has shown it to be
-// wrong, or it is earlier than what has certainly passed.
+// clock is what the agent knows about the time between two answers of the server (design decision
+// 10). The system clock is trusted unless the server has shown it to be wrong, or it is before
+// floor.
 type clock struct {
 	system func() time.Time
 	floor  time.Time
 	// start is the system clock at the first look, seen at the last.
 	start, seen time.Time
-	// learned is the server's time, at the system's at that moment; zero if the system
-	// clock is believed.
+	// learned is the server's time and at the system's at that moment; zero if the system clock
+	// is trusted.
 	learned, at time.Time
 	// sure: a server was reached since the start, or since the clock was set.
 	sure bool
 }
 
-// stepped is by how much the system clock must run away from the monotonic one to have
-// been set, or to have gone on while the device was suspended.
+// stepped is the difference between system and monotonic clock from which on the former was set,
+// or the device was suspended.
 const stepped = 2 * time.Second
 
-// look notices what happened to the clock since the last look.
+// look notices steps of the clock since the last look.
 func (c *clock) look() {
 	now := c.system()
 	if c.start.IsZero() {
@@ -35,26 +35,26 @@ func (c *clock) look() {
 	c.seen = now
 }
 
-// passed takes how long it was by the wall clock and by the monotonic one.
+// passed compares the time passed by the wall clock and by the monotonic one.
 func (c *clock) passed(wall, monotonic time.Duration) {
 	if (wall - monotonic).Abs() > stepped {
 		c.learned, c.start, c.sure = time.Time{}, c.system(), false
 	}
 }
 
-// now is the best knowledge of the time.
+// now is the best estimate of the time.
 func (c *clock) now() time.Time {
 	now := c.system()
 	switch {
 	case !c.learned.IsZero():
 		return c.learned.Add(now.Sub(c.at))
 	case now.Before(c.floor):
-		return c.floor.Add(now.Sub(c.start)) // it does not stand still, at least
+		return c.floor.Add(now.Sub(c.start)) // at least it does not stand still
 	}
 	return now
 }
 
-// impossible reports whether the system clock is wrong for certain.
+// impossible reports whether the system clock is certainly wrong.
 func (c *clock) impossible() bool { return c.system().Before(c.floor) }
 
 // now is the best knowledge of the time.
@@ -68,9 +68,8 @@ func (a *Agent) now() time.Time {
 	return known.now()
 }
 
-// Now is what now has found, for those who work beside the agent: a clock that keeps the
-// device from no renewal shall keep it from no broker either. Unlike the rest of an agent
-// it may be called at any time.
+// Now is the agent's latest estimate of the time, so that Beside can connect whenever the agent
+// can renew. Unlike the agent's other methods it is safe for concurrent use.
 func (a *Agent) Now() time.Time {
 	if known := a.known.Load(); known != nil {
 		return known.now()
@@ -85,7 +84,7 @@ func (a *Agent) system() func() time.Time {
 	return time.Now
 }
 
-// read reads what is on file, as of now.
+// read reads the state folder, as of now.
 func (a *Agent) read() (s device.Status, now time.Time, err error) {
 	s, err = device.ReadStatus(a.Options.State, a.now())
 	raised := false
@@ -100,7 +99,7 @@ func (a *Agent) read() (s device.Status, now time.Time, err error) {
 	return s, a.now(), err
 }
 
-// learn takes the time from an answer, and sets the system clock if that is wanted.
+// learn takes the time from an answer, and sets the system clock if configured.
 func (a *Agent) learn(r device.Result) {
 	if r.Time.IsZero() {
 		return
@@ -115,6 +114,6 @@ func (a *Agent) learn(r device.Result) {
 		return
 	}
 	a.log(Notice, "the clock was wrong by %v and is set", off.Round(time.Second))
-	// From here on it is believed like any other.
+	// From here on it is trusted again.
 	a.clock.learned, a.clock.start, a.clock.seen = time.Time{}, a.clock.system(), a.clock.system()
 }

@@ -4,18 +4,18 @@ import (
 	"github.com/hallmark-pki/hallmark/device/state"
 )
 
-// Generalised is what the preparation of an image came to.
+// Generalised is the result of preparing an image.
 type Generalised struct {
-	// Server is the one that the board was enrolled at; empty if it was not.
+	// Server is where the board was enrolled; empty if it was not.
 	Server string `json:"server,omitempty"`
 	// Removed and Left are names in the state folder.
 	Removed []string `json:"removed"`
 	Left    []string `json:"left,omitempty"`
 }
 
-// Generalise makes a state folder that of an image: it forgets the board and keeps the
-// roots by which the next one knows its server. The error is *state.HeldError if an agent
-// looks after the folder.
+// Generalise prepares a state folder for an image: it removes what belongs to this board and
+// keeps the roots by which the next one verifies its server. The error is *state.HeldError if an
+// agent is running on the folder.
 func Generalise(folder string) (g Generalised, err error) {
 	dir := state.At(folder)
 	release, err := dir.LockAgent()

@@ -18,26 +18,27 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Status is what is on file about a device and about what came of the agent's work.
+// Status is what is on file about a device and the outcome of the agent's work.
 type Status struct {
 	device.Status
-	// Healthy: the device holds a working certificate that it can use and keep fresh.
-	// Unhealthy says why it does not.
+	// Healthy: the device has a working certificate that it can use and renew. Unhealthy says why
+	// not.
 	Healthy   bool   `json:"healthy"`
 	Unhealthy string `json:"unhealthy,omitempty"`
-	// Next is what the agent does next; zero if it cannot do anything.
+	// Next is what the agent does next; empty if it cannot do anything.
 	Next    string        `json:"next,omitempty"`
 	NextAt  time.Time     `json:"next_at,omitzero"`
 	Outcome state.Outcome `json:"outcome"`
 	// Volatile says why the state folder will be lost when the power goes.
 	Volatile string `json:"volatile,omitempty"`
-	// Agent is who is at work in the folder, or looks after it; empty if nobody.
+	// Agent is the process that works in the folder, or runs as its agent; empty if there is
+	// none.
 	Agent string `json:"agent,omitempty"`
 	// Unreadable says why the state could not be read.
 	Unreadable string `json:"unreadable,omitempty"`
 }
 
-// Status reads what is on file; neither TPM nor server are asked.
+// Status reads what is on file, without TPM or server.
 func (a *Agent) Status() Status {
 	read, now, err := a.read()
 	s := Status{Status: read, Outcome: a.outcome(), Volatile: a.dir().Volatile()}
@@ -55,7 +56,8 @@ func (a *Agent) Status() Status {
 	return s
 }
 
-// unhealthy says why the device cannot use its certificate, or not for much longer.
+// unhealthy says why the device cannot use its certificate, or not for much longer; empty if it
+// can.
 func (s *Status) unhealthy(now time.Time) string {
 	failure, failed := s.Outcome.Failure, ""
 	if failure != nil {
@@ -82,7 +84,8 @@ func (s *Status) unhealthy(now time.Time) string {
 	return ""
 }
 
-// refuses reports whether a code is a server's word on the device, not on the moment.
+// refuses reports whether a code is a server's refusal of the device, and not a temporary
+// condition.
 func refuses(code string) bool {
 	switch code {
 	case wire.CodeUnavailable, wire.CodeTurn, wire.CodeInternal, wire.CodeTooOften, wire.CodeSession:
@@ -91,7 +94,7 @@ func refuses(code string) bool {
 	return (&WaitError{Failure: state.Failure{Code: code}}).Class() == Refused
 }
 
-// boot names the time since the device was switched on; empty if the kernel does not tell.
+// boot identifies the current boot; empty if the kernel does not say.
 var boot = sync.OnceValue(func() string {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -100,7 +103,7 @@ var boot = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(text))
 })
 
-// publish brings the files for monitoring and systemd's status line up to date.
+// publish updates the files for monitoring and systemd's status line.
 func (a *Agent) publish() {
 	s := a.Status()
 	a.Systemd.Status(s.line())
@@ -112,11 +115,11 @@ func (a *Agent) publish() {
 	}
 }
 
-// write replaces a file for monitoring. What keeps it from that is told once.
+// write replaces a file for monitoring. It logs each reason for failing once.
 func (a *Agent) write(path string, text []byte) {
 	err := durable.Replace(path, text, 0o644)
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		err = e.Err // the path is one that was made up for the moment
+		err = e.Err // it has the path of a temporary file
 	}
 	if err == nil {
 		return
@@ -127,7 +130,7 @@ func (a *Agent) write(path string, text []byte) {
 	}
 }
 
-// line is the state of things in one line.
+// line is the status in one line.
 func (s *Status) line() string {
 	text := cmp.Or(s.Unhealthy, s.Condition)
 	if s.Device != "" {
@@ -139,7 +142,7 @@ func (s *Status) line() string {
 	return text
 }
 
-// health is the health file: one word in the first line, then what status --json says.
+// health is the health file: one word in the first line, then the output of status --json.
 func (s *Status) health() []byte {
 	word := "healthy"
 	if !s.Healthy {

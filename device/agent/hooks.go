@@ -18,40 +18,40 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/program"
 )
 
-// Hooks are programs that are run after a working certificate was swapped, so that others
-// read it again.
+// Hooks are programs that run after the working certificate was replaced, so that others reload
+// it.
 type Hooks struct {
-	// Dir is the folder whose executable files are run in the order of their names; one
-	// that does not exist has none.
+	// Dir is the folder whose executable files are run in the order of their names; it need not
+	// exist.
 	Dir string
-	// NamedBy is the file that names Dir, which nobody else may write; empty if none does.
+	// NamedBy is the file that names Dir, which others must not be able to write; empty if none
+	// does.
 	NamedBy string
 	// Limit is how long each may take; 0 means DefaultHookLimit.
 	Limit time.Duration
 }
 
-// DefaultHookLimit is how long a hook may take if nothing else is said.
+// DefaultHookLimit is how long a hook may take by default.
 const DefaultHookLimit = 30 * time.Second
 
 const (
-	// hookGrace is what a hook has between SIGTERM and SIGKILL.
+	// hookGrace is the time between SIGTERM and SIGKILL.
 	hookGrace = 2 * time.Second
-	// maxHookOutput bounds what is kept of what a hook says, in bytes.
+	// maxHookOutput bounds how much of a hook's output is kept, in bytes.
 	maxHookOutput = 4 << 10
-	// maxHookLine bounds what is repeated of it.
+	// maxHookLine bounds how much of that is logged.
 	maxHookLine = 300
 )
 
-// firstHookPause and maxHookPause bound how long hooks that failed are left alone: they are
-// tried again at the next look, and later and later, since each time may cost the flash a
-// write.
+// firstHookPause and maxHookPause bound the delay before failed hooks are retried: it begins with
+// the next look and doubles, since each retry may write to the flash.
 const (
 	firstHookPause = lookAgain - time.Minute
 	maxHookPause   = 6 * time.Hour
 )
 
-// runHooks runs the hooks that did not succeed for this certificate yet. Whatever becomes
-// of them, the certificate is in use already and stays so.
+// runHooks runs the hooks that have not succeeded for this certificate. Their failure does not
+// affect the certificate, which is in use already.
 func (a *Agent) runHooks(ctx context.Context, s device.Status, o state.Outcome) {
 	if a.Hooks.Dir == "" || s.LDevID == nil {
 		return
@@ -89,7 +89,7 @@ func (a *Agent) runHooks(ctx context.Context, s device.Status, o state.Outcome) 
 		done = append(done, name)
 	}
 	if ctx.Err() != nil {
-		return // all of them next time
+		return // all of them run next time
 	}
 	a.hookPause = min(max(2*a.hookPause, firstHookPause), maxHookPause)
 	a.hookAgain = time.Now().Add(a.hookPause)
@@ -106,8 +106,8 @@ func (a *Agent) runHooks(ctx context.Context, s device.Status, o state.Outcome) 
 	a.remember(o)
 }
 
-// list names the hooks. What lies in the folder and is no hook is passed over silently
-// only if it looks like something that an editor or a package left there.
+// list returns the names of the hooks. Files that are not hooks are silently skipped only if they
+// look like leftovers of an editor or a package.
 func (h Hooks) list() (names, failures []string) {
 	entries, err := os.ReadDir(h.Dir) // sorted
 	if errors.Is(err, os.ErrNotExist) {
@@ -146,10 +146,10 @@ func (h Hooks) list() (names, failures []string) {
 	return names, failures
 }
 
-// run runs one hook and, if it takes too long, ends it and all that it has started.
+// run runs one hook and, if it takes too long, kills it and all that it has started.
 func (h Hooks) run(ctx context.Context, name string, environment []string) error {
 	path, limit := filepath.Join(h.Dir, name), cmp.Or(h.Limit, DefaultHookLimit)
-	if err := program.Safe(path); err != nil { // the hook before it may have taken its time
+	if err := program.Safe(path); err != nil { // the hook before it may have taken long
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it had not finished after %v and was ended", limit))
@@ -168,7 +168,7 @@ func (h Hooks) run(ctx context.Context, name string, environment []string) error
 	return err
 }
 
-// hookEnvironment is the agent's own and what a hook wants to know (docs/device.md).
+// hookEnvironment is the agent's own and the variables for hooks (docs/device.md).
 func hookEnvironment(folder string, s device.Status) []string {
 	return append(program.Environment(), "HALLMARK_EVENT=renewed", "HALLMARK_STATE="+folder, "HALLMARK_DEVICE="+s.Device,
 		"HALLMARK_CERT_FILE="+filepath.Join(folder, "ldevid.pem"), "HALLMARK_KEY_FILE="+filepath.Join(folder, "ldevid.key"),

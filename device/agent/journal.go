@@ -11,7 +11,7 @@ import (
 	"unicode"
 )
 
-// Priority is how much a line of the log matters, as syslog(3) counts.
+// Priority is the priority of a log line, as in syslog(3).
 type Priority int
 
 const (
@@ -21,12 +21,11 @@ const (
 	Info    Priority = 6
 )
 
-// maxText bounds what is kept and told of an error, in bytes: servers answer at length, flash
-// wears out, and an outcome that is too large is not read again.
+// maxText bounds how much of an error is kept and logged, in bytes: servers may answer at length,
+// flash wears out, and an outcome that is too large cannot be read back.
 const maxText = 1 << 10
 
-// clip is the beginning of a text, in one line: what a server says of a device shall not look
-// like what the device says of itself.
+// clip is the beginning of a text, in one line, so that a server's text cannot fake log lines.
 func clip(text string) string {
 	text = strings.ReplaceAll(text, "\n", " ")
 	if len(text) <= maxText {
@@ -35,8 +34,8 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:maxText], "") + "…"
 }
 
-// NewLog writes lines to w for the reader at its other end: the journal is told the
-// priority and knows the time (sd-daemon(3)), anybody else is told the time.
+// NewLog writes lines to w: for the journal with their priority (sd-daemon(3)), otherwise with
+// the time.
 func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, string) {
 	var mu sync.Mutex
 	return func(p Priority, text string) {
@@ -51,12 +50,12 @@ func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, stri
 	}
 }
 
-// Printable keeps foreign text from steering the terminal: an impostor's certificate has
-// names in it, and error messages repeat them. Lines stay lines.
+// Printable keeps untrusted text, such as names in an impostor's certificate, from controlling
+// the terminal. Line feeds stay.
 func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\t': // before what cobra suggests
+		case r == '\t': // as in cobra's suggestions
 			return ' '
 		case r == '\n' || unicode.IsPrint(r):
 			return r
@@ -65,8 +64,8 @@ func Printable(text string) string {
 	}, text)
 }
 
-// IsJournal reports whether a file leads to the journal: JOURNAL_STREAM (systemd.exec(5))
-// names its device and inode.
+// IsJournal reports whether a file is connected to the journal: then JOURNAL_STREAM
+// (systemd.exec(5)) holds its device and inode.
 func IsJournal(f *os.File, stream string) bool {
 	var st syscall.Stat_t
 	if stream == "" || syscall.Fstat(int(f.Fd()), &st) != nil {

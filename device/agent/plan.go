@@ -29,16 +29,15 @@ type step struct {
 	at  time.Time
 }
 
-// doubts are reasons not to believe what is on file.
+// doubts are reasons not to trust what is on file.
 type doubts struct {
-	// unsure: nothing but the system clock says that it is now; impossible: and it is
-	// wrong for certain.
+	// unsure: only the system clock tells the time; impossible: it is certainly wrong.
 	unsure, impossible bool
 	// foreign: the working key is not this chip's.
 	foreign bool
 }
 
-// plan reads what comes next from what is on file.
+// plan derives what comes next from what is on file.
 func plan(s device.Status, unreadable error, o state.Outcome, now time.Time, d doubts) step {
 	next := step{renew, s.RenewAfter}
 	switch {
@@ -47,28 +46,28 @@ func plan(s device.Status, unreadable error, o state.Outcome, now time.Time, d d
 	case s.LDevID == nil:
 		next.at = now
 	case d.foreign, d.unsure && (d.impossible || s.Condition == device.Expired):
-		// Asking tells a copy from a cleared chip, and what time it is: a server that takes
-		// the certificate knows better than our clock.
+		// Asking distinguishes a copied state from a cleared chip, and tells the time: if the
+		// server accepts the certificate, our clock is wrong.
 		next = step{ask, now}
 	case s.Condition == device.Expired:
 		next.at = now
 	case s.Poll > 0:
-		if at := askAt(s, o, now); at.Before(next.at) && now.Before(next.at) { // a renewal asks as well
+		if at := askAt(s, o, now); at.Before(next.at) && now.Before(next.at) { // a renewal includes asking
 			next = step{ask, at}
 		}
 	}
-	// A moment far ahead is of a clock that has been set back since.
+	// A moment far ahead is from a clock that was set back since.
 	if o.NotBefore.After(next.at) && o.NotBefore.Sub(now) <= maxWait {
 		next.at = o.NotBefore
 	}
 	return next
 }
 
-// askAt is when the server wants to be asked again. Devices that were switched on together
-// drift apart by up to a tenth.
+// askAt is when to ask the server again. Jitter of up to a tenth separates devices that were
+// switched on together.
 func askAt(s device.Status, o state.Outcome, now time.Time) time.Time {
 	if o.Contact.After(now) {
-		return now // the clock has been set back since
+		return now // the clock was set back since
 	}
 	every := time.Duration(s.Poll) * time.Second
 	sum := sha256.Sum256([]byte(s.Device + "\n" + o.Contact.UTC().Format(time.RFC3339)))
@@ -76,18 +75,18 @@ func askAt(s device.Status, o state.Outcome, now time.Time) time.Time {
 }
 
 const (
-	// firstBackoff and maxBackoff bound how long the agent waits after a failure; the
-	// shorter a certificate's life, the sooner it gets to the longest.
+	// firstBackoff and maxBackoff bound the delay after failures; a short-lived certificate
+	// lowers the maximum.
 	firstBackoff = 15 * time.Second
 	maxBackoff   = time.Hour
-	// finalBackoff is how seldom a device asks that was refused for good.
+	// finalBackoff is how often a device asks that was refused for good.
 	finalBackoff = 24 * time.Hour
-	// maxWait is the longest that anything waits for another attempt.
+	// maxWait is the longest delay before another attempt.
 	maxWait = finalBackoff + 2*maxBackoff
 )
 
-// backoff is how long to wait after so many failures in a row: anything up to twice the
-// time before ("full jitter"), so that devices that failed together do not come together.
+// backoff is the delay after that many failures in a row: random up to a bound that doubles each
+// time ("full jitter"), so that devices that failed together do not come back together.
 func backoff(failures int, life time.Duration, random func() float64) time.Duration {
 	longest := min(max(life/20, firstBackoff), maxBackoff)
 	bound := firstBackoff
@@ -100,7 +99,8 @@ func backoff(failures int, life time.Duration, random func() float64) time.Durat
 	return max(time.Duration(random()*float64(bound)), time.Second)
 }
 
-// fail takes a failure into the outcome. A turn is none: the server answers, and says when.
+// fail enters a failure into the outcome. Being given a turn is not a failure: the server says
+// when to come.
 func fail(o *state.Outcome, err error, now time.Time, life time.Duration, random func() float64) {
 	o.Attempt = now
 	if code(err) == wire.CodeTurn {
@@ -120,13 +120,13 @@ func fail(o *state.Outcome, err error, now time.Time, life time.Duration, random
 	o.NotBefore = now.Add(max(client.RetryAfter(err), 0) + wait)
 }
 
-// succeed takes a success into the outcome: the server has accepted the identity.
+// succeed enters a success into the outcome: the server has accepted the identity.
 func succeed(o *state.Outcome, now time.Time, version string) {
 	o.Contact, o.Attempt, o.Version, o.Boot = now, now, version, boot()
 	o.Failures, o.Failure, o.Final, o.NotBefore = 0, nil, nil, time.Time{}
 }
 
-// onlyContact reports whether two outcomes differ in nothing but when they were.
+// onlyContact reports whether two successful outcomes differ only in their times.
 func onlyContact(a, b state.Outcome) bool {
 	return a.Version == b.Version && a.Boot == b.Boot && a.Failures == 0 && b.Failures == 0 && a.Final == nil && b.Final == nil &&
 		a.Hooked == b.Hooked && slices.Equal(a.HookFailures, b.HookFailures) && slices.Equal(a.HooksDone, b.HooksDone)
@@ -156,7 +156,7 @@ func code(err error) string {
 	return codeState
 }
 
-// Class is what kind of failure something was, as far as people act differently.
+// Class is a kind of failure that people act on differently.
 type Class int
 
 const (
@@ -183,7 +183,8 @@ func (e *WaitError) Class() Class {
 	return Refused
 }
 
-// life is how long the working certificate lives; that of an ordinary one if there is none.
+// life is the lifetime of the working certificate; one that gives the full backoff if there is
+// none.
 func life(s device.Status) time.Duration {
 	if s.LDevID == nil {
 		return maxBackoff * 20

@@ -1,12 +1,11 @@
-// Package client speaks the native protocol to a Hallmark server from a device: a
-// server is believed only if its certificate chains to an infrastructure root of the
-// trust bundle, which changes only as its own keys allow; evidence is bound to the very
-// connection that carries it; and a wrong clock neither locks the device out nor lets
-// anybody in.
+// Package client speaks the native protocol to a Hallmark server from a device: a server is
+// trusted only if its certificate chains to an infrastructure root of the trust bundle, which
+// changes only as its own keys allow; evidence is bound to the connection that carries it; and a
+// wrong clock neither locks the device out nor lets anybody in.
 //
-// It uses net/http for parsing responses alone. Its transport is left out because the
-// TLS exporter of the connection must be known before the request is written, and
-// because it would be a quarter of the binary.
+// Of net/http it uses only the parsing of responses. The transport is not used because the
+// connection's TLS exporter must be known before the request is written, and because it would be
+// a quarter of the binary.
 package client
 
 import (
@@ -28,37 +27,37 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Config is what a device knows before it speaks.
+// Config is what a device knows before it connects.
 type Config struct {
 	// Servers are https URLs, tried in this order after those of the trust bundle.
 	Servers []string
-	// Pins are the SHA-256 of infrastructure roots (DER) that are trusted from the start.
+	// Pins are the SHA-256 of infrastructure roots (DER) that are trusted initially.
 	Pins [][32]byte
 	// Trust is the bundle on file; zero if there is none yet.
 	Trust wire.SignedBundle
-	// Floor is a time that has certainly passed: when the program was built, when the
-	// device's certificates began. The client adds the bundle's.
+	// Floor is a time that has certainly passed, by the program's build and the device's
+	// certificates. The client adds the bundle's time.
 	Floor time.Time
 	// Now is the system clock, which may be wrong; nil means time.Now.
 	Now func() time.Time
-	// Proxy is the URL of an HTTP proxy, http://[NAME:PASSWORD@]HOST:PORT; empty means
-	// what HTTPS_PROXY and NO_PROXY say, Direct none.
+	// Proxy is the URL of an HTTP proxy, http://[NAME:PASSWORD@]HOST:PORT; empty means what
+	// HTTPS_PROXY and NO_PROXY say, Direct means none.
 	Proxy string
-	// Memory is what an earlier client found out.
+	// Memory is the Memory of an earlier client.
 	Memory Memory
 }
 
-// Memory is what one client finds out about the network and the next begins with. It is
-// worth nothing but time: whoever answers must prove to be the server as always.
+// Memory is what a client learned about the network, for the next one to start with. It only
+// saves time: the server must authenticate as always.
 type Memory struct {
-	// Server is the URL that answered last: it is tried first.
+	// Server is the URL that answered last; it is tried first.
 	Server string `json:"server,omitempty"`
-	// Addresses are those at which servers (HOST:PORT) were last reached: they are tried
-	// when the name cannot be resolved, or leads nowhere.
+	// Addresses are where servers (HOST:PORT) were last reached, to be tried if the name cannot
+	// be resolved or reached.
 	Addresses map[string]string `json:"addresses,omitempty"`
 }
 
-// Client is one device's view of its server. It is not for concurrent use.
+// Client is one device's view of its server. It is not safe for concurrent use.
 type Client struct {
 	servers []string
 	pins    map[[32]byte]bool
@@ -69,8 +68,8 @@ type Client struct {
 	clock   clock
 	proxies proxies
 	memory  Memory
-	// kept is the connection of a message one that was answered with a challenge, for
-	// message two; keptFor the certificate shown over it. Nil if there is none.
+	// kept is the connection on which a message one was answered with a challenge, for message
+	// two; keptFor the certificate shown on it. Nil if there is none.
 	kept    *connection
 	keptFor *tls.Certificate
 	sent    int64
@@ -96,7 +95,7 @@ func New(c Config) (n *Client, err error) {
 		}
 	}
 	if len(c.Trust.Bundle) > 0 {
-		// It was held against its predecessor, or a pin, before it was kept.
+		// It was verified with its predecessor, or a pin, before it was stored.
 		b, err := wire.ReadBundle(c.Trust)
 		if err != nil {
 			return nil, fmt.Errorf("the trust bundle on file: %w", err)
@@ -119,13 +118,13 @@ func New(c Config) (n *Client, err error) {
 	return n, nil
 }
 
-// Memory is what is worth remembering for the next client.
+// Memory is what the next client should start with.
 func (c *Client) Memory() Memory { return c.memory }
 
-// Trust is the newest bundle seen, as signed and opened; nil before the first.
+// Trust is the newest bundle seen, signed and parsed; nil before the first.
 func (c *Client) Trust() (wire.SignedBundle, *wire.Bundle) { return c.signed, c.bundle }
 
-// Bytes is how many bytes crossed the network, sent and received, TLS included.
+// Bytes is how many bytes were sent and received, TLS included.
 func (c *Client) Bytes() (sent, received int64) { return c.sent, c.got }
 
 // Close closes the connection that waits for message two, if there is one.
@@ -136,8 +135,8 @@ func (c *Client) Close() {
 	}
 }
 
-// order is the list of servers to try: the bundle's, then those configured, but first
-// the one that answered last.
+// order is the list of servers to try: first the one that answered last, then the bundle's, then
+// those configured.
 func (c *Client) order() []string {
 	var list []string
 	if c.bundle != nil {
@@ -154,13 +153,13 @@ func (c *Client) order() []string {
 	return list
 }
 
-// Connect makes sure that the server is genuine and the time known. The other methods
-// do so by themselves; it serves those who need Now or Trust before.
+// Connect makes sure that the server is genuine and the time known. The other methods do so
+// themselves; call it to use Now or Trust before them.
 func (c *Client) Connect(ctx context.Context) error {
 	return c.use(ctx, nil, func(*connection) error { return nil })
 }
 
-// Enrol sends message one of an enrolment. ticket is nil for a device that comes back.
+// Enrol sends message one of an enrolment. ticket is nil for a device that returns.
 func (c *Client) Enrol(ctx context.Context, m wire.Enrol, prove Prover, ticket *wire.Permission) (*wire.Answer, error) {
 	if ticket != nil {
 		m.Ticket = ticket.ID
@@ -182,8 +181,8 @@ func (c *Client) Activate(ctx context.Context, m wire.Activate, id *tls.Certific
 	return &answer, c.use(ctx, id, func(conn *connection) error { return conn.call(http.MethodPost, wire.PathActivate, m, &answer) })
 }
 
-// Poll asks the server when to renew and takes a newer trust bundle if there is one. It
-// fails if the server turns the certificate away.
+// Poll asks the server when to renew and fetches a newer trust bundle if there is one. It fails
+// if the server does not accept the certificate.
 func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, error) {
 	var answer wire.Steering
 	err := c.send(ctx, message{path: wire.PathPoll, label: wire.LabelPoll, body: wire.Poll{}, id: id}, &answer)
@@ -193,7 +192,7 @@ func (c *Client) Poll(ctx context.Context, id *tls.Certificate) (wire.Steering, 
 	return answer, err
 }
 
-// message is one that travels in an envelope, and what the envelope proves beside it.
+// message is a message that travels in an envelope, and what the envelope proves with it.
 type message struct {
 	path, label string
 	body        any
@@ -252,7 +251,7 @@ func (c *Client) envelope(conn *connection, m message, raw []byte) (envelope wir
 	return envelope, err
 }
 
-// proveClient stands in for mutual TLS where a proxy ends TLS.
+// proveClient replaces mutual TLS where a proxy terminates TLS.
 func proveClient(id *tls.Certificate, binding [32]byte) (*wire.ClientProof, error) {
 	signer, ok := id.PrivateKey.(crypto.Signer)
 	if !ok {
@@ -265,7 +264,7 @@ func proveClient(id *tls.Certificate, binding [32]byte) (*wire.ClientProof, erro
 	return &wire.ClientProof{Certificates: id.Certificate, Signature: signature}, nil
 }
 
-// ParsePin reads the hex SHA-256 of a root.
+// ParsePin parses the hex SHA-256 of a root.
 func ParsePin(text string) ([32]byte, error) {
 	raw, err := hex.DecodeString(text)
 	if err != nil || len(raw) != 32 {

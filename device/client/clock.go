@@ -10,29 +10,29 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// clock is what is known of the time (decision 10 of the design). The system clock is
-// believed once a genuine server's chain has verified at it; otherwise the server's
-// signed time is, counted on from when it was learned.
+// clock is what is known about the time (design decision 10). The system clock is trusted once a
+// server's chain has verified at it; otherwise the server's signed time is used, advanced from
+// when it was learned.
 type clock struct {
 	known bool
-	// learned is the server's time and at the system's at that moment; zero if the
-	// system clock is believed.
+	// learned is the server's time and at the system's at that moment; zero if the system clock
+	// is trusted.
 	learned, at time.Time
 }
 
-// Now is the best knowledge of the time: checked once the server was reached, and
-// never before the floor.
+// Now is the best estimate of the time: verified once the server was reached, and never before
+// the floor.
 func (c *Client) Now() time.Time {
 	now := c.system()
 	if !c.clock.learned.IsZero() {
-		// Sub counts by the monotonic clock, which no correction of the system's moves.
+		// Sub uses the monotonic clock, which setting the system clock does not affect.
 		now = c.clock.learned.Add(now.Sub(c.clock.at))
 	}
 	return latest(now, c.floor)
 }
 
-// Learned is the time by the server, if the system clock could not be believed; zero if
-// it could, or nothing is known yet.
+// Learned is the server's time if the system clock was wrong; zero if it was right, or nothing is
+// known yet.
 func (c *Client) Learned() time.Time {
 	if c.clock.learned.IsZero() {
 		return time.Time{}
@@ -40,8 +40,8 @@ func (c *Client) Learned() time.Time {
 	return c.Now()
 }
 
-// judge verifies a server's chain. limited means that it holds, but at a time of our
-// choice: then nothing but the time and the trust bundle may be exchanged.
+// judge verifies a server's chain. limited means that it is valid, but at a time of our choice:
+// then only the time and the trust bundle may be exchanged.
 func (c *Client) judge(chain []*x509.Certificate, host string) (limited bool, err error) {
 	verify := func(at time.Time) error { return c.verifyChain(chain, host, at) }
 	if c.clock.known {
@@ -56,8 +56,8 @@ func (c *Client) judge(chain []*x509.Certificate, host string) (limited bool, er
 	return true, verify(latest(c.floor, newestStart(chain)))
 }
 
-// newestStart is the latest notBefore of a chain: the earliest moment at which all of
-// it can be valid, and one that has passed if the chain is genuine.
+// newestStart is the latest notBefore of a chain: the earliest moment at which all of it is
+// valid, which has passed if the chain is genuine.
 func newestStart(chain []*x509.Certificate) time.Time {
 	var t time.Time
 	for _, certificate := range chain {
@@ -81,7 +81,8 @@ func (c *Client) verifyChain(chain []*x509.Certificate, host string, at time.Tim
 	for _, certificate := range chain[1:] {
 		intermediates.AddCert(certificate)
 	}
-	// The name comes last, so that it is wrong only on a certificate that is otherwise ours.
+	// The name is checked last, so that only a certificate that is otherwise ours yields an error
+	// about the name.
 	if _, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -91,9 +92,9 @@ func (c *Client) verifyChain(chain []*x509.Certificate, host string, at time.Tim
 	return chain[0].VerifyHostname(host)
 }
 
-// learnTime exchanges a nonce for the signed time over a limited connection, which is
-// good for nothing else: the next connection's chain is verified at that time. The
-// bundle is fetched first, since the server may have new time keys.
+// learnTime exchanges a nonce for the signed time over a limited connection, at which the next
+// connection's chain is verified. The bundle is fetched first, since the server may have new time
+// keys.
 func (c *Client) learnTime(conn *connection) error {
 	if err := c.fetchTrust(conn); err != nil {
 		return err

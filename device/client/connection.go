@@ -24,27 +24,27 @@ import (
 
 const (
 	dialTimeout = 15 * time.Second
-	// exchangeTimeout bounds one request and its answer, and the handshake: a slow TPM
-	// signs in it.
+	// exchangeTimeout bounds one request with its answer, and the handshake, in which a slow TPM
+	// may sign.
 	exchangeTimeout = time.Minute
 	// maxConnection bounds a connection: a stranger could show the way to his trust bundle in a
 	// thousand steps, one a minute.
 	maxConnection = 10 * time.Minute
 	// maxHeader bounds the header of an answer, in bytes.
 	maxHeader = 16 << 10
-	// maxServers bounds how many servers are tried in one go.
+	// maxServers bounds how many servers are tried for one message.
 	maxServers = 32
 )
 
-// connection is one TLS 1.3 connection to a server whose chain holds.
+// connection is one TLS 1.3 connection to a server whose chain was verified.
 type connection struct {
 	*tls.Conn
-	// server is the URL, authority its host and port as written, host its name and address
+	// server is the URL, authority its host and port as written, host its host name and address
 	// its HOST:PORT.
 	server, authority, host, address string
 	// limited: the chain was verified at a time of our choice, or not at all yet.
 	limited bool
-	// awaited: message two will follow over it; over: the server said that it closes it.
+	// awaited: message two will follow on it; over: the server closes it.
 	awaited, over bool
 	until         time.Time // whatever is under way
 	bounded       *io.LimitedReader
@@ -52,14 +52,14 @@ type connection struct {
 	stop          func() bool
 }
 
-// use has do speak to the first server that answers, showing id if it is not nil, over a
-// connection over which everything may be said. What is reached and does not serve, as a
-// proxy whose server is down, is passed over like what is not reached.
+// use calls do with an unlimited connection to the first server that answers, showing id if not
+// nil. A server that is reached but does not serve, as behind a reverse proxy, is skipped like
+// one that is not reached.
 func (c *Client) use(ctx context.Context, id *tls.Certificate, do func(*connection) error) error {
 	var failed error
 	tried := map[string]bool{}
 	for {
-		// The list may change under way: a newer bundle names other servers.
+		// The list may change meanwhile: a newer bundle may name other servers.
 		list := c.order()
 		i := slices.IndexFunc(list, func(s string) bool { return !tried[s] })
 		if i < 0 || len(tried) > maxServers {
@@ -81,8 +81,8 @@ func (c *Client) use(ctx context.Context, id *tls.Certificate, do func(*connecti
 	}
 }
 
-// elsewhere reports whether another server may do what one did not. What a server of ours
-// answers is an answer, and when it asks for time it speaks for all.
+// elsewhere reports whether to try another server after err. A refusal by a server of ours is
+// final, and one that asks to retry later speaks for all.
 func elsewhere(err error) bool {
 	if p, ok := errors.AsType[*wire.Problem](err); ok {
 		return p.Code == wire.CodeUnavailable && p.RetryAfter == 0
@@ -99,7 +99,7 @@ func (c *Client) useServer(ctx context.Context, server string, id *tls.Certifica
 		}
 	}
 	err := do(conn)
-	if conn.awaited && !conn.over && conn.stop() { // message two may have a context of its own
+	if conn.awaited && !conn.over && conn.stop() { // message two may have another context
 		c.kept, c.keptFor = conn, id
 	} else {
 		conn.Close()
@@ -107,8 +107,8 @@ func (c *Client) useServer(ctx context.Context, server string, id *tls.Certifica
 	return err
 }
 
-// takeKept gives the connection that was kept, if it is of this server and certificate and
-// still open; nil if not. A handshake is most of what a message costs.
+// takeKept returns the kept connection if it is for this server and certificate and still open,
+// else nil. A handshake is most of the cost of a message.
 func (c *Client) takeKept(ctx context.Context, server string, id *tls.Certificate) *connection {
 	conn := c.kept
 	if c.kept = nil; conn == nil {
@@ -122,8 +122,7 @@ func (c *Client) takeKept(ctx context.Context, server string, id *tls.Certificat
 	return nil
 }
 
-// open reports whether the other end has neither closed the connection nor said anything
-// unasked.
+// open reports whether the other end has neither closed the connection nor sent anything unasked.
 func (conn *connection) open() bool {
 	conn.SetReadDeadline(time.Now().Add(time.Millisecond))
 	conn.bounded.N = 1
@@ -131,8 +130,7 @@ func (conn *connection) open() bool {
 	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// openServer opens a connection to one server. If the bundle or the time is missing it is
-// fetched first.
+// openServer opens a connection to one server, first fetching the bundle or the time if missing.
 func (c *Client) openServer(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
 	if c.bundle == nil {
 		conn, err := c.firstTrust(ctx, server, id)
@@ -159,10 +157,10 @@ func (c *Client) openServer(ctx context.Context, server string, id *tls.Certific
 	return c.dial(ctx, server, id, true)
 }
 
-// firstTrust fetches the first bundle over a connection that is not verified: nothing
-// is known yet but a fingerprint. The bundle is believed because a pinned root has
-// signed it, and brings the root that the chain shown is then held against. If that holds,
-// and no certificate is to be shown, the connection is as good as another: it is returned.
+// firstTrust fetches the first bundle over an unverified connection, since only a fingerprint is
+// known yet. The bundle is trusted because a pinned root has signed it, and contains the root
+// with which the server's chain is then verified. If that succeeds, and no certificate is to be
+// shown, the connection is as good as any and is returned.
 func (c *Client) firstTrust(ctx context.Context, server string, id *tls.Certificate) (*connection, error) {
 	conn, err := c.dial(ctx, server, nil, false)
 	if err != nil {
@@ -179,9 +177,9 @@ func (c *Client) firstTrust(ctx context.Context, server string, id *tls.Certific
 	return nil, err
 }
 
-// dial opens one connection. Its chain is verified during the handshake, before the
-// client certificate is sent, which a limited connection never shows. Without verify it
-// is limited to asking for trust bundles.
+// dial opens one connection. The chain is verified during the handshake, before the client
+// certificate is sent; a limited connection never sends it. Without verify the connection is
+// limited to fetching trust bundles.
 func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, verify bool) (*connection, error) {
 	u, err := wire.ServerURL(server)
 	if err != nil {
@@ -214,20 +212,20 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 	return conn, nil
 }
 
-// tlsConfig is the client's side of TLS on conn, with id's key behind signer.
+// tlsConfig is the client's TLS configuration for conn, with id's key behind signer.
 func (c *Client) tlsConfig(conn *connection, id *tls.Certificate, signer *Witness, verify bool) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// Every server of TLS 1.3 has it (RFC 8446 §9.1), and nothing that is said here is
-		// still a secret when it could be broken (docs/decisions/0008).
+		// Every TLS 1.3 server supports it (RFC 8446 §9.1), and nothing sent here is still secret
+		// by the time it could be broken (docs/decisions/0008).
 		CurvePreferences: []tls.CurveID{tls.CurveP256},
 		ServerName:       conn.host,
-		// Verification is VerifyConnection's: the time to verify at is not the clock's.
+		// VerifyConnection verifies instead, not always at the time of the clock.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			conn.limited = true
 			if !verify {
-				return nil // whoever it is, only signed bundles are believed
+				return nil // only signed bundles are trusted, whoever the server is
 			}
 			limited, err := c.judge(s.PeerCertificates, conn.host)
 			if err != nil {
@@ -250,20 +248,20 @@ func (c *Client) tlsConfig(conn *connection, id *tls.Certificate, signer *Witnes
 	}
 }
 
-// obey lets the end of a context end the connection.
+// obey closes the connection when ctx ends.
 func (conn *connection) obey(ctx context.Context) {
 	conn.stop = context.AfterFunc(ctx, func() { conn.NetConn().Close() })
 }
 
-// reached remembers where a server was that has shown to be one.
+// reached remembers the address of a verified server.
 func (c *Client) reached(conn *connection) {
 	if !c.proxies.uses(conn.address) {
 		c.memory.Addresses[conn.address] = conn.RemoteAddr().String()
 	}
 }
 
-// reach opens a TCP connection to a server's HOST:PORT: through the proxy if there is
-// one, else by its name, else where it was last reached.
+// reach opens a TCP connection to a server's HOST:PORT: through the proxy if there is one, else
+// by name, else where it was last reached.
 func (c *Client) reach(ctx context.Context, server, address string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	if c.proxies.uses(address) {
@@ -305,9 +303,9 @@ func (conn *connection) exporter() ([]byte, error) {
 	return s.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterLength)
 }
 
-// call sends one request and decodes the answer into out. Fields that a newer server
-// adds are passed over. A refusal is a *wire.Problem, unless the connection is limited:
-// who has not shown to be the server now cannot say that a device is revoked.
+// call sends one request and decodes the answer into out, ignoring unknown fields of a newer
+// server. A refusal is a *wire.Problem, unless the connection is limited: a server that is not
+// verified cannot say that a device is revoked.
 func (conn *connection) call(method, path string, in, out any) error {
 	body, err := encode(in)
 	if err != nil {
@@ -391,15 +389,15 @@ func (conn *connection) exchange(method, path string, body []byte) (a answer, er
 }
 
 const (
-	// maxRetryAfter bounds what a server can ask for.
+	// maxRetryAfter bounds the delay that a server can ask for.
 	maxRetryAfter = 24 * time.Hour
-	// maxStrangersRetry is for one that has not shown to be the server: somebody who stands in
-	// between for a minute shall not cost a day.
+	// maxStrangersRetry is the same for an unverified server: a brief interception must not cost
+	// a day.
 	maxStrangersRetry = 10 * time.Minute
 )
 
-// retryAfter reads Retry-After (RFC 9110 §10.2.3). A date is taken from the answer's own
-// Date, for our clock may be wrong.
+// retryAfter parses Retry-After (RFC 9110 §10.2.3). A date is relative to the answer's Date,
+// since our clock may be wrong.
 func retryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
@@ -416,11 +414,12 @@ func retryAfter(h http.Header) time.Duration {
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
-// elsewhereHint is for who asks a listener that does not serve devices, such as operators'.
+// elsewhereHint is for requests to a listener that does not serve devices, such as the
+// operators'.
 const elsewhereHint = "is this the address of a Hallmark server's device listener?"
 
-// problem decodes a refusal. What did not come from a Hallmark server (a proxy's
-// error page) becomes one as well.
+// problem decodes a refusal, and makes one of an answer that is not from a Hallmark server (a
+// proxy's error page).
 func problem(status int, contentType string, body []byte) *wire.Problem {
 	var p wire.Problem
 	if strings.HasPrefix(contentType, wire.ProblemType) && json.Unmarshal(body, &p) == nil && p.Code != "" && p.Detail != "" {
@@ -458,15 +457,15 @@ func (c *counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Witness remembers why a signature in a handshake failed: crypto/tls keeps the words and
-// loses the error, and whether the key or the network failed is the first thing to know.
+// Witness is a signer that remembers why a signature in a handshake failed: crypto/tls keeps only
+// the error's text, and a failing key must be told from a failing network.
 type Witness struct {
 	crypto.Signer
 	// Failed is the signer's last error; nil if it had none.
 	Failed error
 }
 
-// Sign passes the error on, and keeps it.
+// Sign returns the error, and keeps it.
 func (w *Witness) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	signature, err := w.Signer.Sign(rand, digest, opts)
 	if err != nil {

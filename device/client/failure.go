@@ -19,10 +19,10 @@ import (
 const (
 	CodeDNS         = "dns-failed"          // the server's name has no address, and none is remembered
 	CodeUnreachable = "server-unreachable"  // refused, no route, or no answer in time
-	CodeLost        = "connection-lost"     // it broke, or the answer never came whole
+	CodeLost        = "connection-lost"     // it broke, or the answer was incomplete
 	CodePortal      = "captive-portal"      // a web page answers in the server's place
 	CodeTLS         = "tls-failed"          // no TLS 1.3 could be agreed on
-	CodeProxy       = "proxy-failed"        // the proxy was not reached, or would not connect
+	CodeProxy       = "proxy-failed"        // the proxy was not reached, or refused to connect
 	CodeProxyAuth   = "proxy-auth"          // the proxy wants another name or password
 	CodeAnswer      = "answer-not-hallmark" // what came back is not of the protocol
 )
@@ -30,10 +30,10 @@ const (
 // Codes of a [TrustError]: why what answered is not believed.
 const (
 	CodeUnknownCA     = "unknown-ca"                 // its chain ends in no root that is trusted
-	CodeIntercepted   = "tls-intercepted"            // our server is there, but somebody in between ends TLS
+	CodeIntercepted   = "tls-intercepted"            // our server is there, but TLS is terminated in between
 	CodeServerName    = "server-name-wrong"          // a certificate of ours, for another name
 	CodeServerExpired = "server-certificate-expired" // a certificate of ours, not valid now
-	CodeBundle        = "trust-bundle-refused"       // its trust bundle does not follow from ours
+	CodeBundle        = "trust-bundle-refused"       // its trust bundle does not follow ours
 	CodeRollback      = "trust-rollback"             // its trust bundle is older than ours
 	CodeTime          = "time-refused"               // the time that it gave is not signed as it must be
 )
@@ -63,7 +63,7 @@ type NetworkError struct {
 	Err    error
 	// Code is stable and meant for programs; empty means CodeUnreachable.
 	Code string
-	// RetryAfter is how long the server asked to wait; zero: it did not say.
+	// RetryAfter is how long the server asked to wait; zero if it did not say.
 	RetryAfter time.Duration
 }
 
@@ -80,7 +80,7 @@ func (e *NetworkError) code() string {
 	return e.Code
 }
 
-// TrustError: what answered is not the server that this device trusts.
+// TrustError: whatever answered is not a server that this device trusts.
 type TrustError struct {
 	Server string
 	Err    error
@@ -103,8 +103,8 @@ func (e *TrustError) code() string {
 	return e.Code
 }
 
-// RetryAfter is how long the answer that err stands for asked to wait before the next
-// attempt; zero if it did not say.
+// RetryAfter is how long the answer behind err asked to wait before the next attempt; zero if it
+// did not say.
 func RetryAfter(err error) time.Duration {
 	if e, ok := errors.AsType[*NetworkError](err); ok {
 		return e.RetryAfter
@@ -115,10 +115,10 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// handshakeCode names the failure of a handshake in which nobody was disbelieved.
+// handshakeCode is the code for a failed handshake other than for lack of trust.
 func handshakeCode(err error) string {
 	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil {
-		return CodePortal // the first record was no TLS: an HTTP server's "400 Bad Request", mostly
+		return CodePortal // the first record was not TLS: usually an HTTP server's "400 Bad Request"
 	}
 	if lost(err) {
 		return CodeLost
@@ -126,13 +126,13 @@ func handshakeCode(err error) string {
 	return CodeTLS
 }
 
-// lost reports whether a connection ended without a word.
+// lost reports whether a connection was lost or timed out.
 func lost(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// dialCode names the failure to connect.
+// dialCode is the code for a failure to connect.
 func dialCode(err error) string {
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return CodeDNS
@@ -140,7 +140,7 @@ func dialCode(err error) string {
 	return CodeUnreachable
 }
 
-// ChainCode names what a chain's verification found wrong.
+// ChainCode is the code for an error in verifying a chain.
 func ChainCode(err error) string {
 	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
 		return CodeServerExpired

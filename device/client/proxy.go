@@ -15,21 +15,21 @@ import (
 	"time"
 )
 
-// Direct, as a proxy's URL, means that none is used, whatever the environment says.
+// Direct in place of a proxy's URL means no proxy, whatever the environment says.
 const Direct = "direct"
 
 // maxProxyHeader bounds a proxy's answer to CONNECT, in bytes.
 const maxProxyHeader = 16 << 10
 
-// proxies says through which HTTP proxy a server is reached.
+// proxies says through which HTTP proxy servers are reached.
 type proxies struct {
 	url     *url.URL // nil: none
-	ambient bool     // from the environment, which spares this host itself
+	ambient bool     // from the environment; not for this host itself
 	except  []string // as in NO_PROXY
 }
 
-// newProxies reads a proxy's URL, http://[NAME:PASSWORD@]HOST:PORT; empty stands for
-// what the environment says: HTTPS_PROXY and NO_PROXY, in capitals or not.
+// newProxies parses a proxy's URL, http://[NAME:PASSWORD@]HOST:PORT; empty means HTTPS_PROXY and
+// NO_PROXY from the environment, in upper or lower case.
 func newProxies(text string, environment func(string) string) (proxies, error) {
 	var p proxies
 	source := "the proxy"
@@ -54,11 +54,11 @@ func newProxies(text string, environment func(string) string) (proxies, error) {
 		return p, nil
 	}
 	if !strings.Contains(text, "://") {
-		text = "http://" + text // as curl and others take it
+		text = "http://" + text // as curl and others accept it
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		// The text is not repeated: it may hold a password.
+		// The error does not repeat the text: it may hold a password.
 		return p, fmt.Errorf("%s is not of the form http://[NAME:PASSWORD@]HOST:PORT, nor %q", source, Direct)
 	}
 	if u.Port() == "" {
@@ -89,8 +89,8 @@ func (p proxies) uses(address string) bool {
 	return true
 }
 
-// excepts holds one entry of NO_PROXY against a host: "*", a network, an address, or a
-// name, which stands for the names below it too; with a port for that port alone.
+// excepts matches one entry of NO_PROXY against a host: "*", a network, an address, or a name,
+// which includes the names below it; with a port only for that port.
 func excepts(pattern, host, address string, ip netip.Addr) bool {
 	if pattern == "*" || strings.EqualFold(pattern, address) {
 		return true
@@ -105,7 +105,7 @@ func excepts(pattern, host, address string, ip netip.Addr) bool {
 	return name != "" && (host == name || strings.HasSuffix(host, "."+name))
 }
 
-// connect asks the proxy for a tunnel to address (RFC 9110 §9.3.6), which the proxy
+// connect asks the proxy for a tunnel to address (RFC 9110 §9.3.6), whose name the proxy
 // resolves.
 func (p proxies) connect(ctx context.Context, dialer *net.Dialer, address string) (net.Conn, error) {
 	conn, err := dialer.DialContext(ctx, "tcp", p.url.Host)
@@ -122,7 +122,7 @@ func (p proxies) connect(ctx context.Context, dialer *net.Dialer, address string
 	return tunnel, conn.SetDeadline(time.Time{})
 }
 
-// errProxyAuth: 407 (RFC 9110 §15.5.8), or 401, which tinyproxy says to a wrong password.
+// errProxyAuth: 407 (RFC 9110 §15.5.8), or 401, which tinyproxy answers to a wrong password.
 var errProxyAuth = errors.New("it wants a name and password, or others")
 
 func (p proxies) tunnel(conn net.Conn, address string) (net.Conn, error) {
@@ -148,12 +148,12 @@ func (p proxies) tunnel(conn net.Conn, address string) (net.Conn, error) {
 	case answer.StatusCode/100 != 2:
 		return nil, fmt.Errorf("it answered %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
 	case reader.Buffered() > 0:
-		return nil, errors.New("it said more than it was asked") // TLS begins with our word
+		return nil, errors.New("it said more than it was asked") // in TLS the client speaks first
 	}
 	return conn, nil
 }
 
-// proxyCode names the failure of connect.
+// proxyCode is the code for a failure of connect.
 func proxyCode(err error) string {
 	if errors.Is(err, errProxyAuth) {
 		return CodeProxyAuth

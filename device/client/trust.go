@@ -11,14 +11,13 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// adopt makes a bundle that was held against the one before it, or against a pin, the
-// one to trust.
+// adopt makes a bundle, verified with the one before it or a pin, the one to trust.
 func (c *Client) adopt(s wire.SignedBundle, b wire.Bundle) {
 	c.signed, c.bundle, c.floor = s, &b, latest(c.floor, b.Created)
 }
 
-// fetchTrust follows the server's bundles from the one on file to the newest. It may be
-// called over a connection to anybody: bundles are signed in themselves.
+// fetchTrust follows the server's bundles from the one on file to the newest. The connection may
+// be unverified, since bundles are signed.
 func (c *Client) fetchTrust(conn *connection) error {
 	if c.bundle == nil {
 		return c.firstBundle(conn)
@@ -47,15 +46,14 @@ func (c *Client) fetchTrust(conn *connection) error {
 	}
 }
 
-// UpdateTrust follows the server's trust bundles to the newest, so that what it issues
-// now can be held against its roots.
+// UpdateTrust follows the server's trust bundles to the newest, so that what it now issues can be
+// verified with its roots.
 func (c *Client) UpdateTrust(ctx context.Context) error {
 	return c.use(ctx, nil, c.fetchTrust)
 }
 
-// firstBundle believes the newest bundle if a pinned root has signed it. If that root is
-// not among its signers any more, the first of the older ones that it signed is where
-// the way to the newest begins.
+// firstBundle trusts the newest bundle if a pinned root has signed it. If that root is no longer
+// among its signers, the first older bundle that it signed is trusted and followed to the newest.
 func (c *Client) firstBundle(conn *connection) error {
 	pinned := func(root [32]byte) bool { return c.pins[root] }
 	var newest wire.SignedBundle
@@ -86,16 +84,15 @@ func (c *Client) firstBundle(conn *connection) error {
 	return &TrustError{Server: conn.server, Err: refused}
 }
 
-// steps asks for the bundles that follow number after.
+// steps fetches the bundles that follow number after.
 func (conn *connection) steps(after int64) (steps wire.TrustSteps, err error) {
 	err = conn.call(http.MethodGet, wire.PathTrust+"?after="+strconv.FormatInt(after, 10), nil, &steps)
 	return steps, err
 }
 
-// reconsider looks for a reason why a server was not believed. Either the installation
-// has moved on while this device slept: then its newer bundles, which need no trust in
-// whoever brings them, say so, and moved is true. Or refused is made to say more exactly
-// what stands in the server's place.
+// reconsider finds out why a server was not trusted. If the installation has moved on while this
+// device was offline, newer bundles, which may come over an untrusted connection, say so, and
+// moved is true. Otherwise refused gets a more exact code for what answers in the server's place.
 func (c *Client) reconsider(ctx context.Context, refused *TrustError) (moved bool, err error) {
 	conn, err := c.dial(ctx, refused.Server, nil, false)
 	if err != nil {

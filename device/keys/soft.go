@@ -11,7 +11,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// soft holds keys that no chip vouches for.
+// soft holds keys without attestation.
 type soft struct {
 	birth Key
 	// make and load give working keys.
@@ -37,8 +37,8 @@ func openFile(path string, create bool) (Holder, error) {
 	}, nil
 }
 
-// openExternal has one key for everything: a secure element often has no other, and none
-// that it may make. What is certified again is the same key.
+// openExternal uses one key for everything, which is certified again and again: many secure
+// elements have no other, and cannot make one.
 func openExternal(command string) (Holder, error) {
 	key, err := collect.OpenExternal(command)
 	if err != nil {

@@ -23,43 +23,42 @@ import (
 )
 
 const (
-	// listTimeout bounds the fetching of a list, whose visitors wait meanwhile; failedTimeout
-	// how long they wait where a server did not answer the last time.
+	// listTimeout bounds fetching a list, while clients wait; failedTimeout is how long they wait
+	// if the server did not answer last time.
 	listTimeout   = 5 * time.Second
 	failedTimeout = time.Second
 	// maxList bounds a list, in bytes: a shard of 65,536 certificates, all revoked. maxHeader
-	// bounds what comes before it.
+	// bounds the HTTP header.
 	maxList   = 4 << 20
 	maxHeader = 16 << 10
-	// listAge is how long a list is not asked for again, failureAge a server that did not
-	// answer.
+	// listAge is how long a list is cached before it is fetched again, failureAge the pause after
+	// a failed fetch.
 	listAge    = 5 * time.Minute
 	failureAge = time.Minute
-	// maxLists bounds how many are kept, 6 MB each at most, and how many are fetched at once: a
-	// visitor names one, its CA another.
+	// maxLists bounds how many are cached, of at most 6 MB each, and how many are fetched at
+	// once: a client's certificate names one, its CA's another.
 	maxLists = 4
-	// skew is by how much another clock may be ahead.
+	// skew is how far the CA's clock may be ahead.
 	skew = 5 * time.Minute
 )
 
 // errNoList: a certificate names no list.
 var errNoList = errors.New("the certificate names no CRL")
 
-// Lists knows which certificates were revoked: it asks for the CRLs that they name, and
-// keeps them for a while. The zero value knows none yet. It may be used from several
-// goroutines; whoever needs the same list waits for the same fetch, and for a server that
-// failed before hardly at all.
+// Lists knows which certificates were revoked: it fetches the CRLs that they name, and caches
+// them. The zero value is ready to use. It is safe for concurrent use; callers that need the same
+// list wait for the same fetch, and only briefly if the server has failed before.
 type Lists struct {
 	mu    sync.Mutex
 	known map[string]*list // by URL and issuer
-	busy  int              // fetches that go on
-	freed chan struct{}    // closed when one ends that somebody waits for; nil if nobody does
+	busy  int              // fetches in progress
+	freed chan struct{}    // closed when a fetch ends; nil if nobody waits for that
 	told  time.Time
-	// dial is net.DialTimeout if it is nil.
+	// dial replaces net.DialTimeout unless nil.
 	dial dialer
 }
 
-// tell reports whether it is time to say again that lists are not to be had.
+// tell reports whether it is time to report again that lists are unavailable.
 func (l *Lists) tell() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,24 +72,24 @@ func (l *Lists) tell() bool {
 type dialer func(network, address string, timeout time.Duration) (net.Conn, error)
 
 type list struct {
-	asked   time.Time // by the clock that only goes forward
+	asked   time.Time // with the monotonic clock
 	err     error
 	until   time.Time
 	number  *big.Int
 	revoked map[string]bool // serial numbers
-	// fetching is closed when the fetch that goes on has ended; nil if none does.
+	// fetching is closed when the fetch in progress ends; nil if there is none.
 	fetching chan struct{}
 }
 
-// revoked reports whether issuer has revoked a certificate, as of now. An error means that
-// this is not known.
+// revoked reports whether issuer has revoked a certificate as of now. An error means that this is
+// unknown.
 func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error) {
 	i := slices.IndexFunc(c.CRLDistributionPoints, func(u string) bool { return strings.HasPrefix(u, "http://") })
 	if i < 0 {
 		return false, errNoList
 	}
 	url := c.CRLDistributionPoints[i]
-	key := url + "\n" + string(issuer.Raw) // another CA that names the same place has not signed the same list
+	key := url + "\n" + string(issuer.Raw) // another CA may name the same URL for a list of its own
 	have, fetched, patience, full := l.ask(key, url, issuer, now)
 	for late := time.After(failedTimeout); full != nil; {
 		select {
@@ -109,7 +108,7 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case have.revoked[string(c.SerialNumber.Bytes())]: // also by a list that has ended
+	case have.revoked[string(c.SerialNumber.Bytes())]: // also by an expired list
 		return true, nil
 	case have.number != nil && now.Before(have.until):
 		return false, nil
@@ -119,10 +118,10 @@ func (l *Lists) revoked(c, issuer *x509.Certificate, now time.Time) (bool, error
 	return false, fmt.Errorf("%s: no CRL is to be had yet, or it has ended", url)
 }
 
-// ask finds a list and has it fetched if it is time to. It says how long that is worth a
-// visitor's while: for the first time, or if the server answered last, until it must have
-// come; if the server failed, not long, and not again soon. full, unless nil, is closed when
-// there may be a place for the fetch of a list of which nothing is known that still holds.
+// ask finds a list and has it fetched if due. patience is how long to wait for that: until the
+// timeout if the server answered last time or was never asked; briefly, and not every time, if it
+// failed. full, unless nil, means that no fetch could start and nothing valid is known: it is
+// closed when there may be room for one.
 func (l *Lists) ask(key, url string, issuer *x509.Certificate, now time.Time) (have *list, fetched <-chan struct{}, patience time.Duration, full <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,7 +159,7 @@ func (l *Lists) ask(key, url string, issuer *x509.Certificate, now time.Time) (h
 	return have, have.fetching, patience, nil
 }
 
-// fetch brings a list up to date; if it cannot, what was known stays.
+// fetch updates a list; on failure the old content stays.
 func (l *Lists) fetch(have *list, url string, issuer *x509.Certificate, now time.Time) {
 	fresh, dial := &list{}, l.dial
 	if dial == nil {
@@ -181,7 +180,7 @@ func (l *Lists) fetch(have *list, url string, issuer *x509.Certificate, now time
 	l.free()
 }
 
-// free gives the place of a fetch to others; l.mu is held.
+// free makes room for another fetch; l.mu is held.
 func (l *Lists) free() {
 	l.busy--
 	if l.freed != nil {
@@ -190,8 +189,8 @@ func (l *Lists) free() {
 	}
 }
 
-// fetch asks in plain HTTP for a list, and follows nobody elsewhere: what comes is signed, but
-// where it is asked for is what the CA has written into a certificate.
+// fetch downloads a list over plain HTTP and follows no redirects: the list is signed, but
+// requests go only where the CA's certificates say.
 func (l *list) fetch(dial dialer, url string, issuer *x509.Certificate, now time.Time) error {
 	answer, err := get(dial, url)
 	if err != nil {
@@ -211,7 +210,7 @@ func (l *list) fetch(dial dialer, url string, issuer *x509.Certificate, now time
 	return l.read(der, url, issuer, now)
 }
 
-// get is a request without net/http's client, which would be a tenth of the whole agent.
+// get makes a request without net/http's client, which would be a tenth of the whole agent.
 // Closing the body closes the connection.
 func get(dial dialer, address string) (*http.Response, error) {
 	u, err := url.Parse(address)
@@ -243,7 +242,7 @@ func ask(conn net.Conn, u *url.URL) (*http.Response, error) {
 	return http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxHeader+maxList)), nil)
 }
 
-// read takes a list if it is issuer's for what url stands for, and has not ended.
+// read accepts a list if issuer signed it for the shard at url and it has not expired.
 func (l *list) read(der []byte, url string, issuer *x509.Certificate, now time.Time) error {
 	if !crl.Signed(der, issuer) { // and parsed, 4 MiB would be 80
 		return errors.New("a CRL that its issuer has not signed")
@@ -286,8 +285,8 @@ type point struct {
 	Indirect bool           `asn1:"optional,tag:4"`
 }
 
-// scope refuses a list that is of something else than url stands for: another shard of the
-// same issuer is signed as well, and does not know the certificate.
+// scope refuses a list for another shard than url's, which the issuer has signed as well, but
+// which does not cover the certificate.
 func scope(extensions []pkix.Extension, url string) error {
 	for _, e := range extensions {
 		switch {
@@ -303,7 +302,7 @@ func scope(extensions []pkix.Extension, url string) error {
 			}) {
 				return errors.New("the CRL of another shard")
 			}
-		case e.Critical: // a delta, or what is to come
+		case e.Critical: // as in a delta, or an unknown extension
 			return errors.New("a CRL of a kind that is not understood")
 		}
 	}

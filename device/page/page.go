@@ -1,5 +1,5 @@
-// Package page says who is let in to a web page of the device's own: TLS with the server
-// certificate of each moment, and clients who show a certificate of the owner's.
+// Package page is the access control of a device's own web page: TLS with the current server
+// certificate, and clients that show a certificate of the owner's.
 package page
 
 import (
@@ -21,9 +21,9 @@ var ErrNone = errors.New("the device has no certificate for a web page of its ow
 // Operators names, for Server.TLSConfig, the installation's operators.
 const Operators = "operators"
 
-// What becomes of a client of whom is not known whether its certificate was revoked.
+// What happens to a client whose revocation status is not known.
 const (
-	// FailOpen lets it in: the device may have no way to the CRL.
+	// FailOpen lets it in: the device may be unable to reach the CRL.
 	FailOpen = "open"
 	// FailClosed does not.
 	FailClosed = "closed"
@@ -32,18 +32,18 @@ const (
 // Server serves a page with a device's identity.
 type Server struct {
 	*device.Identity
-	// Lists are what is known of revoked certificates; nil means that each configuration
-	// has its own.
+	// Lists is the cache of CRLs; nil means that each configuration has its own.
 	Lists *Lists
-	// Report is told, now and then, of clients that were let in unknown; nil means nobody.
+	// Report occasionally receives a line about a client that was let in with unknown status; may
+	// be nil.
 	Report func(line string)
 }
 
-// ServerTLSConfig is for the server's side of TLS: each handshake shows the certificate of
-// that moment, and admits clients alone whose certificate is an operator's (clients is
-// Operators), or chains to a certificate of a PEM file. One that was revoked is refused; fail
-// says what becomes of one whose CRL is not to be had, FailOpen or FailClosed. ErrNone if the
-// device has no server certificate.
+// ServerTLSConfig is for the server side of TLS: each handshake shows the current certificate,
+// and admits only clients whose certificate is an operator's (clients is Operators) or chains to
+// a certificate in the PEM file that clients names. Revoked ones are refused; fail, FailOpen or
+// FailClosed, says what happens if the CRL is unavailable. ErrNone if the device has no server
+// certificate.
 func (s Server) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
 	if fail != FailOpen && fail != FailClosed {
 		return nil, fmt.Errorf("%q: say %q or %q", fail, FailOpen, FailClosed)
@@ -56,13 +56,13 @@ func (s Server) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		// Resumption would skip both the key and the look at the client's certificate.
+		// Resumption would skip both the key and the check of the client's certificate.
 		SessionTicketsDisabled: true,
 		GetConfigForClient:     func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.handshake(clients, fail) },
 	}, nil
 }
 
-// handshake is the server's side of one handshake.
+// handshake is the configuration of one handshake.
 func (s Server) handshake(clients, fail string) (*tls.Config, error) {
 	c, err := s.Credential()
 	if err != nil {
@@ -75,7 +75,7 @@ func (s Server) handshake(clients, fail string) (*tls.Config, error) {
 	switch clients {
 	case Operators:
 		which = device.InfrastructureRoots
-	case "", device.SystemRoots, device.InfrastructureRoots: // half the world; every relay
+	case "", device.SystemRoots, device.InfrastructureRoots: // the public web's clients; every relay
 		return nil, fmt.Errorf("clients are %q, or those of a PEM file of CA certificates", Operators)
 	}
 	roots, err := s.Roots(which)
@@ -88,7 +88,7 @@ func (s Server) handshake(clients, fail string) (*tls.Config, error) {
 		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: roots, Time: s.Now,
 	}
 	config.VerifyConnection = func(c tls.ConnectionState) error {
-		// The infrastructure root stands behind relays as well: pin the profile, not the chain.
+		// The infrastructure root certifies relays as well: pin the profile, not the chain.
 		if clients == Operators && !slices.ContainsFunc(c.PeerCertificates[0].Policies, func(p x509.OID) bool { return p.String() == operatorPolicy }) {
 			return errors.New("the client's certificate is not an operator's")
 		}
@@ -97,14 +97,14 @@ func (s Server) handshake(clients, fail string) (*tls.Config, error) {
 	return config, nil
 }
 
-// unrevoked refuses a chain of which anything was revoked.
+// unrevoked refuses a chain if any certificate in it was revoked.
 func (s Server) unrevoked(chain []*x509.Certificate, fail string) error {
 	for i := range len(chain) - 1 {
 		revoked, err := s.Lists.revoked(chain[i], chain[i+1], s.Now())
 		switch {
 		case revoked:
 			return fmt.Errorf("the certificate of %s was revoked", chain[i].Subject)
-		case err == nil, i > 0 && errors.Is(err, errNoList): // a private CA's own
+		case err == nil, i > 0 && errors.Is(err, errNoList): // a private CA without CRLs
 		case fail == FailClosed:
 			return fmt.Errorf("whether the certificate of %s was revoked is not known: %w", chain[i].Subject, err)
 		case s.Report != nil && s.Lists.tell():

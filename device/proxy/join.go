@@ -11,20 +11,20 @@ import (
 const (
 	// recordSize is how much is read at once: one TLS record (RFC 8446 §5.1).
 	recordSize = 16 << 10
-	// lingering bounds the silence of a connection of which one direction has ended. One
-	// that is open both ways may be silent for as long as its programs like.
+	// lingering is the idle timeout of a half-closed connection. One that is open both ways has
+	// none.
 	lingering = 5 * time.Minute
 )
 
-// stream is a connection whose directions end apart: TCP, a unix socket, TLS.
+// stream is a connection whose directions end separately: TCP, a unix socket, TLS.
 type stream interface {
 	net.Conn
 	CloseWrite() error
 }
 
-// join carries bytes both ways until both directions have ended, passing on the end of
-// each. The error is the far side's, by which the local program was cut off as well; a
-// local program that goes away early is no error.
+// join copies both ways until both directions have ended, passing on the end of each. The error
+// is one of the far side, which cuts off the local program as well; a local program that goes
+// away early is not an error.
 func join(local, far stream) (sent, received int64, err error) {
 	j := joint{local: local, far: far}
 	var back sync.WaitGroup
@@ -47,7 +47,7 @@ func (j *joint) carry(dst, src stream) (n int64) {
 	from, err := j.copy(dst, src, &n)
 	if err == nil {
 		j.half.Store(true)
-		// What the other direction is waiting for right now.
+		// For the read that is pending in the other direction.
 		dst.SetReadDeadline(time.Now().Add(lingering))
 		from, err = dst, dst.CloseWrite()
 	}
@@ -64,7 +64,7 @@ func (j *joint) carry(dst, src stream) (n int64) {
 	return n
 }
 
-// copy copies until src ends; from is the side whose error it is.
+// copy copies until src ends; from is the side that failed.
 func (j *joint) copy(dst, src stream, n *int64) (from stream, err error) {
 	buffer := make([]byte, recordSize)
 	for {
@@ -89,8 +89,8 @@ func (j *joint) copy(dst, src stream, n *int64) (from stream, err error) {
 	}
 }
 
-// cut ends a connection so that the other end can tell it from one that was finished:
-// without close_notify (RFC 8446 §6.1), and with a reset where there is one.
+// cut ends a connection in a way that the peer can tell from an orderly end: without close_notify
+// (RFC 8446 §6.1), and with a reset in TCP.
 func cut(c net.Conn) {
 	for {
 		inner, ok := c.(interface{ NetConn() net.Conn })

@@ -1,12 +1,11 @@
-// Package proxy lends the device's identity to programs that know nothing of it: they
-// speak plain TCP to a local socket, and the far side sees mutual TLS in which the
-// device's key signs.
+// Package proxy lends the device's identity to programs that need not know about it: they speak
+// plain TCP to a local socket, and the far side sees mutual TLS with the device's key.
 //
-// What begins after a renewal shows the new certificate; connections that stand are not
-// touched. A socket is open to those who are named, as the kernel knows them, so that a
-// container gets an identity and no TPM. The end of each direction is passed on by
-// itself, nothing is read before the other side has taken what came before, and a
-// connection that was cut off never looks like one that was finished.
+// New connections show the newest certificate; existing ones are not affected by a renewal. A
+// unix socket admits only the users and groups that are configured, so that a container can have
+// an identity without a TPM. The end of each direction is passed on separately, nothing is read
+// before the other side has taken what came before, and a cut-off connection never looks like an
+// orderly end.
 package proxy
 
 import (
@@ -26,39 +25,39 @@ type Dialer interface {
 	Dial(ctx context.Context, c device.Connection) (*tls.Conn, error)
 }
 
-// Tunnel is a local socket and the server that it leads to.
+// Tunnel is a local socket and the server to which it leads.
 type Tunnel struct {
 	// Listen is unix:PATH, or HOST:PORT with a loopback address.
 	Listen string `json:"listen"`
-	// To, Name, Roots and ALPN are those of a device.Connection.
+	// To, Name, Roots and ALPN are as in device.Connection.
 	To    string   `json:"to"`
 	Name  string   `json:"name,omitempty"`
 	Roots string   `json:"roots,omitempty"`
 	ALPN  []string `json:"alpn,omitempty"`
 	Access
-	// Limit is how many connections stand at once, more wait; 0 means DefaultLimit.
+	// Limit is how many connections may be open at once, while others wait; 0 means DefaultLimit.
 	Limit int `json:"limit,omitempty"`
 }
 
-// Bounds of the connections that stand at once, of one socket.
+// Bounds of Limit.
 const (
 	DefaultLimit = 128
 	maxLimit     = 4096
 )
 
-// Proxy is a set of tunnels and sites and who makes their connections.
+// Proxy is a set of tunnels and sites, and what makes their connections.
 type Proxy struct {
 	Dialer  Dialer
 	Tunnels []Tunnel
 	// Server serves the Sites.
 	Server Server
 	Sites  []Site
-	// Report is told what goes wrong, Trace each connection that begins or ends; nil
-	// means nobody. They may be called from several goroutines.
+	// Report receives problems, Trace each begin and end of a connection; either may be nil. They
+	// must be safe for concurrent use.
 	Report, Trace func(line string)
 }
 
-// Check says what is wrong with a tunnel, as far as can be told without opening it.
+// Check validates a tunnel without opening it.
 func (t Tunnel) Check() error {
 	if t.To == "" {
 		return errors.New("where it leads is missing: to, a HOST:PORT")
@@ -73,8 +72,8 @@ func (t Tunnel) Check() error {
 	return err
 }
 
-// Run opens the sockets and serves them until ctx ends; then connections are cut. An
-// error means that nothing was served: a socket cannot be opened.
+// Run opens the sockets and serves them until ctx ends, when it cuts the connections. On an
+// error, a socket that cannot be opened, nothing was served.
 func (p *Proxy) Run(ctx context.Context) error {
 	var open []net.Listener
 	defer func() {
@@ -126,11 +125,12 @@ func limit(n int) int {
 	return n
 }
 
-// acceptPause is how long a socket rests when the process has no file descriptor left.
+// acceptPause is the pause after a failed accept, as when the process has no file descriptors
+// left.
 const acceptPause = 100 * time.Millisecond
 
-// serve hands each connection to handle until ctx ends, at most limit at once: the rest
-// wait in the kernel's backlog.
+// serve calls handle for each connection until ctx ends, at most limit at once: the rest wait in
+// the kernel's backlog.
 func serve(ctx context.Context, l net.Listener, limit int, log *journal, handle func(net.Conn)) {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	var standing sync.WaitGroup
@@ -168,7 +168,7 @@ func serve(ctx context.Context, l net.Listener, limit int, log *journal, handle 
 	}
 }
 
-// carry serves one local program.
+// carry serves one connection of a local program.
 func (p *Proxy) carry(ctx context.Context, t Tunnel, g gate, local stream, log *journal) {
 	who, err := g.admit(local)
 	if err != nil {
@@ -189,8 +189,7 @@ func (p *Proxy) carry(ctx context.Context, t Tunnel, g gate, local stream, log *
 	p.stand(ctx, local, far, who, t.To, log)
 }
 
-// stand joins the two ends of who's connection until one has ended, or ctx; distant names the
-// far one.
+// stand joins both ends of a connection of who until it or ctx ends; distant names the far end.
 func (p *Proxy) stand(ctx context.Context, local stream, far *tls.Conn, who, distant string, log *journal) {
 	begun := time.Now()
 	stop := context.AfterFunc(ctx, func() { cut(local); cut(far) })
@@ -208,14 +207,14 @@ func (p *Proxy) trace(format string, args ...any) {
 }
 
 const (
-	// repeatAfter is how long a problem that repeats itself is counted before it is told again.
+	// repeatAfter is for how long a repeated problem is counted before it is reported again.
 	repeatAfter = time.Minute
-	// maxTold is how many problems of one socket are told in that time.
+	// maxTold is how many problems of one socket are reported in that time.
 	maxTold = 10
 )
 
-// journal reports the problems of one socket. Neither a program that tries again ten
-// times a second nor a stranger at an open port fills a device's log.
+// journal reports the problems of one socket, and keeps retrying programs and strangers at an
+// open port from filling the log.
 type journal struct {
 	name   string
 	report func(string)
@@ -223,10 +222,10 @@ type journal struct {
 	mu    sync.Mutex
 	last  string
 	at    time.Time
-	more  int       // how often last came again
-	since time.Time // when told and untold began to count
+	more  int       // how often last was repeated
+	since time.Time // when counting told and untold began
 	told  int
-	// untold are those beyond maxTold.
+	// untold counts the problems beyond maxTold.
 	untold int
 }
 

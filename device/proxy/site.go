@@ -18,32 +18,30 @@ type Server interface {
 	ServerTLSConfig(clients, fail string) (*tls.Config, error)
 }
 
-// Site is a local program's page, served to the network: the other way round. Clients
-// speak TLS and show a certificate; the program sees plain TCP from those alone who are
-// admitted.
+// Site is the reverse of a Tunnel: a local program's page, served to the network. Clients speak
+// TLS and show a certificate; the program sees plain TCP from admitted clients only.
 type Site struct {
-	// Listen is HOST:PORT; an empty host is every address.
+	// Listen is HOST:PORT; an empty host means every address.
 	Listen string `json:"listen"`
 	// To is the program: HOST:PORT with a loopback address, or unix:PATH.
 	To string `json:"to"`
-	// Clients says who is admitted, as page.Server takes it; empty means
-	// page.Operators.
+	// Clients says who is admitted, as for page.Server; empty means page.Operators.
 	Clients string `json:"clients,omitempty"`
-	// Fail says what becomes of a client whose CRL is not to be had: page.FailOpen, also if
-	// empty, or page.FailClosed.
+	// Fail says what happens to a client whose CRL is unavailable: page.FailOpen, also if empty,
+	// or page.FailClosed.
 	Fail string `json:"fail,omitempty"`
 	// Limit is how many connections stand at once, more wait; 0 means DefaultLimit.
 	Limit int `json:"limit,omitempty"`
 }
 
 const (
-	// admitTimeout bounds a handshake: who is not admitted yet takes up a place.
+	// admitTimeout bounds the handshake, in which an unadmitted client occupies a connection.
 	admitTimeout = 15 * time.Second
-	// programTimeout bounds the wait for the local program.
+	// programTimeout bounds connecting to the local program.
 	programTimeout = 10 * time.Second
 )
 
-// Check says what is wrong with a site, as far as can be told without opening it.
+// Check validates a site without opening it.
 func (s Site) Check() error {
 	if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
 		return fmt.Errorf("%q is not HOST:PORT or :PORT", s.Listen)
@@ -58,7 +56,7 @@ func (s Site) Check() error {
 	return err
 }
 
-// program reads where the local program is. What is decrypted here stays on the device.
+// program parses To. What is decrypted must stay on the device.
 func (s Site) program() (network, address string, err error) {
 	network, address, err = onDevice(s.To)
 	if err == nil && network == "" {
@@ -67,7 +65,7 @@ func (s Site) program() (network, address string, err error) {
 	return network, address, err
 }
 
-// openSite opens a site's port, if there is a certificate to serve it with.
+// openSite opens a site's port, if there is a certificate for it.
 func (p *Proxy) openSite(s Site) (net.Listener, *tls.Config, error) {
 	if err := s.Check(); err != nil {
 		return nil, nil, err
@@ -111,7 +109,7 @@ func (p *Proxy) admit(ctx context.Context, s Site, config *tls.Config, raw net.C
 	p.stand(ctx, local.(stream), far, who, host(raw), log)
 }
 
-// host is who has connected, without the port, which differs each time.
+// host is the peer's address without the port, which differs each time.
 func host(c net.Conn) string {
 	name, _, _ := net.SplitHostPort(c.RemoteAddr().String())
 	return name

@@ -15,21 +15,21 @@ import (
 	"time"
 )
 
-// Access says who may use a unix socket, beside root and the user that the agent runs
-// as: names, or numbers for those that this system does not know, as a container's.
+// Access says who may use a unix socket besides root and the user that the agent runs as: names,
+// or numbers for ids unknown to this system, such as a container's.
 type Access struct {
 	Users  []string `json:"users,omitempty"`
 	Groups []string `json:"groups,omitempty"`
 }
 
-// oPath is O_PATH (open(2)), which package syscall does not name.
+// oPath is O_PATH (open(2)), which package syscall lacks.
 const oPath = 0x200000
 
 // maxPath is the longest path of a socket (sockaddr_un, unix(7)).
 const maxPath = 107
 
-// address reads where a tunnel listens. TCP is for loopback addresses alone: what
-// listens elsewhere would lend the identity to the network.
+// address parses Listen. TCP must be on a loopback address: any other would lend the identity to
+// the network.
 func (t Tunnel) address() (network, address string, err error) {
 	network, address, err = onDevice(t.Listen)
 	switch {
@@ -42,8 +42,7 @@ func (t Tunnel) address() (network, address string, err error) {
 	return network, address, err
 }
 
-// onDevice reads unix:PATH, or a loopback address and a port; the network is empty if the text
-// is neither.
+// onDevice parses unix:PATH or LOOPBACK:PORT; network is empty if the text is neither.
 func onDevice(text string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {
 		if !strings.HasPrefix(path, "/") || len(path) > maxPath {
@@ -83,8 +82,8 @@ func (t Tunnel) open() (*socket, error) {
 	if err := removeStale(address); err != nil {
 		return nil, err
 	}
-	// Nobody gets in before the mode is right: bind makes the file with the mode that the
-	// socket has. A umask would be that of the state folder's files as well.
+	// The mode is right from the start: bind creates the file with the mode of the socket. A
+	// umask would also affect the files of the state folder.
 	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var chmod error
 		err := c.Control(func(fd uintptr) { chmod = syscall.Fchmod(int(fd), 0o600) })
@@ -101,7 +100,7 @@ func (t Tunnel) open() (*socket, error) {
 	return &socket{l, g}, nil
 }
 
-// removeStale removes a socket that nobody listens on any more.
+// removeStale removes a socket that nobody listens on.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -123,8 +122,7 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// gate knows who may use a unix socket. The zero value belongs to TCP and knows nobody
-// apart.
+// gate is the access control of a unix socket. The zero value, for TCP, admits everybody.
 type gate struct {
 	unix          bool
 	users, groups []int // beside root and ourselves
@@ -152,7 +150,7 @@ func (a Access) gate() (g gate, err error) {
 	return g, err
 }
 
-// numbers are what the names of users or groups stand for; a name may be a number itself.
+// numbers are the ids of users or groups; a name may be a number.
 func numbers(noun string, names []string, lookup func(name string) (string, error)) (ids []int, err error) {
 	for _, name := range names {
 		id, err := strconv.ParseUint(name, 10, 31)
@@ -170,10 +168,10 @@ func numbers(noun string, names []string, lookup func(name string) (string, erro
 	return ids, nil
 }
 
-// hand gives the socket's file to those who may use it, as narrowly as owner, group and
-// mode can say it. Where they cannot, or the process may not change them, everybody may
-// knock, and admit alone decides. Where others may write to the folder, what stands under the
-// path by now may lead to any file of the system: only a socket of ours is handed over.
+// hand restricts the socket's file to those who may use it, as far as owner, group and mode can
+// express that. If they cannot, or the process may not change them, everybody may connect, and
+// only admit decides. If others can write to the folder, the path may by now lead to any file of
+// the system, so only a socket of ours is changed.
 func (g gate) hand(path string) error {
 	if len(g.users)+len(g.groups) == 0 {
 		return nil
@@ -190,7 +188,7 @@ func (g gate) hand(path string) error {
 	if st.Mode&syscall.S_IFMT != syscall.S_IFSOCK || int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s was replaced by something else: others may write to its folder", path)
 	}
-	path = fmt.Sprintf("/proc/self/fd/%d", fd) // leads to what was looked at, not to a name
+	path = fmt.Sprintf("/proc/self/fd/%d", fd) // leads to the file that was checked, not to a name
 	owner, group, mode := -1, -1, fs.FileMode(0o600)
 	switch {
 	case len(g.users) <= 1 && len(g.groups) <= 1:
@@ -214,9 +212,8 @@ func (g gate) hand(path string) error {
 	return os.Chmod(path, mode)
 }
 
-// admit says who has connected, or why he is refused. The kernel has noted the peer's
-// user and first group when it connected (SO_PEERCRED, unix(7)); the other groups are
-// those that the system's files give the user.
+// admit returns who has connected, or why the peer is refused. The kernel has recorded the peer's
+// user and primary group at connect (SO_PEERCRED, unix(7)); its other groups are looked up.
 func (g gate) admit(c net.Conn) (who string, err error) {
 	if !g.unix {
 		return c.RemoteAddr().String(), nil

@@ -1,4 +1,4 @@
-// Package serial reads the product's serial number from where a board keeps it.
+// Package serial reads the product's serial number from where the board keeps it.
 package serial
 
 import (
@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// maxLength bounds what is read from a source; the server takes far fewer bytes.
+	// maxLength bounds what is read from a source, in bytes; the server accepts far fewer.
 	maxLength = 256
 	// timeout bounds a command that prints the serial number.
 	timeout = 10 * time.Second
@@ -25,9 +25,9 @@ const (
 // ErrSource means that a text names no source of serial numbers.
 var ErrSource = errors.New("not a source of serial numbers: use dmi, devicetree, file:PATH or cmd:COMMAND")
 
-// Read reads the product's serial number from "dmi", "devicetree", "file:PATH"
-// or "cmd:COMMAND" (run by sh). NUL bytes and blanks at the ends are cut; whether the
-// rest is a serial number is the server's to judge.
+// Read reads the product's serial number from "dmi", "devicetree", "file:PATH" or "cmd:COMMAND"
+// (run by sh). NUL bytes and white space at the ends are removed; the server decides whether the
+// rest is a serial number.
 func Read(ctx context.Context, source string) (string, error) {
 	kind, argument, _ := strings.Cut(source, ":")
 	switch {

@@ -13,8 +13,8 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
-// Files are the single operations that change a state folder. A power cut may come between
-// any two, and what was not synced by then may be lost.
+// Files are the operations that change a state folder. The power may fail between any two, and
+// what was not synced by then may be lost.
 type Files interface {
 	// Mkdir makes a folder.
 	Mkdir(path string) error
@@ -25,7 +25,7 @@ type Files interface {
 	}, error)
 	// Symlink makes path a symbolic link to target.
 	Symlink(target, path string) error
-	// Rename puts what is at one path in the place of what is at another, in one step.
+	// Rename atomically replaces what is at one path by what is at another.
 	Rename(from, to string) error
 	// Remove removes a file or a link.
 	Remove(path string) error
@@ -35,9 +35,9 @@ type Files interface {
 	SyncDir(path string) error
 }
 
-// disk is Files. Modes are as they are said, whatever the umask of who helps by hand: other
-// programs read the certificates. What root makes belongs to the folder's owner: root may help by hand, or
-// ask before it commits a slot, and the agent with its user of its own goes on with it.
+// disk is Files on disk. Modes are set regardless of the umask, since other programs read the
+// certificates. What root makes is given to the folder's owner, since the agent may run as a user
+// of its own while root works in its folder by hand or from an updater.
 type disk struct{}
 
 func (disk) Mkdir(path string) error { return durable.MkdirForOwner(path, 0o755) }
@@ -68,7 +68,7 @@ func (disk) Remove(path string) error          { return os.Remove(path) }
 func (disk) RemoveAll(path string) error       { return os.RemoveAll(path) }
 func (disk) SyncDir(path string) error         { return durable.Sync(path) }
 
-// steps are what is made of Files.
+// steps are compound operations on Files.
 type steps struct{ Files }
 
 // mkdir makes a folder, emptying one that a crash left half-written.
@@ -89,7 +89,7 @@ func (s steps) write(path string, data []byte, mode os.FileMode) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// replace puts a file with contents, synced, where another may be, at once.
+// replace atomically writes a file with contents, synced, where another may be.
 func (s steps) replace(path string, data []byte, mode os.FileMode) error {
 	staged := path + ".new"
 	if err := s.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -104,7 +104,7 @@ func (s steps) replace(path string, data []byte, mode os.FileMode) error {
 	return s.Rename(staged, path)
 }
 
-// link makes path a symbolic link to target, replacing what was there at once.
+// link makes path a symbolic link to target, atomically replacing what was there.
 func (s steps) link(target, path string) error {
 	staged := path + ".new"
 	if err := s.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -116,14 +116,14 @@ func (s steps) link(target, path string) error {
 	return s.Rename(staged, path)
 }
 
-// HeldError: another agent is at work in the folder.
+// HeldError: another process has locked the folder.
 type HeldError struct {
 	// Dir is the folder, PID the process that holds it; 0 if unknown.
 	Dir string
 	PID int
 	// Command is its command line; empty if unknown.
 	Command string
-	// Agent: it looks after the folder, and will not be done with it.
+	// Agent: it is the folder's agent, and does not finish by itself.
 	Agent bool
 }
 
@@ -137,8 +137,8 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("process %d (%s) is using %s", e.PID, e.Command, e.Dir)
 }
 
-// Names of locks. Changes take lockFile for as long as they last; an agent that runs on
-// has agentFile, so that there is one of it and people can still act by hand.
+// Names of locks. Changes hold lockFile while they last; a running agent holds agentFile, so that
+// there is only one and people can still act by hand.
 const (
 	lockFile  = "lock"
 	agentFile = "agent.lock"
@@ -147,14 +147,15 @@ const (
 // SettingsFile is the path of the settings in use.
 func (d *Dir) SettingsFile() string { return filepath.Join(d.path, currentLink, settingsFile) }
 
-// Lock makes the folder if needed and takes it for the calling process, until release
-// is called or the process ends. The error is *HeldError if another process has it.
+// Lock makes the folder if needed and locks it for the calling process, until release is called
+// or the process ends. The error is *HeldError if another process has locked it.
 func (d *Dir) Lock() (release func(), err error) { return d.lock(lockFile) }
 
-// LockAgent is Lock for the one agent that looks after the folder.
+// LockAgent is Lock for the folder's agent.
 func (d *Dir) LockAgent() (release func(), err error) { return d.lock(agentFile) }
 
-// Holder says who holds the folder for a change, or else looks after it; nil if nobody.
+// Holder is the process that holds the folder for a change, or else its agent; nil if there is
+// none.
 func (d *Dir) Holder() *HeldError {
 	for _, name := range []string{lockFile, agentFile} {
 		f, err := os.OpenFile(filepath.Join(d.path, name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
@@ -162,7 +163,7 @@ func (d *Dir) Holder() *HeldError {
 			continue
 		}
 		defer f.Close()
-		// A shared lock disturbs nobody for longer than this.
+		// A shared lock for this short time disturbs nobody.
 		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
 			return d.holder(f)
 		}
@@ -171,7 +172,7 @@ func (d *Dir) Holder() *HeldError {
 	return nil
 }
 
-// maxHolder bounds what is kept and read of a holder's command line, in bytes.
+// maxHolder bounds how much of a holder's command line is written and read, in bytes.
 const maxHolder = 256
 
 // make makes the folder, and those above it, if they are missing.
@@ -198,9 +199,9 @@ func (d *Dir) lock(name string) (release func(), err error) {
 	if err := d.make(); err != nil {
 		return nil, err
 	}
-	// No link is followed: whoever else may write in the folder could have any file emptied by
-	// us. The mode is 0600: whoever can read a file can lock it (flock(2)), and would keep the
-	// agent from it for ever.
+	// No link is followed: others who can write to the folder could have us truncate any file.
+	// The mode is 0600: whoever can read a file can lock it (flock(2)), and so lock out the agent
+	// for ever.
 	path := filepath.Join(d.path, name)
 	f, err := create(path, os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrExist) {
@@ -217,17 +218,17 @@ func (d *Dir) lock(name string) (release func(), err error) {
 		}
 		return nil, d.holder(f)
 	}
-	// This is for the person who asks who it is; the lock itself is the kernel's.
+	// This is only to tell people who holds the lock.
 	f.Truncate(0)
 	f.WriteAt(fmt.Appendf(nil, "%d\n%.*s\n", os.Getpid(), maxHolder, commandLine()), 0)
 	return func() {
-		// Closing alone leaves the lock with a process that is just being forked.
+		// Closing alone would leave the lock with a process that is just being forked.
 		syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
 		f.Close()
 	}, nil
 }
 
-// holder reads who has taken a lock.
+// holder reads who holds a lock.
 func (d *Dir) holder(f *os.File) *HeldError {
 	text := make([]byte, 2*maxHolder)
 	n, _ := f.ReadAt(text, 0)
@@ -236,7 +237,7 @@ func (d *Dir) holder(f *os.File) *HeldError {
 	return &HeldError{d.path, pid, strings.TrimSpace(command), filepath.Base(f.Name()) == agentFile}
 }
 
-// commandLine is the command and its verb: what follows may be a ticket.
+// commandLine is the command and its verb; the rest may hold a ticket.
 func commandLine() string {
 	words := []string{filepath.Base(os.Args[0])}
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {

@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// AnchorsFile is what Generalise leaves in the folder: the infrastructure roots (PEM) by
-// which a board that starts from the image knows its server.
+// AnchorsFile is what Generalise leaves in the folder: the infrastructure roots (PEM) by which a
+// board that starts from the image verifies its server.
 const AnchorsFile = "infrastructure.pem"
 
-// Generalise removes from the folder what belongs to one board and leaves roots
-// (certificates, DER), for an image that many boards start from. It says what it removed,
-// and what else is in the folder, which it does not touch. Cut off, it is done again.
+// Generalise removes from the folder what belongs to one board and leaves roots (certificates,
+// DER), for an image that many boards start from. It returns what it removed, and what else it
+// left in the folder. If cut off it can be repeated.
 func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
 	release, err := d.Lock()
 	if err != nil {
@@ -26,7 +26,7 @@ func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
 			return nil, nil, err
 		}
 	}
-	// The link goes first, for good: a set that is half removed must not be found again.
+	// The link is removed first, durably, so that a half-removed set cannot be found.
 	if _, err := d.Current(); !errors.Is(err, ErrEmpty) {
 		if err := errors.Join(d.fs.RemoveAll(filepath.Join(d.path, currentLink)), d.fs.SyncDir(d.path)); err != nil {
 			return nil, nil, err
@@ -52,7 +52,8 @@ func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
 	return removed, left, d.fs.SyncDir(d.path)
 }
 
-// ofBoard reports whether a name in the folder is one that this package makes for one board.
+// ofBoard reports whether a name in the folder is of a file that this package makes for one
+// board.
 func ofBoard(name string) bool {
 	return strings.HasPrefix(name, setPrefix) ||
 		slices.Contains([]string{currentLink, idevidFile, ldevidFile, keyFile, outcomeFile, BirthKeyFile}, strings.TrimSuffix(name, ".new"))

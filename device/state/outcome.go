@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// outcomeFile is beside the sets, not in one: a roll-back of the identity is none of
-// what came of it, and losing this file loses nothing that the server does not tell again.
+// outcomeFile is outside of the sets: rolling back the identity must not roll back the outcome,
+// and if the file is lost the server repeats what matters.
 const outcomeFile = "outcome.json"
 
-// Outcome is what came of the agent's work so far.
+// Outcome is the outcome of the agent's work so far.
 type Outcome struct {
-	// Contact is when the server last accepted the identity, Version the program that
-	// showed it, Boot the kernel's name for the time since the device was started.
+	// Contact is when the server last accepted the identity, Version the program's version and
+	// Boot the kernel's boot id at that time.
 	Contact time.Time `json:"contact,omitzero"`
 	Version string    `json:"version,omitempty"`
 	Boot    string    `json:"boot,omitempty"`
-	// Attempt is when the agent last tried, Failures how often in a row it failed since
-	// Contact, and Failure why; nil if the last attempt did not.
+	// Attempt is when the agent last tried, Failures how often in a row it has failed, and
+	// Failure why it failed last; nil if the last attempt succeeded.
 	Attempt  time.Time `json:"attempt,omitzero"`
 	Failures int       `json:"failures,omitempty"`
 	Failure  *Failure  `json:"failure,omitempty"`
@@ -28,9 +28,8 @@ type Outcome struct {
 	NotBefore time.Time `json:"not_before,omitzero"`
 	// Final is a refusal that stands for good; nil if there was none.
 	Final *Failure `json:"final,omitempty"`
-	// Hooked is the serial number (hex) of the working certificate that the hooks were
-	// last run for, HookFailures what went wrong with them; while something did, HooksDone
-	// names those that succeeded.
+	// Hooked is the serial number (hex) of the working certificate for which the hooks last ran,
+	// HookFailures what failed; while anything did, HooksDone names the hooks that succeeded.
 	Hooked       string   `json:"hooked,omitempty"`
 	HookFailures []string `json:"hook_failures,omitempty"`
 	HooksDone    []string `json:"hooks_done,omitempty"`
@@ -44,8 +43,7 @@ type Failure struct {
 	Detail string `json:"detail"`
 }
 
-// Outcome reads what came of the agent's work; nothing is known if the file is missing
-// or damaged.
+// Outcome reads the outcome; it is zero if the file is missing or damaged.
 func (d *Dir) Outcome() Outcome {
 	var o Outcome
 	text, err := d.readFile(".", outcomeFile)
@@ -55,7 +53,7 @@ func (d *Dir) Outcome() Outcome {
 	return o
 }
 
-// SaveOutcome makes o durable, whole or not at all.
+// SaveOutcome saves o durably and atomically.
 func (d *Dir) SaveOutcome(o Outcome) error {
 	text, err := json.MarshalIndent(o, "", "  ")
 	if err != nil {

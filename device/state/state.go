@@ -1,11 +1,10 @@
-// Package state keeps what a device must not lose: the servers and roots that it
-// trusts, its certificates and its working key. A reader at any moment, also after a
-// power cut, sees one whole set, the old or the new, never a mix.
+// Package state stores what a device must not lose: the servers and roots that it trusts, its
+// certificates and its working key. A reader at any moment, even after a power cut, sees one
+// complete set, the old or the new, never a mix.
 //
-// A set is a folder of its own, written and synced in full before the symbolic link
-// "current" is renamed over to it; the set before is kept. Other programs find the
-// working certificate and key under fixed names that lead through the link:
-// ldevid.pem and ldevid.key, and idevid.pem.
+// A set is a folder of its own, written and synced in full before the symbolic link "current" is
+// switched to it; the set before is kept. Other programs find the working certificate and key
+// under fixed names that lead through the link: ldevid.pem and ldevid.key, and idevid.pem.
 package state
 
 import (
@@ -31,21 +30,22 @@ const DefaultDir = "/var/lib/hallmark-device"
 // ErrEmpty: there is no state in the folder, the device is not enrolled.
 var ErrEmpty = errors.New("the device is not enrolled")
 
-// Set is all that a device keeps. The zero value of a field means that there is none.
+// Set is everything that a device stores. The zero value of a field means that there is none.
 type Set struct {
 	Settings
-	// IDevID, AK and LDevID are chains, DER, leaf first. A set without IDevID has lost it.
+	// IDevID, AK and LDevID are chains, DER, leaf first. Without IDevID it was lost.
 	IDevID, AK, LDevID [][]byte
 	// LDevIDKey is the working key's file (TSS2 PEM, or PKCS#8 PEM without a TPM), which belongs to LDevID.
 	LDevIDKey []byte
 	// Page is the chain of the device's own web page, for the same key.
 	Page [][]byte
-	// Fresh, FreshPage and FreshKey are what is to follow, once it has worked.
+	// Fresh, FreshPage and FreshKey are the successors of LDevID, Page and LDevIDKey until they
+	// have worked.
 	Fresh, FreshPage [][]byte
 	FreshKey         []byte
 }
 
-// Settings is the part of a Set that is not certificates and keys (settings.json).
+// Settings is the part of a Set other than certificates and keys (settings.json).
 type Settings struct {
 	// Device, Model and Serial name the device as its certificates do.
 	Device string `json:"device"`
@@ -68,7 +68,7 @@ type Settings struct {
 	RenewAfter time.Time `json:"renew_after,omitzero"`
 	// Steering is the window, and how often to ask; zero if the server gave none.
 	Steering wire.Steering `json:"steering,omitzero"`
-	// Network is what was found out about the way to the server; it may be lost.
+	// Network is what was learned about reaching the server; it may be lost.
 	Network client.Memory `json:"network,omitzero"`
 }
 
@@ -93,11 +93,11 @@ const (
 	setPrefix    = "set-"
 )
 
-// BirthKeyFile is the IDevID key of a device that keeps its keys in files (package keys).
-// It is in no set: it never changes, and must outlive them.
+// BirthKeyFile is the IDevID key of a device that keeps its keys in files (package keys). It is
+// outside of the sets, since it never changes and must outlive them.
 const BirthKeyFile = "idevid.key"
 
-// maxFile bounds every file that is read, in bytes.
+// maxFile bounds every file read, in bytes.
 const maxFile = 256 << 10
 
 // Dir is a state folder.
@@ -106,7 +106,7 @@ type Dir struct {
 	fs   steps
 }
 
-// At names a state folder; nothing is read or made yet. Empty means DefaultDir.
+// At is the state folder at path; empty means DefaultDir. Nothing is read or made yet.
 func At(path string) *Dir {
 	if path == "" {
 		path = DefaultDir
@@ -114,13 +114,13 @@ func At(path string) *Dir {
 	return On(path, disk{})
 }
 
-// On is At for a folder whose changes are made by f.
+// On is At with f making the changes.
 func On(path string, f Files) *Dir { return &Dir{path, steps{f}} }
 
 // Path is the folder.
 func (d *Dir) Path() string { return d.path }
 
-// Current names the current set; another name is another set. ErrEmpty if there is none.
+// Current is the name of the current set, which identifies it. ErrEmpty if there is none.
 func (d *Dir) Current() (string, error) {
 	target, err := os.Readlink(filepath.Join(d.path, currentLink))
 	if errors.Is(err, os.ErrNotExist) {
@@ -141,8 +141,8 @@ func (d *Dir) Load() (s Set, damaged error, err error) {
 			return Set{}, nil, err
 		}
 		s, err = d.read(target)
-		// A set that was replaced meanwhile may be half removed, and what is gone looks
-		// like what never was.
+		// A set that was replaced meanwhile may be half removed, and its missing files would look
+		// as if they had never existed.
 		if again, _ := os.Readlink(filepath.Join(d.path, currentLink)); again != target {
 			err = errors.New("the state is replaced faster than it can be read")
 			continue
@@ -163,9 +163,9 @@ func (d *Dir) Load() (s Set, damaged error, err error) {
 	return Set{}, nil, fmt.Errorf("reading the state: %w", damaged)
 }
 
-// Save makes s the current set. When it returns nil the set is durable; when it
-// returns an error the current set is the old one or, if the very last step failed,
-// the new one, and in either case whole.
+// Save makes s the current set. When it returns nil the set is durable; when it returns an error
+// the current set is the old one or, if only the last sync failed, the new one, and complete in
+// either case.
 func (d *Dir) Save(s Set) error {
 	if err := d.save(s); err != nil {
 		return fmt.Errorf("writing the state folder %s: %w", d.path, err)
@@ -197,13 +197,13 @@ func (d *Dir) save(s Set) error {
 	}
 	for _, n := range present {
 		if old := setName(n); old != previous {
-			d.fs.RemoveAll(filepath.Join(d.path, old)) // what cannot be removed is removed next time
+			d.fs.RemoveAll(filepath.Join(d.path, old)) // what cannot be removed now is removed next time
 		}
 	}
 	return nil
 }
 
-// stage writes a set that nobody looks at yet.
+// stage writes a set that is not current yet.
 func (d *Dir) stage(folder string, contents []file) error {
 	if err := d.fs.mkdir(folder); err != nil {
 		return err
@@ -219,8 +219,8 @@ func (d *Dir) stage(folder string, contents []file) error {
 	return d.fixedNames()
 }
 
-// fixedNames makes the links that other programs follow. They never change: only
-// "current" does, so certificate and key change together.
+// fixedNames makes the links that other programs follow. Only "current" ever changes, so that
+// certificate and key change together.
 func (d *Dir) fixedNames() error {
 	for _, name := range []string{ldevidFile, keyFile, idevidFile} {
 		path, target := filepath.Join(d.path, name), filepath.Join(currentLink, name)
@@ -240,7 +240,7 @@ type file struct {
 	mode os.FileMode
 }
 
-// files is the set as files: the key for its owner alone, the rest for everybody.
+// files is the set as files: the keys readable only by their owner, the rest by everybody.
 func (s Set) files() ([]file, error) {
 	settings, err := json.MarshalIndent(s.Settings, "", "  ")
 	if err != nil {
@@ -344,9 +344,8 @@ func encodeChain(chain [][]byte) []byte {
 	return out.Bytes()
 }
 
-// DecodeChain reads a PEM file of certificates and nothing else (DER each). Each is parsed
-// here: a set with a damaged one is passed over for the set before, and whoever uses it later
-// could not go back.
+// DecodeChain reads a PEM file that holds only certificates (DER each). It parses each, so that a
+// set with a damaged one is rejected while there is still a set to fall back to.
 func DecodeChain(text []byte) ([][]byte, error) {
 	var chain [][]byte
 	for len(bytes.TrimSpace(text)) > 0 {

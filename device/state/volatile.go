@@ -17,9 +17,8 @@ const (
 	overlayMagic = 0x794c7630
 )
 
-// Volatile says why what is written to the folder will be lost when the power goes; it
-// is empty if nothing speaks for that. A folder that does not exist yet is judged by the
-// one that it will be made in.
+// Volatile says why what is written to the folder will not survive a power cut; empty if it
+// should. A folder that does not exist yet is judged by its nearest existing parent.
 func (d *Dir) Volatile() string {
 	path, err := filepath.Abs(d.path)
 	for err == nil {
@@ -63,7 +62,7 @@ func fsType(path string) uint32 {
 // mount is one line of /proc/self/mountinfo (proc(5)).
 type mount struct{ point, kind, options string }
 
-// readMounts reads as many mounts as any device has; malformed lines are passed over.
+// readMounts reads up to a MiB of mountinfo and skips malformed lines.
 func readMounts(r io.Reader) (all []mount) {
 	lines := bufio.NewScanner(io.LimitReader(r, 1<<20))
 	for lines.Scan() {
@@ -80,8 +79,8 @@ func readMounts(r io.Reader) (all []mount) {
 // unescape undoes the kernel's octal escapes in paths.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// holding is the mount that a path is in: the longest mount point above it, and of equal
-// ones the last, which hides the others.
+// holding is the mount that holds a path: the longest mount point above it and, of equal ones,
+// the last, which hides the others.
 func holding(mounts []mount, path string) (best mount) {
 	for _, m := range mounts {
 		if within(path, m.point) && len(m.point) >= len(best.point) {
@@ -95,7 +94,7 @@ func within(path, folder string) bool {
 	return path == folder || folder == "/" || strings.HasPrefix(path, folder+"/")
 }
 
-// upperDir is the writable layer of the overlay that a path is in.
+// upperDir is the writable layer of the overlay that holds a path.
 func upperDir(mounts []mount, path string) string {
 	for option := range strings.SplitSeq(holding(mounts, path).options, ",") {
 		if upper, ok := strings.CutPrefix(option, "upperdir="); ok {
@@ -105,9 +104,9 @@ func upperDir(mounts []mount, path string) string {
 	return ""
 }
 
-// memory reports whether a path is in memory. The upper layer's mount may have been made
-// before the root was changed and be out of sight: then what hides it is asked, and an
-// answer for sure is not to be had.
+// memory reports whether a path is in memory. The upper layer's mount may be hidden, if it was
+// made before the root was changed: then the mount that hides it is judged, and the answer is a
+// guess.
 func memory(mounts []mount, path string) bool {
 	switch m := holding(mounts, path); m.kind {
 	case "tmpfs", "ramfs":
