@@ -12,9 +12,9 @@ const ExporterLabel = "EXPORTER-Channel-Binding"
 // ExporterLength is the length of the exported value (RFC 9266 §2).
 const ExporterLength = 32
 
-// Binding says what evidence was made for. Its Sum is the extraData of
-// TPM2_Certify, so evidence means nothing on another connection, to another server,
-// for another message or with another client certificate.
+// Binding is what evidence is made for. Its Sum is the extraData of TPM2_Certify, so that
+// evidence is worthless on another connection, to another server, for another message or with
+// another client certificate.
 type Binding struct {
 	// Label is one of the Label constants.
 	Label string
@@ -41,7 +41,7 @@ func (b Binding) Sum() [32]byte {
 	return digest([]byte(Protocol), []byte(Version), []byte(b.Label), b.Exporter, b.Nonce, client, message[:])
 }
 
-// TimeMessage is the digest that a time key signs: the nonce and the seconds.
+// TimeMessage is the digest that a time key signs, over the nonce and the seconds.
 func TimeMessage(nonce []byte, unix int64) [32]byte {
 	return digest([]byte(Protocol), []byte(Version), []byte("time"), nonce, binary.BigEndian.AppendUint64(nil, uint64(unix)))
 }

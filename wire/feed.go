@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Paths of the deny-list feed: what a relying party must know of LDevIDs. The
-// documents are signed (wire/denylist); the stream is as good as its connection.
+// Paths of the deny-list feed: what a relying party must know about LDevIDs. The documents are
+// signed (wire/denylist); the stream relies on its connection.
 const (
 	PathFeed    = "/v1/feed"         // GET /ISSUER: denylist.List; GET /ISSUER/filter: denylist.Filter
 	PathChanges = "/v1/feed/changes" // GET ?after=NUMBER or Last-Event-ID: server-sent events
@@ -24,22 +24,22 @@ const (
 	StreamType   = "text/event-stream"
 )
 
-// Names of the stream's events. Every event's id is the number up to which the
-// follower then knows everything; it resumes after it.
+// Names of the stream's events. Every event's id is the number up to which the follower then
+// knows everything, and after which it resumes.
 const (
 	// EventChange carries a Change.
 	EventChange = "change"
-	// EventCurrent carries a Position: the follower has caught up, and nothing happened
-	// up to this number that it was not told.
+	// EventCurrent carries a Position: the follower has caught up and has received everything up
+	// to this number.
 	EventCurrent = "current"
 )
 
-// Heartbeat is how often the stream sends something when nothing happens; whoever
-// hears nothing for three of them connects anew.
+// Heartbeat is how often the stream sends something when nothing happens; a follower that
+// receives nothing for three of them reconnects.
 const Heartbeat = 15 * time.Second
 
-// CodeFeedGone (410): what is asked for is further back than the stream reaches, or ahead
-// of it, because the server was restored: take the deny-list and go on after its number.
+// CodeFeedGone (410): the requested number is further back than the stream reaches, or ahead of
+// it because the server was restored. Take the deny-list and go on after its number.
 const CodeFeedGone = "feed-gone"
 
 // Position is how far the stream has come.
@@ -54,10 +54,10 @@ const (
 	StatusRevoked = "revoked"
 )
 
-// Change is a certificate whose status changed, as it stands now. Of several changes
-// of one certificate a follower that comes later is told the last.
+// Change is a certificate whose status changed, with its current status. Of several changes of
+// one certificate a later follower receives only the last.
 type Change struct {
-	// Number orders changes: it only ever grows, with gaps, and is never given twice.
+	// Number orders changes: it only grows, with gaps, and is never reused.
 	Number int64 `json:"number"`
 	// Issuer is the issuer's name in URLs, Serial the serial number, 32 hex digits.
 	Issuer string `json:"issuer"`
@@ -66,11 +66,11 @@ type Change struct {
 	// know it (a model may have a template).
 	Device string `json:"device,omitempty"`
 	Name   string `json:"name,omitempty"`
-	// Fingerprint is the hex SHA-256 of the certificate (DER); empty if it was revoked
-	// before it was seen to exist.
+	// Fingerprint is the hex SHA-256 of the certificate (DER); empty if only its intent is on
+	// record.
 	Fingerprint string `json:"fingerprint,omitempty"`
-	// Successor is the serial number of the certificate that the device renewed this one
-	// to; empty if there is none.
+	// Successor is the serial number of the certificate that replaced this one in a renewal;
+	// empty if there is none.
 	Successor string `json:"successor,omitempty"`
 	// Status is one of the Status constants; Reason a word of ReasonWord, empty if good.
 	Status string `json:"status"`
@@ -78,7 +78,7 @@ type Change struct {
 	// Since is when it was revoked or put on hold; zero if good. A hold that became a
 	// revocation keeps its date.
 	Since time.Time `json:"since,omitzero"`
-	// Expires is the certificate's notAfter: nobody need remember it longer.
+	// Expires is the certificate's notAfter, after which it may be forgotten.
 	Expires time.Time `json:"expires"`
 }
 
@@ -88,8 +88,8 @@ func (c Change) Denied() bool { return c.Status != StatusGood }
 // maxChange bounds the JSON of one change, in bytes; an honest one has about 400.
 const maxChange = 4 << 10
 
-// DecodeChange reads the data of an EventChange. Keys that this version does not know
-// are passed over, so that an older follower can follow a newer server.
+// DecodeChange parses the data of an EventChange. Unknown keys are ignored, so that an older
+// follower can follow a newer server.
 func DecodeChange(data []byte) (Change, error) {
 	var c Change
 	if err := decodeEvent(data, &c); err != nil {
@@ -101,7 +101,7 @@ func DecodeChange(data []byte) (Change, error) {
 	return c, nil
 }
 
-// DecodePosition reads the data of an EventCurrent.
+// DecodePosition parses the data of an EventCurrent.
 func DecodePosition(data []byte) (Position, error) {
 	var p Position
 	if err := decodeEvent(data, &p); err != nil {
@@ -154,7 +154,7 @@ const SerialSize = 16
 // MaxIssuerName bounds an issuer's name, in bytes.
 const MaxIssuerName = 64
 
-// CheckIssuerName refuses what cannot stand in URLs and file names.
+// CheckIssuerName refuses names that are unsafe in URLs and file names.
 func CheckIssuerName(name string) error {
 	if name == "" || len(name) > MaxIssuerName || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return fmt.Errorf("%q is not an issuer's name", name)
@@ -162,12 +162,11 @@ func CheckIssuerName(name string) error {
 	return nil
 }
 
-// reasonWords are the words for CRLReason by number (RFC 5280 §5.3.1); empty for those
-// that are not used.
+// reasonWords are the words for CRLReason by number (RFC 5280 §5.3.1); empty for unused ones.
 var reasonWords = []string{"unspecified", "key-compromise", "", "affiliation-changed", "superseded", "cessation", "certificate-hold", "", "", "privilege-withdrawn"}
 
 // ReasonWord is the word for a CRLReason (RFC 5280 §5.3.1): one of RevocationReasons or
-// "certificate-hold"; "unspecified" for a number that is not used.
+// "certificate-hold"; "unspecified" for an unused number.
 func ReasonWord(reason int) string {
 	if reason < 0 || reason >= len(reasonWords) || reasonWords[reason] == "" {
 		return reasonWords[0]

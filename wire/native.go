@@ -1,10 +1,11 @@
-// Package wire holds the words that cross the network between Hallmark's server,
-// its devices and its operators, and the few pure functions both ends must agree
-// on. It imports the standard library alone, so that either side can be rewritten.
+// Package wire holds the messages that cross the network between Hallmark's server, its devices
+// and its operators, and the few pure functions on which both ends must agree. It imports only
+// the standard library, so that either side can be rewritten.
 //
-// The native protocol is two POSTs to enrol ([PathEnrol], [PathActivate]) and one
-// to renew ([PathRenew]); before them a device may fetch the trust bundle
-// ([PathTrust]) and exchange a nonce for the time ([PathTime]).
+// The native protocol is two POSTs to enrol ([PathEnrol], [PathActivate]) and one to renew
+// ([PathRenew]); before them a device may fetch the trust bundle ([PathTrust]) and exchange a
+// nonce for the time ([PathTime]), and between renewals it asks when the next is due
+// ([PathPoll]).
 package wire
 
 import (
@@ -29,16 +30,16 @@ const (
 	PathPoll     = "/v1/poll"     // POST Envelope of Poll, without evidence: Steering, mutual TLS
 )
 
-// Labels of the messages that carry evidence; they enter the binding so that one
-// message can never pass for the other.
+// Labels of the messages in envelopes. They enter the binding, so that one message can never pass
+// for another.
 const (
 	LabelEnrol = "enrol"
 	LabelRenew = "renew"
-	LabelPoll  = "poll" // of a client proof in nonce mode; it carries no evidence
+	LabelPoll  = "poll" // for the client proof in nonce mode; it carries no evidence
 )
 
-// Envelope carries a message with the proof made over it. Message is kept as the
-// exact bytes that were sent: the binding covers their SHA-256.
+// Envelope carries a message with the proof over it. Message is kept as the exact bytes that were
+// sent: the binding covers their SHA-256.
 type Envelope struct {
 	Message json.RawMessage `json:"message"`
 	// Statement and Signature are TPMS_ATTEST and TPMT_SIGNATURE of TPM2_Certify over
@@ -49,7 +50,7 @@ type Envelope struct {
 	Signature Bytes `json:"signature,omitempty"`
 	// TicketMAC is HMAC-SHA-256 over the binding, keyed by the ticket's secret.
 	TicketMAC Bytes `json:"ticket_mac,omitempty"`
-	// Nonce and Client belong to nonce mode alone (a proxy ends TLS).
+	// Nonce and Client are for nonce mode only (a proxy terminates TLS).
 	Nonce  Bytes        `json:"nonce,omitempty"`
 	Client *ClientProof `json:"client,omitempty"`
 }
@@ -62,8 +63,8 @@ type ClientProof struct {
 	Signature    Bytes `json:"signature"`
 }
 
-// Enrol is message one of an enrolment, or of coming back with nothing but the TPM:
-// then Ticket and Serial are empty and the record knows the endorsement key.
+// Enrol is message one of an enrolment, or of the return of a device that lost its state: then
+// Ticket and Serial are empty and the record knows its keys.
 type Enrol struct {
 	// Ticket is the ticket's id; its secret is never sent.
 	Ticket string `json:"ticket,omitempty"`
@@ -90,13 +91,13 @@ type Renew struct {
 	Kind string `json:"kind,omitempty"`
 	// Key is the new LDevID key's TPMT_PUBLIC, or with KindSoftKey its SubjectPublicKeyInfo.
 	Key Bytes `json:"key"`
-	// Activated answers the challenge that came with the last answer; absent or stale,
-	// it costs a second message (PathActivate).
+	// Activated answers the challenge in the last answer; if absent or stale, the renewal needs a
+	// second message (PathActivate).
 	Activated *Activate `json:"activated,omitempty"`
 }
 
-// Challenge is a credential that only the TPM with both keys can open
-// (TPM2_MakeCredential), and the sealed session that the device must bring back.
+// Challenge is a credential that only the TPM with both keys can open (TPM2_MakeCredential), and
+// the sealed session that the device must return.
 type Challenge struct {
 	Session []byte `json:"session"`
 	// Credential and Secret are TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET without length.
@@ -106,20 +107,20 @@ type Challenge struct {
 	Expires time.Time `json:"expires"`
 }
 
-// Activate is message two: the session and the secret that TPM2_ActivateCredential gave.
+// Activate is message two: the session and the secret from TPM2_ActivateCredential.
 type Activate struct {
 	Session Bytes `json:"session"`
 	Secret  Bytes `json:"secret"`
 }
 
-// Answer is what PathEnrol, PathActivate and PathRenew give: either a challenge to
-// answer at PathActivate, or the identity.
+// Answer is the answer of PathEnrol, PathActivate and PathRenew: either a challenge to answer at
+// PathActivate, or the identity.
 type Answer struct {
 	Challenge *Challenge `json:"challenge,omitempty"`
 	Identity  *Identity  `json:"identity,omitempty"`
 }
 
-// Identity is what a device takes home. Each chain is DER, leaf first, without the root.
+// Identity is what a device receives. Each chain is DER, leaf first, without the root.
 type Identity struct {
 	// Device is the name in its certificates: MODEL:SERIAL.
 	Device string `json:"device"`
@@ -130,7 +131,7 @@ type Identity struct {
 	AK     [][]byte `json:"ak,omitempty"`
 	LDevID [][]byte `json:"ldevid,omitempty"`
 	Server [][]byte `json:"server,omitempty"` // with LDevID, for its key, if the model names a web page
-	// RenewAfter is the start of Steering's window, for devices that know no other.
+	// RenewAfter is the start of Steering's window, for devices that do not know Steering.
 	RenewAfter time.Time `json:"renew_after,omitzero"`
 	// Steering comes with an LDevID.
 	Steering *Steering `json:"steering,omitempty"`
@@ -140,24 +141,23 @@ type Identity struct {
 	Trust int64 `json:"trust"`
 }
 
-// Poll asks when to renew, and marks that the device was in contact.
+// Poll asks when to renew, and records that the device was in contact.
 type Poll struct{}
 
 // Steering is how a server spreads its devices' requests over time, with the semantics
 // of ACME Renewal Information (RFC 9773 §4.2, §4.3).
 type Steering struct {
-	// Start and End are the window in which to renew; a device picks its moment in it
-	// uniformly, and renews at once if that has passed.
+	// Start and End are the window in which to renew. A device picks a uniformly distributed
+	// moment in it, and renews at once if that has passed.
 	Start time.Time `json:"start"`
 	End   time.Time `json:"end"`
-	// Poll is after how many seconds the device asks again; 0 means that it need not:
-	// the answer to its next renewal is soon enough.
+	// Poll is after how many seconds the device asks again; 0 means not before its next renewal.
 	Poll int64 `json:"poll,omitempty"`
 	// Trust is the number of the newest trust bundle.
 	Trust int64 `json:"trust,omitempty"`
 }
 
-// Bounds of Steering.Poll, in seconds: what is outside is taken as the nearest bound.
+// Bounds of Steering.Poll, in seconds; a value outside of them means the nearest bound.
 const (
 	MinPoll = 60
 	MaxPoll = 30 * 24 * 3600

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Paths of the operator protocol: JSON over mutual TLS 1.3 on the operators' own
-// listener. What stands behind a path in the comments is appended to it. Only
-// PathTrust and PathAccept answer without an operator's certificate.
+// Paths of the operator protocol: JSON over mutual TLS 1.3 on the operators' own listener. The
+// comments say what may be appended to a path. Only PathTrust and PathAccept answer without an
+// operator's certificate.
 const (
 	PathWhoami    = "/v1/whoami"           // GET: Whoami
 	PathModels    = "/v1/models"           // GET: List[Model]; POST NewModel: Model; GET /NAME: Model; POST /NAME/set ModelRules: Model
@@ -27,7 +27,7 @@ const (
 	LabelOperator = "operator-renew"
 )
 
-// Bounds of the operator protocol, held by the server and kept to by the client.
+// Bounds of the operator protocol, enforced by the server.
 const (
 	MaxPage        = 1000    // rows of one listing
 	MaxTickets     = 1000    // tickets of one request
@@ -44,17 +44,17 @@ const (
 const (
 	CodeFilter       = "filter-invalid"     // 400: Detail shows the expression and the place
 	CodeAmbiguous    = "ambiguous"          // 409: Detail lists what it could be
-	CodeLastOperator = "last-operator"      // 409: nobody would be left
+	CodeLastOperator = "last-operator"      // 409: there would be none left
 	CodeInvitation   = "invitation-invalid" // 403: unknown, used or expired, or a wrong MAC
 )
 
-// List is one page of a listing. After asks for the next page; empty at the end.
+// List is one page of a listing. After requests the next page; it is empty at the end.
 type List[T any] struct {
 	Items []T    `json:"items"`
 	After string `json:"after,omitempty"`
 }
 
-// Whoami is which installation this is and whom it took the caller for.
+// Whoami says which installation this is and who the caller is.
 type Whoami struct {
 	Name     string `json:"name"`
 	Version  string `json:"version"`
@@ -75,30 +75,31 @@ type Model struct {
 	// Poll is how often its devices ask when to renew, in seconds; 0 means the
 	// installation's default, -1 never.
 	Poll int64 `json:"poll,omitempty"`
-	// Grace is for how long after the end of its last working certificate a device still
-	// comes back by itself, in seconds; 0 means for ever.
+	// Grace is for how long after the end of its last working certificate a device may still
+	// return by itself, in seconds; 0 means for ever.
 	Grace int64 `json:"grace,omitempty"`
-	// Subject is the template of the commonName in its working certificates, with {serial}
-	// in it; empty means MODEL:SERIAL. It can be set once.
+	// Subject is the template of the commonName in its working certificates, containing {serial};
+	// empty means MODEL:SERIAL. It can be set only once.
 	Subject string `json:"subject,omitempty"`
-	// ServeNames are templates, with {serial}, of the DNS names of devices' web pages; with commas.
+	// ServeNames are templates, with {serial}, of the DNS names of devices' web pages, separated
+	// by commas.
 	ServeNames string    `json:"serve_names,omitempty"`
 	Created    time.Time `json:"created"`
 }
 
-// NewModel asks for a model. Asking again for the same gives the existing one.
+// NewModel makes a model. Asking again for the same returns the existing one.
 type NewModel struct {
 	Name      string `json:"name"`
 	Assurance string `json:"assurance,omitempty"` // empty means "certified"
 	ModelRules
 }
 
-// ModelRules changes rules of a model; what is nil stays as it is, or is as in Model if 0 or empty.
+// ModelRules changes rules of a model. nil keeps a rule; 0 and empty mean the same as in Model.
 type ModelRules struct {
 	LDevIDLifetime *int64  `json:"ldevid_lifetime,omitempty"`
 	Poll           *int64  `json:"poll,omitempty"`
 	Grace          *int64  `json:"grace,omitempty"`
-	Subject        string  `json:"subject,omitempty"` // empty: stays as it is
+	Subject        string  `json:"subject,omitempty"` // empty: keeps its value
 	ServeNames     *string `json:"serve_names,omitempty"`
 }
 
@@ -114,17 +115,17 @@ type Lot struct {
 	Closed  time.Time `json:"closed,omitzero"`
 }
 
-// NewLot asks for a lot. Asking again for the same gives the existing one, unless it
-// has a list: lists are not compared.
+// NewLot makes a lot. Asking again for the same returns the existing one, unless it has a list:
+// lists are not compared.
 type NewLot struct {
 	Name  string `json:"name"`
 	Model string `json:"model,omitempty"` // empty means "default"
 	Quota int64  `json:"quota"`
-	// EKNames (hex, nameAlg ‖ digest) are the only TPMs that may fill the lot; empty means any.
+	// EKNames (hex, nameAlg ‖ digest) are the only TPMs allowed in the lot; empty means any.
 	EKNames []string `json:"ek_names,omitempty"`
 }
 
-// NewTickets asks for tickets: Count free ones, or one for each of For.
+// NewTickets makes tickets: Count unbound ones, or one for each of For.
 type NewTickets struct {
 	Lot string `json:"lot,omitempty"` // empty means "default"
 	// TTL is how long they are valid, in seconds; 0 means DefaultTicketTTL.
@@ -139,13 +140,14 @@ type TicketFor struct {
 	EKName string `json:"ek_name,omitempty"`
 }
 
-// Tickets are the text forms of Permissions, in the order they were asked for.
+// Tickets are the text forms of Permissions, in the order in which they were requested.
 type Tickets struct {
 	Tickets []string  `json:"tickets"`
 	Expires time.Time `json:"expires"`
 }
 
-// Device is one device. Certificates and EK certificates come when one is shown.
+// Device is one device. Certificates and EK certificates are set only when a single device is
+// shown.
 type Device struct {
 	ID        string            `json:"id"`
 	Name      string            `json:"name"`
@@ -164,8 +166,8 @@ type Device struct {
 	Expires      time.Time     `json:"expires,omitzero"`
 	KeyAlgorithm string        `json:"key_algorithm,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
-	// Granted is until when it may come back by an operator's grant; it too comes when a
-	// device is shown.
+	// Granted is until when it may return by an operator's grant; it, too, is set only when a
+	// single device is shown.
 	Granted time.Time `json:"granted,omitzero"`
 }
 
@@ -200,13 +202,13 @@ var RevocationReasons = []string{
 	"unspecified", "key-compromise", "affiliation-changed", "superseded", "cessation", "privilege-withdrawn",
 }
 
-// StatusChange is what a change of status did. It is published when the answer comes.
+// StatusChange is the result of a change of status, which has been published by then.
 type StatusChange struct {
 	Device string `json:"device"`
 	State  string `json:"state"`
 	// Changed is false if the device was in that state already.
 	Changed bool `json:"changed"`
-	// Certificates are how many certificates it touched, Shards on how many CRLs.
+	// Certificates is how many certificates it changed, Shards on how many CRLs.
 	Certificates int `json:"certificates"`
 	Shards       int `json:"shards"`
 }
@@ -232,7 +234,7 @@ type Certificate struct {
 	Predecessor string    `json:"predecessor,omitempty"`
 	Revoked     time.Time `json:"revoked,omitzero"`
 	Reason      string    `json:"reason,omitempty"`
-	// PEM comes when a certificate is shown.
+	// PEM is set only when a single certificate is shown.
 	PEM string `json:"pem,omitempty"`
 }
 
@@ -251,20 +253,20 @@ type NewOperator struct {
 	TTL  int64  `json:"ttl,omitempty"`
 }
 
-// Invitation is the text form of a Permission that makes one operator's certificate.
+// Invitation is the text form of a Permission to get one operator's certificate.
 type Invitation struct {
 	Invitation string    `json:"invitation"`
 	Expires    time.Time `json:"expires"`
 }
 
-// KeyRequest asks for an operator's certificate for a new key, with an invitation
-// (PathAccept) or over mutual TLS with the present certificate (PathRenewal).
+// KeyRequest asks for an operator's certificate for a new key, with an invitation (PathAccept) or
+// over mutual TLS with the current certificate (PathRenewal).
 type KeyRequest struct {
-	// Message is a NewKey, kept as the bytes that were sent: the binding covers them.
+	// Message is a NewKey, kept as the exact bytes that were sent: the binding covers them.
 	Message json.RawMessage `json:"message"`
-	// Signature by the new key over the binding, ASN.1 ECDSA: it is the caller's own.
+	// Signature is by the new key over the binding, ASN.1 ECDSA, to prove possession.
 	Signature Bytes `json:"signature"`
-	// MAC by the invitation's secret over the binding; PathAccept alone.
+	// MAC is by the invitation's secret over the binding; only for PathAccept.
 	MAC Bytes `json:"mac,omitempty"`
 }
 
@@ -282,7 +284,7 @@ type OperatorChain struct {
 	Chain    [][]byte `json:"chain"`
 }
 
-// Event is one line of audit.
+// Event is one entry of the audit log.
 type Event struct {
 	Sequence int64             `json:"sequence"`
 	Time     time.Time         `json:"time"`

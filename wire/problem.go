@@ -15,8 +15,8 @@ type Problem struct {
 	Code   string `json:"code"`
 	Detail string `json:"detail"`
 	Hint   string `json:"hint,omitempty"`
-	// RetryAfter is what a client read in the answer's Retry-After (RFC 9110 §10.2.3): how
-	// long to wait before asking again. Zero: the answer did not say.
+	// RetryAfter is the answer's Retry-After (RFC 9110 §10.2.3): how long to wait before asking
+	// again. Zero if it had none.
 	RetryAfter time.Duration `json:"-"`
 }
 
@@ -28,7 +28,7 @@ func (p *Problem) Error() string {
 }
 
 // Codes of problems that a client acts on. Refused evidence has codes of its own
-// (attest.Refusal), passed through unchanged.
+// (attest.Refusal), which are passed on unchanged.
 const (
 	CodeMalformed     = "malformed"         // 400: the message is not of the protocol
 	CodeTooLarge      = "too-large"         // 413
@@ -64,12 +64,12 @@ const (
 	CodeCount         = "count-needed"      // 409: everything is selected, and the count was not typed back
 	CodeTooOften      = "too-often"         // 429: one device asks for certificates without end
 	CodeStreams       = "too-many-streams"  // 429: one relying party follows the feed too often at once
-	CodeTurn          = "turn"              // 503: many ask at once; nothing failed, come again after Retry-After
+	CodeTurn          = "turn"              // 503: many ask at once; nothing failed, ask again after Retry-After
 	CodeUnavailable   = "unavailable"       // 503: try again
 	CodeInternal      = "internal"          // 500
 )
 
-// Codes of an LDevID that renews no more: the device shows its IDevID instead.
+// Codes for an LDevID that can no longer renew: the device shows its IDevID instead.
 const (
 	CodeSuperseded         = "certificate-old"     // 403: a newer certificate is in use
 	CodeCertificateExpired = "certificate-expired" // 403: by the server's clock

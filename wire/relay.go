@@ -3,7 +3,7 @@ package wire
 import "time"
 
 // Paths of relays, on the devices' listener. PathRelayAccept answers without a relay's
-// certificate; everything else here, and the feed itself (feed.go), asks for one.
+// certificate; all others, and the feed itself (feed.go), require one.
 const (
 	PathRelayAccept  = "/v1/relay/accept" // POST KeyRequest: OperatorChain
 	PathRelayRenewal = "/v1/relay/renew"  // POST KeyRequest: OperatorChain
@@ -21,15 +21,15 @@ const (
 	LabelRelay       = "relay-renew"
 )
 
-// What a relay does when what it holds runs out while Hallmark is out of reach.
+// What a relay does when its lists expire while Hallmark is unreachable.
 const (
-	// FailClosed leaves the files to run out: good devices are refused as well.
+	// FailClosed lets the files expire: good devices are refused as well.
 	FailClosed = "closed"
-	// FailOpen goes on with what it knows: what is revoked from then on is accepted.
+	// FailOpen keeps using them: certificates revoked from then on are accepted.
 	FailOpen = "open"
 )
 
-// Formats in which a relay writes down what it enforces.
+// Formats in which a relay writes what it enforces.
 const (
 	FormatCRL      = "crl"       // CRLs, PEM, for nginx, mosquitto, OpenSSL
 	FormatSerials  = "serials"   // serial numbers of denied certificates, one a line
@@ -47,38 +47,37 @@ const (
 	MaxRelayFailing = 100 // devices
 )
 
-// RelayTrust is what a relay begins with.
+// RelayTrust is what a relay starts with.
 type RelayTrust struct {
 	// Bundle says which operational roots to trust.
 	Bundle SignedBundle `json:"bundle"`
-	// Steps are bundles that lead to it, in order, for a relay whose roots did not sign it.
+	// Steps are the bundles that lead to it, in order, for a relay whose roots did not sign it.
 	Steps []SignedBundle `json:"steps,omitempty"`
-	// Issuers are the names, in URLs, of those whose certificates are to be accepted, and
-	// of which the feed speaks; the first is the oldest.
+	// Issuers are the names, in URLs, of the issuers whose certificates are to be accepted and
+	// which the feed covers; the first is the oldest.
 	Issuers []string `json:"issuers"`
 }
 
 // MaxFollowed bounds RelayTrust.Issuers.
 const MaxFollowed = 32
 
-// RelayReport says what a relying party enforces, after its reload has succeeded.
+// RelayReport says what a relying party enforces, after a successful reload.
 type RelayReport struct {
-	// Number is the newest change of the feed that is enforced, with all before it; -1 if
-	// nothing is enforced yet.
+	// Number is the change of the feed up to which everything is enforced; -1 if nothing is yet.
 	Number int64 `json:"number"`
 	// Formats are those that the relay writes, Program what it writes them for.
 	Formats []string `json:"formats"`
 	Program string   `json:"program,omitempty"`
 	// Fail is FailOpen or FailClosed.
 	Fail string `json:"fail"`
-	// Until is when the first of what it holds runs out; zero if nothing does.
+	// Until is when the first of its lists expires; zero if none does.
 	Until time.Time `json:"until,omitzero"`
-	// Problem says what keeps newer changes from being enforced; empty if nothing does.
+	// Problem says why newer changes are not enforced; empty if there is no problem.
 	Problem string `json:"problem,omitempty"`
 	// Version is the relay's.
 	Version string `json:"version,omitempty"`
-	// Failing are the devices for which the command for each change fails: what happened to
-	// each from Change on is not enforced.
+	// Failing are the devices for which the command for each change fails: their changes from
+	// Change on are not enforced.
 	Failing []RelayFailure `json:"failing,omitempty"`
 }
 
@@ -90,24 +89,24 @@ type RelayFailure struct {
 	Times  int64     `json:"times"`  // how often it has
 }
 
-// RelayAnswer is what the server makes of a report.
+// RelayAnswer is the answer to a report.
 type RelayAnswer struct {
 	// Time is the server's.
 	Time time.Time `json:"time"`
 }
 
-// RelyingParty is whoever accepts LDevIDs and has a relay beside it. State is "active",
-// "invited" or "disabled".
+// RelyingParty is a party that accepts LDevIDs and has a relay. State is "active", "invited" or
+// "disabled".
 type RelyingParty struct {
 	Name         string    `json:"name"`
 	State        string    `json:"state"`
 	Created      time.Time `json:"created"`
 	InvitedUntil time.Time `json:"invited_until,omitzero"`
 	Disabled     time.Time `json:"disabled,omitzero"`
-	// Reported is when the last report came, zero if none has; the rest is what it said.
+	// Reported is when the last report came, zero if none has; the rest is from that report.
 	Reported time.Time `json:"reported,omitzero"`
-	// Number is the newest change that is enforced, Behind how many newer ones there are,
-	// and Since is when Number was first reported.
+	// Number is the newest change that is enforced, Behind how many newer ones there are, and
+	// Since when Number was first reported.
 	Number  int64          `json:"number"`
 	Behind  int64          `json:"behind"`
 	Since   time.Time      `json:"since,omitzero"`
@@ -120,8 +119,8 @@ type RelyingParty struct {
 	Failing []RelayFailure `json:"failing,omitempty"`
 }
 
-// NewRelyingParty invites the relay of a relying party. TTL is in seconds; 0 means
-// DefaultInvite. Inviting again replaces an invitation and re-enables who was disabled.
+// NewRelyingParty invites the relay of a relying party. TTL is in seconds; 0 means DefaultInvite.
+// Inviting again replaces an invitation and re-enables a disabled one.
 type NewRelyingParty struct {
 	Name string `json:"name"`
 	TTL  int64  `json:"ttl,omitempty"`

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// MaxMessage bounds every JSON body of the native protocol, in bytes. The largest
-// honest one carries an RSA EK certificate and its intermediates: about 12 KiB.
+// MaxMessage bounds every JSON body of the native protocol, in bytes. The largest honest one
+// holds an RSA EK certificate and its intermediates: about 12 KiB.
 const MaxMessage = 64 << 10
 
 // maxDepth bounds the nesting of a message; ours nest four deep.
@@ -20,9 +20,9 @@ const maxDepth = 16
 // ErrTooLarge is returned by Decode for a body over its limit.
 var ErrTooLarge = errors.New("message too large")
 
-// Decode reads one JSON value from r into v and accepts nothing that two readers
-// could understand differently: no unknown, duplicate or differently-cased keys, no
-// trailing bytes, no deep nesting, at most limit bytes (ErrTooLarge beyond it).
+// Decode reads one JSON value from r into v and accepts nothing that two parsers could understand
+// differently: no unknown, duplicate or differently-cased keys, no trailing bytes, no deep
+// nesting, and at most limit bytes (else ErrTooLarge).
 func Decode(r io.Reader, limit int64, v any) error {
 	body := bytes.NewBuffer(make([]byte, 0, min(limit, 4<<10)+bytes.MinRead))
 	if _, err := body.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
@@ -54,7 +54,7 @@ func DecodeBytes(body []byte, v any) error {
 // blanks may stand between the parts of a JSON text.
 const blanks = " \t\r\n"
 
-// unexpected says what encoding/json found to whoever sent it, who may know nothing of Go.
+// unexpected rewords an error of encoding/json for the sender, who may not know Go.
 func unexpected(err error) error {
 	var kind *json.UnmarshalTypeError
 	switch {
@@ -69,16 +69,16 @@ func unexpected(err error) error {
 	return errors.New("not the expected JSON: " + text)
 }
 
-// keyLetters are those of our keys. encoding/json folds as Unicode does, where lower-case
-// letters beyond ASCII fold to ours: U+017F to s.
+// keyLetters are the letters of keys. encoding/json folds case as Unicode does, where non-ASCII
+// letters fold to ASCII ones: U+017F to s.
 const keyLetters = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
-// checkKeys walks one JSON value, which must be valid: encoding/json has read it, but
-// keeps the last of two equal keys and matches keys whatever their case, so a proxy or a
-// log could have read another message than we did. A key is spelled plainly, without escapes.
+// checkKeys walks one valid JSON value. encoding/json keeps the last of two equal keys and
+// matches keys whatever their case, so a proxy or a log could read another message than we do.
+// Keys must be written without escapes.
 func checkKeys(value []byte) error {
 	var open []map[string]bool // the keys of each open object; nil for an array
-	key := false               // a string that comes now is a key
+	key := false               // the next string is a key
 	for i := 0; i < len(value); i++ {
 		switch value[i] {
 		case '{':
@@ -113,12 +113,12 @@ func checkKeys(value []byte) error {
 	return nil
 }
 
-// quoted is what stands before the quotation mark that ends a string.
+// quoted is the part of s before the quotation mark that ends the string.
 func quoted(s []byte) []byte {
 	end := bytes.IndexByte(s, '"')
 	escape := bytes.IndexByte(s[:end], '\\')
 	if escape < 0 {
-		return s[:end] // base64, nearly always
+		return s[:end] // the usual case: base64
 	}
 	for end = escape; s[end] != '"'; end++ {
 		if s[end] == '\\' {
@@ -128,17 +128,17 @@ func quoted(s []byte) []byte {
 	return s[:end]
 }
 
-// Bytes is base64 in JSON, read strictly: encoding/json's own reading ignores line
-// breaks and the unused bits of the last character, and takes an array of numbers, so
-// that one proof could be sent in many spellings. Whatever a server reads is Bytes.
+// Bytes is base64 in JSON, parsed strictly: encoding/json itself ignores line breaks and the
+// unused bits of the last character, and accepts an array of numbers, so that one proof could be
+// sent in many spellings. Servers read all bytes as Bytes.
 type Bytes []byte
 
 var errBytes = errors.New("bytes are base64 with padding (RFC 4648 §4)")
 
 // UnmarshalJSON reads padded standard base64 and nothing else.
 func (b *Bytes) UnmarshalJSON(text []byte) error {
-	// The text is one valid JSON value. Base64 needs no escapes, and without them, which
-	// the decoder refuses, a string is what stands between its quotes.
+	// The text is one valid JSON value. Base64 needs no escapes, and the decoder refuses them, so
+	// the string is what is between the quotes.
 	if text[0] != '"' {
 		return errBytes
 	}

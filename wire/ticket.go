@@ -10,16 +10,16 @@ import (
 	"strings"
 )
 
-// Bearer kinds: what the single-use permission is for.
+// Kinds of permission.
 const (
 	KindTicket     = "hmt1" // enrols one device
 	KindInvitation = "hmi1" // makes one operator's certificate
 	KindRelay      = "hmr1" // makes one certificate of a relying party's relay
 )
 
-// Permission is a single-use permission that carries all that its holder needs to
-// reach the right server and no other: a ticket for a device or an invitation for an
-// operator. ID is sent; Secret never is.
+// Permission is a single-use permission with everything that its holder needs to reach the right
+// server and no other: a ticket for a device, or an invitation for an operator or a relay. ID is
+// sent; Secret never is.
 type Permission struct {
 	// Kind is KindTicket, KindInvitation or KindRelay.
 	Kind string
@@ -33,8 +33,8 @@ type Permission struct {
 	Root [32]byte
 }
 
-// String is the one-line text form: KIND.ID.SECRET.ROOT.SERVER, unpadded base64url
-// but for the kind and the id. It holds no character that a shell or a QR code minds.
+// String is the one-line text form: KIND.ID.SECRET.ROOT.SERVER, in unpadded base64url except for
+// the kind and the id. All its characters are safe in a shell and a QR code.
 func (p Permission) String() string {
 	b64 := base64.RawURLEncoding.EncodeToString
 	return strings.Join([]string{p.Kind, p.ID, b64(p.Secret), b64(p.Root[:]), b64([]byte(p.Server))}, ".")
@@ -52,8 +52,8 @@ func PermissionMAC(secret []byte, binding [32]byte) []byte {
 	return m.Sum(nil)
 }
 
-// ParsePermission reads the text form of the wanted kind. Its errors never repeat
-// the text: it holds a secret.
+// ParsePermission parses the text form of a permission of this kind. Its errors never repeat the
+// text, which holds a secret.
 func ParsePermission(kind, text string) (Permission, error) {
 	name := map[string]string{KindTicket: "ticket", KindInvitation: "invitation", KindRelay: "relying party's invitation"}[kind]
 	taker := map[string]string{KindTicket: "hallmark-device enrol", KindInvitation: "hallmark operator accept", KindRelay: "hallmark relay join"}
@@ -90,7 +90,7 @@ func validID(id string) bool {
 	return strings.Trim(id, "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
 
-// ServerURL checks that text is an https URL with a host and nothing behind it.
+// ServerURL parses an https URL with a host, an optional port, and nothing else.
 func ServerURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.ForceQuery || u.RawQuery != "" || u.Fragment != "" {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Bundle is what a device is told to trust, numbered so that it never goes back.
+// Bundle is what a device must trust, numbered so that it can never be rolled back.
 type Bundle struct {
 	Number  int64     `json:"number"`
 	Name    string    `json:"name"`
@@ -26,12 +26,11 @@ type Bundle struct {
 	TimeKeys [][]byte `json:"time_keys"`
 	// Servers are the https URLs of the device listener, best first.
 	Servers []string `json:"servers"`
-	// NonceMode says that a proxy ends TLS: bindings use a server nonce. A device
-	// remembers it and cannot be talked into or out of it by the connection.
+	// NonceMode says that a proxy terminates TLS: bindings use a server nonce. A device stores
+	// it, and no connection can change it.
 	NonceMode bool `json:"nonce_mode,omitempty"`
-	// Signers are SubjectPublicKeyInfo (DER) of the keys, kept offline, that sign bundles,
-	// and Threshold is how many of them must. Without Signers any one of the
-	// infrastructure roots signs.
+	// Signers are SubjectPublicKeyInfo (DER) of the offline keys that sign bundles, and Threshold
+	// is how many of them must. Without Signers any one of the infrastructure roots signs.
 	Signers   [][]byte `json:"signers,omitempty"`
 	Threshold int      `json:"threshold,omitempty"`
 }
@@ -62,14 +61,14 @@ type TrustSteps struct {
 // BundleContext precedes the bundle in what is signed.
 const BundleContext = "hallmark-trust-1"
 
-// Bounds of a bundle: what is over them is refused by both ends. MaxBundle is in
-// bytes of Bundle's JSON and leaves room for its base64 in MaxMessage; maxListed
-// bounds each list, so that a roll-over of every root and key at once still fits.
+// Bounds of a bundle, enforced by both ends. MaxBundle is in bytes of Bundle's JSON and leaves
+// room for its base64 in MaxMessage; maxListed bounds each list, and lets a roll-over of every
+// root and key at once still fit.
 const (
 	MaxBundle = 40 << 10
 	maxListed = 16
-	// MaxSteps bounds how many bundles one installation ever makes, and how many a device
-	// follows: at one a month, 85 years.
+	// MaxSteps bounds how many bundles an installation ever makes and a device follows: one a
+	// month for 85 years.
 	MaxSteps = 1024
 )
 
@@ -81,13 +80,12 @@ func BundleDigest(bundle []byte) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// ReadBundle gives the bundle inside s if it is well formed and as many of its own
-// signers signed it as it asks for. That says nothing about who they are: it is for
-// whoever has held it against a pin, or a bundle before, already. Keys of the JSON that
-// this version does not know are passed over, so that an older device can follow a
-// newer server; a malformed list is not.
+// ReadBundle returns the bundle inside s if it is well formed and signed by as many of its own
+// signers as it requires. That says nothing about who they are: the caller must have verified it
+// with a pin or an earlier bundle. Unknown JSON keys are ignored, so that an older device can
+// follow a newer server.
 //
-// No time enters, here and below: the clock may be what the bundle is needed for.
+// Nothing here depends on the time: the bundle may be needed to learn it.
 func ReadBundle(s SignedBundle) (Bundle, error) {
 	b, err := s.parse()
 	if err != nil {
@@ -102,26 +100,26 @@ func ReadBundle(s SignedBundle) (Bundle, error) {
 	return b, nil
 }
 
-// OpenBundle is ReadBundle for whoever knows nothing yet but a root's fingerprint: an
-// infrastructure root that pinned accepts, by the SHA-256 of its certificate (DER), must
-// be listed in the bundle and have signed it, too.
+// OpenBundle is ReadBundle for a caller that knows only a root's fingerprint: an infrastructure
+// root that pinned accepts, by the SHA-256 of its certificate (DER), must also be listed in the
+// bundle and have signed it.
 func OpenBundle(s SignedBundle, pinned func(sha256 [32]byte) bool) (Bundle, error) {
 	b, err := s.parse()
 	if err != nil {
 		return Bundle{}, err
 	}
-	// Only a pinned certificate is parsed before a signature has held: a stranger's bytes
-	// reach no further than SHA-256.
+	// Only a pinned certificate is parsed before a signature has been verified: untrusted bytes
+	// reach only SHA-256.
 	if s.count(b.roots(pinned)) == 0 {
 		return Bundle{}, errors.New("trust bundle: not signed by a root that is trusted here")
 	}
 	return ReadBundle(s)
 }
 
-// Follow opens the bundle inside s as the one that comes after b: its number is the next
-// one, and it is signed by as many keys of b, and by as many of its own, as each asks
-// for. So whoever holds an old bundle follows any number of them, one at a time, and
-// none leads back (The Update Framework, specification 1.0.34, §5.3.4 and §5.3.5).
+// Follow opens the bundle inside s as the successor of b: its number is the next, and it is
+// signed by as many keys of b, and of its own, as each requires. So the holder of an old bundle
+// can follow any number of them, one at a time, and never backwards (The Update Framework,
+// specification 1.0.34, §5.3.4 and §5.3.5).
 func (b Bundle) Follow(s SignedBundle) (Bundle, error) {
 	next, err := s.parse()
 	if err != nil {
@@ -136,8 +134,8 @@ func (b Bundle) Follow(s SignedBundle) (Bundle, error) {
 	return ReadBundle(s)
 }
 
-// Signed counts the keys of b, which need not be the bundle inside s, that signed s, and
-// says how many b asks for. A key counts once, however often it is listed or signed.
+// Signed counts the keys of b, which need not be the bundle inside s, that signed s, and returns
+// how many b requires. A key counts once, however often it is listed or signed.
 func (s SignedBundle) Signed(b Bundle) (signed, want int) {
 	if len(b.Signers) == 0 {
 		return s.count(b.roots(func([32]byte) bool { return true })), 1
@@ -151,7 +149,7 @@ func (s SignedBundle) Signed(b Bundle) (signed, want int) {
 	return s.count(all), b.Threshold
 }
 
-// parse reads the bundle inside s; whose it is remains to be seen.
+// parse parses the bundle inside s, unverified.
 func (s SignedBundle) parse() (Bundle, error) {
 	if len(s.Bundle) > MaxBundle || len(s.Signatures) > 2*maxListed {
 		return Bundle{}, ErrTooLarge
@@ -166,13 +164,13 @@ func (s SignedBundle) parse() (Bundle, error) {
 	return b, nil
 }
 
-// signer is a key that may sign bundles, under the name that its signatures bear.
+// signer is a key that may sign bundles, with the fingerprint that identifies its signatures.
 type signer struct {
 	sum [32]byte
 	key *ecdsa.PublicKey
 }
 
-// roots are those of the infrastructure roots that accept takes, as signers.
+// roots are the infrastructure roots that accept accepts, as signers.
 func (b Bundle) roots(accept func(sha256 [32]byte) bool) []signer {
 	if len(b.Infrastructure) > maxListed {
 		return nil
@@ -213,9 +211,9 @@ func (s SignedBundle) count(signers []signer) int {
 	return len(good)
 }
 
-// Validate says what is wrong with a bundle's contents, signatures apart: every root
-// must be a CA certificate, every time key an ECDSA key, every server an https URL,
-// no list longer than it may be, and none that a device needs empty.
+// Validate checks a bundle's contents, without signatures: every root must be a CA certificate,
+// every time key an ECDSA key, every server an https URL, no list too long, and none empty that a
+// device needs.
 func (b Bundle) Validate() error {
 	if b.Number < 1 || b.Created.IsZero() {
 		return errors.New("no number or no date of creation")
@@ -269,8 +267,8 @@ func (b Bundle) validateSigners() error {
 	return nil
 }
 
-// Open gives the time in a if one of keys (SubjectPublicKeyInfo, DER: Bundle.TimeKeys)
-// signed it together with nonce, the one that was sent.
+// Open returns the time in a if one of keys (SubjectPublicKeyInfo, DER: Bundle.TimeKeys) signed
+// it together with nonce, the one that was sent.
 func (a TimeAnswer) Open(nonce []byte, keys [][]byte) (time.Time, error) {
 	if len(nonce) < MinNonce || len(nonce) > MaxNonce {
 		return time.Time{}, fmt.Errorf("nonce of %d bytes, want %d to %d", len(nonce), MinNonce, MaxNonce)

@@ -1,7 +1,7 @@
-// Package denylist holds the two signed documents by which a relying party knows, also
-// without a network, which certificates of an issuer it must refuse: a [List] of all that
-// are denied, and a [Filter], much smaller, that knows all that were issued. Both are
-// signed by the issuer's OCSP responder and verified with relying-parties.pem alone.
+// Package denylist holds the two signed documents from which a relying party knows, even offline,
+// which certificates of an issuer it must refuse: a [List] of all that are denied, and a
+// [Filter], much smaller, that covers all that were issued. Both are signed by the issuer's OCSP
+// responder and verified with relying-parties.pem alone.
 //
 // docs/status.md describes the formats for readers in other languages.
 package denylist
@@ -22,38 +22,40 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Contexts begin a document, so that its signature can be taken for nothing else: an
-// OCSP response's, made by the same key, covers DER, which begins with 0x30.
+// Contexts begin a document, so that its signature cannot pass for another: that of an OCSP
+// response, by the same key, covers DER, which begins with 0x30.
 const (
 	listContext   = "hallmark-denylist-1\n"
 	filterContext = "hallmark-filter-1\n"
 )
 
-// Bounds of documents, in bytes. MaxDocument is a deny-list of six million certificates.
+// Bounds of documents, in bytes. MaxDocument is enough for a deny-list of six million
+// certificates.
 const (
 	MaxDocument    = 128 << 20
 	maxCertificate = 8 << 10
 	maxSignature   = 128
 )
 
-// documentSkew is how much later than the reader's clock a document may have been made.
+// documentSkew is how far ahead of the reader's clock a document's time may be.
 const documentSkew = 5 * time.Minute
 
-// ErrNotDocument: the bytes are not the document that was expected, or not whole.
+// ErrNotDocument: the bytes are not the expected document, or incomplete.
 var ErrNotDocument = errors.New("not a document of this kind")
 
 // Document is what a deny-list and a filter have in common.
 type Document struct {
-	// Number is the last change (Change.Number) that it knows.
+	// Number is the last change (Change.Number) that it includes.
 	Number int64
 	// Issuer is the name of the issuer whose certificates it is about.
 	Issuer string
-	// Time is when it was made; after NextUpdate a newer one should have been had. Whole seconds.
+	// Time is when it was made, NextUpdate by when a newer one should have replaced it. Whole
+	// seconds.
 	Time, NextUpdate time.Time
 }
 
-// Seal is who signs documents: an OCSP responder (RFC 6960 §4.2.2.2) of the issuer that
-// they are about.
+// Seal is the signer of documents: an OCSP responder (RFC 6960 §4.2.2.2) of the issuer that they
+// are about.
 type Seal struct {
 	Responder, Issuer *x509.Certificate
 	Key               crypto.Signer
@@ -109,7 +111,7 @@ func (d Document) check() error {
 	return wire.CheckIssuerName(d.Issuer)
 }
 
-// open verifies a document and returns its body, a part of data. Roots are those of
+// open verifies a document and returns its body, a part of data. roots are those of
 // relying-parties.pem; at is the reader's time.
 func open(context string, data []byte, roots *x509.CertPool, at time.Time) (d Document, by authority, body []byte, err error) {
 	if len(data) > MaxDocument {
@@ -145,10 +147,10 @@ func open(context string, data []byte, roots *x509.CertPool, at time.Time) (d Do
 	return d, by, body, nil
 }
 
-// signer holds the signer's certificate against RFC 6960 §4.2.2.2: issued by the very CA
-// that the document is about, which a trusted root issued, and for this purpose. It is
-// judged at the document's own time, and NextUpdate lies within its life, so that
-// what was kept can still be read when its signer has been replaced.
+// signer checks the signer's certificate against RFC 6960 §4.2.2.2: issued for this purpose by
+// the very CA that the document is about, which a trusted root issued. It is verified at the
+// document's own time, and must outlive NextUpdate, so that a stored document can still be read
+// when its signer has been replaced.
 func (d Document) signer(responderDER, issuerDER []byte, roots *x509.CertPool) (*ecdsa.PublicKey, authority, error) {
 	responder, err := x509.ParseCertificate(responderDER)
 	if err != nil {
@@ -180,13 +182,13 @@ type authority struct{ certificate *x509.Certificate }
 // Authority is the certificate of the issuer, which a trusted root issued.
 func (a authority) Authority() *x509.Certificate { return a.certificate }
 
-// Covers reports whether a certificate, whose chain has been verified, is of the issuer that
-// this is about: of others it knows nothing.
+// Covers reports whether a certificate, whose chain has been verified, is from the issuer that
+// this document is about.
 func (a authority) Covers(c *x509.Certificate) bool {
 	return len(c.AuthorityKeyId) > 0 && bytes.Equal(c.AuthorityKeyId, a.certificate.SubjectKeyId)
 }
 
-// fields reads from the front; after the first thing that is not there, left is nil.
+// fields reads from the front; once something is missing, left is nil.
 type fields struct{ left []byte }
 
 func (r *fields) take(n int) []byte {
@@ -207,7 +209,7 @@ func (r *fields) number(size int) (n uint64) {
 	return n
 }
 
-// counted reads a length of so many bytes, and what it counts.
+// counted reads a length of size bytes and then that many bytes, at most most.
 func (r *fields) counted(size, most int) []byte {
 	n := r.number(size)
 	if n > uint64(most) {

@@ -13,15 +13,15 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// A filter is a cascade of Bloom filters (Larisch et al., "CRLite", IEEE S&P 2017): the
-// first holds the denied certificates, the second those good ones that the first takes
-// for denied, the third those denied ones that the second takes for good, until none is
-// left. As it is built over every certificate issued, it is wrong about none of them.
+// A filter is a cascade of Bloom filters (Larisch et al., "CRLite", IEEE S&P 2017): the first
+// holds the denied certificates, the second the good ones that are false positives of the first,
+// the third the denied ones that are false positives of the second, until there are none. As it
+// is built over every certificate issued, it is right about all of them.
 
-// Verdict is what a Filter knows of a certificate.
+// Verdict is what a Filter says about a certificate.
 type Verdict int
 
-// Verdicts. The zero value knows nothing.
+// Verdicts; the zero value is NotCovered.
 const (
 	// NotCovered: it was issued after the filter's horizon.
 	NotCovered Verdict = iota
@@ -39,9 +39,9 @@ func (v Verdict) String() string {
 	return "not covered"
 }
 
-// Filter says of every certificate of an issuer that had been issued and had not
-// expired when it was made whether it is denied. Of anything else it may say anything:
-// verify the certificate's chain and dates first. Its zero value covers nothing.
+// Filter says whether a certificate of an issuer is denied that had been issued and had not
+// expired when the filter was made. For anything else its answer is arbitrary: verify the
+// certificate's chain and dates first. The zero value covers nothing.
 type Filter struct {
 	Document
 	authority
@@ -64,13 +64,13 @@ type level struct {
 	bits   []byte // bit i is 1<<(i%8) of byte i/8
 }
 
-// Bounds of a filter. Each level leaves half of the certificates of the one before.
+// Bounds of a filter. Each level has half the certificates of the one before.
 const (
 	maxLevels = 64
 	maxHashes = 40
 )
 
-// Lookup judges a certificate by its serial number and notBefore. It allocates nothing.
+// Lookup looks up a certificate by its serial number and notBefore. It allocates nothing.
 func (f *Filter) Lookup(s Serial, notBefore time.Time) Verdict {
 	if notBefore.After(f.Until) {
 		return NotCovered
@@ -78,7 +78,8 @@ func (f *Filter) Lookup(s Serial, notBefore time.Time) Verdict {
 	return f.judge(s)
 }
 
-// judge: what the last level that holds it says. Even ones hold what is denied.
+// judge returns what the last consecutive level that holds s stands for: levels 0, 2, … hold
+// denied certificates.
 func (c *cascade) judge(s Serial) Verdict {
 	n := 0
 	for n < len(c.levels) && c.levels[n].has(c.hash(n, s)) {
@@ -90,8 +91,8 @@ func (c *cascade) judge(s Serial) Verdict {
 	return Good
 }
 
-// hash gives the two numbers from which all positions of a level follow: SHA-256 over
-// salt, number of the level (one byte) and serial number.
+// hash returns the two numbers that determine all positions in a level, from SHA-256 over salt,
+// number of the level (one byte) and serial number.
 func (c *cascade) hash(level int, s Serial) (h [2]uint64) {
 	var in [len(c.salt) + 1 + wire.SerialSize]byte
 	copy(in[:], c.salt[:])
@@ -103,7 +104,7 @@ func (c *cascade) hash(level int, s Serial) (h [2]uint64) {
 }
 
 func (l *level) position(h [2]uint64, i uint8) uint32 {
-	return uint32((h[0] + uint64(i)*h[1]) % uint64(l.size)) // overflow is meant
+	return uint32((h[0] + uint64(i)*h[1]) % uint64(l.size)) // overflow is intended
 }
 
 func (l *level) has(h [2]uint64) bool {
@@ -122,17 +123,17 @@ func (l *level) add(h [2]uint64) {
 	}
 }
 
-// newLevel is for n certificates and takes a share of wrong of the others for them.
+// newLevel is a level for n certificates with a false-positive rate of wrong.
 func newLevel(n int, wrong float64) level {
 	bits := math.Log2(1 / wrong)
 	size := uint32(max(8, math.Ceil(float64(n)*bits/math.Ln2)))
 	return level{hashes: uint8(max(1, math.Round(bits))), size: size, bits: make([]byte, (size+7)/8)}
 }
 
-// build makes the cascade that holds denied against good.
+// build makes the cascade that separates denied from good.
 func build(denied, good []Serial) (c cascade, err error) {
 	rand.Read(c.salt[:])
-	// CRLite §IV-B: the first level's share that makes the whole smallest.
+	// CRLite §IV-B: the first level's rate that makes the whole smallest.
 	wrong := min(0.5, float64(len(denied))/(math.Sqrt2*float64(len(good)+1)))
 	for in, out := denied, good; len(in) > 0; wrong = 0.5 {
 		if len(c.levels) == maxLevels {
@@ -154,8 +155,8 @@ func build(denied, good []Serial) (c cascade, err error) {
 	return c, nil
 }
 
-// SealFilter makes and signs a filter over the certificates denied and good, none of
-// which may be in both. Its body:
+// SealFilter makes and signs a filter over the certificates denied and good, which must be
+// disjoint. Its body:
 //
 //	until                     8 bytes, seconds since 1970
 //	issued, denied            4 bytes each
@@ -180,8 +181,8 @@ func SealFilter(s Seal, d Document, until time.Time, denied, good []Serial) ([]b
 	return s.seal(filterContext, d, body)
 }
 
-// OpenFilter verifies a filter and refers to data from then on. Whether it is recent
-// enough is for the caller to judge by Number, Until and NextUpdate.
+// OpenFilter verifies a filter, which then refers to data. The caller must decide by Number,
+// Until and NextUpdate whether it is recent enough.
 func OpenFilter(data []byte, roots *x509.CertPool, at time.Time) (*Filter, error) {
 	d, by, body, err := open(filterContext, data, roots, at)
 	if err != nil {

@@ -27,7 +27,7 @@ func ParseSerial(text string) (s Serial, err error) {
 	return s, fmt.Errorf("%q is not a serial number of %d lower-case hex digits", text, 2*wire.SerialSize)
 }
 
-// SerialOf gives a certificate's serial number; false if it is longer than ours are.
+// SerialOf is a certificate's serial number; false if it is longer than ours.
 func SerialOf(c *x509.Certificate) (s Serial, ok bool) {
 	if n := c.SerialNumber; n == nil || n.Sign() < 0 || n.BitLen() > 8*wire.SerialSize {
 		return s, false
@@ -38,7 +38,7 @@ func SerialOf(c *x509.Certificate) (s Serial, ok bool) {
 
 func (s Serial) String() string { return hex.EncodeToString(s[:]) }
 
-// Denial is one certificate that must be refused.
+// Denial is a certificate that must be refused.
 type Denial struct {
 	Serial Serial
 	// Since is when it was revoked or put on hold, to the second.
@@ -50,8 +50,8 @@ type Denial struct {
 // denialSize is the length of an entry: serial, 4 bytes of seconds since 1970, reason.
 const denialSize = wire.SerialSize + 4 + 1
 
-// List is the revoked and held certificates of an issuer that had not expired when
-// it was made. Its zero value denies nothing.
+// List is the certificates of an issuer that were revoked or on hold, and not expired, when it
+// was made. The zero value denies nothing.
 type List struct {
 	Document
 	authority
@@ -72,8 +72,8 @@ func SealList(s Seal, d Document, denials iter.Seq[Denial]) ([]byte, error) {
 	return s.seal(listContext, d, body)
 }
 
-// OpenList verifies a list and refers to data from then on. Whether it is recent
-// enough is for the caller to judge by Number and NextUpdate.
+// OpenList verifies a list, which then refers to data. The caller must decide by Number and
+// NextUpdate whether it is recent enough.
 func OpenList(data []byte, roots *x509.CertPool, at time.Time) (*List, error) {
 	d, by, body, err := open(listContext, data, roots, at)
 	if err == nil {
@@ -85,7 +85,7 @@ func OpenList(data []byte, roots *x509.CertPool, at time.Time) (*List, error) {
 	return &List{d, by, body}, nil
 }
 
-// checkEntries: each serial number once, in order, with a reason that is one.
+// checkEntries checks that each serial number appears once, in order, with a valid reason.
 func checkEntries(body []byte) error {
 	if len(body)%denialSize != 0 {
 		return fmt.Errorf("%w: half an entry", ErrNotDocument)
@@ -104,7 +104,7 @@ func checkEntries(body []byte) error {
 // Len is how many certificates it denies.
 func (l *List) Len() int { return len(l.entries) / denialSize }
 
-// Lookup finds a certificate among the denied. It allocates nothing.
+// Lookup finds a certificate among the denied ones. It allocates nothing.
 func (l *List) Lookup(s Serial) (Denial, bool) {
 	i := sort.Search(l.Len(), func(i int) bool { return bytes.Compare(l.entries[i*denialSize:][:wire.SerialSize], s[:]) >= 0 })
 	if i == l.Len() {
@@ -114,7 +114,7 @@ func (l *List) Lookup(s Serial) (Denial, bool) {
 	return d, d.Serial == s
 }
 
-// All gives the denied certificates in order of their serial numbers.
+// All iterates over the denied certificates in order of their serial numbers.
 func (l *List) All() iter.Seq[Denial] {
 	return func(yield func(Denial) bool) {
 		for i := range l.Len() {

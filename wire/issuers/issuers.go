@@ -1,4 +1,4 @@
-// Package issuers is the words about issuing CAs in the operator protocol.
+// Package issuers holds the messages about issuing CAs in the operator protocol.
 package issuers
 
 import (
@@ -7,14 +7,14 @@ import (
 	"github.com/hallmark-pki/hallmark/wire/renewal"
 )
 
-// Path is as wire.PathWhoami and the others: GET: List[Issuer]; GET /NAME: Issuer; POST
+// Path is like wire.PathWhoami and the others: GET: List[Issuer]; GET /NAME: Issuer; POST
 // /NAME/prove of NewProof: Proof; POST /NAME/revoke of NewRevocation: Revocation.
 const Path = "/v1/issuers"
 
 // States of an issuer.
 const (
 	Issues    = "issues"
-	Succeeded = "succeeded" // another of its line issues; what it has issued holds
+	Succeeded = "succeeded" // another of its line issues; what it has issued stays valid
 	Waiting   = "waiting"   // its revocation needs another operator
 	Revoked   = "revoked"
 )
@@ -26,9 +26,9 @@ type Issuer struct {
 	Subject   string    `json:"subject"`
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
-	// Job is the job that ends its certificates; empty if there is none.
+	// Job is the job that revokes its certificates; empty if there is none.
 	Job string `json:"job,omitempty"`
-	// Listed is since when its root's CRL names it; zero while it does not.
+	// Listed is since when its root's CRL lists it; zero while it does not.
 	Listed time.Time `json:"listed,omitzero"`
 	// Fingerprint is the hex SHA-256 of the certificate.
 	Fingerprint string `json:"fingerprint"`
@@ -42,17 +42,17 @@ type NewProof struct {
 	Code string `json:"code"`
 }
 
-// Proof is the certificate that shows a cloud who holds an issuer's key.
+// Proof is the certificate that proves to a cloud possession of an issuer's key.
 type Proof struct {
 	Issuer  string    `json:"issuer"`
 	Expires time.Time `json:"expires"`
 	PEM     string    `json:"pem"`
 }
 
-// DefaultWithin is the window in which devices renew after a revocation that does not say.
+// DefaultWithin is the default window in which devices renew after a revocation.
 const DefaultWithin = time.Hour
 
-// NewRevocation ends every certificate that an issuer has issued.
+// NewRevocation revokes every certificate that an issuer has issued.
 type NewRevocation struct {
 	// Reason is one of wire.RevocationReasons.
 	Reason string `json:"reason"`
@@ -66,12 +66,12 @@ type NewRevocation struct {
 	BreakGlass string `json:"break_glass,omitempty"`
 }
 
-// Revocation is what was begun.
+// Revocation is what a NewRevocation has started.
 type Revocation struct {
 	Issuer string `json:"issuer"`
 	// Successor is the issuer that issues in its place.
 	Successor string `json:"successor"`
-	// Job ends the certificates, of so many Devices; State is "waiting" or "running".
+	// Job revokes the certificates, of that many Devices; State is "waiting" or "running".
 	Job     string `json:"job"`
 	State   string `json:"state"`
 	Devices int64  `json:"devices"`

@@ -1,5 +1,5 @@
-// Package jobs is the words of acts on many devices, and of what one operator needs
-// another for, in the operator protocol.
+// Package jobs holds the messages about acts on many devices, and about approvals by a second
+// operator, in the operator protocol.
 package jobs
 
 import (
@@ -18,40 +18,40 @@ const (
 	PathSettings  = "/v1/settings"  // GET: List[Setting]; POST /NAME of NewSetting: Setting
 )
 
-// HeaderAlerts counts, in every answer to an operator, the alerts that he has not seen;
-// absent if there are none.
+// HeaderAlerts is, in every answer to an operator, the number of unseen alerts; absent if there
+// are none.
 const HeaderAlerts = "Hallmark-Alerts"
 
 // MaxNamed is how many devices one selection may name.
 const MaxNamed = 1000
 
-// Selection says which devices are meant: those named, by SERIAL, MODEL:SERIAL or ID,
-// or, if none is, those that Where selects. An empty Where selects all.
+// Selection selects devices: those named, by SERIAL, MODEL:SERIAL or ID, or, if none is, those
+// that match Where. An empty Where matches all.
 type Selection struct {
 	Where   string   `json:"where,omitempty"`
 	Devices []string `json:"devices,omitempty"`
 }
 
-// Survey is what a selection comes to. Nothing was changed.
+// Survey is what a selection amounts to. It changes nothing.
 type Survey struct {
-	// Devices counts those selected, Fleet all that there are.
+	// Devices counts the selected devices, Fleet all devices.
 	Devices int64 `json:"devices"`
 	Fleet   int64 `json:"fleet"`
-	// Models and Lots have at most twenty entries, the greatest; Contact counts by when
-	// devices were last seen.
+	// Models and Lots have at most the twenty greatest entries; Contact counts by when devices
+	// were last seen.
 	States  []Tally `json:"states"`
 	Models  []Tally `json:"models"`
 	Lots    []Tally `json:"lots"`
 	Contact []Tally `json:"contact"`
 	// Sample is at most ten of them.
 	Sample []wire.Device `json:"sample"`
-	// Certificates counts their working certificates that relying parties accept or that
-	// are on hold; Shards are the CRLs that name those.
+	// Certificates counts their working certificates that relying parties accept or that are on
+	// hold; Shards are the CRLs of those.
 	Certificates int64   `json:"certificates"`
 	Shards       []Shard `json:"shards"`
 }
 
-// Tally is a number of things of one sort.
+// Tally is a named count.
 type Tally struct {
 	Name  string `json:"name"`
 	Count int64  `json:"count"`
@@ -71,12 +71,12 @@ type NewLabels struct {
 	Remove []string          `json:"remove,omitempty"`
 }
 
-// Labelled counts the devices that a NewLabels was about.
+// Labelled counts the devices of a NewLabels.
 type Labelled struct {
 	Devices int64 `json:"devices"`
 }
 
-// Kinds of jobs that New may ask for.
+// Kinds of jobs.
 const (
 	Suspend = "suspend"
 	Restore = "restore"
@@ -84,17 +84,17 @@ const (
 	Revoke  = "revoke"
 )
 
-// New asks for one act on many devices.
+// New requests one act on many devices.
 type New struct {
 	Selection
 	Kind string `json:"kind"`
 	// Reason is for a revocation alone: one of RevocationReasons.
 	Reason string `json:"reason,omitempty"`
-	// Why is in words, for the audit, at most 1,000 bytes; it may not be empty.
+	// Why is free text for the audit, at most 1,000 bytes; it must not be empty.
 	Why string `json:"why"`
-	// Stages are after how much the job pauses: "1%", or a number of devices; increasing.
+	// Stages are the points at which the job pauses: "1%", or a number of devices; increasing.
 	Stages []string `json:"stages,omitempty"`
-	// Count, if the expression selects everything, must be the number of devices.
+	// Count must be the number of devices if the expression selects everything.
 	Count int64 `json:"count,omitempty"`
 	// BreakGlass is why it cannot wait for another operator's approval.
 	BreakGlass string `json:"break_glass,omitempty"`
@@ -117,22 +117,22 @@ type Job struct {
 	Stages []int64 `json:"stages,omitempty"`
 	// BreakGlass is why it did not wait for another operator; empty in listings.
 	BreakGlass string `json:"break_glass,omitempty"`
-	// Until is when a break-glass ends that was not reviewed yet.
+	// Until is when a break-glass expires that was not reviewed yet.
 	Until time.Time `json:"until,omitzero"`
 	Total int64     `json:"total"`
 	// Outcomes counts the devices by outcome, "pending" among them.
 	Outcomes map[string]int64 `json:"outcomes"`
 	// Approval is the request or review that is open; empty if there is none.
 	Approval string `json:"approval,omitempty"`
-	// Repeated: a New asked for what waits already, which this is; nothing was made.
+	// Repeated: an equal job was waiting already, which this is; none was made.
 	Repeated bool `json:"repeated,omitempty"`
-	// Change is the number of the last change of a certificate that it made, Changed when;
-	// zero before the first.
+	// Change is the number of the last change of a certificate that it made, Changed when that
+	// was; zero before the first.
 	Change  int64     `json:"change,omitempty"`
 	Changed time.Time `json:"changed,omitzero"`
 }
 
-// Pending is the outcome of a device that a job has not come to.
+// Pending is the outcome of a device that a job has not reached.
 const Pending = "pending"
 
 // Progress is a job, and who enforces what it has changed.
@@ -141,12 +141,12 @@ type Progress struct {
 	Enforcement []Enforced `json:"enforcement"`
 }
 
-// Enforced says of a relying party when it was first known to enforce what a job changed.
+// Enforced says when a relying party was first known to enforce what a job changed.
 type Enforced struct {
 	Name string `json:"name"`
-	// At is zero while it is not known to.
+	// At is zero while that is not known.
 	At time.Time `json:"at,omitzero"`
-	// Reported and Problem are its newest report's; where At is zero they say more.
+	// Reported and Problem are from its newest report, to explain a zero At.
 	Reported time.Time `json:"reported,omitzero"`
 	Problem  string    `json:"problem,omitempty"`
 }
@@ -160,7 +160,7 @@ type Device struct {
 	At      time.Time `json:"at,omitzero"`
 }
 
-// Approval is a request for another operator's consent, or a review of a break-glass.
+// Approval is a request for another operator's approval, or a review of a break-glass.
 type Approval struct {
 	ID string `json:"id"`
 	// Kind is "job", "operator", "setting", "tombstone" or "review"; Subject is a job's ID,
@@ -173,17 +173,17 @@ type Approval struct {
 	Expires   time.Time `json:"expires,omitzero"`
 	Approver  string    `json:"approver,omitempty"`
 	Approved  time.Time `json:"approved,omitzero"`
-	// Job comes with a job's request or review.
+	// Job is set for a job's request or review.
 	Job *Job `json:"job,omitempty"`
 }
 
-// SeenAlerts notes that the alerts up to a sequence number were seen.
+// SeenAlerts marks the alerts up to a sequence number as seen.
 type SeenAlerts struct {
 	UpTo int64 `json:"up_to"`
 }
 
-// SettingRevokeThreshold is how many devices one operator may revoke within a day
-// without another's consent.
+// SettingRevokeThreshold is how many devices one operator may revoke within a day without
+// another's approval.
 const SettingRevokeThreshold = "revoke-threshold"
 
 // Setting is what operators may change while the server runs.

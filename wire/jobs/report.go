@@ -18,18 +18,18 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Report is what an auditor gets of a job.
+// Report is an auditor's report about a job.
 type Report struct {
 	// Installation is the installation's name.
 	Installation string    `json:"installation"`
 	Made         time.Time `json:"made"`
 	Job          Job       `json:"job"`
-	// Approvals are the requests and reviews about it, given or not.
+	// Approvals are the requests and reviews about it, approved or not.
 	Approvals   []Approval `json:"approvals"`
 	Enforcement []Enforced `json:"enforcement"`
-	// Shards are the CRLs on which its devices' certificates stand.
+	// Shards are the CRLs of its devices' certificates.
 	Shards []Shard `json:"shards"`
-	// Devices are all of its devices in its order; none if there are more than MaxReported.
+	// Devices are all of its devices in order; none if there are more than MaxReported.
 	Devices []Device `json:"devices,omitempty"`
 	// DevicesSHA256 is hex, over a line for every device: NAME, a blank, the outcome, a
 	// blank, the time (RFC 3339, UTC, nanoseconds where there are), a line feed.
@@ -39,15 +39,14 @@ type Report struct {
 // MaxReported is how many devices a report lists.
 const MaxReported = 100_000
 
-// Line is what Report.DevicesSHA256 covers of a device.
+// Line is a device's line in Report.DevicesSHA256.
 func (d Device) Line() string {
 	return d.Name + " " + d.Outcome + " " + d.At.UTC().Format(time.RFC3339Nano) + "\n"
 }
 
-// SignedReport is a Report as a JSON Web Signature in the flattened JSON serialization
-// (RFC 7515 §7.2.2). It is signed with ES256 by the installation's own infrastructure
-// issuer through an OCSP responder of it, whose chain is in "x5c": whoever has
-// infrastructure.pem can verify it.
+// SignedReport is a Report as a JSON Web Signature in the flattened JSON serialization (RFC 7515
+// §7.2.2). It is signed with ES256 by an OCSP responder of the installation's infrastructure
+// issuer, whose chain is in "x5c", so that infrastructure.pem suffices to verify it.
 type SignedReport struct {
 	Payload   string `json:"payload"`
 	Protected string `json:"protected"`
@@ -102,8 +101,8 @@ func SignReport(r Report, chain []*x509.Certificate, key crypto.Signer) (SignedR
 	return out, nil
 }
 
-// VerifyReport reads a SignedReport and verifies it with the roots of infrastructure.pem,
-// as of the time at which it says that it was made: its signer's key is gone soon after.
+// VerifyReport parses a SignedReport and verifies it with the roots of infrastructure.pem, as of
+// the time at which it says that it was made: its signer's certificate expires soon after.
 func VerifyReport(data []byte, roots *x509.CertPool) (Report, error) {
 	if len(data) > maxReport {
 		return Report{}, wire.ErrTooLarge
@@ -144,8 +143,8 @@ func VerifyReport(data []byte, roots *x509.CertPool) (Report, error) {
 	return r, nil
 }
 
-// verifySigner accepts OCSP responders alone: operators, relays and servers have
-// certificates under the same root.
+// verifySigner accepts only OCSP responders: operators, relays and servers have certificates
+// under the same root.
 func verifySigner(chain [][]byte, roots *x509.CertPool, at time.Time) (*x509.Certificate, error) {
 	between := x509.NewCertPool()
 	var leaf *x509.Certificate

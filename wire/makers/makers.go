@@ -1,4 +1,4 @@
-// Package makers is the words about TPM makers in the operator protocol.
+// Package makers holds the messages about TPM makers in the operator protocol.
 package makers
 
 import (
@@ -7,7 +7,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Paths as wire.PathWhoami and the others.
+// Paths, like wire.PathWhoami and the others.
 const (
 	PathVendorCA = "/v1/vendorca" // GET: List[Authority]; POST NewAuthorities: List[Authority]; DELETE /FINGERPRINT: Authority
 	PathTPMs     = "/v1/tpms"     // GET: List[EKType]; POST NewEKType: EKType
@@ -22,29 +22,28 @@ type Authority struct {
 	NotAfter    time.Time `json:"not_after"`
 	Added       time.Time `json:"added"`
 	AddedBy     string    `json:"added_by"`
-	// New is true in the answer to the import that brought it.
+	// New is true only in the answer to the import that added it.
 	New bool `json:"new,omitempty"`
 }
 
-// NewAuthorities imports CA certificates (DER), all or none; those that are there
-// already stay as they are.
+// NewAuthorities imports CA certificates (DER), all or none; existing ones stay as they are.
 type NewAuthorities struct {
 	Certificates wire.Chain `json:"certificates"`
 }
 
-// EKType says of one make and model of certified TPM which endorsement key counts.
+// EKType says which type of endorsement key is accepted of one make and model of certified TPM.
 type EKType struct {
 	Maker string `json:"maker"`
 	Model string `json:"model"`
 	// Type is the key's algorithm and size: "P-256", "RSA-2048".
 	Type  string    `json:"type"`
 	Since time.Time `json:"since"`
-	// Device is the ID of the device that was the first; empty if AllowedBy decided.
+	// Device is the ID of the first such device; empty if AllowedBy decided.
 	Device    string `json:"device,omitempty"`
 	AllowedBy string `json:"allowed_by,omitempty"`
 }
 
-// NewEKType lets a further endorsement key of a make and model count.
+// NewEKType accepts a further type of endorsement key of a make and model.
 type NewEKType struct {
 	Maker string `json:"maker"`
 	Model string `json:"model"`

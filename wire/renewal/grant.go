@@ -1,5 +1,5 @@
-// Package renewal is the words in which operators steer devices: when they renew, and
-// which may come back.
+// Package renewal holds the messages with which operators decide when devices renew and which may
+// return.
 package renewal
 
 import "time"
@@ -11,28 +11,27 @@ const (
 	DefaultGrant = 7 * 24 * time.Hour
 )
 
-// NewGrant lets one device come back that cannot prove enough by itself (Grant).
+// NewGrant lets a device return that cannot prove enough by itself (Grant).
 type NewGrant struct {
-	// For is how long it may, in seconds; 0 means DefaultGrant.
+	// For is for how long, in seconds; 0 means DefaultGrant.
 	For int64 `json:"for,omitempty"`
-	// NewKey: the device's key, which is in no TPM, is lost. Its certificates are revoked,
-	// and who shows the ticket may bring one new key.
+	// NewKey: the device's key, which is not in a TPM, is lost. Its certificates are revoked, and
+	// the holder of the ticket may bring one new key.
 	NewKey bool `json:"new_key,omitempty"`
 	// Why is free text for the audit, at most 1,000 bytes.
 	Why string `json:"why,omitempty"`
 }
 
-// Grant is an administrator's leave to come back.
+// Grant is an administrator's permission to return.
 type Grant struct {
 	Device  string    `json:"device"`
 	NewKey  bool      `json:"new_key,omitempty"`
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
-	// Redeemed is when it was first made use of.
+	// Redeemed is when it was first used.
 	Redeemed time.Time `json:"redeemed,omitzero"`
-	// Ticket comes once, in the answer to a NewGrant with NewKey: the text form of a
-	// Permission.
+	// Ticket is the text form of a Permission, set only in the answer to a NewGrant with NewKey.
 	Ticket string `json:"ticket,omitempty"`
-	// State is the device's, for a grant lets no suspended device in.
+	// State is the device's state, since a grant does not admit a suspended device.
 	State string `json:"state,omitempty"`
 }

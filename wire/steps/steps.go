@@ -1,5 +1,5 @@
-// Package steps finds the way to a trust bundle that no pinned root has signed: whoever
-// holds an older root is led there by the bundles in between, and by nothing less.
+// Package steps verifies a trust bundle that no pinned root has signed, by following the bundles
+// from one that a pinned root has signed.
 package steps
 
 import (
@@ -8,9 +8,9 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Open is wire.OpenBundle of the last of a list of bundles, which are in order without a
-// gap. If no root that pinned accepts has signed that one, the first of those before it
-// that one has signed is opened, and the others are followed.
+// Open is wire.OpenBundle for the last of a list of bundles, which must be in order without gaps.
+// If no root that pinned accepts has signed the last one, the first bundle that one has signed is
+// opened, and the rest are followed.
 func Open(list []wire.SignedBundle, pinned func(sha256 [32]byte) bool) (wire.Bundle, error) {
 	if len(list) == 0 || len(list) > wire.MaxSteps {
 		return wire.Bundle{}, fmt.Errorf("%d trust bundles, want 1 to %d", len(list), wire.MaxSteps)
