@@ -13,7 +13,7 @@ import (
 	"unicode/utf8"
 )
 
-// check holds every value against what Config says of it and makes paths absolute.
+// check checks every value against what Config says about it and makes paths absolute.
 func check(c *Config, p *problems) {
 	checkName(c.Name, p)
 	checkListen(c.Listen, p)
@@ -46,8 +46,8 @@ func check(c *Config, p *problems) {
 	checkChoice("log.format", c.Log.Format, p, "text", "json")
 }
 
-// checkFiles looks whether what the configuration names is there. Opening and
-// judging the contents is for those who use them.
+// checkFiles checks that the files named in the configuration exist. Their users check the
+// contents.
 func checkFiles(c *Config, p *problems) {
 	exists := func(key, path string) {
 		if _, err := os.Stat(path); err != nil {
@@ -98,7 +98,7 @@ func checkSet(key, value string, p *problems) bool {
 	return value != ""
 }
 
-// checkName refuses what a certificate cannot hold: organizationName has at most 64
+// checkName refuses names that certificates cannot hold: organizationName has at most 64
 // characters (RFC 5280 appendix A.1, ub-organization-name).
 func checkName(name string, p *problems) {
 	if !checkSet("name", name, p) {
@@ -147,7 +147,7 @@ func checkURL(key, text, scheme string, p *problems) {
 	}
 }
 
-// checkURI wants SCHEME:REST and makes the path of the schemes that are one absolute.
+// checkURI requires SCHEME:REST and makes the paths of file and sqlite absolute.
 func checkURI(key string, uri *string, dir string, p *problems) {
 	scheme, rest, found := strings.Cut(*uri, ":")
 	if !found || scheme == "" || rest == "" {

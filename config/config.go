@@ -1,8 +1,8 @@
-// Package config reads hallmark.yaml and gives a checked value: after [Load] nobody
-// asks again whether a setting is valid or a file exists.
+// Package config reads hallmark.yaml and returns a checked value: after [Load] no setting is
+// invalid and no named file is missing.
 //
-// The reading is strict. An unknown key, a key given twice, a wrong unit and a
-// missing file are errors with line, column, reason and what to write instead.
+// It is strict. An unknown key, a key given twice, a wrong unit and a missing file are errors
+// with line, column, reason and what to write instead.
 package config
 
 import (
@@ -41,8 +41,8 @@ type Config struct {
 	// TimeKey is the URI of the key that signs the time for devices with a wrong clock;
 	// the trust bundle lists its public half.
 	TimeKey string `yaml:"time_key"`
-	// ServerSecret is the path of 32 random bytes from which tickets and sessions are
-	// derived. Losing it makes open tickets worthless; who reads it can make tickets.
+	// ServerSecret is the path of 32 random bytes from which tickets and sessions are derived.
+	// Losing it makes open tickets worthless; anyone who reads it can make tickets.
 	ServerSecret string `yaml:"server_secret"`
 	// LDevIDLifetime is the life of a working certificate, 1m to 398d, unless its model
 	// says otherwise. Devices renew at two thirds. A shorter life ends a revoked device
@@ -55,7 +55,7 @@ type Config struct {
 	// devices' TLS ends here, "nonce" where a proxy ends it. Devices follow the trust
 	// bundle, so the two must agree. Default: exporter.
 	ChannelBinding string `yaml:"channel_binding"`
-	// AcceptSimulatedTPMs accepts TPMs that say themselves that they are software. For
+	// AcceptSimulatedTPMs accepts TPMs whose certificates say that they are software. For
 	// demonstrations and tests: it lets anyone with a ticket make up a device. Default: false.
 	AcceptSimulatedTPMs bool `yaml:"accept_simulated_tpms"`
 	// CRLShardCapacity is how many certificates share one CRL, 1 to 65536. Changing it
@@ -147,7 +147,7 @@ const (
 	BindingNonce    = "nonce"
 )
 
-// defaults is a Config that holds every default and nothing else.
+// defaults is a Config that holds only the defaults.
 func defaults() Config {
 	issuer := Issuer{Signer: "softcas"}
 	return Config{
@@ -165,19 +165,19 @@ func defaults() Config {
 	}
 }
 
-// Inside gives a path relative to the folder of the configuration; false if it leads elsewhere.
+// Inside returns path relative to the folder of the configuration; false if it is outside.
 func (c *Config) Inside(path string) (relative string, inside bool) {
 	relative, err := filepath.Rel(c.Dir, path)
 	return relative, err == nil && filepath.IsLocal(relative)
 }
 
-// IssuerKeys is the default of Config.IssuerKeys, in which NamePart stands for a name.
+// IssuerKeys is the default of Config.IssuerKeys, in which NamePart stands for the issuer's name.
 const (
 	IssuerKeys = "file:keys/" + NamePart + ".key"
 	NamePart   = "{name}"
 )
 
-// KeyFile is the path of the file that a key URI names, if it names one.
+// KeyFile is the path of the file that a key URI names; false if it names none.
 func (c *Config) KeyFile(uri string) (path string, ok bool) {
 	if path, ok = strings.CutPrefix(uri, "file:"); ok {
 		path = c.abs(path)
@@ -185,8 +185,7 @@ func (c *Config) KeyFile(uri string) (path string, ok bool) {
 	return path, ok
 }
 
-// Secrets lists the local files with keys and the server's secret, which only their
-// owner may read.
+// Secrets lists the local files with keys and the server's secret.
 func (c *Config) Secrets() []string {
 	paths := []string{c.ServerSecret}
 	uris := []string{c.TimeKey}

@@ -15,7 +15,7 @@ const day = 24 * time.Hour
 // Duration is a time.Duration written with its unit, days included: 90s, 5m, 12h, 30d.
 type Duration time.Duration
 
-// Std is the duration as the standard library has it.
+// Std is the duration as a time.Duration.
 func (d Duration) Std() time.Duration { return time.Duration(d) }
 
 // String writes the duration in the largest unit that divides it.

@@ -18,9 +18,9 @@ import (
 // maxSize bounds the file; a full one has about 2 KiB.
 const maxSize = 64 << 10
 
-// Load reads the file, fills in defaults and checks every value, and that every file
-// it names exists. The error joins all that is wrong, one line each, in the form
-// FILE:LINE:COLUMN: KEY: REASON.
+// Load reads the file, fills in defaults and checks every value, and that every file it names
+// exists. The error joins everything that is wrong, one line each, in the form FILE:LINE:COLUMN:
+// KEY: REASON.
 func Load(path string) (*Config, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -92,7 +92,7 @@ type problems struct {
 
 func (p *problems) err() error { return errors.Join(p.found...) }
 
-// add notes that the value of the key, given as a dotted path, is wrong.
+// add records that the value of the key, given as a dotted path, is wrong.
 func (p *problems) add(key, format string, args ...any) {
 	where := p.file
 	if t := p.find(key); t != nil {
@@ -101,7 +101,7 @@ func (p *problems) add(key, format string, args ...any) {
 	p.found = append(p.found, fmt.Errorf("%s: %s: %s", where, key, fmt.Sprintf(format, args...)))
 }
 
-// find gives the place of a key's value, or of its nearest ancestor that is in the file.
+// find returns the position of a key's value, or of its nearest ancestor in the file.
 func (p *problems) find(key string) *token.Token {
 	for {
 		path, err := yaml.PathString("$." + key)
@@ -133,7 +133,7 @@ func (p *problems) syntax(err error) error {
 	return fmt.Errorf("%s: %w", p.file, err)
 }
 
-// kinds are what people call the types of values.
+// kinds are the types of values in words.
 var kinds = map[reflect.Kind]string{
 	reflect.Bool: "true or false", reflect.String: "a text", reflect.Slice: "a list", reflect.Struct: "a group of keys",
 	reflect.Int: "a whole number", reflect.Int64: "a whole number",

@@ -21,7 +21,7 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 )
 
-// care are the settings of commands that do an agent's work.
+// care are the settings of commands that do the agent's work.
 type care struct {
 	common
 	hooks           agent.Hooks
@@ -39,12 +39,12 @@ func (o *care) flags(c *cobra.Command) {
 	settings.AddBool(c, &o.setClock, "set-clock")
 }
 
-// agent is the agent that the settings describe; what it has to say goes to standard error.
+// agent is the agent that the settings describe; it logs to standard error.
 func (o *care) agent(c *cobra.Command) *agent.Agent {
 	a := &agent.Agent{Options: o.options(c), Version: version, Hooks: o.hooks, HealthFile: o.health, MetricsFile: o.metrics}
 	a.Log = func(_ agent.Priority, line string) { a.Options.Report(line) }
 	a.Hooks.NamedBy = o.found.FileOf("hooks")
-	if err := o.found.Guarded("hooks"); err != nil && a.Hooks.Dir != "" { // which keeps no certificate from being renewed
+	if err := o.found.Guarded("hooks"); err != nil && a.Hooks.Dir != "" { // renewals go on without them
 		a.Options.Report("no hooks are run: " + err.Error())
 	}
 	if o.setClock {
@@ -53,13 +53,13 @@ func (o *care) agent(c *cobra.Command) *agent.Agent {
 	return a
 }
 
-// setClock sets the system clock, which needs CAP_SYS_TIME.
+// setClock sets the system clock, which requires CAP_SYS_TIME.
 func setClock(t time.Time) error {
 	tv := syscall.NsecToTimeval(t.UnixNano())
 	return settimeofday(&tv)
 }
 
-// settimeofday is the system call; tests look at what it is asked.
+// settimeofday is the system call, which tests replace.
 var settimeofday = syscall.Settimeofday
 
 func runCommand() *cobra.Command {
@@ -103,7 +103,7 @@ HALLMARK_TICKET) say where, and waits otherwise.
 			if err != nil && (!o.json || next.IsZero()) {
 				return err
 			}
-			// A device that sleeps wants to know when to try again, too.
+			// A device that sleeps needs to know when to retry, too.
 			return errors.Join(o.print(c, struct {
 				Next time.Time `json:"next"`
 			}{next}, "nothing to do before "+when(next)), err)
@@ -120,7 +120,7 @@ HALLMARK_TICKET) say where, and waits otherwise.
 	return c
 }
 
-// hangups turns SIGHUP into what wakes the agent.
+// hangups returns the channel by which SIGHUP wakes the agent.
 func hangups(ctx context.Context) <-chan struct{} {
 	signals, wake := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(signals, syscall.SIGHUP)
@@ -141,8 +141,8 @@ func hangups(ctx context.Context) <-chan struct{} {
 	return wake
 }
 
-// serve lends the identity beside the agent until ctx ends. A socket that cannot be opened
-// keeps no certificate from being renewed.
+// serve lends the identity to other programs until ctx ends. A socket that cannot be opened does
+// not stop the agent.
 func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 	identity := &lent{o: a.Options}
 	identity.o.Now = a.Now
@@ -159,7 +159,7 @@ func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 	}
 }
 
-// lent is an identity that may not be there yet.
+// lent is an identity that may not exist yet.
 type lent struct {
 	o  device.Options
 	mu sync.Mutex
@@ -177,8 +177,8 @@ func (l *lent) identity() (_ *device.Identity, err error) {
 	return l.i, err
 }
 
-// close leaves no key in the TPM: who uses it next through a resource manager could not
-// flush what was loaded without one.
+// close leaves no key in the TPM: a later user with a resource manager could not flush keys that
+// were loaded without one.
 func (l *lent) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,7 +196,7 @@ func (l *lent) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error)
 	return i.Dial(ctx, c)
 }
 
-// ServerTLSConfig looks for the certificate when a client comes.
+// ServerTLSConfig looks for the certificate when a client connects.
 func (l *lent) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		i, err := l.identity()

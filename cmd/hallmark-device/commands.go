@@ -22,7 +22,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// command is the whole command line.
+// command is the root command.
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "hallmark-device",
@@ -40,7 +40,7 @@ func command() *cobra.Command {
 	return root
 }
 
-// run marks what a command returns as its own failure.
+// run marks the error of a command as a failure, as opposed to wrong usage.
 func run(f func(c *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
 		if err := f(c, args); err != nil {
@@ -60,18 +60,18 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// common are the flags of every command that does something.
+// common are the flags that most commands share.
 type common struct {
 	state, tpm string
 	key, proxy string
 	json       bool
-	// found is what settings say, beside the flags.
+	// found are all settings with their values.
 	found settings.Found
-	// resolved is called when the settings are known; nil for nothing.
+	// resolved is called when the settings are known; may be nil.
 	resolved func()
 }
 
-// stateFlag makes the command one that has settings.
+// stateFlag adds --state, and has the command find its settings before it runs.
 func (o *common) stateFlag(c *cobra.Command) {
 	settings.Add(c, &o.state, "state", "")
 	c.PreRunE = func(c *cobra.Command, _ []string) (err error) {
@@ -95,7 +95,7 @@ func (o *common) options(c *cobra.Command) device.Options {
 		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), agent.Printable(line)) }}
 }
 
-// print prints v as JSON if asked for, else the lines.
+// print prints v as JSON if requested, else the lines.
 func (o *common) print(c *cobra.Command, v any, lines ...string) error {
 	if o.json {
 		text, err := json.MarshalIndent(v, "", "  ")
@@ -188,9 +188,8 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// readTicket reads the ticket from the argument, standard input or the environment;
-// nil if there is none. It takes the variable away: a ticket is not for the programs that
-// the agent runs.
+// readTicket reads the ticket from the argument, standard input or the environment; nil if there
+// is none. It unsets the variable, which programs run by the agent must not see.
 func readTicket(c *cobra.Command, args []string) (*wire.Permission, error) {
 	text := os.Getenv("HALLMARK_TICKET")
 	os.Unsetenv("HALLMARK_TICKET")

@@ -44,7 +44,7 @@ type usageError struct {
 	command string
 }
 
-// advised is an error with what to do about it.
+// advised is an error with a hint.
 type advised struct {
 	error
 	hint string
@@ -52,7 +52,7 @@ type advised struct {
 
 func (a advised) Unwrap() error { return a.error }
 
-// failure tells the errors of commands from those of the command line.
+// failure is an error of a command, as opposed to one of the command line.
 type failure struct{ error }
 
 func (f failure) Unwrap() error { return f.error }
@@ -88,7 +88,7 @@ func exitCode(err error) int {
 	return exitError
 }
 
-// complain says what is wrong and what to do next.
+// complain prints what is wrong and what to do next.
 func complain(w io.Writer, err error) {
 	fmt.Fprintln(w, "error:", agent.Printable(err.Error()))
 	if hint := hintFor(err); hint != "" {
@@ -152,7 +152,7 @@ func hintFor(err error) string {
 	return "if this is not clear to you, send the line above to whoever runs the Hallmark server"
 }
 
-// message is a server's refusal without its hint, which is printed apart.
+// message leaves out the hint of a server's refusal, which is printed separately.
 func message(err error) error {
 	if p, ok := errors.AsType[*wire.Problem](err); ok {
 		return &refusal{p}

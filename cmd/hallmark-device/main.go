@@ -1,5 +1,5 @@
-// Command hallmark-device gives a device its identity: it proves to a Hallmark server
-// what its TPM is, keeps the certificates it is given and renews them.
+// Command hallmark-device gives a device its identity: it proves to a Hallmark server what its
+// TPM is, and stores and renews the certificates that it gets.
 package main
 
 import (
@@ -17,10 +17,10 @@ var (
 	built   = ""
 )
 
-// since is when this source was written: no device's clock is right if it is earlier.
+// since is when this source was written: a clock that is earlier is wrong.
 var since = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
-// buildTime is the earliest time that can be.
+// buildTime is a lower bound of the current time.
 func buildTime() time.Time {
 	if t, err := time.Parse(time.RFC3339, built); err == nil && t.After(since) {
 		return t
@@ -30,7 +30,7 @@ func buildTime() time.Time {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // so that a second signal ends it at once
+	context.AfterFunc(ctx, stop) // so that a second signal kills the process
 	err := command().ExecuteContext(ctx)
 	if err == nil {
 		return

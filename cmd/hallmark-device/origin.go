@@ -16,7 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device/state"
 )
 
-// origin is where an identity comes from: the settings that an enrolment reads.
+// origin are the settings that an enrolment needs.
 type origin struct {
 	url, roots, serial, serialFrom string
 	found                          *settings.Found
@@ -35,13 +35,13 @@ func (f *origin) flags(c *cobra.Command, o *common) {
 	f.found = &o.found
 	o.resolved = func() {
 		if c.Flags().Changed("serial-from") {
-			f.serial = "" // the file's; a flag says more
+			f.serial = "" // it is from the file; a flag takes precedence
 		}
 	}
 }
 
-// server is whom to ask and whom to believe. A ticket says both, and gives way to flags
-// alone.
+// server is the servers to contact and the roots to trust. A ticket says both, and only flags
+// take precedence over it.
 func (f *origin) server(c *cobra.Command, o *common, ticket bool) (urls []string, roots [][]byte, err error) {
 	path := f.roots
 	if path == "" {
@@ -63,7 +63,7 @@ func (f *origin) server(c *cobra.Command, o *common, ticket bool) (urls []string
 	return urls, roots, nil
 }
 
-// serialNumber is the product's; empty if nothing says it.
+// serialNumber is the product's serial number; empty if no setting gives it.
 func (f *origin) serialNumber(ctx context.Context) (string, error) {
 	if f.serial != "" || f.serialFrom == "" {
 		return f.serial, nil

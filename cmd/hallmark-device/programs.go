@@ -15,7 +15,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device/proxy"
 )
 
-// rootsFlag describes whom to believe; Identity.Roots reads it.
+// rootsFlag describes the argument of Identity.Roots.
 const rootsFlag = "whom to believe: a PEM `FILE`, \"system\" or \"infrastructure\" (Hallmark's own); both of these if not given"
 
 func connectCommand() *cobra.Command {
@@ -103,7 +103,7 @@ served, as "hallmark-device run" does.
 		if err != nil {
 			return err
 		}
-		for _, t := range tunnels { // sooner than the first program finds out
+		for _, t := range tunnels { // before a program runs into it
 			if _, err := identity.Roots(t.Roots); err != nil {
 				return advised{err, "--roots takes a PEM file of the certificates that the server's chain ends in"}
 			}
@@ -119,16 +119,16 @@ served, as "hallmark-device run" does.
 	return c
 }
 
-// sockets reads flags that belong to the --listen or --serve before them.
+// sockets collects flags that belong to the --listen or --serve before them.
 type sockets struct {
-	every     proxy.Tunnel // what comes before the first
-	everySite proxy.Site   // of it, what is for --serve
+	every     proxy.Tunnel // set before the first
+	everySite proxy.Site   // the same for --serve
 	tunnels   []proxy.Tunnel
 	sites     []proxy.Site
 	serving   bool // the newest is a site
 }
 
-// change sets something of the tunnel that a flag belongs to.
+// change applies a flag to the tunnel that it belongs to.
 func (s *sockets) change(set func(*proxy.Tunnel)) error {
 	switch {
 	case s.serving:
@@ -141,7 +141,7 @@ func (s *sockets) change(set func(*proxy.Tunnel)) error {
 	return nil
 }
 
-// changeSite sets something of the site that a flag belongs to.
+// changeSite applies a flag to the site that it belongs to.
 func (s *sockets) changeSite(set func(*proxy.Site)) error {
 	switch {
 	case s.serving:
@@ -154,7 +154,7 @@ func (s *sockets) changeSite(set func(*proxy.Site)) error {
 	return nil
 }
 
-// setter is a flag that is told each value in the order of the command line.
+// setter is a flag whose values are set in the order of the command line.
 type setter struct {
 	kind string
 	set  func(value string) error
@@ -171,7 +171,7 @@ func (s *sockets) flags(c *cobra.Command) {
 	add("listen", "SOCKET", "where programs find it: unix:PATH or 127.0.0.1:PORT", func(v string) error {
 		next := s.every
 		next.Listen = v
-		// What is added to one list must not show in another.
+		// Tunnels must not share the slices.
 		next.ALPN, next.Users, next.Groups = slices.Clone(next.ALPN), slices.Clone(next.Users), slices.Clone(next.Groups)
 		s.tunnels, s.serving = append(s.tunnels, next), false
 		return nil
@@ -214,7 +214,7 @@ func (s *sockets) flags(c *cobra.Command) {
 	})
 }
 
-// all are the tunnels and sites, checked; those of the file of settings if there is no flag.
+// all are the validated tunnels and sites; those of the file if no flags are given.
 func (s *sockets) all(file settings.Found) ([]proxy.Tunnel, []proxy.Site, error) {
 	if len(s.tunnels)+len(s.sites) == 0 {
 		if len(file.Tunnels)+len(file.Sites) > 0 {

@@ -57,10 +57,10 @@ that is just coming up have its time.
 	return c
 }
 
-// checkAgain is the pause between two attempts of a gate.
+// checkAgain is the pause between two attempts of check.
 const checkAgain = 5 * time.Second
 
-// check asks for as long as it may; somebody else at work in the folder is waited for.
+// check retries Check for as long as wait, also while another process has the folder.
 func check(ctx context.Context, a *agent.Agent, wait time.Duration) error {
 	deadline := time.Now().Add(wait)
 	for {
@@ -84,7 +84,7 @@ func keyLine(s agent.Status) string {
 	return "key          " + s.Key
 }
 
-// statusLines tell a person what the state folder says.
+// statusLines tell a person the content of the state folder.
 func statusLines(s agent.Status, folder string) []string {
 	if s.Condition == device.NotEnrolled {
 		return append([]string{"not enrolled: " + folder + " holds no identity",
@@ -112,7 +112,7 @@ func statusLines(s agent.Status, folder string) []string {
 	return lines
 }
 
-// workLines say what came of the agent's work.
+// workLines tell the outcome of the agent's work.
 func workLines(s agent.Status) (lines []string) {
 	if !s.Outcome.Contact.IsZero() {
 		lines = append(lines, "last contact "+when(s.Outcome.Contact))

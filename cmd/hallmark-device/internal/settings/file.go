@@ -12,9 +12,9 @@ import (
 	"github.com/hallmark-pki/hallmark/device/proxy"
 )
 
-// file is a file of settings: lines "name = value", "#" before a comment, and sections
-// [proxy], each of which is one socket. There is no quoting: a value is what stands
-// between the sign and the end of the line, without the blanks around it.
+// file is a file of settings: lines "name = value", "#" before a comment, and sections [proxy],
+// each of which is one socket. There is no quoting: a value is what is between the equals sign
+// and the end of the line, without surrounding blanks.
 type file struct {
 	path    string
 	values  map[string]line
@@ -43,7 +43,7 @@ func readFile(path string) ([]byte, error) {
 	return text, err
 }
 
-// parse reads a file. Its errors begin with the number of the line.
+// parse parses a file. Its errors begin with the line number.
 func parse(text []byte) (file, error) {
 	f := file{values: make(map[string]line)}
 	if !utf8.Valid(text) {
@@ -104,8 +104,8 @@ func (f *file) set(name, value string, number int) error {
 	return nil
 }
 
-// socket is a section [proxy], whose lines are named like the flags of the command: a
-// tunnel or, with "serve" in place of "listen", a site.
+// socket is a section [proxy], whose keys are named like the command's flags: a tunnel or, with
+// "serve" instead of "listen", a site.
 type socket struct {
 	proxy.Tunnel
 	serve, clients, fail string
@@ -113,7 +113,7 @@ type socket struct {
 	seen                 map[string]bool
 }
 
-// end puts a whole section where it belongs.
+// end adds a complete section to f.
 func (t *socket) end(f *file) error {
 	if t.serve == "" {
 		if t.clients != "" {

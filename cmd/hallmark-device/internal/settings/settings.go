@@ -1,5 +1,5 @@
-// Package settings finds the value of each setting in one order: the flag, the
-// environment, the file, the default; and says where it came from.
+// Package settings finds the value of each setting, and its source: the flag, the environment,
+// the file, or the default, in this order.
 package settings
 
 import (
@@ -26,15 +26,15 @@ import (
 // Setting is one thing that can be set: by --NAME, $HALLMARK_NAME or a line of the file.
 type Setting struct {
 	Name string
-	// Default is the value if nothing says another.
+	// Default is the value if no other is given.
 	Default string
 	// Usage describes it in one line.
 	Usage string
-	// check says what is wrong with a value; nil takes any.
+	// check says what is wrong with a value; nil accepts any.
 	check func(string) error
 }
 
-// Env is the environment variable that sets it.
+// Env is the name of its environment variable.
 func (s Setting) Env() string {
 	return "HALLMARK_" + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
 }
@@ -64,7 +64,7 @@ func find(name string) (Setting, bool) {
 	return All[i], true
 }
 
-// List are the parts of a value that may have several, separated by blanks or commas.
+// List splits a value at blanks and commas.
 func List(value string) []string {
 	return strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })
 }
@@ -81,7 +81,7 @@ func checkServer(text string) error {
 	return nil
 }
 
-// maxHookLimit is shorter than the watchdog of the unit for systemd.
+// maxHookLimit is shorter than the watchdog of the systemd unit.
 const maxHookLimit = 30 * time.Minute
 
 func checkDuration(text string) error {
@@ -98,10 +98,10 @@ func checkBool(text string) error {
 	return nil
 }
 
-// marked tells flags that are settings from others of the same name.
+// marked is the annotation that tells flags of settings from others of the same name.
 var marked = []string{"yes"}
 
-// DefaultFile is read if it is there and no other is named.
+// DefaultFile is read if it exists and no other is named.
 const DefaultFile = "/etc/hallmark-device.conf"
 
 const (
@@ -110,12 +110,13 @@ const (
 	mark     = "hallmark-setting"
 )
 
-// FileFlag gives a command and those below it the flag that names the file.
+// FileFlag adds the flag that names the file to a command and its subcommands.
 func FileFlag(c *cobra.Command) {
 	c.PersistentFlags().String(fileFlag, "", "file of settings; also $"+fileEnv+" (default "+DefaultFile+")")
 }
 
-// Add makes a setting a flag of the command, in to. usage may be empty for the setting's own.
+// Add makes a setting a flag of the command that sets to. If usage is empty the setting's own is
+// used.
 func Add(c *cobra.Command, to *string, name, usage string) {
 	s, _ := find(name)
 	if usage == "" {
@@ -125,14 +126,14 @@ func Add(c *cobra.Command, to *string, name, usage string) {
 	c.Flags().SetAnnotation(name, mark, marked)
 }
 
-// AddBool is Add for a setting that is true or false.
+// AddBool is Add for a boolean setting.
 func AddBool(c *cobra.Command, to *bool, name string) {
 	s, _ := find(name)
 	c.Flags().BoolVar(to, name, s.Default == "true", s.Usage+"; also $"+s.Env())
 	c.Flags().SetAnnotation(name, mark, marked)
 }
 
-// AddDuration is Add for a setting that is a time.
+// AddDuration is Add for a setting that is a duration.
 func AddDuration(c *cobra.Command, to *time.Duration, name string) {
 	s, _ := find(name)
 	d, _ := time.ParseDuration(s.Default)
@@ -140,7 +141,7 @@ func AddDuration(c *cobra.Command, to *time.Duration, name string) {
 	c.Flags().SetAnnotation(name, mark, marked)
 }
 
-// Value is what a setting has, and what said so.
+// Value is the value of a setting and its source.
 type Value struct {
 	Name   string `json:"name"`
 	Value  string `json:"value"`
@@ -157,8 +158,8 @@ type Found struct {
 	Sites   []proxy.Site   `json:"sites,omitempty"`
 }
 
-// Find finds the settings of a command whose flags were read, and puts their values where
-// its flags would have put them.
+// Find finds the settings of a command whose flags were parsed, and sets the flags that were not
+// given.
 func Find(c *cobra.Command, getenv func(string) string) (Found, error) {
 	file, err := open(c, getenv)
 	if err != nil {
@@ -168,7 +169,7 @@ func Find(c *cobra.Command, getenv func(string) string) (Found, error) {
 	for _, s := range All {
 		flag := c.Flags().Lookup(s.Name)
 		if flag != nil && flag.Annotations[mark] == nil {
-			flag = nil // another thing of the same name
+			flag = nil // another flag of the same name
 		}
 		v, err := s.find(flag, getenv, file)
 		if err != nil {
@@ -191,7 +192,7 @@ func (f Found) value(name string) Value {
 	return f.Values[slices.IndexFunc(f.Values, func(v Value) bool { return v.Name == name })]
 }
 
-// FileOf is the file that a setting is from, empty if it is from elsewhere.
+// FileOf is the file that a setting is from; empty if it is from elsewhere.
 func (f Found) FileOf(name string) string {
 	if f.File != "" && strings.HasPrefix(f.value(name).Source, f.File+":") {
 		return f.File
@@ -199,8 +200,8 @@ func (f Found) FileOf(name string) string {
 	return ""
 }
 
-// Guarded refuses a setting that has programs run if others may write the file that it is
-// from: they would act as the agent.
+// Guarded refuses a setting that names a program if others can write the file that it is from:
+// they could run programs as the agent.
 func (f Found) Guarded(name string) error {
 	path := f.FileOf(name)
 	if path == "" {
@@ -212,7 +213,8 @@ func (f Found) Guarded(name string) error {
 	return nil
 }
 
-// find takes the value of the flag, else of the environment, else of the file, else the default.
+// find returns the value of the flag, else of the environment, else of the file, else the
+// default.
 func (s Setting) find(flag *pflag.Flag, getenv func(string) string, file file) (Value, error) {
 	v := Value{s.Name, s.Default, "default"}
 	if line, ok := file.values[s.Name]; ok {
@@ -235,7 +237,7 @@ func (s Setting) find(flag *pflag.Flag, getenv func(string) string, file file) (
 	return v, nil
 }
 
-// open reads the file that the flag or the environment names, else DefaultFile if it is there.
+// open reads the file that the flag or the environment names, else DefaultFile if it exists.
 func open(c *cobra.Command, getenv func(string) string) (file, error) {
 	path, needed := getenv(fileEnv), true
 	if f := c.Flags().Lookup(fileFlag); f != nil && f.Changed {
@@ -259,20 +261,19 @@ func open(c *cobra.Command, getenv func(string) string) (file, error) {
 	return f, nil
 }
 
-// Shown is the value for people and logs: a password in it is left out, and
-// the arguments of a signer.
+// Shown is the value for people and logs, without passwords and the arguments of a signer.
 func (v Value) Shown() string {
 	if v.Name == "key" {
 		return keys.Shown(v.Value)
 	}
 	text, isProxy := v.Value, v.Name == "proxy"
-	if isProxy && !strings.Contains(text, "://") { // as package client takes it
+	if isProxy && !strings.Contains(text, "://") { // as package client accepts it
 		text = "http://" + text
 	}
 	if u, err := url.Parse(text); err == nil && u.User != nil {
 		return u.Redacted()
 	}
-	if isProxy && strings.Contains(text, "@") { // no URL, and may hold a password nevertheless
+	if isProxy && strings.Contains(text, "@") { // not a URL, but it may still hold a password
 		return "…"
 	}
 	return v.Value
