@@ -80,11 +80,6 @@ var specs = map[Kind]spec{
 	},
 }
 
-// Kinds lists every leaf shape.
-func Kinds() []Kind {
-	return []Kind{IDevID, AK, LDevID, DeviceServer, Server, Operator, Relay, OCSP, Proof}
-}
-
 // IssuerOf is the line that signs a kind; empty for OCSP and Proof, which the issuer they speak
 // for signs, and for an unknown kind.
 func IssuerOf(k Kind) string { return specs[k].issuer }
