@@ -60,11 +60,9 @@ func Sign(b wire.Bundle, roots ...Root) (wire.SignedBundle, error) {
 
 // Service serves the bundles and the signed time.
 type Service struct {
-	// steps are the bundles that are kept, the newest last, each following the one before it;
-	// first is the number of the first.
+	// steps are the bundles that are kept, the newest last, each following the one before it.
 	steps   []wire.SignedBundle
 	sizes   []int
-	first   int64
 	bundle  wire.Bundle // the newest
 	timeKey crypto.Signer
 	keyName string
@@ -103,7 +101,6 @@ func (s *Service) add(text []byte) error {
 	}
 	if len(s.steps) == 0 {
 		s.bundle, err = wire.ReadBundle(signed)
-		s.first = s.bundle.Number
 	} else {
 		s.bundle, err = s.bundle.Follow(signed)
 	}
@@ -134,7 +131,7 @@ func (s *Service) Since(after int64) wire.TrustSteps {
 		return answer
 	}
 	size := 0
-	for i := max(0, after-s.first+1); i < int64(len(s.steps)); i++ {
+	for i := max(0, after-s.First()+1); i < int64(len(s.steps)); i++ {
 		if size += s.sizes[i] + 1; size > wire.MaxMessage-stepsFrame && len(answer.Bundles) > 0 {
 			break
 		}
@@ -165,7 +162,7 @@ func (s *Service) SignedBy() (names []string) {
 }
 
 // First is the number of the oldest bundle that is kept.
-func (s *Service) First() int64 { return s.first }
+func (s *Service) First() int64 { return s.bundle.Number - int64(len(s.steps)) + 1 }
 
 // Bundle is the content of the newest bundle.
 func (s *Service) Bundle() wire.Bundle { return s.bundle }
