@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
@@ -86,12 +87,8 @@ func returning(f attest.Facts, serial string, d record.Device, now time.Time) (I
 		// Decision 1: an IDevID is issued again only to the same key.
 		return Identity{}, &Clash{Code: "key-changed", Detail: fmt.Sprintf("%s is enrolled with another IDevID key", d.Name())}
 	}
-	who := Identity{Device: d, Known: true, NewEK: true}
-	for _, ek := range d.EKs {
-		if ek.Fingerprint == f.TPM.EKFingerprint {
-			who.NewEK = false
-		}
-	}
+	who := Identity{Device: d, Known: true}
+	who.NewEK = !slices.ContainsFunc(d.EKs, func(ek record.EK) bool { return ek.Fingerprint == f.TPM.EKFingerprint })
 	if who.NewEK {
 		who.Device.EKs = append(append([]record.EK{}, d.EKs...), ekOf(f))
 	}
