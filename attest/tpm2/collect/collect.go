@@ -77,14 +77,14 @@ func Open(spec string) (*Device, error) {
 
 // start makes sure that a TPM 2.0 answers and, if this process has it alone, flushes what a
 // crashed one left.
-func (d *Device) start(alone bool) error {
+func (d *Device) start() error {
 	probe := gotpm.GetCapability{Capability: gotpm.TPMCapTPMProperties, Property: uint32(gotpm.TPMPTFamilyIndicator), PropertyCount: 1}
 	_, err := probe.Execute(d.link)
 	if is(err, gotpm.TPMRCInitialize) {
 		// A bare TPM without firmware in front of it: nobody has started it yet.
 		_, err = gotpm.Startup{StartupType: gotpm.TPMSUClear}.Execute(d.link)
 	}
-	if err != nil || !alone {
+	if err != nil || !d.alone() {
 		return err
 	}
 	// Transient objects, loaded sessions, saved sessions. Both lists of sessions hold HMAC and

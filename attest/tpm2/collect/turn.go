@@ -38,7 +38,7 @@ func (d *Device) begin() error {
 		return err
 	}
 	d.link, d.begun = l, time.Now()
-	if err := d.start(d.alone()); err != nil {
+	if err := d.start(); err != nil {
 		d.end()
 		return explain("opening the TPM", err)
 	}
