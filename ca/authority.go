@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -137,14 +138,7 @@ func newIssuer(i Issuer) (*issuer, error) {
 }
 
 // Issuers lists the configured issuers' names, sorted.
-func (a *Authority) Issuers() []string {
-	var names []string
-	for name := range a.issuers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
+func (a *Authority) Issuers() []string { return slices.Sorted(maps.Keys(a.issuers)) }
 
 // place takes one place in the issuer's open CRL shard.
 func (i *issuer) place(ctx context.Context, store record.Issuance, capacity int64) (int64, error) {

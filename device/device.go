@@ -114,15 +114,6 @@ type action struct {
 	client *client.Client
 }
 
-// place is where the keys are: as requested, or else as on file.
-func place(o Options, set state.Set, folder string) keys.Place {
-	p := keys.Place{Key: cmp.Or(o.Key, set.Key, keys.TPM), Folder: folder}
-	if p.Key == keys.TPM {
-		p.TPM = cmp.Or(o.TPM, set.TPM, collect.DefaultSpec)
-	}
-	return p
-}
-
 // openKeys opens what holds the keys. create allows making them.
 func (a *action) openKeys(create bool) (err error) {
 	var p keys.Place
@@ -134,10 +125,13 @@ func (a *action) openKeys(create bool) (err error) {
 	return err
 }
 
-// open opens what holds the keys. It takes no command from a state folder that other users can
+// open opens what holds the keys, where requested or else as on file. It takes no command from a state folder that other users can
 // write, who could then run programs as this one.
 func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, keys.Place, error) {
-	p := place(o, set, dir.Path())
+	p := keys.Place{Key: cmp.Or(o.Key, set.Key, keys.TPM), Folder: dir.Path()}
+	if p.Key == keys.TPM {
+		p.TPM = cmp.Or(o.TPM, set.TPM, collect.DefaultSpec)
+	}
 	if o.Key == "" && strings.HasPrefix(p.Key, "external:") {
 		err := program.Safe(dir.Path())
 		if err == nil {

@@ -229,10 +229,8 @@ func (g gate) admit(c net.Conn) (who string, err error) {
 	}
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil && len(g.groups) > 0 {
 		ids, _ := u.GroupIds()
-		for _, id := range g.groups {
-			if slices.Contains(ids, strconv.Itoa(id)) {
-				return who, nil
-			}
+		if slices.ContainsFunc(g.groups, func(id int) bool { return slices.Contains(ids, strconv.Itoa(id)) }) {
+			return who, nil
 		}
 	}
 	return "", fmt.Errorf("%s of group %d may not use this socket", who, gid)

@@ -3,6 +3,7 @@ package collect
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	gotpm "github.com/google/go-tpm/tpm2"
 
@@ -183,12 +184,10 @@ func (d *Device) drop(id string) {
 }
 
 func kept(handle uint32, persistent []gotpm.TPMHandle) gotpm.TPMHandle {
-	for _, p := range persistent {
-		if handle != 0 && p == gotpm.TPMHandle(handle) {
-			return p
-		}
+	if !slices.Contains(persistent, gotpm.TPMHandle(handle)) {
+		return 0
 	}
-	return 0
+	return gotpm.TPMHandle(handle)
 }
 
 // madeFrom reports whether a key equals its template but for the unique field.
