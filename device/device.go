@@ -189,14 +189,14 @@ func (a *action) connect(servers []string, pins [][32]byte) (err error) {
 	return err
 }
 
-// found copies what the client has learned into the set.
-func (a *action) found() {
+// learn copies what the client has learned into the set.
+func (a *action) learn() {
 	a.set.Trust, _ = a.client.Trust()
 	a.set.Network = a.client.Memory()
 }
 
 func (a *action) save() error {
-	a.found()
+	a.learn()
 	return a.dir.Save(a.set)
 }
 
@@ -227,11 +227,11 @@ func (a *action) pins() ([][32]byte, error) {
 	return pins, nil
 }
 
-// again calls step until it succeeds, is refused, or has got no answer attempts times.
-func (a *action) again(ctx context.Context, step func() error) error {
+// retry calls step until it succeeds, is refused, or has got no answer attempts times.
+func (a *action) retry(ctx context.Context, step func() error) error {
 	for n := 1; ; n++ {
 		err := step()
-		if err == nil || n == attempts || !lost(err) {
+		if err == nil || n == attempts || !retryable(err) {
 			return err
 		}
 		wait := max(time.Duration(n)*time.Second, client.RetryAfter(err))
@@ -247,8 +247,8 @@ func (a *action) again(ctx context.Context, step func() error) error {
 	}
 }
 
-// lost reports whether a step failed in a way that a repetition may cure.
-func lost(err error) bool {
+// retryable reports whether a step failed in a way that a repetition may cure.
+func retryable(err error) bool {
 	if _, ok := errors.AsType[*client.NetworkError](err); ok {
 		return true
 	}

@@ -76,7 +76,7 @@ func Enrol(ctx context.Context, e Enrolment) (Result, error) {
 	if err := a.connect(servers, pins); err != nil {
 		return Result{}, err
 	}
-	if err := a.again(ctx, func() error { return a.enrol(ctx, e) }); err != nil {
+	if err := a.retry(ctx, func() error { return a.enrol(ctx, e) }); err != nil {
 		return Result{}, err
 	}
 	a.set.Server = a.client.Memory().Server

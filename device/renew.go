@@ -25,11 +25,11 @@ import (
 func Renew(ctx context.Context, o Options) (Result, error) {
 	var shown string
 	r, err := o.withServer(func(a *action) (err error) {
-		if err = a.settle(ctx); err != nil {
+		if err = a.repair(ctx); err != nil {
 			return err
 		}
 		if shown, err = a.renew(ctx); err == nil {
-			a.rebirth(ctx)
+			a.refreshIDevID(ctx)
 		}
 		return err
 	})
@@ -45,7 +45,7 @@ var ErrUseless = errors.New("the working certificate is of no use")
 // with ErrUseless if only a renewal helps.
 func Poll(ctx context.Context, o Options) (Result, error) {
 	return o.withServer(func(a *action) error {
-		if err := a.settle(ctx); err != nil {
+		if err := a.repair(ctx); err != nil {
 			return err
 		}
 		return a.poll(ctx)
@@ -92,7 +92,7 @@ func (o Options) withServer(step func(*action) error) (Result, error) {
 		}
 		return a.result(), err
 	}
-	a.found()
+	a.learn()
 	if damaged == nil && same(before, a.set) {
 		return a.result(), nil // flash wears out
 	}
@@ -120,7 +120,7 @@ func (a *action) poll(ctx context.Context) error {
 		return err
 	}
 	id := &tls.Certificate{Certificate: a.set.LDevID, PrivateKey: key}
-	err = a.again(ctx, func() error { return a.ask(ctx, id) })
+	err = a.retry(ctx, func() error { return a.ask(ctx, id) })
 	if outdated(err) {
 		return fmt.Errorf("%w: %w", ErrUseless, err)
 	}
@@ -153,7 +153,7 @@ func (a *action) renew(ctx context.Context) (shown string, err error) {
 	m := wire.Renew{Kind: a.keys.Kind(), Key: key.Wire(), Activated: a.activated()}
 	var got *wire.Identity
 	ask := func(id *tls.Certificate) error {
-		return a.again(ctx, func() error {
+		return a.retry(ctx, func() error {
 			answer, err := a.client.Renew(ctx, m, a.prover(key), id)
 			if err == nil {
 				got, err = a.finish(ctx, answer, id)
@@ -185,10 +185,10 @@ func (a *action) renew(ctx context.Context) (shown string, err error) {
 	return shown, a.swap(ctx, key, got)
 }
 
-// rebirth requests another IDevID certificate if the root of the one on file is no longer
+// refreshIDevID requests another IDevID certificate if the root of the one on file is no longer
 // trusted, so that it is good when needed. If the server has none, that is only reported: the
 // renewal has succeeded without.
-func (a *action) rebirth(ctx context.Context) {
+func (a *action) refreshIDevID(ctx context.Context) {
 	_, bundle := a.client.Trust()
 	if a.checkChain("IDevID", a.set.IDevID, a.birth.Public(), bundle.Manufacturing) == nil {
 		return
@@ -201,7 +201,7 @@ func (a *action) rebirth(ctx context.Context) {
 
 // reenrol requests another IDevID certificate for the same key.
 func (a *action) reenrol(ctx context.Context) error {
-	return a.again(ctx, func() error { return a.enrol(ctx, Enrolment{}) })
+	return a.retry(ctx, func() error { return a.enrol(ctx, Enrolment{}) })
 }
 
 // stage saves a fresh certificate before it is first shown. From then on the server no longer
@@ -215,9 +215,9 @@ func (a *action) stage(key keys.Key, got *wire.Identity) error {
 	return a.save()
 }
 
-// settle repairs what an interruption left: a lost IDevID certificate, a working certificate that
+// repair repairs what an interruption left: a lost IDevID certificate, a working certificate that
 // was not tested yet.
-func (a *action) settle(ctx context.Context) error {
+func (a *action) repair(ctx context.Context) error {
 	if len(a.set.IDevID) == 0 {
 		a.report("the IDevID certificate is lost; asking for it again")
 		if err := a.reenrol(ctx); err != nil {
@@ -235,7 +235,7 @@ func (a *action) adopt(ctx context.Context) error {
 	}
 	key, err := a.keys.LoadWorking(a.set.FreshKey)
 	if err == nil {
-		err = a.again(ctx, func() error {
+		err = a.retry(ctx, func() error {
 			return a.ask(ctx, &tls.Certificate{Certificate: a.set.Fresh, PrivateKey: key})
 		})
 		if err != nil && !outdated(err) {
@@ -274,7 +274,7 @@ func (a *action) swap(ctx context.Context, key keys.Key, got *wire.Identity) err
 		return err
 	}
 	fresh := &tls.Certificate{Certificate: got.LDevID, PrivateKey: key}
-	if err := a.again(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {
+	if err := a.retry(ctx, func() error { return a.ask(ctx, fresh) }); err != nil {
 		return err
 	}
 	a.set.LDevID, a.set.Page, a.set.LDevIDKey, a.set.Next = got.LDevID, got.Server, key.Stored(), got.Next

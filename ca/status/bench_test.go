@@ -203,7 +203,7 @@ func BenchmarkMillion(b *testing.B) {
 	for range b.N {
 		p, store, shards := million(b, func(total int) int { return total / 100 })
 		all := func() { p.must(p.service.Publish(background, shards...)) }
-		whole := func() { p.must(err2(p.service.over(background, p.service.issuers["operational"], complete))) }
+		whole := func() { p.must(err2(p.service.wholeList(background, p.service.issuers["operational"], complete))) }
 		b.ReportMetric(timed(all).Seconds()*1000, "ms/all-shards-at-1%")
 		b.ReportMetric(timed(whole).Seconds()*1000, "ms/complete-list-at-1%")
 		var changes []time.Duration

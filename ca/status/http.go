@@ -104,7 +104,7 @@ func (h *handler) find(ctx context.Context, path string) (*list, error) {
 	}
 	for end, kind := range map[string]kind{".crl": complete, "/delta.crl": delta} {
 		if name, ok := strings.CutSuffix(path, end); ok && h.issuers[name] != nil {
-			return h.over(ctx, h.issuers[name], kind)
+			return h.wholeList(ctx, h.issuers[name], kind)
 		}
 	}
 	name, ok := parseShard(path)

@@ -51,8 +51,8 @@ type whole struct {
 	bases []record.CRL
 }
 
-// over returns a list over an issuer that contains everything on record.
-func (s *Service) over(ctx context.Context, i *issuer, k kind) (*list, error) {
+// wholeList returns a list over an issuer that contains everything on record.
+func (s *Service) wholeList(ctx context.Context, i *issuer, k kind) (*list, error) {
 	kept, sign := &i.whole.complete, s.signComplete
 	if k == delta {
 		kept, sign = &i.whole.delta, s.signDelta
@@ -254,7 +254,7 @@ func (s *Service) file(ctx context.Context, name string) (*list, error) {
 		if issuer != name && (name != relyingParties || profile.LineOf(issuer) != profile.Operational) {
 			continue
 		}
-		l, err := s.over(ctx, s.issuers[issuer], complete)
+		l, err := s.wholeList(ctx, s.issuers[issuer], complete)
 		if err != nil {
 			return nil, err
 		}

@@ -87,7 +87,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if why := a.dir().Volatile(); why != "" {
 		a.log(Warning, "what is in the state folder will not survive: %s", why)
 	}
-	defer a.accompanied(ctx)()
+	defer a.startBeside(ctx)()
 	a.Systemd.Ready()
 	defer a.Systemd.Stopping()
 	for {
@@ -107,8 +107,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// accompanied starts Beside; end stops it.
-func (a *Agent) accompanied(ctx context.Context) (end func()) {
+// startBeside starts Beside; end stops it.
+func (a *Agent) startBeside(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	if a.Beside != nil {
@@ -221,7 +221,7 @@ func (a *Agent) do(ctx context.Context, what act) error {
 	}
 	a.note(r, err)
 	if err == nil {
-		a.say(what, r)
+		a.logDone(what, r)
 	}
 	return err
 }
@@ -242,8 +242,8 @@ func (a *Agent) note(r device.Result, err error) device.Status {
 	return s
 }
 
-// say logs what was done.
-func (a *Agent) say(what act, r device.Result) {
+// logDone logs what was done.
+func (a *Agent) logDone(what act, r device.Result) {
 	switch {
 	case what == enrol:
 		a.log(Notice, "enrolled as %s", r.Device)
@@ -277,7 +277,7 @@ func (a *Agent) Renew(ctx context.Context, force bool) (device.Result, error) {
 		return device.Result{}, err
 	}
 	r, err := device.Renew(ctx, a.Options)
-	return r, a.came(ctx, r, err)
+	return r, a.finish(ctx, r, err)
 }
 
 // refused is the refusal for good that is in force, as a *WaitError.
@@ -319,7 +319,7 @@ func (a *Agent) Check(ctx context.Context) error {
 	if errors.Is(err, device.ErrUseless) {
 		r, err = device.Renew(ctx, a.Options)
 	}
-	if err := a.came(ctx, r, err); err != nil {
+	if err := a.finish(ctx, r, err); err != nil {
 		return err
 	}
 	if s := a.Status(); !s.Healthy {
@@ -328,8 +328,8 @@ func (a *Agent) Check(ctx context.Context) error {
 	return nil
 }
 
-// came records the outcome of an act outside of Turn.
-func (a *Agent) came(ctx context.Context, r device.Result, err error) error {
+// finish records the outcome of an act outside of Turn.
+func (a *Agent) finish(ctx context.Context, r device.Result, err error) error {
 	if ctx.Err() != nil || errors.As(err, new(*state.HeldError)) || errors.Is(err, state.ErrEmpty) {
 		return err
 	}

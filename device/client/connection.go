@@ -71,7 +71,7 @@ func (c *Client) use(ctx context.Context, id *tls.Certificate, do func(*connecti
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err == nil || !elsewhere(err) {
+		if err == nil || !tryNext(err) {
 			c.memory.Server = server
 			return err
 		}
@@ -81,9 +81,9 @@ func (c *Client) use(ctx context.Context, id *tls.Certificate, do func(*connecti
 	}
 }
 
-// elsewhere reports whether to try another server after err. A refusal by a server of ours is
+// tryNext reports whether to try another server after err. A refusal by a server of ours is
 // final, and one that asks to retry later speaks for all.
-func elsewhere(err error) bool {
+func tryNext(err error) bool {
 	if p, ok := errors.AsType[*wire.Problem](err); ok {
 		return p.Code == wire.CodeUnavailable && p.RetryAfter == 0
 	}
@@ -115,7 +115,7 @@ func (c *Client) takeKept(ctx context.Context, server string, id *tls.Certificat
 		return nil
 	}
 	if conn.awaited = false; conn.server == server && c.keptFor == id && conn.open() {
-		conn.obey(ctx)
+		conn.closeWith(ctx)
 		return conn
 	}
 	conn.Close()
@@ -208,7 +208,7 @@ func (c *Client) dial(ctx context.Context, server string, id *tls.Certificate, v
 	}
 	conn.bounded = &io.LimitedReader{R: conn.Conn}
 	conn.reader = bufio.NewReader(conn.bounded)
-	conn.obey(ctx)
+	conn.closeWith(ctx)
 	return conn, nil
 }
 
@@ -248,8 +248,8 @@ func (c *Client) tlsConfig(conn *connection, id *tls.Certificate, signer *Witnes
 	}
 }
 
-// obey closes the connection when ctx ends.
-func (conn *connection) obey(ctx context.Context) {
+// closeWith closes the connection when ctx ends.
+func (conn *connection) closeWith(ctx context.Context) {
 	conn.stop = context.AfterFunc(ctx, func() { conn.NetConn().Close() })
 }
 

@@ -6,7 +6,7 @@ import "fmt"
 // their model, unless an administrator granted it.
 func grace(c *Case) error {
 	m, last := c.View.Model, c.View.Newest
-	if m == nil || m.Grace == 0 || last == nil || !c.Now.After(last.NotAfter.Add(m.Grace)) || inForce(c) != nil {
+	if m == nil || m.Grace == 0 || last == nil || !c.Now.After(last.NotAfter.Add(m.Grace)) || validGrant(c) != nil {
 		return nil
 	}
 	return &Refusal{Code: "grace-over",

@@ -14,7 +14,7 @@ import (
 // shows the ticket that it enrolled with.
 func granted(c *Case) error {
 	a, d := c.Who.Device.Assurance, c.Who.Device
-	if g := c.View.Lost; g != nil && g.Device == d.ID && !c.Who.NewKey && !found(c) {
+	if g := c.View.Lost; g != nil && g.Device == d.ID && !c.Who.NewKey && !reinstated(c) {
 		return &Refusal{Code: "grant-needed", Detail: fmt.Sprintf("the key of %s was declared lost on %s", d.Name(), day(g.Created)),
 			Hint: "enrol the device with the ticket that hallmark device grant --new-key printed"}
 	}
@@ -22,32 +22,32 @@ func granted(c *Case) error {
 	case c.Who.NewKey: // identity has seen the grant; whether it is still valid is checked below
 	case a.Certified, a.Registered, c.Facts.TPM != nil && c.Facts.TPM.Certified, d.Renewed.IsZero():
 		return nil
-	case a.Hardware && !c.Who.NewEK && works(c.View.Newest, c.Now):
+	case a.Hardware && !c.Who.NewEK && valid(c.View.Newest, c.Now):
 		return nil
 	case t != nil && t.ID == c.Ticket && t.Device == d.ID && c.Now.Before(t.Expires):
 		return nil
 	}
-	if inForce(c) != nil {
+	if validGrant(c) != nil {
 		return nil
 	}
 	return &Refusal{Code: "grant-needed", Detail: fmt.Sprintf("%s is on record, and no certified TPM vouches that this is it", d.Name()),
 		Hint: "an administrator can let it come back: hallmark device grant " + d.Serial + " --for 7d"}
 }
 
-// found reports whether an administrator lets a key that was declared lost come back, by a later
+// reinstated reports whether an administrator lets a key that was declared lost come back, by a later
 // grant that is not for a new key.
-func found(c *Case) bool {
-	g := inForce(c)
+func reinstated(c *Case) bool {
+	g := validGrant(c)
 	return g != nil && !g.NewKey
 }
 
-// works reports whether there is a valid working certificate.
-func works(newest *record.Certificate, now time.Time) bool {
+// valid reports whether there is a valid working certificate.
+func valid(newest *record.Certificate, now time.Time) bool {
 	return newest != nil && newest.Revoked.IsZero() && !now.After(newest.NotAfter)
 }
 
-// inForce is the device's grant, or nil if it has none that is valid now.
-func inForce(c *Case) *record.Grant {
+// validGrant is the device's grant, or nil if it has none that is valid now.
+func validGrant(c *Case) *record.Grant {
 	if g := c.View.Grant; g != nil && g.Device == c.Who.Device.ID && c.Now.Before(g.Expires) {
 		return g
 	}
@@ -56,7 +56,7 @@ func inForce(c *Case) *record.Grant {
 
 // Grant is the id of the device's valid grant, to be recorded as used; empty if it has none.
 func Grant(c Case) string {
-	if g := inForce(&c); g != nil && c.Who.Known {
+	if g := validGrant(&c); g != nil && c.Who.Known {
 		return g.ID
 	}
 	return ""

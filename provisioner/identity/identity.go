@@ -60,13 +60,13 @@ func Enrolling(f attest.Facts, ticket, serial, newID string, v record.View, now 
 		return Identity{Device: d, Known: true, NewKey: true}, nil
 	}
 	if v.BySerial != nil {
-		return Identity{}, &Clash{Code: "serial-taken", Detail: fmt.Sprintf("another %s is enrolled as %s", keeper(f), v.BySerial.Name())}
+		return Identity{}, &Clash{Code: "serial-taken", Detail: fmt.Sprintf("another %s is enrolled as %s", noun(f), v.BySerial.Name())}
 	}
 	return Identity{Device: newDevice(f, serial, newID, v, now)}, nil
 }
 
-// keeper names, for people, what identifies the device.
-func keeper(f attest.Facts) string {
+// noun names, for people, what identifies the device.
+func noun(f attest.Facts) string {
 	if f.TPM == nil {
 		return "key"
 	}
@@ -77,7 +77,7 @@ func keeper(f attest.Facts) string {
 func returning(f attest.Facts, serial string, d record.Device, now time.Time) (Identity, error) {
 	switch {
 	case serial != "" && record.Fold(serial) != record.Fold(d.Serial):
-		return Identity{}, &Clash{Code: "ek-taken", Detail: fmt.Sprintf("this %s is enrolled as %s", keeper(f), d.Name())}
+		return Identity{}, &Clash{Code: "ek-taken", Detail: fmt.Sprintf("this %s is enrolled as %s", noun(f), d.Name())}
 	case f.TPM == nil: // it was found by its key
 		d.Seen = now
 		return Identity{Device: d, Known: true}, nil

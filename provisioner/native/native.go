@@ -57,9 +57,9 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+wire.PathTrust, h.trust)
 	mux.HandleFunc("POST "+wire.PathTime, h.time)
-	mux.HandleFunc("POST "+wire.PathEnrol, h.through(h.enrol))
-	mux.HandleFunc("POST "+wire.PathActivate, h.through(h.activate))
-	mux.HandleFunc("POST "+wire.PathRenew, h.through(h.renew))
+	mux.HandleFunc("POST "+wire.PathEnrol, h.throttled(h.enrol))
+	mux.HandleFunc("POST "+wire.PathActivate, h.throttled(h.activate))
+	mux.HandleFunc("POST "+wire.PathRenew, h.throttled(h.renew))
 	mux.HandleFunc("POST "+wire.PathPoll, h.poll) // cheaper than the handshake of another attempt
 	if c.NonceMode {
 		mux.HandleFunc("POST "+wire.PathNonce, h.nonce)

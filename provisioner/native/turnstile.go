@@ -192,9 +192,9 @@ func (t *turnstile) advance(now time.Time, pace time.Duration) {
 	}
 }
 
-// through passes requests through the turnstile. Slow senders and slow readers hold no place
+// throttled passes requests through the turnstile. Slow senders and slow readers hold no place
 // meanwhile. Message two of an enrolment is never sent away: half of the work is done.
-func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body []byte)) http.HandlerFunc {
+func (h *handler) throttled(work func(w http.ResponseWriter, r *http.Request, body []byte)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := read(r)
 		if err != nil {
@@ -211,7 +211,7 @@ func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body
 				Detail: "many devices ask at once, and this one has been given a turn", Hint: "nothing is wrong: the device asks again by itself"})
 			return
 		}
-		out := &held{ResponseWriter: w}
+		out := &bufferedAnswer{ResponseWriter: w}
 		func() {
 			defer leave()
 			work(out, r, body)
@@ -220,12 +220,12 @@ func (h *handler) through(work func(w http.ResponseWriter, r *http.Request, body
 	}
 }
 
-// usual is more than the size of most messages, in bytes.
-const usual = 8 << 10
+// usualSize is more than the size of most messages, in bytes.
+const usualSize = 8 << 10
 
-// read returns the whole body. The declared length is trusted for allocation only up to usual.
+// read returns the whole body. The declared length is trusted for allocation only up to usualSize.
 func read(r *http.Request) ([]byte, error) {
-	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usual)+bytes.MinRead))
+	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usualSize)+bytes.MinRead))
 	_, err := body.ReadFrom(io.LimitReader(r.Body, wire.MaxMessage+1))
 	if err == nil && body.Len() > wire.MaxMessage {
 		err = wire.ErrTooLarge
@@ -233,17 +233,17 @@ func read(r *http.Request) ([]byte, error) {
 	return body.Bytes(), err
 }
 
-// held is a buffered answer.
-type held struct {
+// bufferedAnswer is an answer that is sent later.
+type bufferedAnswer struct {
 	http.ResponseWriter
 	status int
 	body   bytes.Buffer
 }
 
-func (o *held) WriteHeader(status int)      { o.status = status }
-func (o *held) Write(b []byte) (int, error) { return o.body.Write(b) }
+func (o *bufferedAnswer) WriteHeader(status int)      { o.status = status }
+func (o *bufferedAnswer) Write(b []byte) (int, error) { return o.body.Write(b) }
 
-func (o *held) send() {
+func (o *bufferedAnswer) send() {
 	o.Header().Set("Content-Length", strconv.Itoa(o.body.Len()))
 	if o.status != 0 {
 		o.ResponseWriter.WriteHeader(o.status)

@@ -28,7 +28,7 @@ func TestTurnstile(t *testing.T) {
 	h := &handler{Config: Config{Now: func() time.Time { return now }, Log: slog.New(slog.DiscardHandler)}, turnstile: newTurnstile(places)}
 	h.turnstile.took = 2 * time.Second // two a second with four places
 	var inside, most atomic.Int64
-	work := h.through(func(w http.ResponseWriter, _ *http.Request, body []byte) {
+	work := h.throttled(func(w http.ResponseWriter, _ *http.Request, body []byte) {
 		if n := inside.Add(1); n > most.Load() {
 			most.Store(n)
 		}
@@ -231,7 +231,7 @@ func TestTurnstileIsLeft(t *testing.T) {
 	h := &handler{Config: Config{Now: time.Now, Log: slog.New(slog.DiscardHandler)}, turnstile: newTurnstile(1)}
 	func() {
 		defer func() { recover() }()
-		h.through(func(http.ResponseWriter, *http.Request, []byte) { panic("a mistake") })(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, wire.PathRenew, nil))
+		h.throttled(func(http.ResponseWriter, *http.Request, []byte) { panic("a mistake") })(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, wire.PathRenew, nil))
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
 	leave, _ := h.turnstile.enter(ctx, one, time.Hour, time.Now)
