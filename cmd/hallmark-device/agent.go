@@ -21,15 +21,15 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 )
 
-// care are the settings of commands that do the agent's work.
-type care struct {
-	common
+// agentFlags are the flags of commands that do the agent's work.
+type agentFlags struct {
+	commonFlags
 	hooks           agent.Hooks
 	health, metrics string
 	setClock        bool
 }
 
-func (o *care) flags(c *cobra.Command) {
+func (o *agentFlags) flags(c *cobra.Command) {
 	o.stateFlag(c)
 	o.tpmFlag(c, "the one enrolled with")
 	settings.Add(c, &o.hooks.Dir, "hooks", "")
@@ -40,7 +40,7 @@ func (o *care) flags(c *cobra.Command) {
 }
 
 // agent is the agent that the settings describe; it logs to standard error.
-func (o *care) agent(c *cobra.Command) *agent.Agent {
+func (o *agentFlags) agent(c *cobra.Command) *agent.Agent {
 	a := &agent.Agent{Options: o.options(c), Version: version, Hooks: o.hooks, HealthFile: o.health, MetricsFile: o.metrics}
 	a.Log = func(_ agent.Priority, line string) { a.Options.Report(line) }
 	a.Hooks.NamedBy = o.found.FileOf("hooks")
@@ -63,8 +63,8 @@ func setClock(t time.Time) error {
 var settimeofday = syscall.Settimeofday
 
 func runCommand() *cobra.Command {
-	var o care
-	var from origin
+	var o agentFlags
+	var from enrolFlags
 	var once bool
 	c := &cobra.Command{
 		Use:   "run",
@@ -86,7 +86,7 @@ HALLMARK_TICKET) say where, and waits otherwise.
 		Args:    arguments(cobra.NoArgs),
 	}
 	o.flags(c)
-	from.flags(c, &o.common)
+	from.flags(c, &o.commonFlags)
 	o.jsonFlag(c)
 	c.Flags().BoolVar(&once, "once", false, "do what is due now, and end")
 	c.RunE = run(func(c *cobra.Command, _ []string) (err error) {
@@ -94,7 +94,7 @@ HALLMARK_TICKET) say where, and waits otherwise.
 		if a.Ticket, err = readTicket(c, nil); err != nil {
 			return usageError{err, c.CommandPath()}
 		}
-		if a.Servers, a.Roots, err = from.server(c, &o.common, a.Ticket != nil); err != nil {
+		if a.Servers, a.Roots, err = from.server(c, &o.commonFlags, a.Ticket != nil); err != nil {
 			return err
 		}
 		a.Serial = from.serialNumber
@@ -144,7 +144,7 @@ func hangups(ctx context.Context) <-chan struct{} {
 // serve lends the identity to other programs until ctx ends. A socket that cannot be opened does
 // not stop the agent.
 func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
-	identity := &lent{o: a.Options}
+	identity := &lazyIdentity{o: a.Options}
 	identity.o.Now = a.Now
 	defer identity.close()
 	p := &proxy.Proxy{Dialer: identity, Tunnels: found.Tunnels, Server: identity, Sites: found.Sites, Report: func(line string) { a.Log(agent.Warning, line) }}
@@ -159,8 +159,8 @@ func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 	}
 }
 
-// lent is an identity that may not exist yet.
-type lent struct {
+// lazyIdentity is an identity that is opened when needed, for it may not exist yet.
+type lazyIdentity struct {
 	o  device.Options
 	mu sync.Mutex
 	i  *device.Identity
@@ -168,7 +168,7 @@ type lent struct {
 	lists page.Lists
 }
 
-func (l *lent) identity() (_ *device.Identity, err error) {
+func (l *lazyIdentity) identity() (_ *device.Identity, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.i == nil {
@@ -179,7 +179,7 @@ func (l *lent) identity() (_ *device.Identity, err error) {
 
 // close leaves no key in the TPM: a later user with a resource manager could not flush keys that
 // were loaded without one.
-func (l *lent) close() {
+func (l *lazyIdentity) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.i != nil {
@@ -188,7 +188,7 @@ func (l *lent) close() {
 }
 
 // Dial makes a connection with the newest working certificate.
-func (l *lent) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error) {
+func (l *lazyIdentity) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error) {
 	i, err := l.identity()
 	if err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func (l *lent) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error)
 }
 
 // ServerTLSConfig looks for the certificate when a client connects.
-func (l *lent) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
+func (l *lazyIdentity) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		i, err := l.identity()
 		if err != nil {
@@ -212,7 +212,7 @@ func (l *lent) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
 }
 
 func renewCommand() *cobra.Command {
-	var o care
+	var o agentFlags
 	var force bool
 	c := &cobra.Command{
 		Use:   "renew",
@@ -245,7 +245,7 @@ A device that was refused for good is told so from memory for a day, unless forc
 }
 
 func needsRenewalCommand() *cobra.Command {
-	var o care
+	var o agentFlags
 	c := &cobra.Command{
 		Use:   "needs-renewal",
 		Short: "Say by exit code whether it is time to renew",

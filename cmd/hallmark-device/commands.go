@@ -60,8 +60,8 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// common are the flags that most commands share.
-type common struct {
+// commonFlags are the flags that most commands share.
+type commonFlags struct {
 	state, tpm string
 	key, proxy string
 	json       bool
@@ -72,7 +72,7 @@ type common struct {
 }
 
 // stateFlag adds --state, and has the command find its settings before it runs.
-func (o *common) stateFlag(c *cobra.Command) {
+func (o *commonFlags) stateFlag(c *cobra.Command) {
 	settings.Add(c, &o.state, "state", "")
 	c.PreRunE = func(c *cobra.Command, _ []string) (err error) {
 		if o.found, err = settings.Find(c, os.Getenv); err == nil && o.resolved != nil {
@@ -82,21 +82,21 @@ func (o *common) stateFlag(c *cobra.Command) {
 	}
 }
 
-func (o *common) tpmFlag(c *cobra.Command, otherwise string) {
+func (o *commonFlags) tpmFlag(c *cobra.Command, otherwise string) {
 	settings.Add(c, &o.tpm, "tpm", "TPM: a device file, unix:PATH or tcp:HOST:PORT (default "+otherwise+")")
 }
 
-func (o *common) jsonFlag(c *cobra.Command) {
+func (o *commonFlags) jsonFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&o.json, "json", false, "print the result as JSON")
 }
 
-func (o *common) options(c *cobra.Command) device.Options {
+func (o *commonFlags) options(c *cobra.Command) device.Options {
 	return device.Options{State: o.state, TPM: o.tpm, Key: o.key, Proxy: o.proxy, Built: buildTime(),
 		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), agent.Printable(line)) }}
 }
 
 // print prints v as JSON if requested, else the lines.
-func (o *common) print(c *cobra.Command, v any, lines ...string) error {
+func (o *commonFlags) print(c *cobra.Command, v any, lines ...string) error {
 	if o.json {
 		text, err := json.MarshalIndent(v, "", "  ")
 		if err == nil {
@@ -111,8 +111,8 @@ func (o *common) print(c *cobra.Command, v any, lines ...string) error {
 }
 
 func enrolCommand() *cobra.Command {
-	var o common
-	var from origin
+	var o commonFlags
+	var from enrolFlags
 	c := &cobra.Command{
 		Use:     "enrol [TICKET]",
 		Aliases: []string{"enroll"},

@@ -19,7 +19,7 @@ import (
 const rootsFlag = "whom to believe: a PEM `FILE`, \"system\" or \"infrastructure\" (Hallmark's own); both of these if not given"
 
 func connectCommand() *cobra.Command {
-	var o common
+	var o commonFlags
 	var connection device.Connection
 	c := &cobra.Command{
 		Use:   "connect --to HOST:PORT",
@@ -54,7 +54,7 @@ input and output.
 }
 
 func proxyCommand() *cobra.Command {
-	var o common
+	var o commonFlags
 	var list sockets
 	var verbose bool
 	c := &cobra.Command{

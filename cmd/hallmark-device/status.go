@@ -16,7 +16,7 @@ import (
 )
 
 func statusCommand() *cobra.Command {
-	var o care
+	var o agentFlags
 	var healthy bool
 	var wait time.Duration
 	c := &cobra.Command{
@@ -141,7 +141,7 @@ func workLines(s agent.Status) (lines []string) {
 }
 
 func generaliseCommand() *cobra.Command {
-	var o common
+	var o commonFlags
 	c := &cobra.Command{
 		Use:     "generalise",
 		Aliases: []string{"generalize"},
@@ -186,8 +186,8 @@ func configCommand() *cobra.Command {
 }
 
 func configShowCommand() *cobra.Command {
-	var o care
-	var from origin
+	var o agentFlags
+	var from enrolFlags
 	c := &cobra.Command{
 		Use:   "show",
 		Short: "Show each setting, and what said so",
@@ -202,7 +202,7 @@ is one socket for other programs.
 		Args:    arguments(cobra.NoArgs),
 	}
 	o.flags(c)
-	from.flags(c, &o.common)
+	from.flags(c, &o.commonFlags)
 	o.jsonFlag(c)
 	c.RunE = run(func(c *cobra.Command, _ []string) error {
 		found := o.found

@@ -16,13 +16,13 @@ import (
 	"github.com/hallmark-pki/hallmark/device/state"
 )
 
-// origin are the settings that an enrolment needs.
-type origin struct {
+// enrolFlags are the flags of an enrolment.
+type enrolFlags struct {
 	url, roots, serial, serialFrom string
 	found                          *settings.Found
 }
 
-func (f *origin) flags(c *cobra.Command, o *common) {
+func (f *enrolFlags) flags(c *cobra.Command, o *commonFlags) {
 	settings.Add(c, &f.url, "server", "")
 	settings.Add(c, &f.roots, "roots", "")
 	settings.Add(c, &f.serial, "serial", "")
@@ -42,7 +42,7 @@ func (f *origin) flags(c *cobra.Command, o *common) {
 
 // server is the servers to contact and the roots to trust. A ticket says both, and only flags
 // take precedence over it.
-func (f *origin) server(c *cobra.Command, o *common, ticket bool) (urls []string, roots [][]byte, err error) {
+func (f *enrolFlags) server(c *cobra.Command, o *commonFlags, ticket bool) (urls []string, roots [][]byte, err error) {
 	path := f.roots
 	if path == "" {
 		path = filepath.Join(o.state, state.AnchorsFile)
@@ -64,7 +64,7 @@ func (f *origin) server(c *cobra.Command, o *common, ticket bool) (urls []string
 }
 
 // serialNumber is the product's serial number; empty if no setting gives it.
-func (f *origin) serialNumber(ctx context.Context) (string, error) {
+func (f *enrolFlags) serialNumber(ctx context.Context) (string, error) {
 	if f.serial != "" || f.serialFrom == "" {
 		return f.serial, nil
 	}
