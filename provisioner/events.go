@@ -58,7 +58,7 @@ const maxReason = 500
 // certificate may fill the record (design decision 19). An error that is not a refusal (a full
 // disk) is logged instead.
 func (s *Service) refused(ctx context.Context, verb string, who subject, err error) error {
-	code, detail, ok := reason(err)
+	code, detail, _, ok := Reason(err)
 	if !ok {
 		s.Log.Error("could not decide", "verb", verb, "err", err)
 		return err
@@ -96,24 +96,24 @@ func (s *Service) refused(ctx context.Context, verb string, who subject, err err
 	return err
 }
 
-// reason returns the code and the sentence of an error that is a refusal.
-func reason(err error) (code, detail string, ok bool) {
+// Reason returns the code, the sentence and the hint of an error that is a refusal.
+func Reason(err error) (code, detail, hint string, ok bool) {
 	var evidence *attest.Refusal
 	var decision *decide.Refusal
 	var clash *identity.Clash
 	switch {
 	case errors.As(err, &evidence):
-		return evidence.Code, evidence.Detail, true
+		return evidence.Code, evidence.Detail, evidence.Hint, true
 	case errors.As(err, &decision):
-		return decision.Code, decision.Detail, true
+		return decision.Code, decision.Detail, decision.Hint, true
 	case errors.As(err, &clash):
-		return clash.Code, clash.Detail, true
+		return clash.Code, clash.Detail, "a chip and a serial number belong together for good: compare board and label", true
 	case errors.Is(err, session.ErrInvalid):
-		return "session-invalid", err.Error(), true
+		return "session-invalid", err.Error(), "start again", true
 	case errors.Is(err, attest.ErrSecret):
-		return "evidence-refused", err.Error(), true
+		return "evidence-refused", err.Error(), "", true
 	}
-	return "", "", false
+	return "", "", "", false
 }
 
 // pace limits how often one device, which may be a program that simulates a TPM, gets

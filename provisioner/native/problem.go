@@ -9,11 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/provisioner"
-	"github.com/hallmark-pki/hallmark/provisioner/decide"
-	"github.com/hallmark-pki/hallmark/provisioner/identity"
-	"github.com/hallmark-pki/hallmark/provisioner/session"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -32,43 +28,27 @@ var statuses = map[string]int{
 // problem is the one place where an error becomes what the client reads. An unknown error is an
 // internal one, whose detail stays in the log.
 func problem(err error) *wire.Problem {
-	var (
-		known    *wire.Problem
-		evidence *attest.Refusal
-		decision *decide.Refusal
-		clash    *identity.Clash
-	)
-	switch {
-	case errors.As(err, &known):
+	if known, ok := errors.AsType[*wire.Problem](err); ok {
 		return known
-	case errors.As(err, &evidence):
-		return refusal(evidence.Code, evidence.Detail, evidence.Hint)
-	case errors.As(err, &decision):
-		return refusal(decision.Code, decision.Detail, decision.Hint)
-	case errors.As(err, &clash):
-		return refusal(clash.Code, clash.Detail, "a chip and a serial number belong together for good: compare board and label")
-	case errors.Is(err, session.ErrInvalid):
-		return refusal(wire.CodeSession, err.Error(), "start again")
-	case errors.Is(err, attest.ErrSecret):
-		return refusal(wire.CodeEvidence, err.Error(), "")
+	}
+	if code, detail, hint, ok := provisioner.Reason(err); ok {
+		return &wire.Problem{Status: cmp.Or(statuses[code], http.StatusForbidden), Code: code, Detail: detail, Hint: hint}
+	}
+	switch {
 	case errors.Is(err, record.ErrConflict):
 		return &wire.Problem{Status: http.StatusConflict, Code: wire.CodeConflict, Detail: "the record changed meanwhile", Hint: "try again"}
 	case errors.Is(err, record.ErrUnavailable):
-		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the record cannot be written now", Hint: "try again in a minute; nothing was lost"}
+		return unavailable("the record cannot be written now")
 	case errors.Is(err, provisioner.ErrNotSigned):
-		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the CA cannot sign now", Hint: "try again in a minute; nothing was lost"}
+		return unavailable("the CA cannot sign now")
 	case errors.Is(err, context.DeadlineExceeded):
-		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: "the server was not through in time", Hint: "try again in a minute; nothing was lost"}
+		return unavailable("the server was not through in time")
 	}
 	return &wire.Problem{Status: http.StatusInternalServerError, Code: wire.CodeInternal, Detail: "internal error", Hint: "try again; the server's log says more"}
 }
 
-func refusal(code, detail, hint string) *wire.Problem {
-	status, ok := statuses[code]
-	if !ok {
-		status = http.StatusForbidden
-	}
-	return &wire.Problem{Status: status, Code: code, Detail: detail, Hint: hint}
+func unavailable(detail string) *wire.Problem {
+	return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable, Detail: detail, Hint: "try again in a minute; nothing was lost"}
 }
 
 func malformed(err error) error {
