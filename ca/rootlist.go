@@ -135,11 +135,11 @@ func ReadRootCRL(text, inUse []byte, root *x509.Certificate, now time.Time) (*x5
 	case crl.Number == nil || crl.Number.BitLen() > 159: // RFC 5280 §5.2.3: at most 20 octets
 		return nil, errors.New("it has no crlNumber, or one that is too long")
 	case crl.Number.Cmp(before.Number) <= 0:
-		return nil, fmt.Errorf("its crlNumber is %v, and that of the list in use %v: who has the latter would not take it", crl.Number, before.Number)
+		return nil, fmt.Errorf("its crlNumber is %v, and that of the list in use %v: relying parties that have the latter would not accept it", crl.Number, before.Number)
 	case crl.ThisUpdate.After(now.Add(backdate)):
-		return nil, fmt.Errorf("it is of %s, which is yet to come", crl.ThisUpdate.Format(time.RFC3339))
+		return nil, fmt.Errorf("its thisUpdate, %s, is in the future", crl.ThisUpdate.Format(time.RFC3339))
 	case !crl.NextUpdate.After(now): // or absent, which RFC 5280 §5.1.2.5 does not allow
-		return nil, fmt.Errorf("its nextUpdate, %s, is over", crl.NextUpdate.Format(time.RFC3339))
+		return nil, fmt.Errorf("its nextUpdate, %s, has passed", crl.NextUpdate.Format(time.RFC3339))
 	}
 	for _, e := range crl.Extensions {
 		if e.Critical { // as in a delta or a shard (RFC 5280 §5.2)
@@ -171,7 +171,7 @@ func checkRootEntries(crl, before *x509.RevocationList) error {
 // ParseRootCRL parses a CRL, PEM or DER, of at most MaxRootCRL bytes, and verifies nothing.
 func ParseRootCRL(text []byte) (*x509.RevocationList, error) {
 	if len(text) > MaxRootCRL {
-		return nil, fmt.Errorf("more than %d bytes are no root's CRL", MaxRootCRL)
+		return nil, fmt.Errorf("a root's CRL has at most %d bytes", MaxRootCRL)
 	}
 	if block, rest := pem.Decode(text); block != nil {
 		if block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 {
@@ -181,7 +181,7 @@ func ParseRootCRL(text []byte) (*x509.RevocationList, error) {
 	}
 	crl, err := x509.ParseRevocationList(text)
 	if err != nil || !bytes.Equal(crl.Raw, text) {
-		return nil, errors.New("this is no signed CRL, PEM or DER")
+		return nil, errors.New("this is not a signed CRL in PEM or DER")
 	}
 	return crl, nil
 }

@@ -28,7 +28,7 @@ func check(c *Config, p *problems) {
 	}
 	checkURI("time_key", &c.TimeKey, c.Dir, p)
 	if scheme, place, _ := strings.Cut(c.IssuerKeys, ":"); scheme == "" || !strings.Contains(place, NamePart) {
-		p.add("issuer_keys", "this is no key URI with %s in it: two issuers would share a key", NamePart)
+		p.add("issuer_keys", "this is not a key URI with %s in it: two issuers would share a key", NamePart)
 	}
 	for key, path := range map[string]*string{"journal": &c.Journal, "server_secret": &c.ServerSecret, "trust.bundle": &c.Trust.Bundle, "trust.roots": &c.Trust.Roots} {
 		if checkSet(key, *path, p) {

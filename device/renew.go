@@ -193,7 +193,7 @@ func (a *action) refreshIDevID(ctx context.Context) {
 	if a.checkChain("IDevID", a.set.IDevID, a.birth.Public(), bundle.Manufacturing) == nil {
 		return
 	}
-	a.report("the IDevID certificate is of a CA that is trusted no more; asking for another")
+	a.report("the IDevID certificate is of a CA that is no longer trusted; asking for another")
 	if err := a.reenrol(ctx); err != nil {
 		a.report("%v", err)
 	}

@@ -230,7 +230,7 @@ func (p *public) readRSA() error {
 	}
 	n := new(big.Int).SetBytes(p.modulus)
 	if len(p.modulus)*8 != int(p.bits) || n.BitLen() != int(p.bits) || n.Bit(0) == 0 {
-		return p.broken("has not the modulus of a %d-bit key", p.bits)
+		return p.broken("does not have the modulus of a %d-bit key", p.bits)
 	}
 	if vendorca.ROCA(n) {
 		return p.broken("was made by Infineon's faulty RSA library and can be factored (ROCA, CVE-2017-15361); the TPM needs new firmware and new keys")

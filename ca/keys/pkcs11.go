@@ -52,9 +52,9 @@ func newInToken(text string) (inToken, error) {
 	for name, values := range given {
 		switch {
 		case strings.HasPrefix(name, "pin-") && name != "pin-source":
-			return inToken{}, errors.New("a PIN does not belong into a key URI: write it to a file of mode 0600, and pin-source=/PATH")
+			return inToken{}, errors.New("a PIN does not belong in a key URI: write it to a file of mode 0600, and name that with pin-source=/PATH")
 		case !slices.Contains(attributes, name) || len(values) != 1 || values[0] == "":
-			return inToken{}, fmt.Errorf("the pkcs11 key URI gives %q, which means nothing here, or not once; it takes %s", name, strings.Join(attributes, ", "))
+			return inToken{}, fmt.Errorf("the pkcs11 key URI has %q, which is unknown, repeated or empty; it takes %s", name, strings.Join(attributes, ", "))
 		}
 	}
 	k := inToken{label: given.Get("object"), id: given.Get("id")}

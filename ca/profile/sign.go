@@ -56,7 +56,7 @@ func Assemble(tbs, signature []byte) ([]byte, error) {
 	if !in.ReadASN1(&in, der.SEQUENCE) ||
 		!in.SkipOptionalASN1(der.Tag(0).Constructed().ContextSpecific()) || // version
 		!in.SkipASN1(der.INTEGER) || !in.ReadASN1Element(&algorithm, der.SEQUENCE) {
-		return nil, errors.New("what is to be signed is no certificate")
+		return nil, errors.New("what is to be signed is not a certificate")
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {

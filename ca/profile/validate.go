@@ -62,7 +62,7 @@ func (c Content) validate(s spec) error {
 		!s.takes.operator && c.Operator != "", !s.takes.code && c.Code != "", !s.takes.names && len(c.DNSNames)+len(c.IPs) > 0:
 		return errors.New("it has content that the profile does not take")
 	case s.takes.device && len(c.IPs) > 0:
-		return errors.New("an address is no device's for good; it takes DNS names alone")
+		return errors.New("it takes only DNS names, since a device's address may change")
 	case s.longest == 0 && c.Lifetime != 0:
 		return errors.New("it has no end; a lifetime cannot be set")
 	case s.longest != 0 && (c.Lifetime < time.Second || c.Lifetime > s.longest): // both ends are included

@@ -68,7 +68,7 @@ func (s *Service) wholeList(ctx context.Context, i *issuer, k kind) (*list, erro
 	}
 	l := kept.Load()
 	if err != nil && l != nil {
-		s.log.Warn("a list cannot be signed anew; the last one is served", "issuer", i.Name, "error", err)
+		s.log.Warn("a list cannot be signed; the last one is served", "issuer", i.Name, "error", err)
 		err = nil
 	}
 	return l, err

@@ -129,7 +129,7 @@ func hintFor(err error) string {
 		return e.Hint()
 	}
 	if e, ok := errors.AsType[*state.HeldError](err); ok && e.Agent {
-		return "it looks after this device already; stop it first if another shall"
+		return "it maintains this device already; stop it first to run another"
 	}
 	switch {
 	case errors.As(err, new(*agent.WaitError)):

@@ -16,7 +16,7 @@ import (
 )
 
 // rootsFlag describes the argument of Identity.Roots.
-const rootsFlag = "whom to believe: a PEM `FILE`, \"system\" or \"infrastructure\" (Hallmark's own); both of these if not given"
+const rootsFlag = "roots to trust: a PEM `FILE`, \"system\" or \"infrastructure\" (Hallmark's own); both of these if not given"
 
 func connectCommand() *cobra.Command {
 	var o commonFlags
@@ -191,7 +191,7 @@ func (s *sockets) flags(c *cobra.Command) {
 	add("clients", "FILE", "who may use what is served: a PEM file of CA certificates (default \""+page.Operators+"\", the installation's)", func(v string) error {
 		return s.changeSite(func(t *proxy.Site) { t.Clients = v })
 	})
-	add("fail", "OPEN|CLOSED", "whether clients are let in of whom cannot be learnt if they were revoked: open or closed (default \""+page.FailOpen+"\")", func(v string) error {
+	add("fail", "OPEN|CLOSED", "whether clients are let in if their CRL is unavailable: open or closed (default \""+page.FailOpen+"\")", func(v string) error {
 		return s.changeSite(func(t *proxy.Site) { t.Fail = v })
 	})
 	add("roots", "FILE", rootsFlag, func(v string) error { return s.change(func(t *proxy.Tunnel) { t.Roots = v }) })

@@ -75,7 +75,7 @@ func trim(source string, text []byte) (string, error) {
 	case len(text) == 0:
 		return "", fmt.Errorf("%s holds no serial number", source)
 	case len(text) > maxLength:
-		return "", fmt.Errorf("%s holds more than %d bytes, which is no serial number", source, maxLength)
+		return "", fmt.Errorf("%s holds more than %d bytes, too many for a serial number", source, maxLength)
 	}
 	return string(text), nil
 }

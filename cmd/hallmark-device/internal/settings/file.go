@@ -149,7 +149,7 @@ func (t *socket) set(name, value string) (err error) {
 		*text = value
 	case name == "limit":
 		if t.Limit, err = strconv.Atoi(value); err != nil {
-			return fmt.Errorf("%q is no number", value)
+			return fmt.Errorf("%q is not a number", value)
 		}
 	default:
 		return fmt.Errorf("there is no setting %q in [proxy]; the others stand before the first section", name)

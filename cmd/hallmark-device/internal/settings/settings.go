@@ -86,7 +86,7 @@ const maxHookLimit = 30 * time.Minute
 
 func checkDuration(text string) error {
 	if d, err := time.ParseDuration(text); err != nil || d < time.Second || d > maxHookLimit {
-		return fmt.Errorf("%q is no time between 1s and %v", text, maxHookLimit)
+		return fmt.Errorf("%q is not a duration between 1s and %v", text, maxHookLimit)
 	}
 	return nil
 }
@@ -208,7 +208,7 @@ func (f Found) Guarded(name string) error {
 		return nil
 	}
 	if err := program.Guarded(path); err != nil {
-		return fmt.Errorf("%s: %s says what is to be run, and is not heeded: %w", f.value(name).Source, name, err)
+		return fmt.Errorf("%s: %s names a program to run, and is ignored: %w", f.value(name).Source, name, err)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestParse(t *testing.T) {
 		"[proxy]\nserve = :443\nto = b:1": "1: [proxy]: \"b:1\" is not the address of a program",
 		"[proxy]\nserve = :443\nlisten = 127.0.0.1:1\nto = 127.0.0.1:80": "1: [proxy]: beside serve there are",
 		"[proxy]\nlisten = 127.0.0.1:1\nto = b:1\nclients = x":           "1: [proxy]: clients belongs to serve",
-		"[proxy]\nlimit = many":                            "2: \"many\" is no number",
+		"[proxy]\nlimit = many":                            "2: \"many\" is not a number",
 		"[proxy]\nlisten = 0.0.0.0:1\nto=":                 "3: to has no value",
 		"\n[proxy]\nlisten = 0.0.0.0:1\nto = a:1\n[proxy]": "2: [proxy]: a socket that others",
 	} {
