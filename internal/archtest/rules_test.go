@@ -74,8 +74,8 @@ var rows = []row{
 		"identity and decision are judged from claims and record alone, so that they can be read and tested without a protocol"},
 	{"provisioner/factory", "attest record wire",
 		"tickets are spoken in wire's words; the rest of the factory is the record's"},
-	{"provisioner/*", "provisioner provisioner/decide provisioner/identity provisioner/factory provisioner/session attest internal/origin record wire",
-		"a protocol moves bytes and maps errors to a status (decide, identity and record are there for their errors); it reaches neither store nor key"},
+	{"provisioner/*", "provisioner provisioner/decide attest internal/origin record wire",
+		"a protocol moves bytes and maps errors to a status (decide and record are there for their errors); it reaches neither store nor key"},
 	{"provisioner", "provisioner/identity provisioner/decide provisioner/session provisioner/factory attest ca ca/profile internal/ration record",
 		"the pipeline reads top to bottom and knows no protocol"},
 
