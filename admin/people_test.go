@@ -271,6 +271,21 @@ func TestTwoDisableEachOther(t *testing.T) {
 	}
 }
 
+// TestDisableOneself: who leaves may do it himself, while another stays.
+func TestDisableOneself(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	check(t, h.store.RecoverOperator(ctx, "bo", h.now(), record.Event{Time: h.now(), Actor: "host", Verb: "operator.recovered"}))
+	bo := h.operator("bo")
+	o, err := bo.DisableOperator(ctx, "bo")
+	check(t, err)
+	if o.Disabled.IsZero() {
+		t.Errorf("disabled: %+v", o)
+	}
+	if _, err := bo.Whoami(ctx); err == nil {
+		t.Error("still let in")
+	}
+}
+
 // TestRenewal: past two thirds of its life the client fetches a certificate for a new
 // key, and carries on with the old one if it cannot.
 func TestRenewal(t *testing.T) {

@@ -37,8 +37,12 @@ func Any(n int64, err error) error {
 // Change is a write with its event; no event is written if do returns ErrUnchanged.
 func Change(ctx context.Context, db *engine.DB, e record.Event, do func(*engine.Conn) error) error {
 	return db.Write(ctx, func(c *engine.Conn) error {
+		if err := mayAct(c, e.By); err != nil {
+			return err
+		}
 		switch err := do(c); err {
 		case nil:
+			e.By = "" // it was judged before the change, which may be that they leave
 			return Add(c, e)
 		case ErrUnchanged:
 			return nil
@@ -51,17 +55,26 @@ func Change(ctx context.Context, db *engine.DB, e record.Event, do func(*engine.
 // Spendable are the approvals that an act may spend at a time.
 const Spendable = "approved IS NOT NULL AND spent IS NULL AND expires > ? AND (SELECT disabled FROM operators WHERE name = approver) IS NULL"
 
+// mayAct refuses whoever was disabled (record.Event.By).
+func mayAct(c *engine.Conn, by string) error {
+	if by == "" {
+		return nil
+	}
+	barred, err := engine.First(c, engine.Number, "SELECT 1 FROM operators WHERE name = ? AND disabled IS NOT NULL", by)
+	if err != nil || barred == nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", by, record.ErrDisabled)
+}
+
 // Add writes one line of audit in the transaction of its change, and spends the approval that
 // this needed. It fails if the change is the act of somebody who may not act any more.
 func Add(c *engine.Conn, e record.Event) error {
 	if e.Verb == "" || e.Time.IsZero() {
 		return fmt.Errorf("an event needs a verb and a time: %+v", e)
 	}
-	if e.By != "" {
-		barred, err := engine.First(c, engine.Number, "SELECT 1 FROM operators WHERE name = ? AND disabled IS NOT NULL", e.By)
-		if err != nil || barred != nil {
-			return cmp.Or(err, fmt.Errorf("%s: %w", e.By, record.ErrDisabled))
-		}
+	if err := mayAct(c, e.By); err != nil {
+		return err
 	}
 	var detail []byte
 	if len(e.Detail) > 0 {
