@@ -52,8 +52,7 @@ func (s *Store) Verify(ctx context.Context) error {
 		}
 	}
 	err := s.db.View(ctx, func(c *engine.Conn) error {
-		text := func(r engine.Row) string { return r.Text(0) }
-		check, err := engine.Query(ctx, c, text, "PRAGMA integrity_check")
+		check, err := engine.Query(ctx, c, engine.Text, "PRAGMA integrity_check")
 		if err != nil {
 			return err
 		}
@@ -68,7 +67,7 @@ func (s *Store) Verify(ctx context.Context) error {
 		}
 		report(orphans)
 		for _, sql := range invariants {
-			found, err := engine.Query(ctx, c, text, sql+" LIMIT ?", maxFaults)
+			found, err := engine.Query(ctx, c, engine.Text, sql+" LIMIT ?", maxFaults)
 			if err != nil {
 				return err
 			}

@@ -157,7 +157,7 @@ func (s Approvals) OpenApprovals(ctx context.Context, at time.Time) ([]record.Ap
 // Setting finds by name.
 func (s Approvals) Setting(ctx context.Context, name string) (string, error) {
 	return engine.Get(ctx, s.db, "setting "+name, func(c *engine.Conn) (*string, error) {
-		return engine.First(c, func(r engine.Row) string { return r.Text(0) }, "SELECT value FROM settings WHERE name = ?", name)
+		return engine.First(c, engine.Text, "SELECT value FROM settings WHERE name = ?", name)
 	})
 }
 

@@ -38,6 +38,6 @@ func Add(c *engine.Conn, t record.EKType) error {
 
 // Types are those of a make and model.
 func Types(c *engine.Conn, chip record.EKType) ([]string, error) {
-	return engine.Query(context.Background(), c, func(r engine.Row) string { return r.Text(0) },
+	return engine.Query(context.Background(), c, engine.Text,
 		"SELECT type FROM ek_types WHERE maker = ? AND model = ? ORDER BY type", chip.Maker, chip.Model)
 }

@@ -254,6 +254,9 @@ func (r Row) Time(i int) (t time.Time) {
 // Number scans one integer.
 func Number(r Row) int64 { return r.Int(0) }
 
+// Text scans one text.
+func Text(r Row) string { return r.Text(0) }
+
 // classify turns what SQLite says into the errors of package record; any other
 // error passes unchanged.
 func classify(err error) error {

@@ -158,8 +158,7 @@ func (s Inventory) LabelDevices(ctx context.Context, of record.Selection, set ma
 		if n, err = Count(ctx, c, of, chosen, args); err != nil {
 			return err
 		}
-		text := func(r engine.Row) string { return r.Text(0) }
-		devices, err := engine.First(c, text, "SELECT json_group_array(d.seq) FROM devices d WHERE "+chosen, args...)
+		devices, err := engine.First(c, engine.Text, "SELECT json_group_array(d.seq) FROM devices d WHERE "+chosen, args...)
 		if err != nil {
 			return err
 		}

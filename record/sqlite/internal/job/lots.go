@@ -40,7 +40,7 @@ const recently = `(CASE d.state WHEN 'revoked' THEN EXISTS (SELECT 1 FROM tombst
 // for a device that is left ends with the first, the newest, since old ones are retired;
 // that for several with the second.
 func lotsEnded(ctx context.Context, c *engine.Conn, ends string, which any, at time.Time) ([]string, error) {
-	return engine.Query(ctx, c, func(r engine.Row) string { return r.Text(0) },
+	return engine.Query(ctx, c, engine.Text,
 		"SELECT g.lot FROM (SELECT DISTINCT d.lot FROM ("+ends+") e CROSS JOIN devices d ON d.seq = e.device WHERE "+inForce+`) g
 		WHERE (SELECT 1 FROM devices d WHERE d.lot = g.lot AND `+inForce+" AND d.seq NOT IN ("+ends+`) ORDER BY d.seq DESC LIMIT 1) IS NULL
 		AND (SELECT 1 FROM devices d WHERE d.lot = g.lot AND `+recently+" LIMIT 1 OFFSET 1) IS NOT NULL", which, at.Add(-record.LotMemory))

@@ -147,8 +147,7 @@ func view(ctx context.Context, c *engine.Conn, devices string, total int64, at t
 	if v.WholeLots, err = lotsEnded(ctx, c, "SELECT value AS device FROM json_each(?1)", devices, at); err != nil {
 		return v, err
 	}
-	name := func(r engine.Row) string { return r.Text(0) }
-	v.Able, err = engine.Query(ctx, c, name, people.SelectAble, at, at.Add(-record.AbleAfterDisabling))
+	v.Able, err = engine.Query(ctx, c, engine.Text, people.SelectAble, at, at.Add(-record.AbleAfterDisabling))
 	return v, err
 }
 
@@ -172,7 +171,7 @@ func alike(ctx context.Context, c *engine.Conn, devices string, j record.Job, at
 
 // crowded refuses a renewal plan of a device that is in record.MaxPlans others.
 func crowded(c *engine.Conn, devices string) error {
-	full, err := engine.First(c, func(r engine.Row) string { return r.Text(0) }, `SELECT d.model || ':' || d.serial
+	full, err := engine.First(c, engine.Text, `SELECT d.model || ':' || d.serial
 		FROM json_each(?) o CROSS JOIN job_devices p CROSS JOIN jobs j CROSS JOIN devices d
 		WHERE p.device = o.value AND p.outcome = '' AND j.seq = p.job AND j.kind = ? AND j.state <> 'cancelled' AND d.seq = o.value
 		GROUP BY o.key HAVING count(*) >= ? LIMIT 1`, devices, record.JobRenew, record.MaxPlans)

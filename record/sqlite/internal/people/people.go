@@ -48,7 +48,7 @@ func (s People) AcceptInvitation(ctx context.Context, id string, key [32]byte, a
 // earlier.
 func (s People) DisableOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
 	return principal.Operator.Disable(ctx, s.db, name, at, e, func(c *engine.Conn) error {
-		able, err := engine.Query(ctx, c, ableName, SelectAble, at, nil)
+		able, err := engine.Query(ctx, c, engine.Text, SelectAble, at, nil)
 		if err == nil && slices.Equal(able, []string{name}) {
 			err = fmt.Errorf("%s is the only operator who can act: %w", name, record.ErrConflict)
 		}
@@ -81,10 +81,8 @@ func (s People) Operators(ctx context.Context) ([]record.Operator, error) {
 
 // Able lists by name.
 func (s People) Able(ctx context.Context, at time.Time, lost time.Duration) ([]string, error) {
-	return engine.List(ctx, s.db, ableName, SelectAble, at, at.Add(-lost))
+	return engine.List(ctx, s.db, engine.Text, SelectAble, at, at.Add(-lost))
 }
-
-func ableName(r engine.Row) string { return r.Text(0) }
 
 // SelectAble selects the names that Able lists; its parameters are the time, and since when
 // who has lost the ability is one of them, or NULL: never.

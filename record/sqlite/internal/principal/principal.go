@@ -45,7 +45,7 @@ func (k Kind) Invite(ctx context.Context, db *engine.DB, o record.Operator, e re
 // Accept lets the first key have the invitation, reads whose it is, and names them in the event.
 func Accept[T any](ctx context.Context, db *engine.DB, k Kind, id string, key [32]byte, at time.Time, e record.Event, read func(*engine.Conn, string) (T, error)) (found T, err error) {
 	err = db.Write(ctx, func(c *engine.Conn) error {
-		name, err := engine.One(c, "invitation", func(r engine.Row) string { return r.Text(0) }, `SELECT name FROM operators
+		name, err := engine.One(c, "invitation", engine.Text, `SELECT name FROM operators
 			WHERE invitation = ? AND invited_until > ? AND disabled IS NULL AND coalesce(accepted, ?) = ? AND `+k.only(), id, at, key[:], key[:])
 		if err != nil {
 			return err
