@@ -54,50 +54,29 @@ func (s *Service) certificatesOf(ctx context.Context, d record.Device) ([]record
 	return rows, err
 }
 
-func (s *Service) suspend(ctx context.Context, c *gate.Call) (any, error) {
-	return s.change(ctx, c, record.JobSuspend, func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
-		return s.Status.Suspend(ctx, d.ID, e)
-	})
-}
-
-func (s *Service) restore(ctx context.Context, c *gate.Call) (any, error) {
-	return s.change(ctx, c, record.JobRestore, func(d record.Device, _ int, e record.Event) ([]record.Shard, error) {
-		return s.Status.Restore(ctx, d.ID, e)
-	})
-}
-
-func (s *Service) retire(ctx context.Context, c *gate.Call) (any, error) {
-	return s.change(ctx, c, record.JobRetire, s.end(ctx, c))
-}
-
-func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
-	return s.change(ctx, c, record.JobRevoke, s.end(ctx, c))
+// changing handles what does to one device what a job of that kind does to many.
+func (s *Service) changing(kind string) func(context.Context, *gate.Call) (any, error) {
+	return func(ctx context.Context, c *gate.Call) (any, error) { return s.change(ctx, c, kind) }
 }
 
 // end revokes a device, if the caller may.
-func (s *Service) end(ctx context.Context, c *gate.Call) func(record.Device, int, record.Event) ([]record.Shard, error) {
-	return func(d record.Device, reason int, e record.Event) (shards []record.Shard, err error) {
-		write := func() error {
-			shards, err = s.Store.Revoke(ctx, d.ID, s.Now(), reason, e.Reason, e)
-			return err
-		}
-		if d.State == record.StateRevoked {
-			err = write()
-		} else {
-			err = s.Watch.RevokeOne(ctx, c, d, write)
-		}
-		return s.Status.Show(ctx, shards, err)
+func (s *Service) end(ctx context.Context, c *gate.Call, d record.Device, reason int, e record.Event) (shards []record.Shard, err error) {
+	write := func() error {
+		shards, err = s.Store.Revoke(ctx, d.ID, s.Now(), reason, e.Reason, e)
+		return err
 	}
+	if d.State == record.StateRevoked {
+		err = write()
+	} else {
+		err = s.Watch.RevokeOne(ctx, c, d, write)
+	}
+	return s.Status.Show(ctx, shards, err)
 }
 
-// changes say what becomes of a device and of its certificates.
-var changes = map[string]struct{ state, certificates string }{
-	record.JobSuspend: {record.StateSuspended, "hold"}, record.JobRestore: {record.StateActive, "good"},
-	record.JobRetire: {record.StateRevoked, "revoked"}, record.JobRevoke: {record.StateRevoked, "revoked"},
-}
+// statusIn is the status (record.StatusOf) of the certificates of a device in each state.
+var statusIn = map[string]string{record.StateActive: "good", record.StateSuspended: "hold", record.StateRevoked: "revoked"}
 
-// change does to a device what a job of that kind does to many.
-func (s *Service) change(ctx context.Context, c *gate.Call, kind string, do func(record.Device, int, record.Event) ([]record.Shard, error)) (any, error) {
+func (s *Service) change(ctx context.Context, c *gate.Call, kind string) (any, error) {
 	var in wire.StatusRequest
 	if err := c.Read(&in); err != nil {
 		return nil, err
@@ -110,26 +89,34 @@ func (s *Service) change(ctx context.Context, c *gate.Call, kind string, do func
 	if err != nil {
 		return nil, err
 	}
-	becomes := changes[kind]
+	target := record.Job{Kind: kind}.Target()
 	e := c.Event(view.Verbs[kind], d.Name())
 	e.Reason, e.Alert = in.Why, true // one person's act, of which the others hear (design decision 14)
-	if becomes.state == record.StateRevoked {
+	if target == record.StateRevoked {
 		e.Detail["reason"] = view.Reason(reason)
 	}
-	shards, err := do(d, reason, e)
+	var shards []record.Shard
+	switch target {
+	case record.StateSuspended:
+		shards, err = s.Status.Suspend(ctx, d.ID, e)
+	case record.StateActive:
+		shards, err = s.Status.Restore(ctx, d.ID, e)
+	case record.StateRevoked:
+		shards, err = s.end(ctx, c, d, reason, e)
+	}
 	if errors.Is(err, record.ErrConflict) {
 		return nil, gate.Refuse(http.StatusConflict, wire.CodeRevoked, "a revocation is final, unless two operators lift it: hallmark device lift", "%s is revoked", d.Name())
 	}
 	if err != nil {
 		return nil, err
 	}
-	if d.State == becomes.state {
+	if d.State == target {
 		shards = nil // published once more, and nothing changed
 	}
 	rows, err := s.certificatesOf(ctx, d)
-	out := wire.StatusChange{Device: d.Name(), State: becomes.state, Changed: d.State != becomes.state, Shards: len(shards)}
+	out := wire.StatusChange{Device: d.Name(), State: target, Changed: d.State != target, Shards: len(shards)}
 	for _, row := range rows {
-		if record.StatusOf(row, c.Now) == becomes.certificates && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
+		if record.StatusOf(row, c.Now) == statusIn[target] && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
 			out.Certificates++
 		}
 	}

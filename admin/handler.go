@@ -8,6 +8,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/makers"
 )
@@ -31,10 +32,10 @@ func (s *Service) routes() []gate.Route {
 
 		{Pattern: "GET " + wire.PathDevices, Handle: s.devices},
 		{Pattern: "GET " + wire.PathDevices + "/{device}", Handle: s.device},
-		{Pattern: "POST " + wire.PathDevices + "/{device}/suspend", Handle: s.suspend},
-		{Pattern: "POST " + wire.PathDevices + "/{device}/restore", Handle: s.restore},
-		{Pattern: "POST " + wire.PathDevices + "/{device}/retire", Handle: s.retire},
-		{Pattern: "POST " + wire.PathDevices + "/{device}/revoke", Handle: s.revoke},
+		{Pattern: "POST " + wire.PathDevices + "/{device}/suspend", Handle: s.changing(record.JobSuspend)},
+		{Pattern: "POST " + wire.PathDevices + "/{device}/restore", Handle: s.changing(record.JobRestore)},
+		{Pattern: "POST " + wire.PathDevices + "/{device}/retire", Handle: s.changing(record.JobRetire)},
+		{Pattern: "POST " + wire.PathDevices + "/{device}/revoke", Handle: s.changing(record.JobRevoke)},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/grant", Handle: s.grant},
 		{Pattern: "POST " + wire.PathDevices + "/{device}/lift", Handle: s.lift},
 		{Pattern: "GET " + wire.PathCerts, Handle: s.certificates},

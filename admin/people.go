@@ -50,7 +50,7 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 // the key before anything is signed: while it lasts that key may ask again, since the
 // answer may be lost, and gets the same certificate; no other key gets one.
 func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
-	message, key, err := credential.Open(c, wire.LabelAccept, wire.KindInvitation, s.Permissions.Verify)
+	message, key, err := credential.Open(c, wire.LabelAccept, wire.KindInvitation, s.Permissions)
 	if err != nil {
 		return nil, err
 	}

@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/consent"
+	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/ca/status"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -37,15 +39,6 @@ type Store interface {
 	Revoke(ctx context.Context, device string, at time.Time, reason int, why string, e record.Event) ([]record.Shard, error)
 }
 
-// Status ends identities and publishes that before it returns (ca/status.Service).
-type Status interface {
-	Suspend(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
-	Restore(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error)
-	RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error)
-	// Show shows what was recorded by other verbs.
-	Show(ctx context.Context, shards []record.Shard, err error) ([]record.Shard, error)
-}
-
 // Issuer makes operators' certificates.
 type Issuer interface {
 	// IssueOperator gives the chain (DER, leaf first, without the root) for a key that
@@ -53,21 +46,14 @@ type Issuer interface {
 	IssueOperator(ctx context.Context, operator string, key crypto.PublicKey, e record.Event) (chain [][]byte, err error)
 }
 
-// Permissions makes and checks single-use permissions (provisioner/factory.Permissions).
-type Permissions interface {
-	NewID() string
-	Secret(kind, id string) []byte
-	Verify(kind, id string, binding [32]byte, mac []byte) bool
-}
-
 // Config is what a Service is made of; every field but Further is needed.
 type Config struct {
 	// Name is the installation's name, Version the server's version.
 	Name, Version string
 	Store         Store
-	Status        Status
+	Status        *status.Service
 	Issuer        Issuer
-	Permissions   Permissions
+	Permissions   credential.Permissions
 	// Watch says what takes two operators.
 	Watch *consent.Watch
 	// Issuers are those whose operator certificates may speak here.

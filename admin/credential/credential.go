@@ -30,7 +30,7 @@ type Pin struct {
 	Noun    string
 	// Issuers are those that may have signed it.
 	Issuers profile.Pins
-	// Recovery is the hint for who has lost his certificate.
+	// Recovery is the hint for a holder without a certificate that counts.
 	Recovery string
 	// Status is record.Revocations.Status.
 	Status func(ctx context.Context, issuer, serial string) (record.Certificate, error)
@@ -82,13 +82,18 @@ func (p *Pin) no(format string, args ...any) error {
 	return gate.Unauthorised(fmt.Sprintf(format, args...), p.Recovery)
 }
 
-// Verify checks the MAC of a single-use permission (provisioner/factory.Permissions).
-type Verify func(kind, id string, binding [32]byte, mac []byte) bool
+// Permissions makes single-use permissions, tickets and invitations, and checks their MACs
+// (provisioner/factory.Permissions).
+type Permissions interface {
+	NewID() string
+	Secret(kind, id string) []byte
+	Verify(kind, id string, binding [32]byte, mac []byte) bool
+}
 
 // Open reads a request for a certificate (wire.KeyRequest) and checks that it was made on
 // its connection, under the binding's label, by the holder of the new key and, where a
-// kind of permission is wanted, of its secret.
-func Open(c *gate.Call, label, kind string, verify Verify) (message wire.NewKey, key *ecdsa.PublicKey, err error) {
+// kind of permission is wanted, of its secret, which p checks.
+func Open(c *gate.Call, label, kind string, p Permissions) (message wire.NewKey, key *ecdsa.PublicKey, err error) {
 	var in wire.KeyRequest
 	if err := c.Read(&in); err != nil {
 		return message, nil, err
@@ -107,7 +112,7 @@ func Open(c *gate.Call, label, kind string, verify Verify) (message wire.NewKey,
 		return message, nil, err
 	}
 	sum := binding.Sum()
-	if kind != "" && !verify(kind, message.Invitation, sum, in.MAC) {
+	if kind != "" && !p.Verify(kind, message.Invitation, sum, in.MAC) {
 		return message, nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "copy the whole line, or ask for a new one", "the invitation is not of this installation")
 	}
 	parsed, err := x509.ParsePKIXPublicKey(message.Key)

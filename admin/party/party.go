@@ -42,19 +42,12 @@ type Issuer interface {
 	IssueRelay(ctx context.Context, party string, key crypto.PublicKey, e record.Event) (chain [][]byte, err error)
 }
 
-// Permissions makes and checks invitations (provisioner/factory.Permissions).
-type Permissions interface {
-	NewID() string
-	Secret(kind, id string) []byte
-	Verify(kind, id string, binding [32]byte, mac []byte) bool
-}
-
 // Config is what a Service is made of; every field is needed.
 type Config struct {
 	Store       Store
 	Status      Status
 	Issuer      Issuer
-	Permissions Permissions
+	Permissions credential.Permissions
 	// Issuers are those whose relay certificates may speak here.
 	Issuers profile.Pins
 	// Root is the SHA-256 of the infrastructure root, Server the https URL of the machines'

@@ -18,7 +18,7 @@ import (
 // accept makes the first certificate of an invited relay. As with operators, the
 // invitation is bound to the key first: that key may ask again while it lasts.
 func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
-	message, key, err := credential.Open(c, wire.LabelRelayAccept, wire.KindRelay, s.Permissions.Verify)
+	message, key, err := credential.Open(c, wire.LabelRelayAccept, wire.KindRelay, s.Permissions)
 	if err != nil {
 		return nil, err
 	}
