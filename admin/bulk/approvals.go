@@ -125,8 +125,8 @@ func threshold(n int64) jobs.Setting {
 	return jobs.Setting{Name: jobs.SettingRevokeThreshold, Value: strconv.FormatInt(n, 10), Default: strconv.Itoa(consent.DefaultThreshold)}
 }
 
-// set changes a setting, which takes two operators: by any of them one could free himself
-// of the other.
+// set changes a setting, which takes two operators: a setting may be what requires the
+// second.
 func (s *Service) set(ctx context.Context, c *gate.Call) (any, error) {
 	var in jobs.NewSetting
 	if err := c.Read(&in); err != nil {

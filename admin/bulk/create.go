@@ -36,18 +36,17 @@ func (s *Service) create(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	var made record.Job
-	judge := func(left int64, others func()) error {
-		made, err = s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (record.JobPlan, error) {
+	judge := func(left int64, release func()) (err error) {
+		made, err = s.Store.CreateJob(ctx, of, c.Now, func(v record.JobView) (p record.JobPlan, err error) {
 			j := record.Job{Kind: in.Kind, Operator: c.Caller.Name, Expression: in.Where, Reason: reason, Why: in.Why, State: record.JobRunning, Created: c.Now}
 			if j.Stages, err = stages(in.Stages, v.Total); err != nil {
-				return record.JobPlan{}, err
+				return p, err
 			}
 			if err := counted(in, v); err != nil {
-				return record.JobPlan{}, err
+				return p, err
 			}
-			p := plan(c, j, in, v, left)
-			if p.Approval != nil {
-				others()
+			if p = plan(c, j, in, v, left); p.Approval != nil {
+				release()
 			}
 			return p, nil
 		})

@@ -38,8 +38,8 @@ type Store interface {
 // Watch judges. Make one for a record with New.
 type Watch struct {
 	store Store
-	// one is held by everybody who ends a single device, while that is recorded, and by
-	// whoever makes a job of many, alone.
+	// one is held shared while a single device is being ended, and exclusively while a job
+	// is judged by what has been ended.
 	one sync.RWMutex
 	mu  sync.Mutex
 	// ending are the single devices that are being ended right now.
@@ -57,8 +57,8 @@ func Alone(able []string, caller string) bool {
 	return !slices.ContainsFunc(able, func(name string) bool { return name != caller })
 }
 
-// Others are those but one who can act now: who lost that a moment ago counts for Need, and
-// cannot.
+// Others are the operators, except one, who can act now. Need also counts those who could a
+// moment ago (record.AbleAfterDisabling).
 func (w *Watch) Others(ctx context.Context, but string, now time.Time) (others []string, err error) {
 	able, err := w.store.Able(ctx, now, 0)
 	return slices.DeleteFunc(able, func(name string) bool { return name == but }), err
@@ -94,8 +94,8 @@ func (w *Watch) Need(ctx context.Context, c *gate.Call, act *record.Event, kind,
 // glassLife is for how long a job runs on a break-glass that nobody has reviewed.
 const glassLife = time.Hour
 
-// Ask lets a job wait for another operator's consent or, if breakGlass says why it
-// cannot, run until he reviews it.
+// Ask makes a job wait for another operator's consent or, if breakGlass says why it cannot
+// wait, run at once, though not for longer than glassLife until another operator reviews it.
 func Ask(p *record.JobPlan, why, breakGlass string, now time.Time) {
 	p.Approval = &record.Approval{Kind: record.ApproveJob, Why: why, Requester: p.Job.Operator, Requested: now, Expires: now.Add(life)}
 	p.Job.State = record.JobWaiting
@@ -120,18 +120,18 @@ func (w *Watch) Threshold(ctx context.Context) (int64, error) {
 }
 
 // Revoking calls do with how many devices the operator may still revoke alone, by a job;
-// less than zero never. Nobody else ends devices of the same record meanwhile, or until do
-// calls others: when it is clear that the job does not rest on what he may do alone, for to
-// write down a great one takes seconds.
-func (w *Watch) Revoking(ctx context.Context, operator string, now time.Time, do func(left int64, others func()) error) error {
+// never less than zero. No single device is ended until do returns or calls release, which
+// it does as soon as the job is known to need consent: writing down a large one takes
+// seconds.
+func (w *Watch) Revoking(ctx context.Context, operator string, now time.Time, do func(left int64, release func()) error) error {
 	w.one.Lock()
-	others := sync.OnceFunc(w.one.Unlock)
-	defer others()
+	release := sync.OnceFunc(w.one.Unlock)
+	defer release()
 	left, err := w.left(ctx, operator, now)
 	if err != nil {
 		return err
 	}
-	return do(max(0, left), others)
+	return do(max(0, left), release)
 }
 
 func (w *Watch) left(ctx context.Context, operator string, now time.Time) (int64, error) {
@@ -144,8 +144,8 @@ func (w *Watch) left(ctx context.Context, operator string, now time.Time) (int64
 }
 
 // RevokeOne calls end, which ends one device in the record, unless that is beyond what the
-// caller may do alone (wire.CodeApproval): too many within a day, or the last of a lot.
-// Meanwhile it counts the device; lists are for later, for they may take long.
+// caller may do alone (wire.CodeApproval): too many within a day, or the last of a lot. The
+// device counts as ended meanwhile. Publishing CRLs, which may take long, is not for end.
 func (w *Watch) RevokeOne(ctx context.Context, c *gate.Call, d record.Device, end func() error) error {
 	able, err := w.store.Able(ctx, c.Now, record.AbleAfterDisabling)
 	if err != nil {

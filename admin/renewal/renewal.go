@@ -5,6 +5,7 @@
 package renewal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/selection"
+	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
@@ -34,7 +36,7 @@ type Store interface {
 // Service answers operators; every field is needed.
 type Service struct {
 	Store Store
-	// DefaultPoll is how often the devices ask whose model does not say.
+	// DefaultPoll is how often devices ask when to renew, unless their model says otherwise.
 	DefaultPoll time.Duration
 	// Changed is called after a plan was made or cancelled.
 	Changed func()
@@ -50,10 +52,8 @@ func (s *Service) Routes() []gate.Route {
 	}
 }
 
-const (
-	maxWhy    = 1000 // bytes of free text
-	mostNamed = 10   // pending devices that are named
-)
+// mostNamed is how many pending devices are named.
+const mostNamed = 10
 
 func (s *Service) plan(ctx context.Context, c *gate.Call) (any, error) {
 	var in renewal.NewPlan
@@ -61,10 +61,10 @@ func (s *Service) plan(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	switch {
-	case in.Within < int64(renewal.MinWithin/time.Second) || in.Within > int64(renewal.MaxWithin/time.Second):
+	case !gate.Within(in.Within, renewal.MinWithin, renewal.MaxWithin):
 		return nil, gate.Invalid("write 6h or 2d", "the time within which devices renew is 1 second to 90 days")
-	case len(in.Why) > maxWhy:
-		return nil, gate.Invalid("", "why: at most %d bytes", maxWhy)
+	case len(in.Why) > view.MaxWhy:
+		return nil, gate.Invalid("", "why: at most %d bytes", view.MaxWhy)
 	}
 	of, err := selection.Of(ctx, s.Store, in.Selection)
 	if err != nil {
@@ -151,18 +151,14 @@ func unrevoked(where *record.Selector) *record.Selector {
 	return &record.Selector{Op: record.OpAnd, Args: []*record.Selector{where, living}}
 }
 
-// late counts the devices, by model, that may not ask before the window is over.
+// late counts, by model, the devices that may not ask again before the window ends.
 func (s *Service) late(ctx context.Context, models []record.Tally, within time.Duration) (late []jobs.Tally, err error) {
 	for _, t := range models {
 		m, err := s.Store.Model(ctx, t.Name)
 		if err != nil {
 			return nil, err
 		}
-		poll := m.Poll
-		if poll == 0 {
-			poll = s.DefaultPoll
-		}
-		if poll < 0 || poll > within {
+		if poll := cmp.Or(m.Poll, s.DefaultPoll); poll < 0 || poll > within {
 			late = append(late, jobs.Tally{Name: t.Name, Count: t.Count})
 		}
 	}
@@ -205,8 +201,8 @@ func (s *Service) show(ctx context.Context, c *gate.Call) (any, error) {
 	if out.Pending == 0 {
 		return out, nil
 	}
-	// The pending are looked for among the first: JobDevices gives those of one outcome
-	// only by a name, which theirs is not.
+	// JobDevices cannot select the pending, whose outcome is the empty string, so they are
+	// looked for page by page.
 	for page := (record.Page{Limit: wire.MaxPage}); ; {
 		found, next, err := s.Store.JobDevices(ctx, j.ID, "", page)
 		for _, d := range found {
@@ -228,8 +224,7 @@ func (s *Service) cancel(ctx context.Context, c *gate.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := c.Event("renewal.cancelled", j.ID)
-	cancelled, err := s.Store.CancelJob(ctx, j.ID, c.Now, e)
+	cancelled, err := s.Store.CancelJob(ctx, j.ID, c.Now, c.Event("renewal.cancelled", j.ID))
 	if errors.Is(err, record.ErrConflict) {
 		return nil, gate.Refuse(http.StatusConflict, wire.CodeConflict, "hallmark renew show "+j.ID, "renewal plan %s is over", j.ID)
 	}

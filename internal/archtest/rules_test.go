@@ -97,7 +97,7 @@ var rows = []row{
 		"operators and relays are recognised by the same lines, pinned to different profiles"},
 	{"admin/party", "admin/gate admin/credential admin/view ca/profile record wire",
 		"relays speak on the machines' listener; what they may do is seen in one place, and it reaches no key"},
-	{"admin/renewal", "admin/gate admin/selection record wire wire/jobs wire/renewal",
+	{"admin/renewal", "admin/gate admin/selection admin/view record wire wire/jobs wire/renewal",
 		"a plan is a job that devices carry out; what tells them is the pipeline"},
 	{"admin/issuing", "admin/consent admin/gate admin/renewal admin/view ca/profile record wire wire/issuers wire/renewal",
 		"an issuer ends by a job and a plan; the keys are reached through one verb, for one kind of certificate"},
