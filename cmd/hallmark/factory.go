@@ -355,7 +355,7 @@ func printTickets(c *cobra.Command, cl *client.Client, in wire.NewTickets) error
 		got, err := cl.CreateTickets(c.Context(), part)
 		if err == nil {
 			for _, ticket := range got.Tickets {
-				fmt.Fprintln(out, terminal.Printable(ticket, false))
+				fmt.Fprintln(out, terminal.Printable(ticket))
 			}
 			if err = out.Flush(); err == nil && len(got.Tickets) != max(part.Count, len(part.For)) {
 				err = fmt.Errorf("the server made %d tickets in place of %d", len(got.Tickets), max(part.Count, len(part.For)))

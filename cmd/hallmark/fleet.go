@@ -174,7 +174,7 @@ func (a *app) certShow() *cobra.Command {
 		if err != nil || *asJSON {
 			return err
 		}
-		_, err = fmt.Fprint(c.OutOrStdout(), "\n", terminal.Printable(v.PEM, true))
+		_, err = fmt.Fprint(c.OutOrStdout(), "\n", terminal.PrintableLines(v.PEM))
 		return err
 	})
 	return c

@@ -216,7 +216,7 @@ func FuzzLists(f *testing.F) {
 				}
 			}
 		}
-		for _, r := range terminal.Printable(text, false) {
+		for _, r := range terminal.Printable(text) {
 			if unicode.IsControl(r) {
 				t.Errorf("%U is printed", r)
 			}

@@ -145,7 +145,7 @@ func (f *follower) run(ctx context.Context) error {
 }
 
 func waiting(out io.Writer, err error) {
-	fmt.Fprintln(out, "hallmark: waiting for", terminal.Printable(err.Error(), false))
+	fmt.Fprintln(out, "hallmark: waiting for", terminal.Printable(err.Error()))
 }
 
 func (f *follower) deliver(ctx context.Context, events []wire.Event) error {

@@ -80,7 +80,7 @@ func cefLine(host, version string, e wire.Event) (string, error) {
 // cef escapes what has a meaning in the format, and what has one to a terminal.
 type cef struct{ meant *strings.Replacer }
 
-func (c cef) Replace(text string) string { return terminal.Printable(c.meant.Replace(text), false) }
+func (c cef) Replace(text string) string { return terminal.Printable(c.meant.Replace(text)) }
 
 // alarming verbs are those that somebody should look at: what was refused, ended, or
 // done in the way that is meant for emergencies.

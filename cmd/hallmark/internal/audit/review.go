@@ -132,7 +132,7 @@ func cell(text string) string {
 	if strings.IndexAny(text, "=+-@") == 0 {
 		text = "'" + text
 	}
-	return terminal.Printable(text, false)
+	return terminal.Printable(text)
 }
 
 // stamp is a time in a review: a date that sorts, or nothing.

@@ -42,7 +42,7 @@ func show(a *terminal.App) *cobra.Command {
 		if err != nil || *asJSON {
 			return err
 		}
-		_, err = fmt.Fprint(c.OutOrStdout(), "\n", terminal.Printable(i.PEM, true))
+		_, err = fmt.Fprint(c.OutOrStdout(), "\n", terminal.PrintableLines(i.PEM))
 		return err
 	})
 	return c
@@ -65,7 +65,7 @@ only purpose is this one.`,
 		if err != nil || *asJSON {
 			return terminal.Shown(c, p, err)
 		}
-		_, err = fmt.Fprint(c.OutOrStdout(), terminal.Printable(p.PEM, true))
+		_, err = fmt.Fprint(c.OutOrStdout(), terminal.PrintableLines(p.PEM))
 		return err
 	})
 	return c

@@ -56,7 +56,7 @@ reviewed. What takes the root's key is said at the end.`,
 		if err != nil || *asJSON {
 			err = terminal.Shown(c, r, err)
 		} else {
-			_, err = io.WriteString(c.OutOrStdout(), terminal.Printable(said(r, in.Reason), true))
+			_, err = io.WriteString(c.OutOrStdout(), terminal.PrintableLines(said(r, in.Reason)))
 		}
 		if err == nil && r.State == "waiting" {
 			err = terminal.Waiting(fmt.Errorf("job %s, the revocation of %s, waits for another operator", r.Job, r.Issuer), "another operator types: hallmark approve "+r.Approval)

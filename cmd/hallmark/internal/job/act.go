@@ -116,7 +116,7 @@ func (t acting) run(a *terminal.App, c *cobra.Command, args []string) error {
 		if !destroys(t.Kind) || !errors.As(err, &problem) || problem.Code != wire.CodeApproval {
 			return err
 		}
-		fmt.Fprintln(c.ErrOrStderr(), "hallmark:", terminal.Printable(problem.Detail, true)) // why it becomes a job
+		fmt.Fprintln(c.ErrOrStderr(), "hallmark:", terminal.PrintableLines(problem.Detail)) // why it becomes a job
 	}
 	return t.many(c, cl)
 }
@@ -198,13 +198,13 @@ func (t acting) ended(c *cobra.Command, p jobs.Progress) error {
 	if line := enforced(p); line != "" {
 		text += "\n" + line
 	}
-	_, err := fmt.Fprintln(c.OutOrStdout(), terminal.Printable(text, true))
+	_, err := fmt.Fprintln(c.OutOrStdout(), terminal.PrintableLines(text))
 	return err
 }
 
 // typedBack asks for the number of devices; whoever does not type it gets the refusal.
 func typedBack(c *cobra.Command, refusal *wire.Problem) (int64, error) {
-	fmt.Fprintf(c.ErrOrStderr(), "%s\nType the number to go on: ", terminal.Printable(refusal.Detail, true))
+	fmt.Fprintf(c.ErrOrStderr(), "%s\nType the number to go on: ", terminal.PrintableLines(refusal.Detail))
 	n, err := strconv.ParseInt(strings.TrimSpace(terminal.Line(c.InOrStdin(), 4096)), 10, 64)
 	if err != nil || n == 0 {
 		return 0, refusal

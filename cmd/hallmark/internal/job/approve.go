@@ -43,7 +43,7 @@ Of a job that broke the glass it is the review. "hallmark approve list" shows wh
 		case "review":
 			text = "reviewed: " + about(p)
 		}
-		_, err = fmt.Fprintln(c.OutOrStdout(), terminal.Printable(text, false))
+		_, err = fmt.Fprintln(c.OutOrStdout(), terminal.Printable(text))
 		return err
 	})
 	c.AddCommand(approvals(a))

@@ -75,7 +75,7 @@ func bar(c *cobra.Command) func(line string) {
 			fmt.Fprint(out, "\r\x1b[K")
 			return
 		}
-		fmt.Fprint(out, "\r\x1b[K"+terminal.Printable(line, false))
+		fmt.Fprint(out, "\r\x1b[K"+terminal.Printable(line))
 	}
 }
 

@@ -121,7 +121,7 @@ func Show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, line := range lines {
 		if line[1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", line[0]+":", Printable(line[1], false))
+			fmt.Fprintf(w, "%s\t%s\n", line[0]+":", Printable(line[1]))
 		}
 	}
 	return w.Flush()
@@ -138,7 +138,7 @@ func Note(c *cobra.Command, format string, args ...any) { say(c.ErrOrStderr(), f
 func say(w io.Writer, format string, args ...any) error {
 	for i, a := range args {
 		if text, ok := a.(string); ok {
-			args[i] = Printable(text, false)
+			args[i] = Printable(text)
 		}
 	}
 	_, err := fmt.Fprintf(w, format+"\n", args...)
@@ -251,7 +251,7 @@ func cells(values []string) string {
 		if len(v) > maxCell {
 			v = strings.ToValidUTF8(v[:maxCell], "") + "…"
 		}
-		if values[i] = Printable(v, false); v == "" {
+		if values[i] = Printable(v); v == "" {
 			values[i] = "-"
 		}
 	}

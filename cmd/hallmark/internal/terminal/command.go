@@ -119,9 +119,9 @@ func Report(err error) int {
 	code, hint := Diagnose(err)
 	// A problem's text repeats its hint.
 	text := strings.TrimSuffix(strings.TrimSpace(err.Error()), " ("+hint+")")
-	fmt.Fprintln(os.Stderr, "hallmark:", Printable(text, true))
+	fmt.Fprintln(os.Stderr, "hallmark:", PrintableLines(text))
 	if hint != "" {
-		fmt.Fprintln(os.Stderr, "hint:", Printable(hint, true))
+		fmt.Fprintln(os.Stderr, "hint:", PrintableLines(hint))
 	}
 	return code
 }
@@ -161,14 +161,17 @@ func Diagnose(err error) (code int, hint string) {
 }
 
 // Printable keeps foreign text from steering the terminal, by control characters or by
-// turning the direction of writing, and from holding what is not seen: two names that look the
-// same are. Lines allows line breaks.
-func Printable(text string, lines bool) string {
+// turning the direction of writing, from having several lines, and from holding what is not
+// seen: two names that look the same are.
+func Printable(text string) string { return strings.ReplaceAll(PrintableLines(text), "\n", "?") }
+
+// PrintableLines is Printable for text that may have several lines.
+func PrintableLines(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\t' {
 			return ' '
 		}
-		if r == '\n' && lines || unicode.IsPrint(r) {
+		if r == '\n' || unicode.IsPrint(r) {
 			return r
 		}
 		return '?'

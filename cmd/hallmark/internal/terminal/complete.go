@@ -83,6 +83,6 @@ const maxCompletion = 500
 func plainly(names []string) []string {
 	return slices.DeleteFunc(names, func(name string) bool {
 		plain := strings.Replace(name, "\t", " ", 1)
-		return len(name) > maxCompletion || Printable(plain, false) != plain || strings.HasPrefix(name, "_activeHelp_")
+		return len(name) > maxCompletion || Printable(plain) != plain || strings.HasPrefix(name, "_activeHelp_")
 	})
 }
