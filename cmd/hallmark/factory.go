@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -238,15 +239,11 @@ func (a *app) lotList() *cobra.Command {
 }
 
 // lotVerb is a command that takes a lot and shows it.
-func (a *app) lotVerb(c *cobra.Command, open func(*cobra.Command) (*client.Client, error), do func(*cobra.Command, *client.Client, string) (wire.Lot, error)) *cobra.Command {
+func lotVerb(c *cobra.Command, with func(terminal.Act) func(*cobra.Command, []string) error, do func(*client.Client, context.Context, string) (wire.Lot, error)) *cobra.Command {
 	c.Args = cobra.ExactArgs(1)
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := open(c)
-		if err != nil {
-			return err
-		}
-		l, err := do(c, cl, args[0])
+	c.RunE = with(func(c *cobra.Command, cl *client.Client, args []string) error {
+		l, err := do(cl, c.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -256,20 +253,14 @@ func (a *app) lotVerb(c *cobra.Command, open func(*cobra.Command) (*client.Clien
 }
 
 func (a *app) lotShow() *cobra.Command {
-	return a.lotVerb(&cobra.Command{Use: "show LOT", Short: "Show a lot", Example: "  hallmark lot show W47",
-		ValidArgsFunction: a.Arguments(lotNames)}, a.Open,
-		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
-			return cl.Lot(c.Context(), name)
-		})
+	return lotVerb(&cobra.Command{Use: "show LOT", Short: "Show a lot", Example: "  hallmark lot show W47",
+		ValidArgsFunction: a.Arguments(lotNames)}, a.Asking, (*client.Client).Lot)
 }
 
 func (a *app) lotClose() *cobra.Command {
-	return a.lotVerb(&cobra.Command{Use: "close LOT", Short: "Close a lot for good",
+	return lotVerb(&cobra.Command{Use: "close LOT", Short: "Close a lot for good",
 		Long:    "Close a lot for good: nothing more can be made in it, whatever its quota. Its devices are not touched.",
-		Example: "  hallmark lot close W47", ValidArgsFunction: a.Arguments(openLots)}, a.Change,
-		func(c *cobra.Command, cl *client.Client, name string) (wire.Lot, error) {
-			return cl.CloseLot(c.Context(), name)
-		})
+		Example: "  hallmark lot close W47", ValidArgsFunction: a.Arguments(openLots)}, a.Changing, (*client.Client).CloseLot)
 }
 
 func showLot(c *cobra.Command, asJSON bool, l wire.Lot) error {

@@ -99,24 +99,20 @@ func list(a *terminal.App) *cobra.Command {
 func number(n int64) string { return strconv.FormatInt(n, 10) }
 
 func show(a *terminal.App) *cobra.Command {
-	return verb(a, &cobra.Command{Use: "show ID", Short: "Show how far a renewal plan is", Example: "  hallmark renew show j3"}, a.Open, (*client.Client).RenewalPlan)
+	return verb(a, &cobra.Command{Use: "show ID", Short: "Show how far a renewal plan is", Example: "  hallmark renew show j3"}, a.Asking, (*client.Client).RenewalPlan)
 }
 
 func cancel(a *terminal.App) *cobra.Command {
 	return verb(a, &cobra.Command{Use: "cancel ID", Short: "End a renewal plan",
 		Long:    "End a renewal plan: what has not renewed yet gets its own window back, when it next asks.",
-		Example: "  hallmark renew cancel j3"}, a.Change, (*client.Client).CancelRenewal)
+		Example: "  hallmark renew cancel j3"}, a.Changing, (*client.Client).CancelRenewal)
 }
 
 // verb is a command that takes a plan and shows it.
-func verb(a *terminal.App, c *cobra.Command, open func(*cobra.Command) (*client.Client, error), do func(*client.Client, context.Context, string) (renewal.Plan, error)) *cobra.Command {
+func verb(a *terminal.App, c *cobra.Command, with func(terminal.Act) func(*cobra.Command, []string) error, do func(*client.Client, context.Context, string) (renewal.Plan, error)) *cobra.Command {
 	c.Args, c.ValidArgsFunction = cobra.ExactArgs(1), a.Arguments(ids)
 	asJSON := terminal.JSONFlag(c)
-	c.RunE = terminal.Run(func(c *cobra.Command, args []string) error {
-		cl, err := open(c)
-		if err != nil {
-			return err
-		}
+	c.RunE = with(func(c *cobra.Command, cl *client.Client, args []string) error {
 		p, err := do(cl, c.Context(), args[0])
 		if err != nil {
 			return err
