@@ -38,8 +38,8 @@ const (
 	baseEvery = time.Hour
 	// exchangeTimeout bounds one exchange but for the stream.
 	exchangeTimeout = 60 * time.Second
-	// DefaultTimeout bounds a command.
-	DefaultTimeout = 30 * time.Second
+	// defaultTimeout bounds a command.
+	defaultTimeout = 30 * time.Second
 	maxBackoff     = time.Minute
 )
 
@@ -57,7 +57,7 @@ type Config struct {
 	Files []File
 	// Reload is a command for the shell that makes the program take up changed files; Each
 	// one that is run for every change, with the change in its environment. Either may be
-	// empty; Timeout bounds each run, 0 means DefaultTimeout.
+	// empty; Timeout bounds each run, 0 means defaultTimeout.
 	Reload, Each string
 	Timeout      time.Duration
 	// Fail is wire.FailOpen or wire.FailClosed.
@@ -134,7 +134,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		c.Now = time.Now
 	}
 	if c.Timeout == 0 {
-		c.Timeout = DefaultTimeout
+		c.Timeout = defaultTimeout
 	}
 	unlockDir, err := lock(c.Dir)
 	if err != nil {
