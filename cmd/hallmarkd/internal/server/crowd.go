@@ -13,13 +13,13 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/origin"
 )
 
-// crowd has a place for each handshake that goes on. When a fleet comes at once, the
-// others wait in the order in which they came: a thousand that share the processor would all
-// be late, and leave nothing for the requests of those before them.
+// crowd is a semaphore for handshakes. When a whole fleet connects at once the rest wait in
+// the order of their arrival: a thousand handshakes that share the processor would all be
+// late, and leave nothing for the requests on connections that are open already.
 type crowd chan struct{}
 
-// enter takes a place until the handshake ends, whose context ctx is, or has taken its time:
-// a slow device keeps nobody waiting.
+// enter takes a place until ctx, the handshake's context, ends, and for handshakePlace at
+// most: a slow device must not keep others waiting.
 func (c crowd) enter(ctx context.Context) error {
 	select {
 	case c <- struct{}{}:
@@ -32,8 +32,8 @@ func (c crowd) enter(ctx context.Context) error {
 	return nil
 }
 
-// places is how many connections each of so many listeners may have where the process may
-// open that many files: a flood on one must leave some to the others and to the record.
+// places is how many connections each listener may have if the process may open so many
+// files: a flood on one must leave files for the others and for the record.
 func places(listeners int, files uint64) int {
 	return max(hostShare, int(min(maxConnections, (max(files, ownFiles)-ownFiles)/uint64(listeners))))
 }
@@ -47,8 +47,8 @@ func openFiles() uint64 {
 	return r.Cur // Go has raised it as far as it may
 }
 
-// limit holds back connections beyond the number of places: the kernel's queue keeps
-// them waiting, and memory stays bounded. Whoever has more than its share is hung up on.
+// limit accepts no more connections than it has places: the rest wait in the kernel's queue,
+// and memory stays bounded. A host that exceeds its share is disconnected.
 type limit struct {
 	net.Listener
 	places  chan struct{}
@@ -56,9 +56,9 @@ type limit struct {
 	mu      sync.Mutex
 	hosts   map[netip.Prefix]int
 	refuse  func()        // closes refused
-	refused chan struct{} // closed when the socket gives no more, and all that it gave are being served
+	refused chan struct{} // closed when Accept has returned its last connection
 	close   func()        // closes closing
-	closing chan struct{} // closed when nothing more is wanted of the socket
+	closing chan struct{} // closed when no more connections are wanted
 }
 
 func newLimit(socket net.Listener, places int) *limit {

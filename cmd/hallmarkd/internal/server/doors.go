@@ -15,19 +15,19 @@ import (
 	"github.com/hallmark-pki/hallmark/config"
 )
 
-// Doors are the sockets of a server, and the locks of its installation. They stay between one
-// Run and the next: who knocks meanwhile waits, and is not turned away; who looks for the
-// server ([Reload]) finds it. The zero value has none open yet.
+// Doors are the listening sockets of a server and the locks of its installation. They outlive
+// a Run: a client that connects while the server reloads waits instead of being refused, and
+// [Reload] still finds the server. The zero value has nothing open.
 type Doors struct {
 	open   map[string]*net.TCPListener
 	locks  map[string]func() // by path; they unlock
 	served bool
 }
 
-// Served reports whether the last Run came as far as to serve.
+// Served reports whether the last Run got as far as serving.
 func (d *Doors) Served() bool { return d.served }
 
-// lock takes the locks at some paths, and gives up what it held besides.
+// lock makes d hold the locks at these paths and no others.
 func (d *Doors) lock(paths ...string) error {
 	held := map[string]func(){}
 	for _, path := range paths {
@@ -54,14 +54,14 @@ func (d *Doors) lock(paths ...string) error {
 	return nil
 }
 
-// door is one that a server closes behind itself without giving up the address.
+// door is a listener whose Close ends Accept and keeps the socket open for the next Run.
 type door struct{ *net.TCPListener }
 
 func (d door) Close() error { return d.SetDeadline(time.Unix(1, 0)) }
 
-// listening opens sockets whose connections end when the other end has acknowledged nothing
-// for unacknowledged: of one that vanished the kernel would otherwise keep what it was
-// sent for a quarter of an hour, and a relay that lost its network comes again and again.
+// listening opens sockets whose connections end when the peer has acknowledged nothing for the
+// time unacknowledged. The kernel would otherwise retransmit to a peer that vanished for a
+// quarter of an hour, and a relay with a bad network reconnects again and again.
 var listening = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 	const userTimeout = 18 // TCP_USER_TIMEOUT (RFC 5482), tcp(7), in milliseconds
 	if failed := c.Control(func(fd uintptr) {
@@ -72,8 +72,8 @@ var listening = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (
 	return err
 }}
 
-// openAll opens what listeners need, before the first request: a port that is taken is an
-// error, not half a server. What none of them needs is closed.
+// openAll opens the listeners' sockets before the first request, so that a port in use is an
+// error and not half a server. Sockets that none of them needs are closed.
 func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listener, err error) {
 	needed := map[string]*net.TCPListener{}
 	for _, l := range all {
@@ -105,7 +105,7 @@ func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listene
 	return sockets, nil
 }
 
-// Close gives up the addresses and the locks.
+// Close closes the sockets and releases the locks.
 func (d *Doors) Close() {
 	for _, socket := range d.open {
 		socket.Close()
@@ -146,8 +146,8 @@ func lock(path string) (unlock func(), err error) {
 
 const lockFile = "serve.lock"
 
-// writePID writes first and cuts off what is left of an older number then: a server that
-// takes its own place is never nameless.
+// writePID truncates only after writing, so that the file names a process even while a server
+// that reloads writes its number again.
 func writePID(f *os.File) error {
 	n, err := f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
 	return errors.Join(err, f.Truncate(int64(n)))

@@ -29,7 +29,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-func (h *house) wireHandlers(in *installation.Installation, store record.Store, p *factory.Permissions, version string, log *slog.Logger) (err error) {
+func (h *hallmark) wireHandlers(in *installation.Installation, store record.Store, p *factory.Permissions, version string, log *slog.Logger) (err error) {
 	infrastructure := in.Issuer(profile.Infrastructure)
 	bundle := func() wire.SignedBundle {
 		signed, _ := in.Trust.Newest()
@@ -72,7 +72,7 @@ func (h *house) wireHandlers(in *installation.Installation, store record.Store, 
 }
 
 // seal gives what signs reports: the responder of the infrastructure issuer that is in use.
-func (h *house) seal(issuer installation.Issuer) func(context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+func (h *hallmark) seal(issuer installation.Issuer) func(context.Context) ([]*x509.Certificate, crypto.Signer, error) {
 	return func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error) {
 		leaf, key, err := h.responders.get(ctx, issuer.Name)
 		return []*x509.Certificate{leaf, issuer.Certificate}, key, err
@@ -80,7 +80,7 @@ func (h *house) seal(issuer installation.Issuer) func(context.Context) ([]*x509.
 }
 
 // public is what anyone may fetch over plain HTTP.
-func (h *house) public(withFeed bool) http.Handler {
+func (h *hallmark) public(withFeed bool) http.Handler {
 	lists, documents := h.status.Handler(), h.feed.Handler(nil)
 	if !withFeed {
 		return lists
@@ -94,7 +94,7 @@ func (h *house) public(withFeed bool) http.Handler {
 	})
 }
 
-// machines is what devices and relays share: a listener. Each half recognises its own.
+// machines serves the listener that devices and relays share. Each half recognises its own callers.
 func machines(devices, relays http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", devices)

@@ -13,10 +13,10 @@ import (
 // glance is how long the record may take to be read.
 const glance = 2 * time.Second
 
-// health answers whoever restarts or replaces a server that does not serve: 200, or 503 with
-// what is wrong. What the status listener says to strangers under the same name is of its lists
-// alone, which go on being served without a record.
-func (h *house) health(store record.Store) http.HandlerFunc {
+// health is for whatever restarts or replaces a failing server: 200, or 503 with what is
+// wrong. The /healthz of the status listener speaks of its lists alone, which are served even
+// without a record.
+func (h *hallmark) health(store record.Store) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		answer := struct {
 			Status   string   `json:"status"`

@@ -20,7 +20,7 @@ import (
 // proofLife is how long a cloud has to look at a proof.
 const proofLife = 24 * time.Hour
 
-// issuers is issuing.Authorities.
+// issuers implements issuing.Authorities.
 type issuers struct {
 	in        *installation.Installation
 	authority *publisher

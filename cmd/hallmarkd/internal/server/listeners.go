@@ -36,7 +36,7 @@ const (
 	maxOperatorBody = 16 << 20
 	maxStatusBody   = 64 << 10
 	maxHandshakes   = 128                    // that go on at once, on each listener; others wait
-	handshakePlace  = 250 * time.Millisecond // for which the other end may take up a place
+	handshakePlace  = 250 * time.Millisecond // how long one handshake may keep a place
 )
 
 // handlers are what the listeners serve.
@@ -50,7 +50,7 @@ type listener struct {
 	tls           *tls.Config // nil: plain HTTP
 }
 
-func (h *house) listeners(c config.Listen) []listener {
+func (h *hallmark) listeners(c config.Listen) []listener {
 	return []listener{
 		{"devices", c.Devices, h.handlers.devices, maxDeviceBody, h.tlsConfig()},
 		{"operators", c.Operators, h.handlers.operators, maxOperatorBody, h.tlsConfig()},
@@ -59,11 +59,11 @@ func (h *house) listeners(c config.Listen) []listener {
 	}
 }
 
-// tlsConfig is TLS 1.3 only. A client certificate is asked for and proof of its key
-// demanded; whose it must be is judged by each room, which pins issuer and profile.
+// tlsConfig is TLS 1.3 only. A client certificate is requested, with proof of its key; whose
+// it must be is decided by each handler, which pins issuer and profile.
 // Session tickets are off: resumption would skip both the TPM and the revocation
 // check (design decision 7).
-func (h *house) tlsConfig() *tls.Config {
+func (h *hallmark) tlsConfig() *tls.Config {
 	handshakes := make(crowd, maxHandshakes)
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -80,7 +80,7 @@ func (h *house) tlsConfig() *tls.Config {
 }
 
 // run serves until ctx ends or a listener fails, then shuts down in order.
-func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installation, version string, log *slog.Logger) error {
+func (h *hallmark) run(ctx context.Context, doors *Doors, in *installation.Installation, version string, log *slog.Logger) error {
 	all := h.listeners(in.Config.Listen)
 	sockets, err := doors.openAll(all, in.Config)
 	if err != nil {
@@ -94,7 +94,7 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 	var background sync.WaitGroup
 	background.Go(func() { h.status.Run(ctx) })
 	background.Go(func() { h.jobs.Run(ctx) })
-	// Streams have no end of their own: they end before the listeners wait for requests to.
+	// Streams never end by themselves, so they are ended before the listeners wait for requests.
 	streaming, hangUp := context.WithCancel(ctx)
 	defer hangUp()
 	background.Go(func() { h.feed.Run(streaming) })
@@ -128,8 +128,8 @@ func (h *house) run(ctx context.Context, doors *Doors, in *installation.Installa
 	return err
 }
 
-// fresh are the connections on which nothing was asked yet. A server that shuts down hangs
-// up on them (net/http), and who is just asking could not tell whether it was done.
+// fresh are the connections that have not sent a request yet. net/http closes them at
+// shutdown, and a client that is just sending one could not tell whether it was carried out.
 type fresh struct {
 	mu   sync.Mutex
 	open map[net.Conn]bool
@@ -148,10 +148,10 @@ func (f *fresh) note(c net.Conn, state http.ConnState) {
 	f.open[c] = true
 }
 
-// settleTimeout bounds the wait for a handshake and a question; a slow TPM signs in it.
+// settleTimeout bounds the wait for a handshake and a request; a slow TPM can sign within it.
 const settleTimeout = 3 * time.Second
 
-// settle waits until there are none, and none that was accepted and is not known yet.
+// settle waits until there are none, not even one that was accepted and is not noted yet.
 func (f *fresh) settle(closed []*limit) {
 	deadline := time.Now().Add(settleTimeout)
 	for _, l := range closed {
@@ -199,7 +199,7 @@ func shutdown(servers []*http.Server) error {
 	return errors.Join(errs...)
 }
 
-func (h *house) server(l listener, log *slog.Logger) *http.Server {
+func (h *hallmark) server(l listener, log *slog.Logger) *http.Server {
 	s := &http.Server{
 		Handler:           h.metrics.count(l.name, guard(l, log)),
 		TLSConfig:         l.tls,

@@ -13,8 +13,8 @@ import (
 	"github.com/hallmark-pki/hallmark/ca/status"
 )
 
-// metrics is what Prometheus, and whoever profiles, reads on loopback. No label holds anything that a
-// stranger can choose: their number is bounded.
+// metrics is what Prometheus and profilers read on loopback. No label holds anything that a
+// stranger can choose, so their number is bounded.
 type metrics struct {
 	registry                  *prometheus.Registry
 	requests, issued, refused *prometheus.CounterVec
@@ -45,7 +45,7 @@ func newMetrics(version string) *metrics {
 	return m
 }
 
-// watch has the age of CRLs among the metrics.
+// watch adds the age of the oldest CRL to the metrics.
 func (m *metrics) watch(s *status.Service) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "hallmark_crl_age_seconds", Help: "Age of the oldest CRL that is served; 0 before the first. They are signed anew every hour."},

@@ -47,8 +47,8 @@ type own struct {
 	failedAt time.Time
 }
 
-// get returns a certificate that is valid now. Nobody waits for a renewal but who asked
-// first: a record that is slow to answer must not stop every handshake.
+// get returns a certificate that is valid now. Only the caller that begins a renewal waits
+// for it: a record that is slow to answer must not stop every handshake.
 func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -58,12 +58,12 @@ func (o *own) get(ctx context.Context, now time.Time) (*tls.Certificate, error) 
 	if serves && now.Before(o.due) {
 		return old, nil
 	}
-	// Each attempt may end in the CRL and the feed as one that was voided.
+	// Each failed attempt may add a voided certificate to the CRL and the feed.
 	if since := now.Sub(o.failedAt); !serves && since >= 0 && since < retryOwn {
 		return nil, o.failed
 	}
 	if serves {
-		o.due = now.Add(retryOwn) // until then others are content with the old one
+		o.due = now.Add(retryOwn) // until then others use the old one
 		o.mu.Unlock()
 	}
 	fresh, err := o.issue(ctx, now)
@@ -140,7 +140,7 @@ func (r responders) get(ctx context.Context, issuer string) (*x509.Certificate, 
 }
 
 // publisher issues through the CA and publishes the shards of what had to be voided,
-// so that no caller can forget it. It counts.
+// so that no caller can forget it. It also counts for the metrics.
 type publisher struct {
 	*ca.Authority
 	status  *status.Service

@@ -1,5 +1,5 @@
-// Package server runs an installation: it wires the rooms of the house together, in
-// plain sight, and serves each public on a listener of its own until it is told to stop.
+// Package server runs an installation: it wires its services together, in one place, and
+// serves each audience on a listener of its own until it is told to stop.
 package server
 
 import (
@@ -68,21 +68,21 @@ func (d *Doors) Run(ctx context.Context, in *installation.Installation, version 
 // small, 4 MiB, so at Go's own pace a tenth of the processor goes into collecting it
 // (docs/performance.md). GOGC and GOMEMLIMIT, if set, decide instead.
 func collectSeldom() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" && ballast == nil { // one for each process: memory that the heap uses again is zeroed, and so taken
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" && ballast == nil { // once per process: a second one could reuse heap memory, which is zeroed and so becomes resident
 		ballast = make([]byte, 76<<20)
 	}
 }
 
 // ballast counts as live heap and is never touched, so it takes no memory: it lets 76 MiB
 // more of garbage gather before a collection, whatever the heap's size. A greater GOGC would
-// do as much for a small heap, and ruin for a large one: thousands of connections that ask
-// for nothing are a hundred MiB.
+// do as much for a small heap and far too much for a large one: thousands of idle
+// connections are a hundred MiB.
 //
 //lint:ignore U1000 that nobody reads it is the point
 var ballast []byte
 
-// house is the wired rooms that listeners serve.
-type house struct {
+// hallmark is the services that the listeners serve, wired together.
+type hallmark struct {
 	authority  *publisher
 	status     *status.Service
 	feed       *feed.Feed
@@ -96,7 +96,7 @@ type house struct {
 	fresh      fresh
 }
 
-func assemble(ctx context.Context, in *installation.Installation, store record.Store, version string, log *slog.Logger) (*house, error) {
+func assemble(ctx context.Context, in *installation.Installation, store record.Store, version string, log *slog.Logger) (*hallmark, error) {
 	authority, err := in.Authority(ctx, store)
 	if err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 	if err != nil {
 		return nil, err
 	}
-	h := &house{metrics: newMetrics(version), makers: &makers{store: store, log: log}}
+	h := &hallmark{metrics: newMetrics(version), makers: &makers{store: store, log: log}}
 	h.authority = &publisher{Authority: authority, metrics: h.metrics}
 	h.responders = newResponders(in, h.authority, log)
 	h.status, err = status.New(status.Config{
@@ -146,7 +146,7 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 // an LDevID, a minute, asks for two.
 const pace = 10
 
-func (h *house) provisioner(in *installation.Installation, store record.Store, p *factory.Permissions, log *slog.Logger) (*provisioner.Service, error) {
+func (h *hallmark) provisioner(in *installation.Installation, store record.Store, p *factory.Permissions, log *slog.Logger) (*provisioner.Service, error) {
 	sessions, err := session.New(in.Secret)
 	if err != nil {
 		return nil, err
@@ -165,7 +165,7 @@ func (h *house) provisioner(in *installation.Installation, store record.Store, p
 	})
 }
 
-func (h *house) nativeConfig(in *installation.Installation, log *slog.Logger) native.Config {
+func (h *hallmark) nativeConfig(in *installation.Installation, log *slog.Logger) native.Config {
 	return native.Config{
 		Bundle: in.Trust.Newest, Since: in.Trust.Since, SignTime: in.Trust.SignTime,
 		NonceMode: in.Config.ChannelBinding == config.BindingNonce, Now: time.Now, Log: log,
@@ -222,7 +222,7 @@ func (m *makers) reload(ctx context.Context) error {
 	}
 }
 
-// changed is reload for those who cannot wait or fail: the old set stays.
+// changed is reload for callers that cannot handle an error: the old set stays in use.
 func (m *makers) changed() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
