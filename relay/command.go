@@ -15,9 +15,9 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// command runs a line of the shell with further environment. It is ended, with all that it
-// started, when its time is up. The line is not repeated in errors: they are logged, and
-// reported to the server, and there may be a secret in it.
+// command runs a shell command line with additional environment. It is killed, with all that it
+// started, when its time is up. Errors do not repeat the line: they are logged and reported to the
+// server, and it may hold a secret.
 func (r *Relay) command(ctx context.Context, line string, environment []string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.Timeout, fmt.Errorf("it took more than %v", r.Timeout))
 	defer cancel()
@@ -35,7 +35,7 @@ func (r *Relay) command(ctx context.Context, line string, environment []string) 
 	return err
 }
 
-// tellReady tells the service manager, once, that the program beside may be started.
+// tellReady tells the service manager, once, that the relying party's program may be started.
 func (r *Relay) tellReady() {
 	if !r.ready {
 		r.ready = true
@@ -49,8 +49,8 @@ func (r *Relay) teller() each.Teller {
 		Run: func(ctx context.Context, environment []string) error { return r.command(ctx, r.Each, environment) }}
 }
 
-// due fires when it is time to try again; nil if nothing waits, or if lists are to be asked for
-// first: where the command hangs for several, it is always time to try.
+// due fires when it is time for a retry; nil if nothing waits, or if the lists are due first: with
+// several commands that hang, it is always time for a retry.
 func (r *Relay) due(polled time.Time) <-chan time.Time {
 	if time.Since(polled) >= pollEvery {
 		return nil
@@ -58,7 +58,8 @@ func (r *Relay) due(polled time.Time) <-chan time.Time {
 	return r.teller().Due()
 }
 
-// tell runs it for what is pending, until a newer change comes: that belongs into the files first.
+// tell runs the command for what is pending, until a newer change comes, which must be in the files
+// first.
 func (r *Relay) tell(ctx context.Context) error {
 	for {
 		quiet, end := r.quiet(ctx)
@@ -68,7 +69,7 @@ func (r *Relay) tell(ctx context.Context) error {
 			return err
 		}
 		r.pending = slices.DeleteFunc(r.pending, func(c wire.Change) bool { return c.Number <= r.state.Told })
-		if len(r.pending) == 0 || slices.ContainsFunc(r.later, isChange) {
+		if len(r.pending) == 0 || slices.ContainsFunc(r.queued, isChange) {
 			return nil
 		}
 	}
@@ -76,8 +77,8 @@ func (r *Relay) tell(ctx context.Context) error {
 
 func isChange(e stream.Event) bool { return e.Change != nil }
 
-// again runs it for those for whom it failed, while there is nothing newer to do, and says how
-// that stands.
+// again retries the command for the devices for which it failed, while there is nothing newer to do,
+// and reports the outcome.
 func (r *Relay) again(ctx context.Context) error {
 	if len(r.state.Failing) == 0 {
 		return nil
@@ -95,10 +96,10 @@ func (r *Relay) again(ctx context.Context) error {
 	return r.report(ctx)
 }
 
-// quiet lasts until a change comes or the stream fails. What comes is looked at after end.
+// quiet ends when a change comes or the stream fails. What comes is queued, and looked at after end.
 func (r *Relay) quiet(ctx context.Context) (quiet context.Context, end func()) {
 	quiet, cancel := context.WithCancel(ctx)
-	if slices.ContainsFunc(r.later, isChange) {
+	if slices.ContainsFunc(r.queued, isChange) {
 		cancel()
 	}
 	var listening sync.WaitGroup
@@ -107,7 +108,7 @@ func (r *Relay) quiet(ctx context.Context) (quiet context.Context, end func()) {
 		for {
 			select {
 			case e := <-r.events:
-				if r.later = stream.Add(r.later, e); isChange(e) {
+				if r.queued = stream.Add(r.queued, e); isChange(e) {
 					return
 				}
 			case err := <-r.failed:

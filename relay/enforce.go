@@ -21,18 +21,18 @@ import (
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
 
-// enforce writes what is known into the files, has it taken up and reports that. If
-// nothing changed, or everything is due anew, nothing is run; always asks for signed lists even
-// then.
+// enforce writes what is known into the files, has the program take it up and reports that. If
+// nothing changed, or everything is due again, it does nothing; with always it asks for signed lists
+// even then.
 func (r *Relay) enforce(ctx context.Context, always bool) error {
-	if !always && (r.based.IsZero() || r.seen == r.state.Number && len(r.pending) == 0 && !r.state.Behind) {
+	if !always && (r.fetched.IsZero() || r.seen == r.state.Number && len(r.pending) == 0 && !r.state.Behind) {
 		return nil
 	}
 	target, err := r.collect(ctx, always)
 	if err != nil {
 		return err
 	}
-	// What signed lists deny, as far as the stream reaches, was let in by a lie, or is denied again.
+	// A change that lets in what a signed list denies is false, or was followed by another denial.
 	r.pending = slices.DeleteFunc(r.pending, func(c wire.Change) bool { return !c.Denied() && r.sources[c.Issuer].denied[serialOf(c)] })
 	contents := map[string][]byte{}
 	for _, f := range r.Files {
@@ -65,9 +65,9 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 // settle is how long a signed list may lag behind the change that it must show.
 const settle = 10 * time.Second
 
-// collect fetches the signed lists that files are made of, until they show every pending
-// change, and gives the number that they all show. always asks for every list, else for
-// those of issuers that something happened to.
+// collect fetches the signed lists that files are made of, until they show every pending change, and
+// returns the number that they all show. With always it asks for every list, else for those of
+// issuers with pending changes.
 func (r *Relay) collect(ctx context.Context, always bool) (target int64, err error) {
 	target = r.seen
 	for deadline := time.Now().Add(settle); ; {
@@ -76,7 +76,7 @@ func (r *Relay) collect(ctx context.Context, always bool) (target int64, err err
 			if !always && !slices.ContainsFunc(r.pending, func(c wire.Change) bool { return c.Issuer == name }) {
 				continue
 			}
-			m, err := r.lift(ctx, name, s)
+			m, err := r.confirmLifts(ctx, name, s)
 			if err != nil {
 				return 0, err
 			}
@@ -108,14 +108,14 @@ func (r *Relay) collect(ctx context.Context, always bool) (target int64, err err
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case e := <-r.events:
-			r.later = stream.Add(r.later, e)
+			r.queued = stream.Add(r.queued, e)
 			r.drain()
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// lives says until when what is written is good, and when half of that has passed.
+// lives returns when the first list ends, and when half the life of one has passed.
 func (r *Relay) lives() (until, half time.Time) {
 	for _, s := range r.sources {
 		until, half = sooner(until, half, s.made, s.until)
@@ -140,12 +140,11 @@ func sooner(until, half, made, end time.Time) (time.Time, time.Time) {
 	return until, half
 }
 
-// missing names a certificate whose change a document should show and does not. A list
-// may be newer than what is being enforced: what it shows of a change that is still to be
-// looked at is right.
+// missing names a certificate whose change a document should show and does not; empty if there is
+// none. A list may be newer than what is being enforced, so what has a queued change is passed over.
 func (r *Relay) missing(d document, issuer string, s *source) string {
 	later := map[denylist.Serial]bool{}
-	for _, e := range r.later {
+	for _, e := range r.queued {
 		if e.Change != nil {
 			later[serialOf(*e.Change)] = true
 		}
@@ -153,7 +152,7 @@ func (r *Relay) missing(d document, issuer string, s *source) string {
 	for _, c := range r.pending {
 		x := serialOf(c)
 		switch {
-		case c.Issuer != issuer || later[x] || c.Expires.Before(r.Now()): // whoever has ended is on no list
+		case c.Issuer != issuer || later[x] || c.Expires.Before(r.Now()): // what has expired is on no list
 		case d.number >= 0 && d.number < c.Number, d.number < 0 && d.denied[x] != s.denied[x]:
 			return "certificate " + c.Serial
 		}
@@ -178,8 +177,8 @@ func (r *Relay) formats() (all []string) {
 	return slices.Compact(all)
 }
 
-// contents is what a file shall hold. A deny-list and a filter are of one issuer: those of
-// later ones get files beside it, FILE.ISSUER.
+// contents is what a file shall hold. A deny-list and a filter are of one issuer: those of further
+// issuers get files beside it, FILE.ISSUER.
 func (r *Relay) contents(f File) map[string][]byte {
 	out := map[string][]byte{}
 	if f.Format == wire.FormatRoots {
@@ -214,8 +213,8 @@ func (r *Relay) contents(f File) map[string][]byte {
 	return out
 }
 
-// stale are files of issuers that are followed no more. Nobody keeps them fresh: a reader
-// would take devices for denied that are not, and refuse everybody once one of them has ended.
+// stale are the files of issuers that are no longer followed. Nobody keeps them fresh: a reader would
+// refuse devices that are good, and everybody once such a file has ended.
 func (r *Relay) stale(contents map[string][]byte) (paths []string) {
 	for _, f := range r.Files {
 		if f.Format == wire.FormatDenylist || f.Format == wire.FormatFilter {
@@ -240,8 +239,8 @@ func lines(format string, serials []string) []byte {
 	return b.Bytes()
 }
 
-// everybody denies all: with nginx's map by its default, with a list of beginnings of
-// serial numbers, whose first digit is below 8 (they are positive), by all of these.
+// everybody denies every certificate: nginx's map by its default, a list of prefixes by all first
+// digits, which are below 8 since serial numbers are positive.
 func everybody(format string) []byte {
 	if format == wire.FormatMap {
 		return []byte("# The lists have ended: nobody is let in. Written by hallmark relay.\ndefault 1;\n")
@@ -250,7 +249,7 @@ func everybody(format string) []byte {
 }
 
 // install puts contents in place. If the program does not take them up, the files that it last took
-// up come back: it may be started again meanwhile.
+// up are put back, since it may be restarted meanwhile.
 func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale []string) error {
 	before, err := r.replace(ctx, contents, stale)
 	if err != nil {
@@ -259,24 +258,24 @@ func (r *Relay) install(ctx context.Context, contents map[string][]byte, stale [
 	return nil
 }
 
-// replace replaces the files that change, removes those that are stale, and has the program take
-// that up. Before is what the program has, of the files that change.
+// replace replaces the files that change, removes the stale ones, and has the program take that up.
+// Before is what the program has of the files that change.
 func (r *Relay) replace(ctx context.Context, contents map[string][]byte, stale []string) (before map[string][]byte, err error) {
 	before = map[string][]byte{}
 	for _, path := range stale {
-		before[path], _ = disk.Read(path) // else it goes for good
+		before[path], _ = disk.Read(path) // if it cannot be read it is removed for good
 	}
 	for path, text := range contents {
-		old := r.kept[path]
-		if !bytes.Equal(old, text) || !disk.Holds(path, text) { // somebody may have put back one of long ago
+		old := r.installed[path]
+		if !bytes.Equal(old, text) || !disk.Holds(path, text) { // somebody may have put back an old one
 			before[path] = old
 		}
 	}
 	if len(before) == 0 && !r.state.Behind {
 		return nil, nil
 	}
-	// Lest a relay that is killed before the program took the files up be content with them. That this
-	// folder is full, as problem says, keeps no revocation from files that may be on another disk.
+	// A relay that is killed before the program took the files up must not think later that it did.
+	// If this folder is full, which problem says, files on another disk still get revocations.
 	r.state.Behind = true
 	_ = writeState(r.Dir, r.state)
 	for path := range before {
@@ -286,7 +285,7 @@ func (r *Relay) replace(ctx context.Context, contents map[string][]byte, stale [
 			}
 		}
 	}
-	for _, path := range stale { // now that what it said stands elsewhere
+	for _, path := range stale { // only now that others hold what it said
 		if err := os.Remove(path); err != nil {
 			return before, err
 		}
@@ -298,12 +297,12 @@ func (r *Relay) replace(ctx context.Context, contents map[string][]byte, stale [
 	}
 	r.state.Behind = false
 	for path := range before {
-		r.kept[path] = contents[path] // nil of one that was removed
+		r.installed[path] = contents[path] // nil of one that was removed
 	}
 	return before, nil
 }
 
-// restore puts files back as they were; one that was not there stays.
+// restore puts files back as they were; a file that was not there stays.
 func (r *Relay) restore(files map[string][]byte) error {
 	var failed error
 	for path, text := range files {
@@ -314,9 +313,8 @@ func (r *Relay) restore(files map[string][]byte) error {
 	return failed
 }
 
-// expire says when half of the time has passed in which what is held is good, and acts
-// when it has ended: with fail closed, lists that have no end of their own come to deny
-// everybody.
+// expire says when half the life of the lists has passed, and acts when they have ended: with fail
+// closed, formats without an end of their own then deny everybody.
 func (r *Relay) expire(ctx context.Context) error {
 	now, end := r.Now(), r.state.Until.Format(time.RFC3339)
 	switch {
@@ -343,14 +341,14 @@ func (r *Relay) close(ctx context.Context) error {
 			contents[f.Path] = everybody(f.Format)
 		}
 	}
-	if _, err := r.replace(ctx, contents, nil); err != nil { // what is closed stays so
+	if _, err := r.replace(ctx, contents, nil); err != nil { // what is closed stays closed
 		return err
 	}
 	r.state.Closed = true
 	return writeState(r.Dir, r.state)
 }
 
-// problem says what is wrong, once, and keeps it for the status; nil means that all is well.
+// problem logs what is wrong, once, and keeps it for the status; nil means that all is well.
 func (r *Relay) problem(err error) {
 	say := func(err error) {
 		if r.state.Problem = ""; err != nil {

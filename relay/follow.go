@@ -16,8 +16,9 @@ import (
 // errCut: the stream ended as soon as it began.
 var errCut = errors.New("the feed ends as soon as it begins: does a proxy in between hold it back?")
 
-// follow sends the changes after a number until the stream fails or ctx ends, or it ends in order:
-// a server that was told anew may know of other issuers, or say why it ended it.
+// follow sends the changes after a number until the stream fails or ctx ends, or it ends in order
+// (nil): a server that has reloaded may follow other issuers, or say when asked again why it ended
+// the stream.
 func (r *Relay) follow(ctx context.Context, after int64, to chan<- stream.Event) error {
 	began := time.Now()
 	err := r.read(ctx, after, to)
@@ -32,8 +33,8 @@ func (r *Relay) follow(ctx context.Context, after int64, to chan<- stream.Event)
 	return nil
 }
 
-// read reads one answer of server-sent events. Whoever is silent for three heartbeats
-// is gone.
+// read reads one response of server-sent events. A server that is silent for three heartbeats is
+// gone.
 func (r *Relay) read(ctx context.Context, after int64, to chan<- stream.Event) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

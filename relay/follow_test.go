@@ -105,7 +105,7 @@ func TestChangesWithoutEnd(t *testing.T) {
 			}
 		}
 	}()
-	r.later = append(r.later, stream.Event{Number: 7, Change: &c})
+	r.queued = append(r.queued, stream.Event{Number: 7, Change: &c})
 	if err := r.take(ctx); err == nil || !strings.Contains(err.Error(), "changes without end") {
 		t.Errorf("%v", err)
 	}
@@ -168,11 +168,11 @@ func TestOnlyTheStreamSaysSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Relay{sources: map[string]*source{"operational": newSource()}, strange: map[string]bool{}, based: time.Now()}
+	r := &Relay{sources: map[string]*source{"operational": newSource()}, unnamed: map[string]bool{}, fetched: time.Now()}
 	s := r.sources["operational"]
 	s.told = maxPending
 	r.note(stream.Event{Number: 7, Change: &c})
-	if !r.based.IsZero() || len(s.denied) != 1 {
+	if !r.fetched.IsZero() || len(s.denied) != 1 {
 		t.Error("no signed list is asked for")
 	}
 	r.note(stream.Event{Number: 7, Change: &c})
@@ -184,8 +184,8 @@ func TestOnlyTheStreamSaysSo(t *testing.T) {
 		c.Issuer = fmt.Sprint("operational-", n)
 		r.note(stream.Event{Number: 7, Change: &c})
 	}
-	if len(r.strange) > wire.MaxFollowed {
-		t.Errorf("%d names of strangers are kept", len(r.strange))
+	if len(r.unnamed) > wire.MaxFollowed {
+		t.Errorf("%d names of strangers are kept", len(r.unnamed))
 	}
 }
 

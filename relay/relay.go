@@ -1,5 +1,5 @@
-// Package relay runs beside a relying party, a broker, gateway or proxy that accepts
-// working certificates, and sees to it that what is revoked is refused there.
+// Package relay runs beside a relying party, a broker, gateway or proxy that accepts working
+// certificates, and makes sure that what is revoked is refused there.
 //
 // It follows the feed of changes, keeps files fresh (CRLs, deny-lists, a filter), has the
 // program take them up, and only then reports that a change is enforced. A file is
@@ -38,8 +38,8 @@ const (
 	baseEvery = time.Hour
 	// exchangeTimeout bounds one exchange but for the stream.
 	exchangeTimeout = 60 * time.Second
-	// defaultTimeout bounds a command.
-	defaultTimeout = 30 * time.Second
+	// DefaultTimeout bounds a command.
+	DefaultTimeout = 30 * time.Second
 	maxBackoff     = time.Minute
 )
 
@@ -57,7 +57,7 @@ type Config struct {
 	Files []File
 	// Reload is a command for the shell that makes the program take up changed files; Each
 	// one that is run for every change, with the change in its environment. Either may be
-	// empty; Timeout bounds each run, 0 means defaultTimeout.
+	// empty; Timeout bounds each run, 0 means DefaultTimeout.
 	Reload, Each string
 	Timeout      time.Duration
 	// Fail is wire.FailOpen or wire.FailClosed.
@@ -65,7 +65,7 @@ type Config struct {
 	// Program is what the files are for, Version the relay's; both only reported.
 	Program, Version string
 	Log              *slog.Logger
-	// Systemd is told how the relay does; nil for nobody.
+	// Systemd is notified of the relay's state; nil notifies nobody.
 	Systemd *sdnotify.Notifier
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -105,27 +105,27 @@ func (c *Config) Check() error {
 // Relay is one relay at work; its methods are Run's alone.
 type Relay struct {
 	Config
-	roots   *x509.CertPool
-	trusted []byte             // the same, PEM
-	issuers []string           // sorted
-	sources map[string]*source // by issuer
-	pending []wire.Change      // seen, not yet enforced
-	later   []stream.Event     // come, and not looked at before what is pending is enforced
-	events  chan stream.Event  // the stream
-	failed  chan error         // why it ended
-	lost    bool               // the stream no longer reaches back to state.Number
-	owed    int64              // the command has not been run for all changes up to it
-	seen    int64              // the position in the stream
-	based   time.Time          // when everything was last fetched; zero: it is due now
-	strange map[string]bool    // issuers of changes whom the server did not name
-	kept    map[string][]byte  // contents of files, by path, as the program has them
-	numbers crls.Numbers       // a list older than one known is refused
-	state   state
-	said    string // the problem that was last said
-	ready   bool   // the service manager was told
+	roots     *x509.CertPool
+	trusted   []byte             // the same, PEM
+	issuers   []string           // sorted
+	sources   map[string]*source // by issuer
+	pending   []wire.Change      // seen, not yet enforced
+	queued    []stream.Event     // received, and looked at once what is pending is enforced
+	events    chan stream.Event  // the stream
+	failed    chan error         // why it ended
+	lost      bool               // the stream no longer reaches back to state.Number
+	owed      int64              // the command has not been run for all changes up to it
+	seen      int64              // the position in the stream
+	fetched   time.Time          // when everything was last fetched; zero: it is due now
+	unnamed   map[string]bool    // issuers of changes whom the server did not name
+	installed map[string][]byte  // contents of files, by path, as the program last took them up
+	numbers   crls.Numbers       // of the newest CRLs: older ones are refused
+	state     state
+	said      string // the problem that was last said
+	ready     bool   // the service manager was told
 }
 
-// New prepares a relay. It fails if another one works in the folder or writes a file of it.
+// New prepares a relay. It fails if another relay uses the folder or writes one of the files.
 func New(c Config) (r *Relay, unlock func(), err error) {
 	if err := c.Check(); err != nil {
 		return nil, nil, err
@@ -134,7 +134,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		c.Now = time.Now
 	}
 	if c.Timeout == 0 {
-		c.Timeout = defaultTimeout
+		c.Timeout = DefaultTimeout
 	}
 	unlockDir, err := lock(c.Dir)
 	if err != nil {
@@ -146,7 +146,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	unlock = func() { unlockFiles(); unlockDir() }
-	r = &Relay{Config: c, sources: map[string]*source{}, numbers: crls.Numbers{}, strange: map[string]bool{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, numbers: crls.Numbers{}, unnamed: map[string]bool{}}
 	if r.state, err = readState(c.Dir); err == nil {
 		if c.Each == "" {
 			r.state.Failing = nil
@@ -157,10 +157,10 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		unlock()
 		return nil, nil, err
 	}
-	r.kept = disk.ReadAll(r.stale(nil)) // all that stand beside
+	r.installed = disk.ReadAll(r.stale(nil)) // all that stand beside
 	for _, f := range c.Files {
 		if text, err := disk.Read(f.Path); err == nil {
-			r.kept[f.Path] = text
+			r.installed[f.Path] = text
 			if f.Format == wire.FormatCRL {
 				maps.Copy(r.numbers, crls.NumbersIn(text))
 			}
@@ -169,10 +169,10 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 	return r, unlock, nil
 }
 
-// Run works until ctx ends. Whatever fails is said and tried again.
+// Run works until ctx ends. Whatever fails is reported and tried again.
 func (r *Relay) Run(ctx context.Context) error {
-	// Without Hallmark as well: what is there is good for days.
-	if missing := slices.ContainsFunc(r.Files, func(f File) bool { return r.kept[f.Path] == nil }); !missing {
+	// Even while Hallmark cannot be reached: the files that are there are good for days.
+	if missing := slices.ContainsFunc(r.Files, func(f File) bool { return r.installed[f.Path] == nil }); !missing {
 		r.tellReady()
 	}
 	backoff, cut := time.Second, 0
@@ -185,18 +185,18 @@ func (r *Relay) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil || 0 < cut && cut < 3: // everything is due anew, and for all relays if the server's settings changed
+		case err == nil || 0 < cut && cut < 3: // all is due again, perhaps for every relay at once: the server may have reloaded
 			pause(ctx, rand.N(time.Second/2))
 			continue
 		case r.Now().Sub(began) > maxBackoff:
 			backoff = time.Second
 		}
 		r.problem(and(err, r.expire(ctx)))
-		// The server is often what is wrong; then it will hear of it later.
+		// Often it is the server that cannot be reached; then it is told later.
 		if err := r.report(ctx); err != nil {
 			r.Log.Debug("the problem could not be reported", "err", err)
 		}
-		// Half of it at random: relays that lost one server must not come back as one.
+		// Half of it is random: relays that lost the same server must not return all at once.
 		wait := backoff/2 + rand.N(backoff/2)
 		backoff = min(2*backoff, maxBackoff)
 		pause(ctx, wait)
@@ -218,15 +218,15 @@ func and(a, b error) error {
 	return fmt.Errorf("%w; %w", a, b)
 }
 
-// session begins with everything and goes on with changes until something fails, or until
-// everything is due anew.
+// session fetches everything and then follows changes, until something fails or everything is due
+// again (nil).
 func (r *Relay) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := r.begin(ctx); err != nil {
 		return err
 	}
-	r.events, r.failed, r.later = make(chan stream.Event, 64), make(chan error, 1), nil
+	r.events, r.failed, r.queued = make(chan stream.Event, 64), make(chan error, 1), nil
 	go func(after int64, events chan<- stream.Event, failed chan<- error) {
 		failed <- r.follow(ctx, after, events)
 	}(r.seen, r.events, r.failed)
@@ -239,8 +239,8 @@ func (r *Relay) session(ctx context.Context) error {
 	poll, polled := time.NewTicker(pollEvery), time.Now()
 	defer poll.Stop()
 	for {
-		for len(r.later) > 0 {
-			if err := r.take(ctx); err != nil || r.based.IsZero() {
+		for len(r.queued) > 0 {
+			if err := r.take(ctx); err != nil || r.fetched.IsZero() {
 				return err
 			}
 		}
@@ -252,15 +252,15 @@ func (r *Relay) session(ctx context.Context) error {
 			r.lost = errors.As(err, &p) && p.Code == wire.CodeFeedGone
 			return err
 		case e := <-r.events:
-			r.later = stream.Add(r.later, e)
+			r.queued = stream.Add(r.queued, e)
 		case <-r.due(polled):
 			if err := r.again(ctx); err != nil {
 				return err
 			}
 		case <-poll.C:
 			polled = time.Now()
-			if r.Now().Sub(r.based) >= baseEvery {
-				clear(r.strange)
+			if r.Now().Sub(r.fetched) >= baseEvery {
+				clear(r.unnamed)
 				return nil
 			}
 			if err := r.enforce(ctx, true); err != nil {
@@ -270,23 +270,23 @@ func (r *Relay) session(ctx context.Context) error {
 	}
 }
 
-// maxTogether bounds how many changes are taken up together, and how many may come
-// before the stream says where it stands; maxPending how many wait, and are held that are not yet
-// in a signed list: a fleet of a million in some hundred megabytes.
+// maxTogether bounds how many changes are enforced together; twice as many may come before the stream
+// says where it stands. maxPending bounds how many wait, and are held that are not yet in a signed
+// list: a fleet of a million in some hundred megabytes.
 const (
 	maxTogether = 32_768
 	maxPending  = 1 << 20
 )
 
-// take notes what waits and acts once it knows where the stream stands: many changes are
-// one reload. That must come to an end, however slowly or fast changes come: until then no list is
-// asked for, and none found to have ended.
+// take notes the queued events and enforces them once the stream has said where it stands, so that
+// many changes cost one reload. That must come to an end, however slowly or fast changes come: until
+// then no list is asked for, and none found to have ended.
 func (r *Relay) take(ctx context.Context) error {
-	end, taken := time.After(exchangeTimeout), len(r.later)
+	end, taken := time.After(exchangeTimeout), len(r.queued)
 	for current := false; ; {
-		for len(r.later) > 0 {
-			e := r.later[0]
-			r.later = r.later[1:]
+		for len(r.queued) > 0 {
+			e := r.queued[0]
+			r.queued = r.queued[1:]
 			r.note(e)
 			current = e.Change == nil
 			switch {
@@ -306,9 +306,9 @@ func (r *Relay) take(ctx context.Context) error {
 		// The stream's position follows.
 		select {
 		case e := <-r.events:
-			r.later = stream.Add(r.later, e)
+			r.queued = stream.Add(r.queued, e)
 		case err := <-r.failed:
-			r.based = time.Time{}
+			r.fetched = time.Time{}
 			return err
 		case <-end:
 			return errors.New("the feed stops in the middle of changes")
@@ -318,12 +318,12 @@ func (r *Relay) take(ctx context.Context) error {
 	}
 }
 
-// drain takes what has come from the stream without looking at it, and says how much that was.
+// drain queues what the stream has delivered, and reports how much that was.
 func (r *Relay) drain() (n int) {
-	for n < maxTogether && len(r.later) < maxTogether {
+	for n < maxTogether && len(r.queued) < maxTogether {
 		select {
 		case e := <-r.events:
-			r.later, n = stream.Add(r.later, e), n+1
+			r.queued, n = stream.Add(r.queued, e), n+1
 		default:
 			return n
 		}
@@ -331,7 +331,7 @@ func (r *Relay) drain() (n int) {
 	return n
 }
 
-// note takes an event into what is known.
+// note applies an event to what is known.
 func (r *Relay) note(e stream.Event) {
 	r.seen = max(r.seen, e.Number)
 	if e.Change == nil {
@@ -339,15 +339,15 @@ func (r *Relay) note(e stream.Event) {
 	}
 	if s := r.sources[e.Change.Issuer]; s != nil {
 		if s.apply(*e.Change); s.told > maxPending { // what is in no signed list is not held without end
-			r.based = time.Time{}
+			r.fetched = time.Time{}
 		}
 		r.pending = append(r.pending, *e.Change)
-	} else if !r.strange[e.Change.Issuer] && len(r.strange) < wire.MaxFollowed { // a new one, or one that nobody trusts any more
-		r.strange[e.Change.Issuer], r.based = true, time.Time{} // begin anew
+	} else if !r.unnamed[e.Change.Issuer] && len(r.unnamed) < wire.MaxFollowed { // a new one, or one that nobody trusts any more
+		r.unnamed[e.Change.Issuer], r.fetched = true, time.Time{} // begin anew
 	}
 }
 
-// begin fetches what to trust and the deny-lists, from which the stream goes on.
+// begin fetches the trust bundle and the deny-lists, from which the stream continues.
 func (r *Relay) begin(ctx context.Context) error {
 	if err := r.fetchTrust(ctx); err != nil {
 		return err
@@ -362,21 +362,21 @@ func (r *Relay) begin(ctx context.Context) error {
 	r.owed = 0
 	switch told := r.state.Told; {
 	case r.Each == "" || r.state.Number < 0 || told >= number:
-		r.state.Stand(number)
+		r.state.ResetTo(number)
 	case r.lost:
 		r.Log.Warn("the command is not run for changes that the feed no longer knows", "from", told, "to", number)
-		r.state.Stand(number)
+		r.state.ResetTo(number)
 	default:
 		r.owed, number = number, told // the stream tells the command what happened meanwhile
 	}
 	r.lost, r.pending = false, nil
-	r.seen, r.based = number, r.Now()
+	r.seen, r.fetched = number, r.Now()
 	return nil
 }
 
-// fetchLists fetches the deny-list of every issuer and gives the number up to which they
-// know everything. A server keeps a list for a moment: one that lags behind what is known
-// here is asked for again.
+// fetchLists fetches the deny-list of every issuer and returns the change up to which all of them are
+// complete. The server caches a list for a moment, so one that is behind what is known here is
+// fetched again.
 func (r *Relay) fetchLists(ctx context.Context, known int64) (number int64, err error) {
 	for deadline := time.Now().Add(settle); ; {
 		number = -1

@@ -83,7 +83,7 @@ func TestChangesAreEnforced(t *testing.T) {
 		t.Errorf("status: %+v, %v", st, err)
 	}
 	if st, err = ReadStatus(p.dir, time.Now().Add(time.Hour)); !strings.Contains(st.Problem, "nothing was heard of the relay") {
-		t.Errorf("an hour later: %+v, %v", st, err)
+		t.Errorf("an hour queued: %+v, %v", st, err)
 	}
 	if _, _, err := New(p.Config); err == nil || !strings.Contains(err.Error(), "another relay") {
 		t.Errorf("a second relay in the folder: %v", err)
@@ -323,15 +323,15 @@ func TestEachIsEnded(t *testing.T) {
 	p.must(err)
 	defer unlock()
 	for _, failing := range []int{wire.MaxRelayFailing - 1, wire.MaxRelayFailing} {
-		r.state.Failing, r.events, r.later = nil, make(chan stream.Event, 1), nil
+		r.state.Failing, r.events, r.queued = nil, make(chan stream.Event, 1), nil
 		for n := range failing {
 			c := wire.Change{Number: int64(n + 1), Device: fmt.Sprint("default:", n), Status: wire.StatusHold, Expires: time.Now().Add(time.Hour)}
 			r.state.Failing = append(r.state.Failing, each.Failing{RelayFailure: wire.RelayFailure{Device: c.Device}, Changes: []wire.Change{c}})
 		}
 		r.events <- stream.Event{Number: 1000, Change: &wire.Change{Number: 1000}}
 		p.must(r.again(t.Context()))
-		if full := failing == wire.MaxRelayFailing; full != (len(r.state.Failing) == 0) || full == (len(r.later) == 1) {
-			t.Errorf("of %d that failed, %d wait; %d changes came", failing, len(r.state.Failing), len(r.later))
+		if full := failing == wire.MaxRelayFailing; full != (len(r.state.Failing) == 0) || full == (len(r.queued) == 1) {
+			t.Errorf("of %d that failed, %d wait; %d changes came", failing, len(r.state.Failing), len(r.queued))
 		}
 	}
 }

@@ -26,7 +26,7 @@ import (
 type source struct {
 	denied map[denylist.Serial]bool
 	told   int // how many of them only the stream denies
-	// made is when the deny-list that denied began with was made, until when it is good.
+	// made is when the deny-list behind denied was made, until when it ends.
 	made, until time.Time
 	documents   map[string]document // by path: what was fetched, for If-None-Match
 }
@@ -39,7 +39,7 @@ type document struct {
 	made  time.Time
 	// number is the feed's; -1 if the document does not say.
 	number int64
-	// Of CRLs: what they deny, and their numbers; taken is when they came.
+	// For CRLs: what they deny, and their numbers; taken is when they were fetched.
 	denied  map[denylist.Serial]bool
 	numbers crls.Numbers
 	taken   time.Time
@@ -49,7 +49,7 @@ func newSource() *source {
 	return &source{denied: map[denylist.Serial]bool{}, documents: map[string]document{}}
 }
 
-// apply takes over a change. The stream is not signed, so it can only deny: see lift.
+// apply applies a change. The stream is not signed, so it can only deny: see confirmLifts.
 func (s *source) apply(c wire.Change) {
 	if x := serialOf(c); c.Denied() && !s.denied[x] {
 		s.denied[x] = true
@@ -145,8 +145,8 @@ func (r *Relay) fetchTrust(ctx context.Context) error {
 	return r.follows(trust.Issuers)
 }
 
-// follows takes over whose certificates the lists are about. The server's word for it is not
-// signed, so it can only add: who was followed once is, until its root is trusted no more.
+// follows sets the issuers whose lists are followed. The server's names are not signed, so they can
+// only add: an issuer stays until its root is no longer trusted.
 func (r *Relay) follows(named []string) error {
 	maps.DeleteFunc(r.state.Issuers, func(_ string, der []byte) bool {
 		_, err := r.signers(der)
@@ -174,7 +174,7 @@ func (r *Relay) follows(named []string) error {
 // rootsFile is the file, in the relay's folder, of what relying parties trust.
 const rootsFile = "relying-parties.pem"
 
-// loadRoots reads what the last contact left; before the first there is nothing.
+// loadRoots reads the roots that the last contact left; before the first there are none.
 func (r *Relay) loadRoots() error {
 	path := filepath.Join(r.Dir, rootsFile)
 	text, err := disk.Read(path)
@@ -185,7 +185,7 @@ func (r *Relay) loadRoots() error {
 	return nil
 }
 
-// fetchList takes the signed deny-list and begins from it.
+// fetchList fetches the signed deny-list and starts from it.
 func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, error) {
 	d, err := r.denyList(ctx, name, s)
 	if err != nil {
@@ -204,9 +204,9 @@ func (r *Relay) fetchList(ctx context.Context, name string, s *source) (int64, e
 	return l.Number, nil
 }
 
-// lift takes the deny-list, which is signed, if a change lets a certificate in again, and says so if
-// the list is older than the change.
-func (r *Relay) lift(ctx context.Context, name string, s *source) (missing string, err error) {
+// confirmLifts fetches the signed deny-list if a pending change lets a certificate in again, and says
+// which if the list does not show that yet.
+func (r *Relay) confirmLifts(ctx context.Context, name string, s *source) (missing string, err error) {
 	for _, c := range r.pending {
 		if c.Issuer == name && !c.Denied() && s.denied[serialOf(c)] {
 			denied := s.denied
@@ -250,8 +250,8 @@ func (r *Relay) filter(ctx context.Context, name string, s *source) (document, e
 	return d, err
 }
 
-// signed fetches a document and verifies it, as open does. One that was made before the one that
-// is known is somebody's copy of long ago.
+// signed fetches a document and verifies it with open. One that was made before the known one is an
+// old copy that somebody repeats.
 func (r *Relay) signed(ctx context.Context, path, name string, s *source, made time.Time, open func([]byte) (denylist.Document, error)) (document, error) {
 	known := s.documents[path]
 	body, etag, err := r.fetch(ctx, path, known, denylist.MaxDocument)
@@ -277,8 +277,8 @@ func (r *Relay) signed(ctx context.Context, path, name string, s *source, made t
 	return s.documents[path], nil
 }
 
-// lasts refuses what has ended, also if the server says that it has not changed: files that were
-// closed at its end would be opened by it.
+// lasts refuses what has ended, even if the server says that it has not changed: it would reopen
+// files that were closed at its end.
 func (r *Relay) lasts(until time.Time) error {
 	if r.Now().After(until) {
 		return fmt.Errorf("it ended on %s: somebody in between repeats old answers, or the clock here is wrong", until.Format(time.RFC3339))
@@ -316,8 +316,8 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 	return d, nil
 }
 
-// signers are an issuer and the root that relying parties have for it: one of them must have signed
-// a list. Which certificate an issuer has says its deny-list, which is signed.
+// signers are an issuer and the root that relying parties have for it: one of them must have signed a
+// list. The issuer's certificate comes from its deny-list, which is signed.
 func (r *Relay) signers(issuer []byte) ([]*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(issuer)
 	if err != nil {

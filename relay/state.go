@@ -12,7 +12,7 @@ import (
 	"github.com/hallmark-pki/hallmark/relay/each"
 )
 
-// state is what outlives the relay, in status.json of its folder.
+// state is what survives a restart, in status.json of the relay's folder.
 type state struct {
 	// Number is the newest change that is enforced, -1 before the first; Since when it was.
 	Number int64     `json:"number"`
@@ -49,8 +49,8 @@ const (
 	relayLock = "relay.lock"
 )
 
-// silent is the age of a status at which it is no longer to be believed: it is written at
-// every poll, and the longest command and exchanges are shorter.
+// silent is the age at which a status is no longer believed: it is written at every poll, and the
+// longest command and exchanges take less.
 const silent = 5 * time.Minute
 
 // ReadStatus reads what the relay of a folder enforces; Problem says what is wrong.
@@ -85,7 +85,7 @@ func readState(dir string) (st state, err error) {
 		st.Behind = false
 		err = json.Unmarshal(text, &st)
 	} else if !errors.Is(unread, fs.ErrNotExist) {
-		return st, unread // nobody is told to remove what he may not read
+		return st, unread // not damaged: this user may not read it, perhaps
 	}
 	if st.Made == nil {
 		st.Made = map[string]time.Time{}

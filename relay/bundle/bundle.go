@@ -1,6 +1,5 @@
-// Package bundle keeps the trust bundle that a relay goes by. A pinned root is believed
-// while none is known; from then on only the keys lead to the next that the one before
-// names, as on a device.
+// Package bundle keeps the trust bundle that a relay follows. The first is verified by a pinned root,
+// and each later one by the keys that the one before it names, as on a device.
 package bundle
 
 import (
@@ -56,7 +55,7 @@ func keep(path string, s wire.SignedBundle) error {
 	return disk.Replace(path, text)
 }
 
-// first opens the newest by a pinned root, which another may have led away from since.
+// first opens the newest by a pinned root, or by the steps that lead from that root to other keys.
 func first(answer wire.RelayTrust, pinned func(sha256 [32]byte) bool) (wire.Bundle, wire.SignedBundle, error) {
 	b, err := wire.OpenBundle(answer.Bundle, pinned)
 	if n := len(answer.Steps); err != nil && n > 0 {
@@ -69,8 +68,8 @@ func first(answer wire.RelayTrust, pinned func(sha256 [32]byte) bool) (wire.Bund
 // errKeys: the keys that are known do not lead to those of the newest.
 var errKeys = errors.New("the keys that are known here have not signed the server's new ones")
 
-// follow goes from the known one to the newest, over those in between as far as they came:
-// a server does not keep them for ever, and the known one's keys may have signed the newest.
+// follow goes from the known one to the newest, over those in between as far as the answer has them:
+// a server does not keep them for ever, and the known keys may have signed the newest directly.
 func follow(known wire.Bundle, held wire.SignedBundle, answer wire.RelayTrust) (wire.Bundle, error) {
 	b, last := known, held
 	for _, s := range append(answer.Steps, answer.Bundle) {

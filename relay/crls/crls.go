@@ -1,5 +1,5 @@
-// Package crls opens the CRLs of one issuer and its root, as a server gives them: only those that
-// their issuer signed, that still count, and that are not older than the ones known.
+// Package crls verifies the CRLs of one issuer and its root: each must be signed by its issuer, not
+// have ended, and not be older than the one that is known.
 package crls
 
 import (
@@ -36,9 +36,9 @@ const (
 	skew = 5 * time.Minute
 )
 
-// Read holds lists (PEM) against who must have signed them and the numbers that are known. Each
-// must still count: relying parties refuse everybody for one that has ended. Nothing else may be in
-// the text, which is written as it is: what Go passes over OpenSSL may take for a root to trust.
+// Read verifies lists (PEM) by those who must have signed them and by the numbers that are known.
+// None may have ended: relying parties would refuse everybody. Nothing else may be in the text, which
+// is written to disk as it is: what Go skips OpenSSL may take for a root to trust.
 func Read(text []byte, signers []*x509.Certificate, known Numbers, now time.Time) (Lists, error) {
 	l := Lists{Numbers: Numbers{}, Denied: map[denylist.Serial]bool{}}
 	for len(text) > 0 {

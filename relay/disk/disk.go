@@ -21,7 +21,7 @@ import (
 // maxFile bounds what is read from disk, in bytes.
 const maxFile = 512 << 20
 
-// glance is longer than Locked holds a file for.
+// glance is longer than Locked keeps its lock.
 const glance = time.Second
 
 // Lock makes the file at path, which stays, and holds it until unlock is called or the
@@ -50,7 +50,7 @@ func Lock(path string, taken error) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// Locked reports whether a process holds a file. Others that ask are none.
+// Locked reports whether a process holds the lock at path; others that ask do not count.
 func Locked(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -126,7 +126,7 @@ func ReadAll(paths []string) map[string][]byte {
 
 // Beside lists the files of later issuers, PATH.ISSUER.
 func Beside(path string) (paths []string) {
-	entries, _ := os.ReadDir(filepath.Dir(path)) // who writes there, or reads PATH, sees what is wrong
+	entries, _ := os.ReadDir(filepath.Dir(path)) // whoever reads or writes PATH reports what is wrong
 	for _, e := range entries {
 		issuer, beside := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
 		if beside && !e.IsDir() && successor.MatchString(issuer) {
@@ -139,7 +139,7 @@ func Beside(path string) (paths []string) {
 // successor is the name of a later issuer.
 var successor = regexp.MustCompile(`^operational-[0-9]+$`)
 
-// LockAll is Lock for the files that stand beside others, as .NAME.lock.
+// LockAll is Lock for the lock files beside paths, .NAME.lock.
 func LockAll(paths []string, taken func(path string) error) (unlock func(), err error) {
 	var held []func()
 	unlock = func() {
@@ -159,10 +159,10 @@ func LockAll(paths []string, taken func(path string) error) (unlock func(), err 
 	return unlock, nil
 }
 
-// Replace replaces a file so that a reader, or a power cut, finds the old or the new
-// contents and never a mixture, and a full disk the old. It keeps the file's mode and
-// owner, else everybody may read it: there is nothing secret in a list. A link is replaced, and
-// not what it leads to. Whoever calls it holds the lock of the file, or of its folder.
+// Replace replaces a file so that a reader, or a power cut, finds the old or the new contents and
+// never a mixture; on a full disk the old stay. It keeps the file's mode and owner; a new file
+// everybody may read, since there is nothing secret in a list. A link itself is replaced, not its
+// target. The caller holds the lock of the file or of its folder.
 func Replace(path string, contents []byte) error {
 	dir, name := filepath.Split(path)
 	beside := dir + "." + name + ".new" // the same each time: what a power cut left is not for ever

@@ -1,6 +1,5 @@
-// Package each runs a command for each change, in order, and keeps those for which it fails
-// until it does not: one device that the command does not like keeps no other from being
-// refused.
+// Package each runs a command for each change, in order, and retries those for which it fails: a
+// device for which it fails does not keep others from being refused.
 package each
 
 import (
@@ -15,7 +14,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// State is what outlives the program.
+// State is what survives a restart.
 type State struct {
 	// Told is the newest change that the command was run for, with all before it but those
 	// that wait in Failing.
@@ -43,7 +42,7 @@ const (
 	brief = 2 * time.Second
 )
 
-// Teller tells a command what happens; every field is needed.
+// Teller runs a command for changes; every field is needed.
 type Teller struct {
 	*State
 	// Run runs the command with an environment, and ends it, with ctx at the latest.
@@ -51,9 +50,9 @@ type Teller struct {
 	Now func() time.Time
 }
 
-// Tell runs the command for changes that are newer than Told; they are in order, and reach up
-// to a number. It stops before it is through if it is no longer quiet: something newer waits. An
-// error means that nothing newer can be taken up now: the command fails for more than can be kept.
+// Tell runs the command for the changes newer than Told, which are in order and complete up to upTo.
+// It stops early when quiet ends: something newer waits. An error means that nothing newer can be
+// enforced now, for the command fails for more than can be kept.
 func (t Teller) Tell(ctx, quiet context.Context, changes []wire.Change, upTo int64) error {
 	busy, end := context.WithCancel(quiet)
 	end()
@@ -78,9 +77,9 @@ func (t Teller) Tell(ctx, quiet context.Context, changes []wire.Change, upTo int
 	return nil
 }
 
-// Stand takes a number for the newest that the command was told of. If the feed went back to it,
-// what waits and is newer is forgotten: the feed tells of it again, or it has not happened.
-func (s *State) Stand(number int64) {
+// ResetTo sets the newest change that the command was run for. If the feed went back to it, newer
+// changes that wait are forgotten: the feed repeats them, or they have not happened.
+func (s *State) ResetTo(number int64) {
 	s.Told = number
 	newer := func(c wire.Change) bool { return c.Number > number }
 	for n := range s.Failing {
@@ -123,8 +122,7 @@ func (t Teller) tell(ctx, quiet context.Context, c wire.Change) error {
 	return nil
 }
 
-// first runs the command for a change, and ends it when it is no longer quiet and a moment has
-// passed.
+// first runs the command for a change, and ends it after brief if quiet has ended.
 func (t Teller) first(ctx, quiet context.Context, c wire.Change) error {
 	began := time.Now()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -138,7 +136,8 @@ func (t Teller) first(ctx, quiet context.Context, c wire.Change) error {
 
 var errSlow = fmt.Errorf("it took more than %v while others waited", brief)
 
-// Full means that the command need only fail for one more device, and nothing newer is enforced.
+// Full reports whether no more failures can be kept: if the command fails for one more device,
+// nothing newer is enforced.
 func (s *State) Full() bool {
 	return len(s.Failing) >= wire.MaxRelayFailing || s.held() >= maxHeld
 }
@@ -151,7 +150,7 @@ func (s *State) held() (n int) {
 	return n
 }
 
-// failed puts off the next try: a second at first, half of it at random.
+// failed schedules the next try: after a second at first, half of it random.
 func (f *Failing) failed(err error, now time.Time) {
 	f.Says = err.Error()
 	f.Times++
@@ -159,8 +158,8 @@ func (f *Failing) failed(err error, now time.Time) {
 	f.next = now.Add(wait/2 + rand.N(wait/2))
 }
 
-// Again runs the command for those of whom it is time, until it fails or ctx ends, which counts
-// as no failure; done reports whether it has not failed for one of them.
+// Again retries the devices that are due, until the command fails or ctx ends, which counts as no
+// failure; done reports whether it succeeded for one of them.
 func (t Teller) Again(ctx context.Context) (done bool) {
 	for len(t.Failing) > 0 {
 		n := t.soonest()
@@ -172,8 +171,8 @@ func (t Teller) Again(ctx context.Context) (done bool) {
 	return done
 }
 
-// catchUp runs the command for all that waits for a device. Whose certificate has ended is let
-// in nowhere, and nobody need be told.
+// catchUp runs the command for all that waits for a device, but for certificates that have expired:
+// nobody accepts those.
 func (t Teller) catchUp(ctx context.Context, f *Failing) bool {
 	for {
 		c := f.Changes[0]

@@ -182,14 +182,14 @@ func TestEnds(t *testing.T) {
 }
 
 // After the feed went back, nothing waits that it does not know, and what it tells of is told.
-func TestStand(t *testing.T) {
+func TestResetTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &program{dislikes: map[string]bool{"b": true, "c": true}}
 		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
 		if err := tell.Tell(t.Context(), t.Context(), []wire.Change{change(2, "b"), change(5, "b"), change(6, "c")}, 6); err != nil {
 			t.Fatal(err)
 		}
-		tell.Stand(4)
+		tell.ResetTo(4)
 		if len(tell.Failing) != 1 || len(tell.Failing[0].Changes) != 1 || tell.Failing[0].Change != 2 {
 			t.Errorf("failing: %+v", tell.Failing)
 		}

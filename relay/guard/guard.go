@@ -76,8 +76,8 @@ type known struct {
 	stamps    string              // of the files
 }
 
-// New reads the file at path, and those of further issuers beside it (path.ISSUER). It
-// fails if it is missing or not to be believed.
+// New reads the file at path, and those of further issuers beside it (path.ISSUER). It fails if one
+// is missing or cannot be verified.
 func New(path string, o Options) (*Guard, error) {
 	if o.Roots == "" {
 		return nil, errors.New("guard: the file of the roots that relying parties trust is needed")
@@ -89,8 +89,8 @@ func New(path string, o Options) (*Guard, error) {
 	return g, g.Reload()
 }
 
-// Reload reads the files again if one changed and closes open connections that they deny.
-// If they cannot be believed the last good ones stay.
+// Reload reads the files again if one changed and closes open connections that they deny. If they
+// cannot be verified the last good ones stay in force.
 func (g *Guard) Reload() error {
 	paths := append([]string{g.Roots, g.path}, disk.Beside(g.path)...)
 	stamps := ""
@@ -250,8 +250,8 @@ func (g *Guard) trusts(chain []*x509.Certificate, at time.Time) error {
 	return err
 }
 
-// Listener speaks TLS on inner as config says, but that clients are judged here: it refuses who
-// is not trusted or denied, and closes a connection when its client comes to be.
+// Listener speaks TLS on inner as config says, except that clients are judged here: it refuses those
+// that are not trusted or are denied, and closes the connection of one that becomes so.
 func (g *Guard) Listener(inner net.Listener, config *tls.Config) net.Listener {
 	config = config.Clone()
 	config.ClientAuth = tls.RequireAnyClientCert
@@ -279,7 +279,7 @@ func (l *listener) Accept() (net.Conn, error) {
 				return err
 			}
 		}
-		c.track(state.PeerCertificates) // first: what is denied from now on the sweep finds
+		c.track(state.PeerCertificates) // before it is judged: a sweep finds what is denied from now on
 		return l.guard.VerifyConnection(state)
 	}
 	return tls.Server(c, config), nil
@@ -308,15 +308,15 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// sweep closes open connections of clients that are denied by now, or whose root is gone if the
-// roots have changed. A filter that is older than a certificate which was let in says nothing
-// against it.
-func (g *Guard) sweep(roots bool) {
+// sweep closes the connections of clients that are denied by now and, if the roots have changed, of
+// those whose root is gone. A filter older than a certificate that was let in says nothing against
+// it.
+func (g *Guard) sweep(rootsChanged bool) {
 	g.mu.Lock()
 	var denied []*conn
 	for c := range g.open {
 		err := g.Check(c.chain[0])
-		if roots && (err == nil || errors.Is(err, ErrNotCovered)) {
+		if rootsChanged && (err == nil || errors.Is(err, ErrNotCovered)) {
 			err = g.trusts(c.chain, c.since)
 		}
 		if err != nil && !errors.Is(err, ErrNotCovered) {

@@ -12,7 +12,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Event is one of the stream: a change, or only how far the stream has come.
+// Event is one event of the stream: a change, or only the position.
 type Event struct {
 	Number int64
 	Change *wire.Change
