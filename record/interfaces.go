@@ -30,8 +30,8 @@ type Query struct {
 	CertificateSerial string
 }
 
-// View is one consistent sight of everything an admission is judged by. A pointer
-// is nil if there is no such row.
+// View is everything that an admission is judged by, as of one moment. A pointer is nil if there is
+// no such row.
 type View struct {
 	// SessionRedeemed: the session was used before.
 	SessionRedeemed bool
@@ -107,7 +107,7 @@ type Admissions interface {
 	Seen(ctx context.Context, issuer, serial string, at time.Time) error
 }
 
-// Issuance is the CA's diary: what may have been signed.
+// Issuance is the CA's log: what may have been signed.
 type Issuance interface {
 	// ReserveShard reserves up to want places in the issuer's open shard (want ≥ 1) and
 	// returns the shard and how many were given (≥ 1). A shard that has given capacity
@@ -160,8 +160,8 @@ type Revocations interface {
 	// Restore lifts a suspension; ErrConflict if the device is revoked; if it is active,
 	// as Revoke of a revoked one.
 	Restore(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
-	// RevokeOperator ends an operator's or relying party's (all of a name) certificates and returns the shards, also
-	// if they were ended before.
+	// RevokeOperator ends all certificates of an operator's or relying party's name, and returns
+	// their shards, also if they were ended before.
 	RevokeOperator(ctx context.Context, operator string, at time.Time, reason int, e Event) ([]Shard, error)
 	// Status finds a certificate, or ErrNotFound if it was never intended.
 	Status(ctx context.Context, issuer, serial string) (Certificate, error)
@@ -294,7 +294,7 @@ type EKTypes interface {
 	AllowEKType(ctx context.Context, t EKType, e Event) error
 }
 
-// Audit is the diary of everything.
+// Audit is the log of everything that happened.
 type Audit interface {
 	// Note writes events that change nothing else: refusals, mostly.
 	Note(ctx context.Context, es ...Event) error

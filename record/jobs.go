@@ -36,7 +36,7 @@ const MaxPlans = 50
 const (
 	// JobWaiting: it needs the approval of a second operator.
 	JobWaiting = "waiting"
-	// JobRunning: whoever runs jobs of its kind goes on with it.
+	// JobRunning: it is carried out, step by step.
 	JobRunning = "running"
 	// JobPaused: it ended a stage or was paused; somebody must resume it.
 	JobPaused = "paused"
@@ -55,7 +55,7 @@ const (
 	OutcomeDone      = "done"
 	OutcomeUnchanged = "unchanged" // it was in that state already
 	OutcomeRefused   = "refused"   // it is revoked, and that is final
-	OutcomeCancelled = "cancelled" // the job ended before it came to it
+	OutcomeCancelled = "cancelled" // the job ended before it reached the device
 	OutcomeRevoked   = "revoked"   // of a renewal plan: it was revoked before it renewed
 )
 
@@ -148,17 +148,16 @@ type JobStep struct {
 type Jobs interface {
 	// Survey says what a job about the selection would touch, and changes nothing.
 	Survey(ctx context.Context, of Selection, at time.Time) (Survey, error)
-	// CreateJob fixes the devices of a selection, in the order of their IDs, which is
-	// random, and records the job that judge decides on in the same view of the record. A
-	// great job is written down in pieces, between which others write; none of it is seen
-	// before all of it is there. Jobs are made one after the other; that no devices are ended
-	// singly between view and job is the caller's to see to, if the judge relies on it
-	// (admin/consent). An error of judge comes back unchanged and nothing is written.
-	// ErrNotFound if there is no device of one of the IDs. ErrExists, with that job, if the
-	// same operator has asked before for the same, of the same devices and in the same
-	// words, and that still waits for approval as this would: nothing is written. ErrConflict
-	// if it is a JobRenew and one of its devices is pending in MaxPlans others, or a
-	// JobRevokeIssuer and there is another of the same issuer that was not cancelled.
+	// CreateJob fixes the devices of a selection, in the order of their IDs, which is random, and
+	// records the job that judge decides on in the same view of the record. A large job is written in
+	// pieces, between which others write; it is invisible until it is complete. Jobs are made one at
+	// a time. If the judge relies on no single device being ended between the view and the job, the
+	// caller must ensure that (admin/consent). An error of judge comes back unchanged and nothing is
+	// written. ErrNotFound if there is no device of one of the IDs. ErrExists, with the earlier job,
+	// if the same operator has asked for the same act on the same devices in the same words, and that
+	// job still waits for approval as this one would: nothing is written. ErrConflict if it is a
+	// JobRenew and one of its devices is pending in MaxPlans others, or a JobRevokeIssuer and there is
+	// another of the same issuer that was not cancelled.
 	CreateJob(ctx context.Context, of Selection, at time.Time, judge JobJudge) (Job, error)
 	Job(ctx context.Context, id string) (Job, error)
 	// Jobs lists jobs, newest first.
@@ -198,12 +197,11 @@ type Jobs interface {
 	FinishJob(ctx context.Context, id string, at time.Time, e Event) (Job, error)
 	// Planned reports whether a renewal plan is running.
 	Planned(ctx context.Context) (bool, error)
-	// Moment is when a device is to renew by the running renewal plans in which it is
-	// pending, the earliest if there are several; zero if there is none. Who asks first is
-	// given the next moment of the window, and what is left of the window is divided evenly
-	// among those that have not asked, so that the load is even whenever they do. Who asks
-	// again gets the same answer; who first asks after the window's end, at. No event is
-	// written.
+	// Moment is when a device is to renew by the running renewal plans in which it is pending, the
+	// earliest if there are several; zero if there is none. A device that first asks is given the
+	// next moment of the window, and the rest of the window is divided evenly among those that have
+	// not asked, so that the load is even whenever they do. One that asks again gets the same answer;
+	// one that first asks after the window's end gets at. No event is written.
 	Moment(ctx context.Context, device string, at time.Time) (time.Time, error)
 	// RevokedAlone counts the devices that an operator has revoked or retired since a time,
 	// or whose certificates ended by a grant for a new key, one by one or by a job that was

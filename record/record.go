@@ -240,8 +240,8 @@ type Certificate struct {
 	Serial string
 	// Profile is the certificate shape (ca/profile).
 	Profile string
-	// Device is the ID of the device it was made for; Operator the operator's or relying party's name;
-	// both empty for the installation's own.
+	// Device is the ID of the device it was made for; Operator is the operator's or relying party's
+	// name. Both are empty for the installation's own.
 	Device   string
 	Operator string
 	// Subject is the subject as people read it.

@@ -1,5 +1,4 @@
-// Package audit writes and reads the diary: every change with its event, in one
-// transaction.
+// Package audit writes and reads the audit log: every change with its event, in one transaction.
 package audit
 
 import (

@@ -148,9 +148,9 @@ func First[T any](c *Conn, scan func(Row) T, sql string, args ...any) (*T, error
 	return &found[0], nil
 }
 
-// bind gives a statement its values and keeps them for the journal. Each parameter gets one,
-// NULL too: those of the time before stay, since a statement that was interrupted lets nobody
-// clear them. What SQLite does not take the statement's next step says.
+// bind gives a statement its values and keeps them for the journal. Each parameter gets one, NULL
+// too: earlier values are still bound, since those of a statement that was interrupted cannot be
+// cleared. A value that SQLite refuses fails the statement's next step.
 func (c *Conn) bind(s *thin.Stmt, args []any) error {
 	if len(args) != s.BindParamCount() {
 		return fmt.Errorf("%d values for %d parameters", len(args), s.BindParamCount())

@@ -25,9 +25,9 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
 
-// Parameters of the connections. FULL makes COMMIT wait for the fsync of the log; a
-// savepoint's undo log stays in memory; the log is copied back every 16 MiB, for the
-// hot pages of random indices are then copied once instead of many times.
+// Parameters of the connections. FULL makes COMMIT wait for the fsync of the log; a savepoint's undo
+// log stays in memory; a checkpoint comes every 16 MiB, so that the hot pages of random indices are
+// copied back once instead of many times.
 const (
 	forWriter = "mode=rw&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)&_pragma=cache_size(-32768)" +

@@ -30,10 +30,10 @@ import (
 //	length of the payload (4 bytes), number (8), hash (32),
 //	CRC-32C of the payload (4), CRC-32C of all before it (4), payload
 //
-// The hash is SHA-256 over the hash before, the number and the payload, so a journal
-// cannot be spliced and a snapshot fits one journal only. The checksums tell a last
-// group that was not written in full from one that is damaged or belongs elsewhere. docs/decisions/0002-restore.md
-// says what it is for.
+// The hash is SHA-256 over the hash before, the number and the payload, so a journal cannot be
+// spliced and a snapshot fits one journal only. The checksums tell a last group that was not written
+// in full from one that is damaged or belongs elsewhere. What it is for:
+// docs/decisions/0002-restore.md.
 const (
 	numberAt     = 4
 	hashAt       = numberAt + 8
@@ -155,9 +155,9 @@ func (j *journal) append(c *Conn, payload []byte) error {
 	return at.save(c)
 }
 
-// openSegment opens a segment, which its first group makes. Only what it has made is handed
-// over: what stands there, a link for instance, may be another's trap for root. Its lock, which
-// writers share, tells a restore (Idle).
+// openSegment opens a segment, which its first group makes. Only a file that it has made is handed
+// over to the folder's owner: one that was there, a link for instance, may be a trap for root.
+// Writers share a lock on it, by which Idle finds them.
 func openSegment(path string, first bool) (f *os.File, err error) {
 	made := false
 	if first {

@@ -73,7 +73,7 @@ func (db *DB) run(c *Conn) {
 		case <-db.alone:
 			return
 		}
-		// Whoever is ready to go on comes first: what they bring shares this group's syncs.
+		// Goroutines that are ready run first: the work that they bring shares this group's syncs.
 		runtime.Gosched()
 	gather:
 		for len(group) < maxGroup {
@@ -96,7 +96,7 @@ func (db *DB) run(c *Conn) {
 func (db *DB) commit(c *Conn, group []*write) {
 	c.changes = c.changes[:0]
 	err := func() error {
-		// IMMEDIATE: a second process is waited for here, not met half-way.
+		// IMMEDIATE: a second process is waited for here, not in the middle of the work.
 		if _, err := c.Exec("BEGIN IMMEDIATE"); err != nil {
 			return err
 		}

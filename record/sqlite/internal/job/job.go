@@ -22,8 +22,8 @@ import (
 // Store is a [record.Jobs].
 type Store struct {
 	db *engine.DB
-	// Whoever makes a job holds one: jobs of a chunk at most are judged and written one after
-	// the other, and so are great ones, which take seconds.
+	// CreateJob holds one of them: jobs of a chunk at most are judged and written one at a time, and
+	// so, beside them, are great ones, which take seconds.
 	small, great *sync.Mutex
 }
 
@@ -110,8 +110,8 @@ func (s Store) list(ctx context.Context, where string) (list []record.Job, err e
 	return list, err
 }
 
-// became is the outcome of a device p of a job j: what a cancelled one did not come to has
-// none of its own, for to write it on each would keep others waiting.
+// became is the outcome of a device p of a job j: those that a cancelled job did not reach have none
+// of their own, since writing it on each would keep others waiting.
 const became = "iif(p.outcome = '' AND j.state = 'cancelled', 'cancelled', p.outcome)"
 
 // JobDevices pages by position.

@@ -21,10 +21,10 @@ import (
 // who want to write wait for it: 7 µs each, and more with what the transaction has changed.
 const chunk = 1000
 
-// CreateJob reads and judges on a reader's view, which keeps nobody waiting, and then writes
-// the devices a chunk at a time. With the last the job comes to be; before, it is a draft:
-// one that waits, of the kind 'draft', shown to nobody (selectJob). A job of one chunk is
-// written at once and waits for no draft.
+// CreateJob reads and judges on a reader's view, which keeps nobody waiting, and then writes the
+// devices a chunk at a time. The last chunk makes it a job; before, it is a draft: a waiting job of
+// the kind 'draft', which selectJob leaves out. A job of one chunk is written at once and waits for
+// no draft.
 func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time, judge record.JobJudge) (j record.Job, err error) {
 	var devices []int64
 	err = s.db.View(ctx, func(c *engine.Conn) error {
@@ -70,8 +70,8 @@ func (s Store) CreateJob(ctx context.Context, of record.Selection, at time.Time,
 	return j, nil
 }
 
-// judged asks what becomes of a job about devices. One that waits for the same comes with
-// ErrExists.
+// judged has the judge decide on a job about devices. A job that waits for the same already is
+// returned with ErrExists.
 func (s Store) judged(ctx context.Context, devices []int64, at time.Time, judge record.JobJudge) (plan record.JobPlan, waits record.Job, err error) {
 	list, err := json.Marshal(devices)
 	if err != nil {
@@ -98,8 +98,8 @@ func (s Store) judged(ctx context.Context, devices []int64, at time.Time, judge 
 	return plan, waits, err
 }
 
-// sweep removes what is left of a job that could not be made to its end. Its caller holds
-// great: nobody has begun another.
+// sweep removes what is left of a job whose making was cut off. Its caller holds great: nobody has
+// begun another.
 func (s Store) sweep(ctx context.Context) error {
 	for {
 		var draft *int64
@@ -151,8 +151,8 @@ func view(ctx context.Context, c *engine.Conn, devices string, total int64, at t
 	return v, err
 }
 
-// alike finds the job that waits for what a job that would wait asks for again; nil if there
-// is none. Of the same devices each has the same position in both.
+// alike finds a waiting job that asks for the same as j, if j would wait; nil if there is none. Two
+// jobs about the same devices have each in the same position.
 func alike(ctx context.Context, c *engine.Conn, devices string, j record.Job, at time.Time) (*record.Job, error) {
 	if j.State != record.JobWaiting {
 		return nil, nil

@@ -28,7 +28,7 @@ type place struct {
 	total, told, position int64
 }
 
-// Moment looks before it writes: a device asks often and is told once.
+// Moment looks before it writes: a device asks often and is given its moment once.
 func (s Store) Moment(ctx context.Context, device string, at time.Time) (moment time.Time, err error) {
 	var places []place
 	look := func(c *engine.Conn) (err error) {

@@ -158,11 +158,11 @@ func stepDevices(c *engine.Conn, j *numbered, last int64, at time.Time, event fu
 func (s Store) JobShards(ctx context.Context, id string, at time.Time) (shards []record.Shard, err error) {
 	err = s.db.Read(ctx, func(c *engine.Conn) error {
 		j, err := engine.First(c, scan, selectJob+" WHERE seq = ?", rows.Number("j", id))
-		if err == nil && j != nil && j.Issuer != "" {
-			shards, err = revocation.Shards(c, at, "issuer = ? AND revoked IS NOT NULL", j.Issuer)
+		if err != nil {
 			return err
 		}
-		if err != nil {
+		if j != nil && j.Issuer != "" {
+			shards, err = revocation.Shards(c, at, "issuer = ? AND revoked IS NOT NULL", j.Issuer)
 			return err
 		}
 		shards, err = revocation.Shards(c, at, "device IN (SELECT device FROM job_devices WHERE job = ? AND outcome IN ('done', 'unchanged'))", rows.Number("j", id))

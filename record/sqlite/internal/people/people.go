@@ -43,9 +43,8 @@ func (s People) AcceptInvitation(ctx context.Context, id string, key [32]byte, a
 	return principal.Accept(ctx, s.db, principal.Operator, id, key, at, e, Operator)
 }
 
-// DisableOperator also withdraws an invitation. Who can act is read in its transaction and
-// as it now is, for the other of two who disable each other may have been later and written
-// earlier.
+// DisableOperator also withdraws an invitation. Who can act is read in its transaction and as of now:
+// of two operators who disable each other, the one whose act is later may have been written first.
 func (s People) DisableOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
 	return principal.Operator.Disable(ctx, s.db, name, at, e, func(c *engine.Conn) error {
 		able, err := engine.Query(ctx, c, engine.Text, SelectAble, at, nil)

@@ -1,4 +1,4 @@
-// Package principal lets in, and bars, whoever has a name of its own: operators and relying
+// Package principal invites and disables those who have a name of their own: operators and relying
 // parties, which share a table.
 package principal
 
@@ -12,7 +12,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record/sqlite/internal/engine"
 )
 
-// Kind is what it is, as the table says; a name has one for ever.
+// Kind is what a name stands for, as in the table; it never changes.
 type Kind string
 
 // The kinds that there are: who administers, and who accepts devices.

@@ -88,9 +88,10 @@ func (s Parties) Report(ctx context.Context, name string, r record.Enforcement) 
 	})
 }
 
-// fail notes which failures go on, begin and have ended, and gives their list as text.
-func fail(c *engine.Conn, name string, r record.Enforcement, before bool) (list string, err error) {
-	if before {
+// fail notes which failures go on, begin and have ended, and gives their list as text; failed says
+// whether there were any before.
+func fail(c *engine.Conn, name string, r record.Enforcement, failed bool) (list string, err error) {
+	if failed {
 		if _, err := c.Exec("UPDATE enforcement_failures SET ended = ? WHERE party = ? AND ended IS NULL", r.Reported, name); err != nil {
 			return "", err
 		}

@@ -127,7 +127,7 @@ func bury(c *engine.Conn, d *rows.Recorded, at time.Time, why string) error {
 	return nil
 }
 
-// Lift digs up what bury has buried.
+// Lift removes the tombstones that bury wrote, and makes the device active.
 func (s Revocations) Lift(ctx context.Context, id string, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		if _, err := c.Exec("DELETE FROM tombstones WHERE device = (SELECT seq FROM devices WHERE id = ? AND state = 'revoked')", id); err != nil {
