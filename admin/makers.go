@@ -50,7 +50,7 @@ func (s *Service) importAuthorities(ctx context.Context, c *gate.Call) (any, err
 		known[row.Fingerprint] = true
 		rows, out = append(rows, row), append(out, shown)
 	}
-	// Each is a root of trust: the audit names every one that is new.
+	// Each is a root of trust: the audit names every new one.
 	e := c.Event("vendorca.imported", strings.Join(added, " "))
 	e.Detail["count"] = strconv.Itoa(len(added))
 	if _, err := s.Store.AddAuthorities(ctx, rows, e); err != nil {

@@ -72,7 +72,7 @@ type Config struct {
 	// ReadAuthorities reads TPM makers' CA certificates and counts what is none
 	// (attest/tpm2/vendorca.ReadCertificates).
 	ReadAuthorities func(file []byte) (certificates []*x509.Certificate, skipped int)
-	// Further are verbs of other rooms for operators; may be nil.
+	// Further are the routes of other packages for operators; may be nil.
 	Further []gate.Route
 	// Changed is called after the set of TPM makers' certificates changed.
 	Changed func()

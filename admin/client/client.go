@@ -54,9 +54,8 @@ type Unreachable struct {
 func (u *Unreachable) Error() string { return fmt.Sprintf("%s: %v", u.Server, u.Err) }
 func (u *Unreachable) Unwrap() error { return u.Err }
 
-// Load reads the settings at path, a file or the folder that holds SettingsFile, and
-// what they name. It does not use the network. What goes wrong without stopping
-// anything is told to warn.
+// Load reads the settings at path, a file or the folder that holds SettingsFile, and what they name.
+// It does not use the network. warn gets what goes wrong without stopping anything.
 func Load(path string, warn func(string)) (*Client, error) {
 	return load(operatorRole, path, warn)
 }

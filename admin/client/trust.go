@@ -123,14 +123,14 @@ var errNoNewer = errors.New("no newer")
 
 const (
 	// lookAgain is how often the newest trust bundle is asked for though the server is believed,
-	// lookTimeout how long somebody waits for it who has the answer that he wanted.
+	// lookTimeout how long a command whose answer has come waits for it.
 	lookAgain   = 24 * time.Hour
 	lookTimeout = 5 * time.Second
 )
 
-// forget takes out of the settings what the newest trust bundle lists no more: whoever stole
-// the key of a root that was retired since would be believed here for ever. The file's time
-// says when that was last looked for.
+// forget removes from the settings the roots that the newest trust bundle no longer lists: a stolen
+// key of a root that was retired would be trusted here for ever. The file's time says when that was
+// last looked for.
 func (c *Client) forget(ctx context.Context) {
 	c.mu.Lock()
 	again := time.Since(c.looked) >= lookAgain // also where the file cannot be written

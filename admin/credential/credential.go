@@ -1,8 +1,8 @@
-// Package credential recognises who holds one of the installation's own client
-// certificates, an operator or a relying party's relay, and opens requests for new ones.
+// Package credential authenticates the holders of the installation's own client certificates,
+// operators and relying parties' relays, and opens requests for new ones.
 //
-// Both listeners request client certificates and verify none; whoever is recognised here
-// showed one of the wanted issuer and profile that the record knows and has not ended.
+// Both listeners request client certificates and verify none. A holder is recognised here by a
+// certificate of the wanted issuer and profile that the record knows and that has not been ended.
 package credential
 
 import (
@@ -40,10 +40,9 @@ type Pin struct {
 	Now      func() time.Time
 }
 
-// Recognise finds the holder behind a TLS 1.3 connection whose client certificate was
-// requested but not verified. It pins issuer and profile, and holds certificate
-// and holder against the record as it is now, so that a disabled holder's open connection
-// is worth nothing. An error that says no is a *wire.Problem.
+// Recognise finds the holder behind a TLS 1.3 connection whose client certificate was requested but
+// not verified. It pins issuer and profile, and looks up certificate and holder in the record as it
+// is now, so that a disabled holder's open connection is worth nothing. A refusal is a *wire.Problem.
 func (p *Pin) Recognise(ctx context.Context, state *tls.ConnectionState) (gate.Caller, error) {
 	if state == nil || state.Version < tls.VersionTLS13 || len(state.PeerCertificates) == 0 {
 		return gate.Caller{}, p.no("%ss show a client certificate over TLS 1.3", p.Noun)

@@ -1,5 +1,5 @@
-// Package gate is where a request of somebody with a name of their own, an operator or
-// a relay, is recognised, judged and answered.
+// Package gate is where a request of a named caller, an operator or a relay, is authenticated, judged
+// and answered.
 //
 // Who calls is established from the connection and the record; a handler gets a [Call],
 // whose Event it writes in the same transaction as the change it makes; a refused change
@@ -40,8 +40,8 @@ type Gate struct {
 	// Kind is what callers are, as in the actor of their events: "operator" for
 	// "operator:anna".
 	Kind string
-	// Authenticate recognises who is behind a TLS 1.3 connection whose client certificate
-	// was requested but not verified. An error that says no is a *wire.Problem.
+	// Authenticate recognises who is behind a TLS 1.3 connection whose client certificate was
+	// requested but not verified. A refusal is a *wire.Problem.
 	Authenticate func(ctx context.Context, state *tls.ConnectionState) (Caller, error)
 	// Unseen counts the alerts that a caller has not seen (jobs.HeaderAlerts).
 	Unseen func(ctx context.Context, name string) (int, error)
@@ -55,8 +55,8 @@ type Gate struct {
 type Route struct {
 	// Pattern is http.ServeMux's.
 	Pattern string
-	// Handle gives the answer, which is sent as JSON, or an http.Handler, which writes the
-	// answer itself. A *wire.Problem says no; other errors are worded by this package.
+	// Handle gives the answer, which is sent as JSON, or an http.Handler, which writes the answer
+	// itself. A refusal is a *wire.Problem; other errors are worded by this package.
 	Handle func(ctx context.Context, c *Call) (any, error)
 	// Limit bounds the body, in bytes; 0 means 64 KiB.
 	Limit int64
@@ -108,7 +108,7 @@ func (d *door) serve(w http.ResponseWriter, r *http.Request, rt Route) {
 	d.reply(w, http.StatusOK, "application/json", answer)
 }
 
-// alert tells the caller of alerts. That they cannot be counted stops nothing.
+// alert tells the caller of unseen alerts. If they cannot be counted the request goes on.
 func (d *door) alert(w http.ResponseWriter, c *Call) {
 	if d.Unseen == nil || c.Caller.Name == "" {
 		return
@@ -189,8 +189,8 @@ func (c *Call) Page() (p record.Page, filter string, err error) {
 	return p, filter, nil
 }
 
-// Within reports whether seconds that a caller wrote are a time between two others. It
-// compares whole seconds, so that no multiplication can overflow first.
+// Within reports whether seconds that a caller wrote are between two durations. It compares whole
+// seconds, so that no multiplication can overflow first.
 func Within(seconds int64, least, most time.Duration) bool {
 	return seconds >= int64(least/time.Second) && seconds <= int64(most/time.Second)
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/hallmark-pki/hallmark/wire/renewal"
 )
 
-// revoke ends all that an issuer has issued, by a job. It takes two operators, and a
-// successor that issues already: devices whose certificates end shall have others.
+// revoke ends all that an issuer has issued, by a job. It takes two operators, and a successor that
+// issues already, so that devices whose certificates end can get others.
 func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 	var in issuers.NewRevocation
 	if err := c.Read(&in); err != nil {
@@ -38,8 +38,8 @@ func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	out := issuers.Revocation{Issuer: i.Name, Successor: successor.Name, Listed: i.Listed}
-	// The plan is made while the devices still hold what is about to end. Should the
-	// revocation wait for another operator, the devices need not.
+	// The plan is made while the devices still hold what is about to end. If the revocation waits for
+	// another operator, the devices need not.
 	of := record.Selection{Holding: i.Name}
 	if in.Reissue {
 		within := cmp.Or(time.Duration(in.Within)*time.Second, issuers.DefaultWithin)
@@ -72,7 +72,7 @@ func (s *Service) revoke(ctx context.Context, c *gate.Call) (any, error) {
 	return out, err
 }
 
-// withdraw ends the plan of a revocation that was not to be.
+// withdraw ends the plan of a revocation that could not be made.
 func (s *Service) withdraw(ctx context.Context, c *gate.Call, p *renewal.Plan) error {
 	if p == nil {
 		return nil
@@ -96,8 +96,8 @@ func (s *Service) check(in issuers.NewRevocation) (reason int, err error) {
 	return reason, nil
 }
 
-// mayEnd refuses to end an issuer that issues, one that is ended already, and that which
-// the caller's own certificate is of.
+// mayEnd refuses to end an issuer that issues, one that is ended already, and the one of the caller's
+// own certificate.
 func (s *Service) mayEnd(ctx context.Context, c *gate.Call, i, successor Issuer) error {
 	line := profile.LineOf(i.Name)
 	if successor.Name == i.Name {

@@ -50,8 +50,8 @@ type Runner struct {
 
 	// jobs are those that are under way, as the last step left them.
 	jobs []record.Job
-	// behind are the shards whose lists do not show what was done; due is when to publish
-	// them, last when that was done before.
+	// behind are the shards whose CRLs do not show yet what was done; due is when to publish them,
+	// last when that was last done.
 	behind    map[record.Shard]bool
 	last, due time.Time
 }
@@ -62,7 +62,7 @@ func New(s Store, publish func(ctx context.Context, shards ...record.Shard) erro
 	return &Runner{store: s, publish: publish, now: now, log: log, wake: make(chan struct{}, 1), behind: map[record.Shard]bool{}}
 }
 
-// Wake says that there may be work. It does not wait.
+// Wake tells Run that there may be work, without waiting.
 func (r *Runner) Wake() {
 	select {
 	case r.wake <- struct{}{}:
@@ -119,8 +119,8 @@ func (r *Runner) round(ctx context.Context) (more bool, err error) {
 	return running && failed == nil, failed
 }
 
-// look finds the jobs that there are, if somebody said that there may be others. To count
-// what a great job has done takes longer than a step of it.
+// look reads the unfinished jobs from the record, if there may be others than those known: counting
+// what a large job has done takes longer than a step of it.
 func (r *Runner) look(ctx context.Context) error {
 	select {
 	case <-r.wake:
@@ -143,7 +143,7 @@ func moving(j record.Job) bool {
 	return j.State == record.JobRunning || j.State == record.JobPublishing
 }
 
-// further takes a job one step further and notes its state.
+// further takes a job one step further and keeps its new state.
 func (r *Runner) further(ctx context.Context, j *record.Job) error {
 	if j.State == record.JobPublishing {
 		return r.finish(ctx, j)

@@ -9,10 +9,9 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// maxStreams is how often one relying party may follow the feed at once: its relay does so
-// once, and a connection that broke unseen is gone within a minute. Those that stand keep
-// their place: relays that share a certificate would otherwise push each other out for
-// ever, and none of them would say why.
+// maxStreams is how many streams one relying party may have open: its relay has one, and a connection
+// that broke unnoticed is gone within a minute. Open streams keep their place: relays that share a
+// certificate would otherwise push each other out for ever, and none of them would say why.
 const maxStreams = 8
 
 // follow serves the stream of changes for as long as its follower is recognised.
@@ -41,7 +40,7 @@ type streams struct {
 	open map[string]int
 }
 
-// enter takes a place, and gives what leaves it again; nil if there is none.
+// enter takes a place and returns the function that gives it up; nil if there is none.
 func (s *streams) enter(name string) (leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

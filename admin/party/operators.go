@@ -28,8 +28,8 @@ func (s *Service) list(ctx context.Context, _ *gate.Call) (any, error) {
 	return out, err
 }
 
-// silent is how old a relay's last report is when something is wrong: it reports every
-// twenty seconds, and its commands take thirty at most.
+// silent is the age of a relay's last report at which something is wrong: it reports every twenty
+// seconds, and its commands take thirty at most.
 const silent = 5 * time.Minute
 
 func show(p record.RelyingParty, newest int64, now time.Time) wire.RelyingParty {
@@ -86,7 +86,7 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	e := c.Event("relying-party.disabled", name)
-	e.Alert = true // what it guards is guarded no more
+	e.Alert = true // nothing enforces revocations there any more
 	if err := s.Store.DisableRelyingParty(ctx, name, c.Now, e); err != nil {
 		return nil, gate.Absent(err, "hallmark relying-party list shows those there are", "there is no relying party %q", name)
 	}

@@ -1,5 +1,5 @@
-// Package selector reads the filter expressions that people type (AIP-160) into
-// record.Selector, and refuses what it does not understand with a finger on the place.
+// Package selector reads the filter expressions that people type (AIP-160) into record.Selector, and
+// refuses what it does not understand, pointing at the place.
 //
 // The grammar is AIP-160's, on the fields of record.DeviceFields or
 // record.CertificateFields:

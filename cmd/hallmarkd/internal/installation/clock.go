@@ -8,8 +8,8 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// A record that is in use has an event more often than quiet: the server's own certificate is
-// renewed before. What is further ahead than drift is no drift.
+// A record in use has an event more often than every quiet, since the server renews its own
+// certificate sooner. A clock that is off by more than drift does not merely drift.
 const (
 	quiet = 30 * 24 * time.Hour
 	drift = 5 * time.Minute

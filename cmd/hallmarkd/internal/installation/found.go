@@ -124,7 +124,7 @@ type Keys struct {
 	URI, Dir string
 }
 
-// CheckKeys refuses a key URI where every key would have the same place: it is no folder.
+// CheckKeys refuses a key URI, which is no folder, that gives every key the same place.
 func CheckKeys(place string) error {
 	if scheme, _, found := strings.Cut(place, ":"); found && !strings.Contains(scheme, "/") && !strings.Contains(place, config.NamePart) {
 		return Hint(fmt.Errorf("--root-out: a key URI without %s would give all keys one place", config.NamePart), "as in pkcs11:token=TOKEN;object=%s?pin-source=/PATH; of a folder with such a name write ./%s:…", config.NamePart, scheme)
@@ -434,8 +434,8 @@ func (f Founding) addConfig(files map[string][]byte, a address) error {
 	return err
 }
 
-// foundOperator makes the first operator and writes operator/, after holding all that
-// was written against each other as serve will.
+// foundOperator makes the first operator and writes operator/, after loading all that was written as
+// serve will.
 func foundOperator(ctx context.Context, dir string, store record.Store) error {
 	in, err := Load(filepath.Join(dir, ConfigFile))
 	if err != nil {

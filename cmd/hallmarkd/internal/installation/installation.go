@@ -1,6 +1,6 @@
-// Package installation is what stands in an installation's folder: it founds one, opens
-// one, and holds its parts against each other, so that whoever has an [Installation]
-// has keys, certificates, roots and trust bundle that belong together.
+// Package installation is what stands in an installation's folder: it makes one, opens one, and
+// checks that its parts agree, so that the keys, certificates, roots and trust bundle of an
+// [Installation] belong together.
 package installation
 
 import (
@@ -32,7 +32,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// Installation is what a configuration names, opened and held against each other.
+// Installation is what a configuration names, opened and checked to agree.
 type Installation struct {
 	Config *config.Config
 	// Issuers are in the order of profile.Issuers, within a line the one that issues first;
@@ -53,8 +53,8 @@ type Issuer struct {
 	service string
 }
 
-// Load reads a configuration, or the one in a folder, and everything it names but the
-// record, and holds it against each other: what it returns can be served.
+// Load reads a configuration, or the one in a folder, and everything it names but the record, and
+// checks that they agree: what it returns can be served.
 func Load(path string) (*Installation, error) {
 	in, err := Open(path)
 	if err != nil {
@@ -63,12 +63,11 @@ func Load(path string) (*Installation, error) {
 	return in, in.Agrees()
 }
 
-// Open is Load for whoever is about to change what issues, with which the trust bundle need
-// not agree yet.
+// Open is Load before a change of what issues: the trust bundle need not agree with that yet.
 func Open(path string) (*Installation, error) { return open(path, true) }
 
-// Read is Open for whoever has nothing signed by issuers. Those whose keys are in tokens have
-// no Signer then: an HSM may be away, or lost, and counts wrong PINs.
+// Read is Open where nothing is signed by issuers. Those whose keys are in tokens have no Signer
+// then: an HSM may be away, or lost, and counts wrong PINs.
 func Read(path string) (*Installation, error) { return open(path, false) }
 
 func open(path string, tokens bool) (*Installation, error) {
@@ -110,7 +109,7 @@ func open(path string, tokens bool) (*Installation, error) {
 	return in, in.openTrust()
 }
 
-// Agrees holds the configuration against the bundle that devices follow.
+// Agrees says why the configuration does not fit the bundle that devices follow, or nil.
 func (in *Installation) Agrees() error {
 	if nonce := in.Config.ChannelBinding == config.BindingNonce; nonce != in.Trust.Bundle().NonceMode {
 		return Hint(fmt.Errorf("channel_binding is %q in %s, but the trust bundle %s tells devices otherwise", in.Config.ChannelBinding, in.Config.File, in.Config.Trust.Bundle),
@@ -199,8 +198,8 @@ func certificates(text []byte) ([]*x509.Certificate, error) {
 	return found, nil
 }
 
-// private refuses a key or secret that is not its owner's and group's alone: whoever reads
-// the server secret makes tickets and redeems sessions.
+// private refuses a key or secret that others than its owner and group can read: the server secret is
+// enough to make tickets and redeem sessions.
 func private(paths []string) error {
 	for _, path := range paths {
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
@@ -224,9 +223,9 @@ func readSecret(path string) ([]byte, error) {
 	return secret, nil
 }
 
-// OpenStore opens the record. It and UpgradeStore are the one place that knows the record's
-// engines. One of an older program is refused: whoever looks at an
-// installation before its upgrade shall not take the way back.
+// OpenStore opens the record. It and UpgradeStore are the one place that knows the record's engines.
+// One of an older program is refused: looking at an installation before its upgrade must not cut off
+// the way back.
 func (in *Installation) OpenStore(ctx context.Context) (record.Store, error) {
 	return in.openStore(ctx, false)
 }

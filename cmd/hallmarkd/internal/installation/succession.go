@@ -126,9 +126,8 @@ type named struct {
 	config.Issuer
 }
 
-// Pins are the issuers of some lines whose certificates count here: those whose root the
-// trust bundle lists. A retired root takes its issuers with it, however good their
-// signatures.
+// Pins are the issuers of some lines whose certificates are accepted here: those whose root the trust
+// bundle lists. A retired root takes its issuers with it, however good their signatures.
 func (in *Installation) Pins(lines ...string) profile.Pins {
 	pins := profile.Pins{}
 	for _, i := range in.Issuers {

@@ -1,6 +1,6 @@
-// Package rollover changes what an installation tells others to trust. A change is first
-// a proposal in the installation's folder, then signed wherever the keys are kept, and
-// only then published: no step strands whoever has seen the one before.
+// Package rollover changes what an installation tells others to trust. A change is first a proposal
+// in the installation's folder, then signed wherever the keys are kept, and only then published: no
+// step strands those who have followed the one before.
 package rollover
 
 import (

@@ -77,7 +77,7 @@ func (r Findings) Write(out io.Writer, asJSON bool) error {
 	return nil
 }
 
-// checked is an installation with questions to it.
+// checked is an installation that is being checked.
 type checked struct{ *installation.Installation }
 
 // Check looks at an installation as the server would, and a little further. It changes
@@ -325,7 +325,7 @@ func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findin
 	r.add(OK, "operators", "", "%d of %d may administer", active, len(operators))
 }
 
-// checkJournal looks whether what comes next can be recorded.
+// checkJournal checks that further changes can be recorded.
 func (in checked) checkJournal(ctx context.Context, r *Findings) {
 	dir := in.Config.Journal
 	path, err := in.Database()
@@ -347,7 +347,7 @@ func (in checked) checkJournal(ctx context.Context, r *Findings) {
 // room is what is left of a disk on which nothing may be written soon.
 const room = 16 << 20
 
-// checkRoom looks whether the disks of some folders are full.
+// checkRoom checks that the disks of some folders are not full.
 func checkRoom(r *Findings, dirs ...string) {
 	seen := map[syscall.Fsid]bool{}
 	for _, dir := range dirs {

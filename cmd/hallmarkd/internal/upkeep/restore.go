@@ -119,7 +119,7 @@ func refuse(err error, since time.Time) error {
       enrolled since then unknown. All lots would be closed`, since.UTC().Format(time.RFC3339))
 }
 
-// settle writes into the record what happened to it and looks whether all is sound.
+// settle records the restore itself and verifies the result.
 func (r Restoring) settle(ctx context.Context, work string, done *Restored) error {
 	// As it will be found: relative paths lead into the new folder.
 	path := filepath.Join(work, installation.ConfigFile)
@@ -157,8 +157,8 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 		if err := leaveShards(ctx, in, store); err != nil {
 			return err
 		}
-		// Followers of the feed know numbers that are lost. Counting in milliseconds since
-		// 1970 is beyond them: nobody revokes a thousand certificates a second all his life.
+		// Followers of the feed know numbers that are lost. The milliseconds since 1970 are beyond
+		// them: no installation revokes a thousand certificates a second all its life.
 		if err := store.SkipChanges(ctx, r.Now.UnixMilli()); err != nil {
 			return err
 		}
@@ -169,8 +169,8 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 	return errors.Join(store.Note(ctx, e), store.Verify(ctx))
 }
 
-// closeSecrets gives keys and the secret to their owner alone: an older server may have
-// run with one that others could read, and nobody can mend that inside a backup.
+// closeSecrets gives keys and the secret to their owner alone: an older server may have run with one
+// that others could read, and that cannot be corrected inside a backup.
 func closeSecrets(path string) error {
 	c, err := config.Load(path)
 	if err != nil {
@@ -256,9 +256,9 @@ func withdraw(ctx context.Context, store record.Store, e record.Event) (disabled
 	return disabled, nil
 }
 
-// pauseJobs stops the jobs that ran: one may have been cancelled since, and a revocation is
-// final. Those that protect stop too; a fleet that is suspended because a file was deleted is
-// what an attacker could want. One that was only publishing has nothing left to do to a device.
+// pauseJobs stops the jobs that ran: one may have been cancelled since, and a revocation is final.
+// Suspensions stop too: suspending a fleet by deleting a file is what an attacker could want. One
+// that was only publishing has nothing left to do to a device.
 func pauseJobs(ctx context.Context, store record.Store, e record.Event) (paused []record.Job, err error) {
 	jobs, err := store.UnfinishedJobs(ctx)
 	if err != nil {
