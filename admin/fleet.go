@@ -70,7 +70,7 @@ func (s *Service) end(ctx context.Context, c *gate.Call, d record.Device, reason
 	} else {
 		err = s.Watch.RevokeOne(ctx, c, d, write)
 	}
-	return s.Status.Show(ctx, shards, err)
+	return s.Status.PublishChange(ctx, shards, err)
 }
 
 // statusIn is the status (record.StatusOf) of the certificates of a device in each state.

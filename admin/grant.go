@@ -50,7 +50,7 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 	case err != nil:
 		return nil, err
 	}
-	if _, err := s.Status.Show(ctx, shards, nil); err != nil {
+	if _, err := s.Status.PublishChange(ctx, shards, nil); err != nil {
 		return nil, err
 	}
 	out := showGrant(d, g)

@@ -12,24 +12,24 @@ import (
 // ErrUnpublished the device is suspended all the same.
 func (s *Service) Suspend(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error) {
 	shards, err = s.store.Suspend(ctx, device, s.now(), e)
-	return s.Show(ctx, shards, err)
+	return s.PublishChange(ctx, shards, err)
 }
 
 // Restore lifts a suspension: the certificates leave the CRL; otherwise as Suspend.
 func (s *Service) Restore(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error) {
 	shards, err = s.store.Restore(ctx, device, s.now(), e)
-	return s.Show(ctx, shards, err)
+	return s.PublishChange(ctx, shards, err)
 }
 
 // RevokeOperator ends all certificates of an operator; otherwise as Suspend.
 func (s *Service) RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error) {
 	shards, err = s.store.RevokeOperator(ctx, operator, s.now(), reason, e)
-	return s.Show(ctx, shards, err)
+	return s.PublishChange(ctx, shards, err)
 }
 
-// Show publishes the shards of a change, unless recording it failed with err. What is recorded is
-// published even if ctx is cancelled. The error is ErrUnpublished if that fails.
-func (s *Service) Show(ctx context.Context, shards []record.Shard, err error) ([]record.Shard, error) {
+// PublishChange publishes the shards of a change, unless recording it failed with err. What is
+// recorded is published even if ctx is cancelled. The error is ErrUnpublished if that fails.
+func (s *Service) PublishChange(ctx context.Context, shards []record.Shard, err error) ([]record.Shard, error) {
 	if err != nil {
 		return nil, err
 	}

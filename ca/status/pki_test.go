@@ -27,7 +27,7 @@ import (
 // Revoke ends a device as operators do.
 func (s *Service) Revoke(ctx context.Context, device string, reason int, why string, e record.Event) ([]record.Shard, error) {
 	shards, err := s.store.Revoke(ctx, device, s.now(), reason, why, e)
-	return s.Show(ctx, shards, err)
+	return s.PublishChange(ctx, shards, err)
 }
 
 // memory is a Store for one issuer's certificates, with a switch for

@@ -210,7 +210,7 @@ func TestOffForAWeekend(t *testing.T) {
 	fresh, held, stolen := o.device("SN-2"), o.device("SN-3"), o.device("SN-4")
 	must[[]record.Shard](t)(o.status.Suspend(t.Context(), "SN-3", o.note()))
 	before := o.fetch(o.status.Handler(), "GET", "/crl/operational.crl", nil)
-	must[[]record.Shard](t)(o.status.Show(t.Context(), must[[]record.Shard](t)(o.store.Revoke(t.Context(), "SN-4", o.clock, record.ReasonKeyCompromise, "", o.note())), nil))
+	must[[]record.Shard](t)(o.status.PublishChange(t.Context(), must[[]record.Shard](t)(o.store.Revoke(t.Context(), "SN-4", o.clock, record.ReasonKeyCompromise, "", o.note())), nil))
 	o.clock = off.Add(-time.Hour)
 	k := o.fetchAll(before, due, fresh, held, stolen)
 	o.store.Close()

@@ -409,7 +409,7 @@ func TestSlowFollowerIsDropped(t *testing.T) {
 
 func (s *site) revoke(device string, reason int) error {
 	shards, err := s.Store.Revoke(s.Context(), device, time.Now(), reason, "", premises.Happened("x"))
-	_, err = s.Status.Show(s.Context(), shards, err)
+	_, err = s.Status.PublishChange(s.Context(), shards, err)
 	return err
 }
 
