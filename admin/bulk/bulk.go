@@ -34,7 +34,7 @@ type Store interface {
 type Config struct {
 	Store Store
 	Watch *consent.Watch
-	// Wake tells whoever runs jobs that there may be work.
+	// Wake tells the job runner that there may be work.
 	Wake func()
 	// Name is the installation's name, for reports. Seal gives the certificates, leaf first
 	// and without the root, and the key (ECDSA P-256) that sign them.

@@ -22,8 +22,8 @@ const (
 	// one object each.
 	maxObjects = 1 << 17
 	maxValues  = 1 << 20
-	// maxTrust is of a trust bundle or several, in bytes. They are asked of whoever answers: who
-	// it is they shall say. A server keeps to what a device takes.
+	// maxTrust bounds one trust bundle or several, in bytes. Whoever answers is not authenticated
+	// yet: the bundles do that. A server keeps to what a device takes.
 	maxTrust = wire.MaxMessage
 	// maxProblem is of what is not an answer, in bytes, and ends on a terminal or in a log.
 	maxProblem = 64 << 10

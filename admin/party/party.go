@@ -62,7 +62,7 @@ type Config struct {
 	Followed func() []string
 	// Newest is the number of the newest change in the feed (record.Changes.LastChange).
 	Newest func(ctx context.Context) (int64, error)
-	// Feed serves the feed to whoever may still hear it; with nil, its documents
+	// Feed serves the stream for as long as still reports true; with nil, the documents
 	// (ca/status/feed.Feed.Handler).
 	Feed func(still func(context.Context) bool) http.Handler
 	// Lists serves the CRLs and CA certificates that the status listener serves as well,

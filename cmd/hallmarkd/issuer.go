@@ -92,7 +92,7 @@ func saidListed(c *cobra.Command, store record.Store, root, issuer, reason strin
 	return said, err
 }
 
-// writeUnsigned writes what whoever has the root's key is to sign, and says how.
+// writeUnsigned writes what is to be signed with the root's key, and says how.
 func writeUnsigned(c *cobra.Command, path, issuer string, reason int, file string) error {
 	in, err := installation.Read(path)
 	if err != nil {

@@ -30,7 +30,7 @@ const (
 	exitError    = 1
 	exitUsage    = 2
 	exitWarnings = 3
-	exitPIN      = 4 // with which nobody shall start the server again and again
+	exitPIN      = 4 // a service manager must not restart the server after it
 )
 
 func main() {

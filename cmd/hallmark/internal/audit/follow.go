@@ -181,7 +181,7 @@ type sink struct {
 	out           *bufio.Writer
 	network, addr string
 	conn          net.Conn
-	once          bool // whoever is away is not waited for
+	once          bool // a server that is away is not waited for
 	warn          func(error)
 }
 

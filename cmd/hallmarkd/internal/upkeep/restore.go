@@ -205,9 +205,9 @@ func closeLots(ctx context.Context, store record.Store, e record.Event) (closed 
 	return closed, nil
 }
 
-// withdraw ends the grants, invitations, requests and approvals that are open: they may have
-// been used since, and whoever finds one that was would be let in by it. So may a job that
-// waited have been cancelled.
+// withdraw ends the grants, invitations, requests and approvals that are open: they may have been
+// used since, and would work a second time for whoever finds them. Likewise a job that waited may
+// have been cancelled.
 func withdraw(ctx context.Context, store record.Store, e record.Event) (disabled []string, err error) {
 	e.Verb, e.Object = "grant.ended", ""
 	if err := store.EndGrants(ctx, e.Time, e); err != nil {

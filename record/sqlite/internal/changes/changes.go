@@ -33,7 +33,7 @@ func New(db *engine.DB) Numbers { return Numbers{db, new(atomic.Pointer[last])} 
 
 const maxChanges = 10_000
 
-// Changes joins what is told of each certificate.
+// Changes joins to each change its certificate, the device and the successor.
 func (s Numbers) Changes(ctx context.Context, after int64, limit int) ([]record.Change, error) {
 	if limit < 1 || limit > maxChanges {
 		return nil, fmt.Errorf("a limit of %d changes: want 1 to %d", limit, maxChanges)

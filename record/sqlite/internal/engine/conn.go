@@ -200,8 +200,8 @@ func value(a any) any {
 	return a
 }
 
-// OrNull is for what stands under a constraint or an index, which an empty value
-// shall not meet.
+// OrNull makes an empty value NULL, for columns with a constraint or an index that empty values must
+// not enter.
 func OrNull[T string | []byte](v T) any {
 	if len(v) == 0 {
 		return nil
