@@ -195,7 +195,7 @@ func (s *syncs) SyncDir(path string) error {
 func TestLock(t *testing.T) {
 	if os.Getenv("STATE_LOCK") != "" {
 		_, err := At(os.Getenv("STATE_LOCK")).Lock()
-		if held, ok := errors.AsType[*HeldError](err); !ok || held.PID != os.Getppid() || held.Command != "state.test" {
+		if held, ok := errors.AsType[*HeldError](err); !ok || held.PID != os.Getppid() || held.Command != filepath.Base(os.Args[0]) {
 			t.Fatalf("%v; want it to name process %d", err, os.Getppid())
 		}
 		return
