@@ -74,7 +74,7 @@ func script(commands []string, port int) string {
 			want, _ = strconv.Atoi(code)
 		}
 		if strings.HasSuffix(c, "&") {
-			fmt.Fprintf(&b, "%s\nfor i in $(seq 400); do (exec 3<>/dev/tcp/127.0.0.1/%d) 2>/dev/null && break; sleep 0.05; done\n", c, port)
+			fmt.Fprintf(&b, "%s\nfor i in $(seq 1200); do (exec 3<>/dev/tcp/127.0.0.1/%d) 2>/dev/null && break; sleep 0.05; done\n", c, port)
 			continue
 		}
 		fmt.Fprintf(&b, "%s\ncode=$?; if [ $code -ne %d ]; then echo \"exit code $code, not %d:\" %s; exit 1; fi\n", c, want, want, quote(c))

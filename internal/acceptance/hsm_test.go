@@ -104,7 +104,7 @@ func TestKeysInTheServersTPM(t *testing.T) {
 		hallmarkd init --dir acme --name "Acme Devices" --root-out roots --listen 127.0.0.1:$PORT --public-url https://localhost:$PORT \
 			--issuer-keys "pkcs11:module-path=$(ls /usr/lib/*/libtpm2_pkcs11.so.1);token=issuers;object={name}?pin-source=$PWD/pin"
 		hallmarkd serve --config acme/hallmark.yaml > log 2>&1 & server=$!
-		for i in $(seq 400); do (exec 3<>/dev/tcp/127.0.0.1/$PORT) 2>/dev/null && break; sleep 0.05; done
+		for i in $(seq 1200); do (exec 3<>/dev/tcp/127.0.0.1/$PORT) 2>/dev/null && break; sleep 0.05; done
 		hallmark ticket create --serial SN-1 > ticket
 		hallmark-device enrol - --state device < ticket
 		hallmark-device renew --state device

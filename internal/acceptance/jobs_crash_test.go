@@ -84,7 +84,7 @@ func TestIssuerRevocationSurvivesKills(t *testing.T) {
 		hallmarkd trust sign --key safe/infrastructure-root.key acme/trust/proposal.json > /dev/null
 		hallmarkd trust publish --config acme > /dev/null
 		hallmarkd trust activate operational-2 --config acme > /dev/null
-		for i in $(seq 400); do hallmark issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
+		for i in $(seq 1200); do hallmark issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
 	serial := s.bash(t, "openssl x509 -in G-1/ldevid.pem -noout -serial | cut -d= -f2")
 	want = append(want, strings.ToLower(strings.TrimSpace(serial)))
 	ctx, operator := t.Context(), s.operator(t)

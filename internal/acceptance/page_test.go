@@ -144,7 +144,7 @@ func TestIdentityInAContainer(t *testing.T) {
 	}
 	f.background(t, strings.NewReplacer("/run/hallmark/sensor", root+"/run/hallmark", "broker.example.com:8883", localhost(f.web), "10001", fmt.Sprint(user)).Replace(proxy)+" --roots etc/broker-ca.pem")
 	socket := root + "/run/hallmark/mqtt"
-	f.bash(t, "for i in $(seq 400); do [ ! -S "+socket+" ] || break; sleep 0.05; done")
+	f.bash(t, "for i in $(seq 1200); do [ ! -S "+socket+" ] || break; sleep 0.05; done")
 	const curl = "/usr/bin/curl --silent --show-error http://localhost/ --unix-socket "
 	if os.Geteuid() != 0 {
 		t.Log("only root makes containers: the container is tested by CI, which is root")

@@ -98,7 +98,7 @@ func TestProxyCarriesMQTT(t *testing.T) {
 	there := strings.NewReplacer("127.0.0.1:1883", local, "-p 1883", "-p "+portOf(local))
 	f.background(t, there.Replace(f.recipe(t, "sh", 1))+" --verbose")
 	await(t, local)
-	subscriber := exec.Command("stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", portOf(local), "-t", "sensors/#", "-v", "-C", "2", "-W", "60", "-d")
+	subscriber := exec.Command("stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", portOf(local), "-t", "sensors/#", "-v", "-C", "2", "-W", "300", "-d")
 	out, err := subscriber.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ func (s *stage) beside(t *testing.T, chip *swtpm.TPM, script string) (string, er
 	return s.try(`dbus-run-session -- bash -c '
 tpm2-abrmd --session --allow-root --tcti ` + chip.TCTI() + ` >abrmd.log 2>&1 &
 manager=$!
-for i in $(seq 100); do
+for i in $(seq 600); do
 	dbus-send --session --print-reply --dest=com.intel.tss2.Tabrmd /com/intel/tss2/Tabrmd/Tcti org.freedesktop.DBus.Peer.Ping >/dev/null 2>&1 && break
 	sleep 0.1
 done

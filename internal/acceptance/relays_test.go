@@ -223,7 +223,7 @@ func (y *yard) succeed(t *testing.T, d door) {
 	}
 	publish("add-root operational --root-out roots")
 	y.bash(t, `hallmarkd trust activate operational-2 --config acme/hallmark.yaml &&
-		for i in $(seq 400); do hallmark issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
+		for i in $(seq 1200); do hallmark issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
 	next := y.enrol(t, "SN-3")
 	y.until(t, "the next CA's is let in", func() error { return d.try(next) })
 	y.bash(t, "hallmark device suspend SN-3")

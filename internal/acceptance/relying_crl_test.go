@@ -80,7 +80,7 @@ func TestRelyingPartiesFollowTheCRLs(t *testing.T) {
 		hallmarkd trust sign --key roots/infrastructure-root.key acme/trust/proposal.json && hallmarkd trust publish --config acme`)
 	write(t, etc, "relying-parties.pem", string(read(t, s.dir, "acme/trust/relying-parties.pem")))
 	s.bash(t, `hallmarkd trust activate operational-2 --config acme &&
-		for i in $(seq 400); do hallmark --config acme/operator issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
+		for i in $(seq 1200); do hallmark --config acme/operator issuer list | grep -q 'operational-2 *issues' && break; sleep 0.05; done`)
 	next, _ := enrolDevice(t, s, s.at(0), s.bash(t, "hallmark --config acme/operator ticket create 2>/dev/null"), "SN-2")
 	settle("with the next CA", next.LDevID, true)
 	settle("with the next CA, the revoked one", device, false)
