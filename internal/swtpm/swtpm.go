@@ -26,7 +26,7 @@ const (
 	// socketLimit is the room for a path in sockaddr_un on Linux, its final NUL included.
 	socketLimit = 108
 	// startLimit bounds the wait for a new process to listen; it takes 0.1 s.
-	startLimit = 20 * time.Second
+	startLimit = time.Minute
 )
 
 // TPM is one software TPM. Its methods are not for concurrent use.
