@@ -186,12 +186,12 @@ func (p *post) run() (stop func()) {
 	return stop
 }
 
-// await polls until a condition holds.
+// await polls until a condition holds, for longer than a relay pauses after failures.
 func (p *post) await(what string, holds func() bool) {
 	p.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			p.Fatalf("%s: not after a minute; reported: %+v", what, p.last())
+			p.Fatalf("%s: not after three minutes; reported: %+v", what, p.last())
 		}
 	}
 }

@@ -137,14 +137,14 @@ func (y *yard) enforced(t *testing.T) {
 // until polls for a condition, which says what is missing.
 func (y *yard) until(t *testing.T, what string, missing func() error) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		err := missing()
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
 			out, _ := y.try("cat relay/status.json")
-			t.Fatalf("%s: not after a minute: %v\n%s", what, err, out)
+			t.Fatalf("%s: not after three minutes: %v\n%s", what, err, out)
 		}
 	}
 }
