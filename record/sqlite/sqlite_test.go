@@ -551,3 +551,25 @@ func TestTimes(t *testing.T) {
 		}
 	}
 }
+
+// A subject that models may not be given any more stays with one that has it, whose other rules change.
+func TestRulesOfAnOlderModel(t *testing.T) {
+	s, err := Create(t.Context(), filepath.Join(t.TempDir(), "hallmark.db"), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.db.Write(t.Context(), func(c *engine.Conn) error {
+		_, err := c.Exec("UPDATE models SET subject = '-{serial}'")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	err = s.SetModel(t.Context(), record.DefaultModel, func(m *record.Model) (record.Event, error) {
+		m.Poll = time.Hour
+		return record.Event{Time: time.Now(), Actor: "host", Verb: "model.changed"}, nil
+	})
+	if m, _ := s.Model(t.Context(), record.DefaultModel); err != nil || m.Poll != time.Hour {
+		t.Errorf("%v, %+v", err, m)
+	}
+}

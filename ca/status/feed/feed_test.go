@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -488,6 +489,21 @@ func TestDocumentsAndTheClock(t *testing.T) {
 		data, tag, err := d.get(t.Context(), step.last, now)
 		if err != nil || made != step.made || string(data) != fmt.Sprint(made) || tag == "" {
 			t.Errorf("step %d: made %d times, not %d; %q, %v", i, made, step.made, data, err)
+		}
+	}
+}
+
+// A model may have been allowed a name that relays take for an option of their commands. They read
+// what becomes of its devices all the same, for they would read nothing that follows either.
+func TestNameThatIsAnOption(t *testing.T) {
+	for subject, want := range map[string]string{"CN=-x1": "", "CN=x-1": "x-1"} {
+		text, err := json.Marshal(change(record.Change{Number: 1, Issuer: "operational", Serial: strings.Repeat("4a", wire.SerialSize), Device: "lamp:1",
+			Subject: subject, Revoked: time.Now(), Reason: record.ReasonKeyCompromise, NotAfter: time.Now()}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := wire.DecodeChange(text); err != nil || c.Name != want {
+			t.Errorf("%s: %v, %+v", subject, err, c)
 		}
 	}
 }

@@ -24,7 +24,7 @@ func (s Factory) CreateModel(ctx context.Context, m record.Model, e record.Event
 
 // AddModel refuses a taken name with ErrExists.
 func AddModel(c *engine.Conn, m record.Model) error {
-	if err := checkTemplates(c, m); err != nil {
+	if err := checkTemplates(c, record.Model{}, m); err != nil {
 		return err
 	}
 	_, err := c.Exec("INSERT INTO models (name, assurance, ldevid_lifetime, created, poll, subject, grace, serve_names) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -52,7 +52,7 @@ func (s Factory) SetModel(ctx context.Context, name string, change func(*record.
 		case have.LDevIDLifetime == m.LDevIDLifetime && have.Poll == m.Poll && have.Subject == m.Subject && have.Grace == m.Grace && have.ServeNames == m.ServeNames:
 			return nil
 		}
-		if err := checkTemplates(c, m); err != nil {
+		if err := checkTemplates(c, *have, m); err != nil {
 			return err
 		}
 		if _, err := c.Exec("UPDATE models SET ldevid_lifetime = ?, poll = ?, subject = ?, grace = ?, serve_names = ? WHERE name = ?", m.LDevIDLifetime, m.Poll, m.Subject, m.Grace, m.ServeNames, name); err != nil {
@@ -62,12 +62,13 @@ func (s Factory) SetModel(ctx context.Context, name string, change func(*record.
 	})
 }
 
-// checkTemplates refuses templates that could give a device another device's name.
-func checkTemplates(c *engine.Conn, m record.Model) error {
+// checkTemplates refuses templates that could give a device another device's name. A template that
+// the model had before is not judged by rules that came later: it stays, and the others may change.
+func checkTemplates(c *engine.Conn, before, m record.Model) error {
 	if m.Subject == "" && m.ServeNames == "" {
 		return nil
 	}
-	if m.Subject != "" {
+	if m.Subject != before.Subject {
 		if err := record.CheckSubject(m.Subject); err != nil {
 			return err
 		}
