@@ -1,6 +1,8 @@
 package admin_test
 
 import (
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/hallmark-pki/hallmark/ca/profile"
@@ -103,6 +105,11 @@ func TestRevokeIssuerTakesTwo(t *testing.T) {
 	}
 	_, err = h.anna.Approve(ctx, r.Approval)
 	wantProblem(t, err, wire.CodeConflict)
+	_, err = h.anna.RevokeIssuer(ctx, profile.Operational, issuers.NewRevocation{Reason: "superseded", BreakGlass: "nobody is awake"}) // as that hint says
+	wantProblem(t, err, wire.CodeConflict)
+	if p, _ := errors.AsType[*wire.Problem](err); !strings.Contains(p.Hint, "hallmark job cancel "+r.Job+", and this again with --break-glass") {
+		t.Errorf("whoever would go ahead is told %q", p.Hint)
+	}
 	_, err = bert.Approve(ctx, r.Approval)
 	check(t, err)
 	h.reaches(r.Job, record.JobDone)

@@ -114,7 +114,11 @@ func (s *Service) mayEnd(ctx context.Context, c *gate.Call, i, successor Issuer)
 		return err
 	}
 	if j := revocation(begun, i.Name); j != nil && j.State != record.JobCancelled {
-		return gate.Refuse(http.StatusConflict, wire.CodeConflict, "hallmark job show "+j.ID, "job %s revokes %s already: it is %s", j.ID, i.Name, j.State)
+		hint := "hallmark job show " + j.ID
+		if j.State == record.JobWaiting { // whoever asked for it is told to try a break-glass
+			hint += `; if nobody approves it: hallmark job cancel ` + j.ID + `, and this again with --break-glass "WHY IT CANNOT WAIT"`
+		}
+		return gate.Refuse(http.StatusConflict, wire.CodeConflict, hint, "job %s revokes %s already: it is %s", j.ID, i.Name, j.State)
 	}
 	return nil
 }
