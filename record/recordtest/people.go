@@ -158,10 +158,15 @@ func invitedAnew(t *testing.T, b *bench) {
 	late("the key of the invitation before", 1)
 	accepted("i2", 2)
 	late("another key", 1)
+	b.refused("another key behind it", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{intent(2), intent(1)}, nil) })
 	open := b.intend(intent(2))
+	late("another key, while that is being signed", 1)
 	b.refused("invite whose certificate is being signed", record.ErrExists, invite("i3"))
 	b.must(b.Complete(b.ctx, []record.Certificate{signed(open)}, event("certificate.issued")))
 	b.issue(intent(3)) // a renewal
+	tardy := intent(4)
+	tardy.Intended = open.NotAfter.Add(time.Second)
+	b.refused("a renewal of what has ended", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{tardy}, nil) })
 
 	b.must(b.DisableOperator(b.ctx, "anna", Now, event("operator.disabled")))
 	_, err := b.RevokeOperator(b.ctx, "anna", Now, record.ReasonPrivilege, event("operator.revoked"))
