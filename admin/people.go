@@ -41,7 +41,8 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	err := s.Store.Invite(ctx, o, e)
 	if errors.Is(err, record.ErrExists) {
-		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own", "%q is an operator with a certificate, or a relying party", o.Name)
+		err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "a second person, or a second computer, needs a name of its own; who lost the certificate, or never got it: hallmark operator disable "+o.Name+" first",
+			"%q is an operator with a certificate, or with one that is being signed, or a relying party", o.Name)
 	}
 	return wire.Invitation{Invitation: s.permission(wire.KindInvitation, o.Invitation, s.OperatorServer), Expires: o.InvitedUntil}, err
 }

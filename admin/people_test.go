@@ -117,6 +117,24 @@ func TestLostAcceptance(t *testing.T) {
 
 // TestInvitationLeadsToOneServer: an invitation is worth nothing to whoever stands in
 // between, and leads nowhere else.
+// A certificate whose making was cut off, as that of a recovery on the host, keeps its name from being
+// invited. Until the server starts again, and revokes it, disabling does, as the hint says.
+func TestInviteAfterAnIntentIsLeftOpen(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	check(t, h.store.RecoverOperator(ctx, "bo", h.now(), record.Event{Time: h.now(), Actor: "host", Verb: "operator.recovered"}))
+	check(t, h.store.Intend(ctx, []record.Certificate{{Issuer: profile.Infrastructure, Serial: strings.Repeat("4a", 16), Profile: string(profile.Operator), Operator: "bo",
+		Subject: "CN=bo", Shard: 1, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour), Intended: h.now(), TBS: []byte("to be signed")}}, nil))
+	_, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	wantProblem(t, err, wire.CodeConflict)
+	if p, _ := errors.AsType[*wire.Problem](err); !strings.Contains(p.Hint, "hallmark operator disable bo first") {
+		t.Errorf("the hint is %q", p.Hint)
+	}
+	_, err = h.anna.DisableOperator(ctx, "bo")
+	check(t, err)
+	_, err = h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
+	check(t, err)
+}
+
 func TestInvitationLeadsToOneServer(t *testing.T) {
 	h, other := newHouse(t), newHouse(t)
 	ctx := t.Context()
