@@ -167,7 +167,7 @@ var meaning = map[string]string{
 var helps = map[string]string{
 	profile.Manufacturing:  "devices move on by themselves; for those that cannot: hallmark device grant",
 	profile.Operational:    "see that relying parties trust its root no more; devices move on when they next renew",
-	profile.Infrastructure: "hallmarkd operator recover, and hallmark relying-party invite",
+	profile.Infrastructure: "hallmarkd operator recover, and for each relay hallmark relying-party disable and invite",
 }
 
 // gone tells of an issuer of which somebody still has something. Revoked birth certificates
