@@ -58,8 +58,8 @@ func console(page string) (commands []string) {
 	return commands
 }
 
-// script types the commands one after the other in one shell, as a reader would who
-// waits for a server to come up; but for the port, which somebody else may be using.
+// script types the commands one after another in one shell, as a reader would, and waits for
+// each server to come up. It changes only the port, since another process may be using it.
 func script(commands []string, port int) string {
 	var b strings.Builder
 	b.WriteString("trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n")
