@@ -133,7 +133,7 @@ func (c Change) validate() error {
 		return fmt.Errorf("serial number %q", c.Serial)
 	case c.Successor != "" && !isHex(c.Successor, SerialSize), c.Fingerprint != "" && !isHex(c.Fingerprint, 32):
 		return fmt.Errorf("successor %q, fingerprint %q", c.Successor, c.Fingerprint)
-	case strings.Trim(c.Device+strings.ReplaceAll(c.Name, " ", ""), keyLetters+strings.ToUpper(keyLetters)+".:-") != "", strings.HasPrefix(c.Device, "-"), strings.HasPrefix(c.Name, "-"): // commands are given both; an OCSP responder has a blank
+	case strings.Trim(c.Device+strings.ReplaceAll(c.Name, " ", ""), keyLetters+strings.ToUpper(keyLetters)+".:-") != "", strings.HasPrefix(c.Device, "-"): // commands are given both; an OCSP responder has a blank
 		return fmt.Errorf("device %q, name %q", c.Device, c.Name)
 	case c.Status != StatusGood && c.Status != StatusHold && c.Status != StatusRevoked:
 		return fmt.Errorf("status %q", c.Status)

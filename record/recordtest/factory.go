@@ -73,6 +73,9 @@ func modelsAndLots(t *testing.T, b *bench) {
 	b.refused("model with an unknown level", nil, func() error {
 		return b.CreateModel(b.ctx, record.Model{Name: "x", Assurance: "high", Created: Now}, event("x"))
 	})
+	b.refused("a subject that is an option", nil, func() error {
+		return b.CreateModel(b.ctx, record.Model{Name: "x", Assurance: record.LevelCertified, Subject: "-x{serial}", Created: Now}, event("x"))
+	})
 	_, err = b.Model(b.ctx, "nil")
 	b.isErr("unknown model", err, record.ErrNotFound)
 	m.LDevIDLifetime, m.Poll, m.Grace, m.ServeNames = time.Hour, 6*time.Hour, 0, ""

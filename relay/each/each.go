@@ -131,6 +131,15 @@ func (t Teller) first(ctx, quiet context.Context, c wire.Change) error {
 		time.AfterFunc(time.Until(began.Add(brief)), func() { cancel(errSlow) })
 	})
 	defer stop()
+	return t.run(ctx, c)
+}
+
+// run runs the command for a change. One whose name it could take for an option waits as one that
+// it dislikes: no model is given such names any more.
+func (t Teller) run(ctx context.Context, c wire.Change) error {
+	if strings.HasPrefix(c.Name, "-") {
+		return fmt.Errorf("it is not run for a name that begins with a hyphen: %q", c.Name)
+	}
 	return t.Run(ctx, environment(c))
 }
 
@@ -178,7 +187,7 @@ func (t Teller) catchUp(ctx context.Context, f *Failing) bool {
 		c := f.Changes[0]
 		f.Change = c.Number
 		if !c.Expires.Before(t.Now()) {
-			if err := t.Run(ctx, environment(c)); err != nil {
+			if err := t.run(ctx, c); err != nil {
 				if ctx.Err() == nil {
 					f.failed(err, t.Now())
 				}

@@ -204,6 +204,20 @@ func TestResetTo(t *testing.T) {
 	})
 }
 
+// The command takes no name for an option, and what happens to others is told.
+func TestOptions(t *testing.T) {
+	p := &program{}
+	tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
+	option := change(1, "a")
+	option.Name = "-rf"
+	if err := tell.Tell(t.Context(), t.Context(), []wire.Change{option, change(2, "b")}, 2); err != nil || tell.Told != 2 || !slices.Equal(p.told, []string{"2 b"}) {
+		t.Errorf("told %q up to %d: %v", p.told, tell.Told, err)
+	}
+	if err := tell.Problem(); err == nil || !strings.Contains(err.Error(), "hyphen") {
+		t.Error(err)
+	}
+}
+
 // What waits has a bound; what is beyond is not told, and not said to be.
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

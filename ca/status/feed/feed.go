@@ -237,11 +237,10 @@ func change(c record.Change) wire.Change {
 }
 
 // commonName is the CN at the beginning of a subject as crypto/x509/pkix writes it (RFC 2253
-// §2.4); empty if the subject begins with another attribute, and for a name that relays refuse as an
-// option of their commands: models were once allowed such names, and their devices can be revoked.
+// §2.4); empty if the subject begins with another attribute.
 func commonName(subject string) string {
 	rest, ok := strings.CutPrefix(subject, "CN=")
-	if !ok || strings.HasPrefix(rest, "-") {
+	if !ok {
 		return ""
 	}
 	var name strings.Builder
