@@ -243,8 +243,8 @@ func printElement(w io.Writer, v any, first bool) error {
 }
 
 // maxCell bounds a cell of a table, in bytes: every row of a page is padded to the longest. What
-// is longer, --json prints; a reason has a thousand at most.
-const maxCell = 2000
+// is longer, --json prints; the server takes no expression that is.
+const maxCell = 4 << 10
 
 func cells(values []string) string {
 	for i, v := range values {

@@ -2,7 +2,6 @@ package terminal
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -75,14 +74,21 @@ func (a *App) Names(fetch Fetch) Completion {
 	}
 }
 
-// maxCompletion bounds a name with what is said of it, in bytes.
+// maxCompletion bounds a name, and what is said of it, in bytes.
 const maxCompletion = 500
 
 // plainly leaves out what would steer the terminal or the shell, which shows what begins with
 // cobra's mark for help as it is, and takes each line for a name.
-func plainly(names []string) []string {
-	return slices.DeleteFunc(names, func(name string) bool {
-		plain := strings.Replace(name, "\t", " ", 1)
-		return len(name) > maxCompletion || Printable(plain) != plain || strings.HasPrefix(name, "_activeHelp_")
-	})
+func plainly(names []string) (plain []string) {
+	for _, line := range names {
+		name, about, described := strings.Cut(line, "\t")
+		if len(name) > maxCompletion || Printable(name) != name || strings.HasPrefix(name, "_activeHelp_") {
+			continue
+		}
+		if described { // as with an expression of several lines
+			name += "\t" + Printable(strings.ToValidUTF8(about[:min(len(about), maxCompletion)], ""))
+		}
+		plain = append(plain, name)
+	}
+	return plain
 }
