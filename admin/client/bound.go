@@ -18,10 +18,11 @@ const (
 	// maxAnswer is in bytes: a thousand rows of the widest listing.
 	maxAnswer = 32 << 20
 	// maxObjects and maxValues bound what stands in it. A page of devices has some five thousand
-	// objects and a hundred thousand values; models, lots and operators, which come whole, have
-	// one object each.
-	maxObjects = 1 << 17
-	maxValues  = 1 << 20
+	// objects and a hundred thousand values. Models, lots and operators, which come whole, have one
+	// object each; relying parties, whole as well, one more for each device that their command
+	// fails for (wire.MaxRelayFailing), of some hundred bytes: maxAnswer is reached as soon.
+	maxObjects = 1 << 18
+	maxValues  = 1 << 21
 	// maxTrust bounds one trust bundle or several, in bytes. Whoever answers is not authenticated
 	// yet: the bundles do that. A server keeps to what a device takes.
 	maxTrust = wire.MaxMessage

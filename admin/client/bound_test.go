@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -43,13 +44,33 @@ func TestAnswersThatGrow(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "holds more than") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if spent > 64<<20 {
+		if spent > 128<<20 {
 			t.Errorf("%s: %d MiB", name, spent>>20)
 		}
 	}
 	answer = many(wire.MaxPage, `{"items":[`, many(60, `{"id":"{,[\"","labels":{`, `"k":"{{{{,,,["`, `},"tpm":{"eks":[{},{},{}]}}`), `]}`)
 	if got, err := cl.Devices(t.Context(), Query{Limit: wire.MaxPage}); err != nil || len(got.Items) != wire.MaxPage {
 		t.Errorf("an honest page: %d rows, %v", len(got.Items), err)
+	}
+}
+
+// A command that every relay runs in vain is no reason to show none of them.
+func TestAllRelaysFail(t *testing.T) {
+	failing := make([]wire.RelayFailure, wire.MaxRelayFailing)
+	for i := range failing {
+		failing[i] = wire.RelayFailure{Device: fmt.Sprint("lamp:SN-", 1e6+i), Change: 1e6, Since: time.Now(), Times: 1000}
+	}
+	all := wire.List[wire.RelyingParty]{Items: make([]wire.RelyingParty, 2500)}
+	for i := range all.Items {
+		all.Items[i] = wire.RelyingParty{Name: fmt.Sprint("broker-", i), State: "active", Created: time.Now(), Formats: []string{"crl", "each"}, Failing: failing}
+	}
+	url, root := server(t, func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(all) })
+	cl, err := Load(write(t, url, root, 24*time.Hour), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := cl.RelyingParties(t.Context()); err != nil || len(got.Items) != len(all.Items) {
+		t.Errorf("%d of %d, %v", len(got.Items), len(all.Items), err)
 	}
 }
 
