@@ -120,8 +120,13 @@ func outstanding(t *testing.T, b *bench) {
 	}
 	f := b.fleet() // a good one, a newer intent, an expired one, a void one
 	until := f.good.NotAfter
-	of("operational", nil, record.Outstanding{Good: 2, Denied: 1, Until: until, Newest: f.revoke.Serial})
+	all := record.Outstanding{Good: 2, Denied: 1, Until: until, Newest: f.revoke.Serial}
+	of("operational", nil, all)
 	of("nobody", nil, record.Outstanding{})
+	another := newIntent(f.device.ID)
+	another.Issuer, another.Profile = "manufacturing", "ak"
+	b.issue(another)
+	of("operational", nil, all)
 	next := newIntent(f.device.ID)
 	next.Issuer = "operational-2"
 	next = b.issue(next)
@@ -129,12 +134,18 @@ func outstanding(t *testing.T, b *bench) {
 	of("operational-2", nil, record.Outstanding{Good: 1, Until: until, Newest: next.Serial})
 	of("operational-2", next.DER[40:60], record.Outstanding{})
 	of("operational-2", []byte("of another issuer's"), record.Outstanding{Good: 1, Until: until, Newest: next.Serial})
-	// One of another profile takes nobody's place, nor one that was revoked.
+	// One of another profile takes nobody's place, nor one that was not signed, has ended or was revoked.
 	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
-	mine := func(issuer, profile string) record.Certificate {
+	intent := func(issuer, profile string) record.Certificate {
 		c := newIntent("")
 		c.Issuer, c.Operator, c.Profile = issuer, "anna", profile
-		return b.issue(c)
+		return c
+	}
+	mine := func(issuer, profile string) record.Certificate { return b.issue(intent(issuer, profile)) }
+	revoke := func(issuer string) {
+		t.Helper()
+		j := b.create(record.Job{Kind: record.JobRevokeIssuer, Issuer: issuer}, record.Selection{Holding: issuer})
+		b.step(j.ID, 10)
 	}
 	own := newIntent("") // the installation's own are nobody's
 	own.Issuer = "infrastructure"
@@ -142,9 +153,17 @@ func outstanding(t *testing.T, b *bench) {
 	of("infrastructure", nil, record.Outstanding{})
 	first := mine("infrastructure", "operator")
 	mine("infrastructure-2", "relay")
+	b.intend(intent("infrastructure-2", "operator"))
+	ended := intent("infrastructure-2", "operator")
+	ended.NotBefore, ended.NotAfter = Now.Add(-48*time.Hour), Now.Add(-24*time.Hour)
+	b.issue(ended)
 	of("infrastructure", nil, record.Outstanding{Good: 1, Until: until, Newest: first.Serial})
 	mine("infrastructure-2", "operator")
 	of("infrastructure", nil, record.Outstanding{})
+	revoke("infrastructure-2")
+	of("infrastructure", nil, record.Outstanding{Good: 1, Until: until, Newest: first.Serial})
+	revoke("operational-2")
+	of("operational", nil, all)
 	if _, err := b.RevokeOperator(b.ctx, "anna", Now, 0, event("operator.ended")); err != nil {
 		t.Fatal(err)
 	}
