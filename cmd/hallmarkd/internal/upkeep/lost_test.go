@@ -226,3 +226,33 @@ func TestRevokedOfTheLost(t *testing.T) {
 		t.Errorf("after its end: %+v, %v", all, err)
 	}
 }
+
+// What is told by the record is weighed: a greater number is not forgotten for a later one, and
+// birth certificates that are revoked, of a CA that is gone, trouble nobody.
+func TestLossesAreWeighed(t *testing.T) {
+	k := keyholder{newFactory(t), ""}
+	device, _ := k.enrol("one", record.DefaultLot)
+	for serial, issuer := range map[string]string{strings.Repeat("4a", 16): "manufacturing-2", strings.Repeat("4b", 16): "operational-2"} {
+		_, _, err := k.store.ReserveShard(t.Context(), issuer, 1, 1)
+		k.check(err)
+		k.check(k.store.Intend(t.Context(), []record.Certificate{{Issuer: issuer, Serial: serial, Profile: issuer, Device: device.ID, Subject: "CN=one", Shard: 1,
+			NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), Intended: time.Now(), TBS: []byte("to be signed")}}, nil))
+	}
+	k.losses("manufacturing-2", "operational-2")
+	_, err := k.store.Revoke(t.Context(), device.ID, time.Now(), record.ReasonKeyCompromise, "stolen", k.event("device.revoked"))
+	k.check(err)
+	k.losses("operational-2")
+
+	published, listed := k.event(record.VerbPublished), k.event(record.VerbImported)
+	listed.Object, listed.Detail = "operational-root", map[string]string{"number": "9"}
+	for _, object := range []string{"bundle 3", "bundle 2"} {
+		published.Object = object
+		k.check(k.store.Note(t.Context(), published, listed))
+	}
+	all := k.losses("trust bundle", "operational-root", "operational-2")
+	for i, want := range []string{"number 3 was published", "its CRL is number 1, and number 9 was imported"} {
+		if !strings.Contains(all[i].Detail, want) {
+			t.Errorf("%+v, want %q", all[i], want)
+		}
+	}
+}
