@@ -117,7 +117,7 @@ func TestErrorsAreDocumented(t *testing.T) {
 	}
 }
 
-// anchors are the names that a page's headings have in links.
+// anchors returns the names by which links refer to a page's headings.
 func anchors(page string) map[string]bool {
 	found := make(map[string]bool)
 	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
