@@ -8,6 +8,6 @@ func Age(t *testing.T) {
 	tokens.mu.Lock()
 	defer tokens.mu.Unlock()
 	for _, k := range tokens.known {
-		k.soon.Store(false)
+		k.soon.Store(0)
 	}
 }

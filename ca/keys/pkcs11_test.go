@@ -34,7 +34,7 @@ var tokens = sync.OnceValues(func() (dir string, err error) {
 		return "", err
 	}
 	setup := exec.Command("sh", "-ec", `umask 077; mkdir tokens; echo "directories.tokendir = $PWD/tokens" > conf
-		for label in made away asked one two; do softhsm2-util --init-token --free --label "Acme $label" --pin 1234 --so-pin 5678; done`)
+		for label in made away asked one two few; do softhsm2-util --init-token --free --label "Acme $label" --pin 1234 --so-pin 5678; done`)
 	setup.Dir = dir
 	setup.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "conf"))
 	if out, err := setup.CombinedOutput(); err != nil {
@@ -311,4 +311,56 @@ func TestTokenRefusesThePIN(t *testing.T) {
 	if _, err := keys.Create(token+";object=operational"+pin, ""); err == nil || !strings.Contains(fmt.Sprint(err), "is empty") {
 		t.Errorf("no PIN: %v", err)
 	}
+}
+
+// fewSessions is SoftHSM but for how many read/write sessions it says that its tokens allow.
+const fewSessions = `
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned long (*call)();
+static call functions[128];
+static call tokenInfo;
+
+static unsigned long C_GetTokenInfo(unsigned long slot, unsigned char *info) {
+	unsigned long rv = tokenInfo(slot, info), most = atoi(getenv("MOST_SESSIONS"));
+	/* CK_TOKEN_INFO: 96 bytes of text, flags, two counts of sessions, ulMaxRwSessionCount. */
+	if (rv == 0) memcpy(info + 96 + 3 * sizeof most, &most, sizeof most);
+	return rv;
+}
+
+unsigned long C_GetFunctionList(call **list) {
+	call *real;
+	unsigned long rv = ((call)dlsym(dlopen(SOFTHSM, RTLD_NOW), "C_GetFunctionList"))(&real);
+	/* CK_FUNCTION_LIST: the version, and 68 functions, of which this is the seventh. */
+	memcpy(functions, real, 69 * sizeof *real);
+	tokenInfo = functions[7];
+	functions[7] = (call)C_GetTokenInfo;
+	*list = functions;
+	return rv;
+}
+`
+
+// TestTokenOfOneSession: such a token is refused with a sentence; two sessions are enough.
+func TestTokenOfOneSession(t *testing.T) {
+	token, pin := newToken(t, "few")
+	dir := t.TempDir()
+	// A copy: the module is not initialised twice.
+	build := exec.Command("sh", "-ec", `cp "$0" softhsm.so; cc -shared -fPIC -w -std=gnu89 -DSOFTHSM="\"$PWD/softhsm.so\"" -o few.so -x c - -ldl`, softHSM)
+	build.Dir, build.Stdin = dir, strings.NewReader(fewSessions)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	uri := strings.Replace(token, softHSM, filepath.Join(dir, "few.so"), 1) + ";object=operational" + pin
+	t.Setenv("MOST_SESSIONS", "1")
+	if _, err := keys.Create(uri, ""); err == nil || !strings.Contains(err.Error(), "one read/write session") {
+		t.Fatal(err)
+	}
+	t.Setenv("MOST_SESSIONS", "2")
+	key, err := keys.Create(uri, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs(t, key)
 }

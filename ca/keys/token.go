@@ -28,8 +28,10 @@ var (
 const (
 	// patience is how long a signature may take; a network HSM takes milliseconds.
 	patience = 5 * time.Second
-	// loginPatience is how long finding the token and the first login may take.
+	// loginPatience is how long finding the token and the first login may take, makePatience how
+	// long making a key may take; a smart card needs seconds.
 	loginPatience = 30 * time.Second
+	makePatience  = 2 * time.Minute
 	// places is how many operations a token is given at once.
 	places = 16
 	// loginEvery is the least time between two logins to a token that fails.
@@ -53,8 +55,8 @@ type token struct {
 	kms     *pkcs11.PKCS11 // nil while it is away
 	signers sync.Map       // by name, so that each key is searched for once
 	logins  int
-	soon    atomic.Bool // the last login was less than loginEvery ago
-	away    error       // why the last login failed
+	soon    atomic.Int64 // the number of the last login, 0 once loginEvery has passed since
+	away    error        // why the last login failed
 }
 
 var tokens = struct {
@@ -116,9 +118,10 @@ func inTime[T any](t *token, limit time.Duration, do func() (T, error)) (T, erro
 	}
 	done := make(chan answer, 1)
 	go func() {
-		result, err := do()
-		<-t.places
-		done <- answer{result, err}
+		var a answer
+		defer func() { <-t.places; done <- a }()
+		defer caught(&a.err) // nothing else recovers in this goroutine
+		a.result, a.err = do()
 	}()
 	select {
 	case a := <-done:
@@ -133,13 +136,15 @@ func inTime[T any](t *token, limit time.Duration, do func() (T, error)) (T, erro
 // login logs in; the module is write-locked.
 func (t *token) login() error {
 	t.logins++
-	t.soon.Store(true)
-	time.AfterFunc(loginEvery, func() { t.soon.Store(false) })
+	n := int64(t.logins)
+	t.soon.Store(n)
+	time.AfterFunc(loginEvery, func() { t.soon.CompareAndSwap(n, 0) })
 	t.kms, t.away = t.at.login()
 	return t.away
 }
 
-func (at tokenURI) login() (*pkcs11.PKCS11, error) {
+func (at tokenURI) login() (kms *pkcs11.PKCS11, err error) {
+	defer caught(&err)
 	options := apiv1.Options{URI: at.uri}
 	if at.pinFile != "" {
 		pin, err := file{at.pinFile}.read()
@@ -150,7 +155,7 @@ func (at tokenURI) login() (*pkcs11.PKCS11, error) {
 			return nil, fmt.Errorf("the PIN of the PKCS #11 token: %s is empty", at.pinFile)
 		}
 	}
-	kms, err := pkcs11.New(context.Background(), options)
+	kms, err = pkcs11.New(context.Background(), options)
 	switch {
 	case err == nil:
 		return kms, nil
@@ -162,6 +167,19 @@ func (at tokenURI) login() (*pkcs11.PKCS11, error) {
 	return nil, fmt.Errorf("the PKCS #11 token: %w", err)
 }
 
+// caught, deferred, turns a panic of the PKCS #11 libraries into an error. crypto11 panics if the
+// token allows only one read/write session (ulMaxRwSessionCount, PKCS #11 v2.40 §3.2), because it
+// keeps one session for the login and needs another to sign.
+func caught(err *error) {
+	switch p := recover(); {
+	case p == nil:
+	case strings.Contains(fmt.Sprint(p), "invalid/out of range capacity"):
+		*err = errors.New("the PKCS #11 token allows one read/write session at a time, and two are needed, of which one keeps the login: where it can be set, raise ulMaxRwSessionCount")
+	default:
+		*err = fmt.Errorf("the PKCS #11 library panicked: %v", p)
+	}
+}
+
 // loginAfter logs in again, unless another caller has since that login, it is too soon, or the
 // PIN was refused. It reports whether to retry.
 func (t *token) loginAfter(login int) bool {
@@ -170,7 +188,7 @@ func (t *token) loginAfter(login int) bool {
 	switch {
 	case t.logins != login:
 		return t.kms != nil
-	case errors.Is(t.away, ErrPIN) || t.soon.Load():
+	case errors.Is(t.away, ErrPIN) || t.soon.Load() != 0:
 		return false
 	}
 	t.close()
@@ -187,12 +205,12 @@ func (t *token) loginAfter(login int) bool {
 
 // close logs out; the module is write-locked. The next login need not wait.
 func (t *token) close() {
-	if t.kms != nil {
-		t.kms.Close() // fails if the token is gone
-		t.kms, t.away = nil, errAway
-		t.soon.Store(false)
-	}
 	t.signers.Clear()
+	if kms := t.kms; kms != nil {
+		t.kms, t.away = nil, errAway
+		t.soon.Store(0)
+		kms.Close() // fails if the token is gone
+	}
 }
 
 func (t *token) isOpen() bool {
@@ -205,11 +223,13 @@ func (t *token) isOpen() bool {
 func (t *token) sign(name string, digest []byte, opts crypto.SignerOpts) (signature []byte, login int, err error) {
 	t.module.mu.RLock()
 	defer t.module.mu.RUnlock()
+	login = t.logins
+	defer caught(&err)
 	signer, err := t.key(name)
 	if err == nil {
 		signature, err = signer.Sign(rand.Reader, digest, opts)
 	}
-	return signature, t.logins, err
+	return signature, login, err
 }
 
 func (t *token) find(name string) (crypto.Signer, error) {
@@ -236,11 +256,13 @@ func (t *token) key(name string) (crypto.Signer, error) {
 }
 
 func (t *token) make(name string) error {
-	t.module.mu.RLock()
-	defer t.module.mu.RUnlock()
-	if t.kms == nil {
-		return t.away
-	}
-	_, err := t.kms.CreateKey(&apiv1.CreateKeyRequest{Name: name, SignatureAlgorithm: apiv1.ECDSAWithSHA256})
+	_, err := inTime(t, makePatience, func() (*apiv1.CreateKeyResponse, error) {
+		t.module.mu.RLock()
+		defer t.module.mu.RUnlock()
+		if t.kms == nil {
+			return nil, t.away
+		}
+		return t.kms.CreateKey(&apiv1.CreateKeyRequest{Name: name, SignatureAlgorithm: apiv1.ECDSAWithSHA256})
+	})
 	return err
 }
