@@ -152,6 +152,27 @@ func TestEveryProblemAtOnce(t *testing.T) {
 	}
 }
 
+// What operators and relays have is called hallmark.yaml too, and is beside the server's or is not.
+func TestAnothersFile(t *testing.T) {
+	above := write(t, good)
+	path := filepath.Join(filepath.Dir(above), "operator", filepath.Base(above))
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("server: https://localhost:8444\nroots: roots.pem\nidentity: identity.pem\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "not the server's configuration: that may be "+above) {
+		t.Error(err)
+	}
+	if err := os.Remove(above); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "not the server's configuration: the folder that hallmarkd init made") {
+		t.Error(err)
+	}
+}
+
 func TestDuration(t *testing.T) {
 	for text, want := range map[string]time.Duration{"1s": time.Second, "90s": 90 * time.Second, "5m": 5 * time.Minute, "36h": 36 * time.Hour, "30d": 720 * time.Hour} {
 		d, err := ParseDuration(text)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -77,10 +78,24 @@ func parse(path string, text []byte) (*Config, *problems, error) {
 	p.tree = tree
 	c := defaults()
 	if err := yaml.UnmarshalWithOptions(text, &c, yaml.Strict()); err != nil && !errors.Is(err, io.EOF) {
-		return nil, nil, p.syntax(err)
+		return nil, nil, cmp.Or(anothers(path, text), p.syntax(err))
 	}
 	c.File, c.Dir = path, filepath.Dir(path)
 	return &c, p, nil
+}
+
+// anothers says so if the file is what operators and relays have under the same name.
+func anothers(path string, text []byte) error {
+	var s struct{ Server, Identity string }
+	if err := yaml.Unmarshal(text, &s); err != nil || s.Server == "" || s.Identity == "" {
+		return nil
+	}
+	where := "the folder that hallmarkd init made holds that"
+	above := filepath.Join(filepath.Dir(filepath.Dir(path)), filepath.Base(path))
+	if _, err := os.Stat(above); err == nil {
+		where = "that may be " + above
+	}
+	return fmt.Errorf("%s is what the hallmark command needs, not the server's configuration: %s", path, where)
 }
 
 // problems collects what is wrong and knows on which line each key stands.
