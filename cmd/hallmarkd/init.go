@@ -24,10 +24,11 @@ the hallmark command finds through --config or HALLMARK_CONFIG.
 The root keys are written apart (--root-out). The server never needs them: put them
 where no thief of the server finds them. A folder that holds a CA is refused.
 
---listen is the address for devices; operators, status (CRL and OCSP) and metrics
-get the next three ports. --public-url says how they are reached from outside: https
-for devices (repeat it for further names; operators use the first one's host), http
-for status. The status URL stands in every certificate: choose a name that lasts.
+--public-url says how the listeners are reached from outside: https for devices
+(repeat it for further names; operators use the first one's host), http for status.
+The status URL stands in every certificate: choose a name that lasts. --listen is the
+address for devices, by default the first https URL's port if that is 1024 or more,
+else 8443; operators, status (CRL and OCSP) and metrics get the next three ports.
 
 What devices trust changes by trust bundles, which the infrastructure root's key
 signs. With --trust-keys 3 --trust-threshold 2 two of three keys do, written beside
@@ -48,7 +49,7 @@ the root keys: give each to another person. hallmarkd trust changes that later, 
 	}
 	c.Flags().StringVar(&f.Dir, "dir", "", "the folder to make")
 	c.Flags().StringVar(&f.Name, "name", "", "the organisation's name, as it stands in certificates")
-	c.Flags().StringVar(&f.Listen, "listen", ":8443", "HOST:PORT of the devices' listener")
+	c.Flags().StringVar(&f.Listen, "listen", "", "HOST:PORT of the devices' listener (default the port in --public-url, or :8443)")
 	c.Flags().StringArrayVar(&f.Public, "public-url", nil, "how the listeners are reached: https for devices, http for status")
 	c.Flags().StringVar(&f.RootOut, "root-out", "", "the folder to write the root keys to, or a key URI with {name} in it (default DIR/root-keys)")
 	c.Flags().StringVar(&f.IssuerKeys, "issuer-keys", config.IssuerKeys, "where the issuing CAs' keys are made, now and later: a key URI with {name} in it")
@@ -79,5 +80,9 @@ Next:
 Devices reach it at %s.
 Relying parties trust %s.
 `, f.Name, made.RootKeys, warning, made.Config, made.Operator, strings.Join(made.Devices, ", "), filepath.Clean(made.RelyingParties))
+	for _, pair := range made.Forward {
+		_, wrong := fmt.Fprintf(out, "The server does not listen at the port of %s: forward that to %s, or change listen.\n", pair[0], pair[1])
+		err = errors.Join(err, wrong)
+	}
 	return err
 }

@@ -66,9 +66,6 @@ func script(commands []string, port int) string {
 	for _, c := range commands {
 		want := 0
 		c = strings.ReplaceAll(c, ":8443", fmt.Sprintf(":%d", port))
-		if strings.HasPrefix(c, "hallmarkd init ") {
-			c += fmt.Sprintf(" --listen :%d", port)
-		}
 		if before, code, ok := strings.Cut(c, "# exits "); ok {
 			c = strings.TrimSpace(before)
 			want, _ = strconv.Atoi(code)

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -45,7 +46,7 @@ type Founding struct {
 	// Dir is the folder to make, Name the organisation.
 	Dir, Name string
 	// Listen is HOST:PORT of the devices' listener; operators, status and metrics get the
-	// next three ports.
+	// next three ports. Empty means the port by which Public says that devices reach it.
 	Listen string
 	// Public are the URLs under which listeners are reached: https for devices, http for
 	// status; what is missing is made of the host's name.
@@ -71,6 +72,8 @@ type Founded struct {
 	Config, Operator, RelyingParties, RootKeys string
 	// Devices are the URLs that devices know the installation by.
 	Devices []string
+	// Forward are the URLs at whose ports no listener is, each with the listener's address.
+	Forward [][2]string
 }
 
 // Found makes an installation. A folder that holds a CA, or anything, is refused.
@@ -110,7 +113,7 @@ func (f Founding) Found(ctx context.Context) (made Founded, err error) {
 	}
 	made = Founded{
 		Config: filepath.Join(f.Dir, ConfigFile), Operator: filepath.Join(f.Dir, OperatorDir, client.SettingsFile),
-		RelyingParties: filepath.Join(f.Dir, RelyingParties), RootKeys: f.RootOut, Devices: address.Public.Devices,
+		RelyingParties: filepath.Join(f.Dir, RelyingParties), RootKeys: f.RootOut, Devices: address.Public.Devices, Forward: address.forward(),
 	}
 	if f.RootOut == "" {
 		made.RootKeys = filepath.Join(f.Dir, rootKeysDir)
@@ -200,11 +203,50 @@ type address struct {
 	Public config.Public
 }
 
+// forward pairs the URLs of ports that are not the listeners' with the listeners' addresses.
+func (a address) forward() (pairs [][2]string) {
+	for _, public := range append(slices.Clone(a.Public.Devices), a.Public.Status) {
+		u, err := url.Parse(public)
+		if err != nil {
+			continue
+		}
+		listen, port := a.Listen.Devices, cmp.Or(u.Port(), "443")
+		if u.Scheme == "http" {
+			listen, port = a.Listen.Status, cmp.Or(u.Port(), "80")
+		}
+		if !strings.HasSuffix(listen, ":"+port) {
+			pairs = append(pairs, [2]string{public, listen})
+		}
+	}
+	return pairs
+}
+
+// defaultListen is the devices' listener that is made where nobody says which.
+const defaultListen = ":8443"
+
+// listen is where devices are served: unless said, at the port where they look. One below
+// 1024 is root's (ip(7)), and what serves it forwards to ours.
+func (f Founding) listen() string {
+	if f.Listen != "" {
+		return f.Listen
+	}
+	for _, text := range f.Public {
+		if u, err := url.Parse(text); err == nil && u.Scheme == "https" {
+			if port, err := strconv.Atoi(u.Port()); err == nil && port >= 1024 {
+				return ":" + u.Port()
+			}
+			break
+		}
+	}
+	return defaultListen
+}
+
 func (f Founding) addresses() (address, error) {
+	f.Listen = f.listen()
 	host, text, err := net.SplitHostPort(f.Listen)
 	port, bad := strconv.Atoi(text)
 	if err != nil || bad != nil || port < 1 || port > 65535-3 {
-		return address{}, Hint(fmt.Errorf("--listen %q is not HOST:PORT with three more ports above it", f.Listen), "as in --listen :8443")
+		return address{}, Hint(fmt.Errorf("--listen %q is not HOST:PORT with three more ports above it", f.Listen), "as in --listen %s", defaultListen)
 	}
 	at := func(host string, offset int) string { return net.JoinHostPort(host, strconv.Itoa(port+offset)) }
 	a := address{Listen: config.Listen{Devices: at(host, 0), Operators: at(host, 1), Status: at(host, 2), Metrics: at("127.0.0.1", 3)}}
