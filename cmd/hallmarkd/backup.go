@@ -5,7 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -122,6 +127,23 @@ func whose(invited []string) string {
 	return "; invite again: " + strings.Join(invited, ", ")
 }
 
+// anothers names the owner of a folder, for root, unless that is root.
+func anothers(dir string) string {
+	info, err := os.Stat(dir)
+	if err != nil || os.Geteuid() != 0 {
+		return ""
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || s.Uid == 0 {
+		return ""
+	}
+	id := strconv.Itoa(int(s.Uid))
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
+}
+
 func tellRestored(out io.Writer, done upkeep.Restored) error {
 	var text strings.Builder
 	since := done.Snapshot.Format(time.RFC3339)
@@ -150,7 +172,11 @@ func tellRestored(out io.Writer, done upkeep.Restored) error {
 	for _, l := range done.Losses {
 		fmt.Fprintf(&text, "- %s: %s\n  hint: %s\n", l.Subject, strings.ReplaceAll(l.Detail, "\n", "\n  "), l.Hint)
 	}
-	fmt.Fprintf(&text, "The old installation must never run again.\n\nNext:\n  hallmarkd check --config %[1]s\n  hallmarkd serve --config %[1]s\n", done.Config)
+	fmt.Fprintf(&text, "The old installation must never run again.\n\nNext:\n")
+	if owner := anothers(done.OldJournal); owner != "" {
+		fmt.Fprintf(&text, "  chown -R %s: %s    # as the journal is\n", owner, filepath.Dir(done.Config))
+	}
+	fmt.Fprintf(&text, "  hallmarkd check --config %[1]s\n  hallmarkd serve --config %[1]s\n", done.Config)
 	if done.Journal != done.OldJournal {
 		fmt.Fprintf(&text, "  hallmarkd backup --config %s --to NEWFILE    # the journal goes on in %s\n", done.Config, done.Journal)
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/upkeep"
 	"github.com/hallmark-pki/hallmark/record"
 )
@@ -19,5 +22,34 @@ func TestTellPausedJobs(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in:\n%s", want, out.String())
 		}
+	}
+}
+
+// Root, who restores for a server with a user of its own, is told to give it the folder.
+func TestTellWhoseItWas(t *testing.T) {
+	done := upkeep.Restored{Config: "/srv/hallmark/hallmark.yaml", OldJournal: t.TempDir()}
+	for _, owner := range []int{0, 4711} {
+		if err := os.Chown(done.OldJournal, owner, -1); err != nil && os.Geteuid() == 0 {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		if err := tellRestored(&out, done); err != nil {
+			t.Fatal(err)
+		}
+		want := owner == 4711 && os.Geteuid() == 0
+		if strings.Contains(out.String(), "  chown -R 4711: /srv/hallmark ") != want || strings.Contains(out.String(), "chown") != want {
+			t.Errorf("by user %d of user %d's:\n%s", os.Geteuid(), owner, out.String())
+		}
+	}
+}
+
+// Whoever may not read a file is told who may.
+func TestNextOfPermission(t *testing.T) {
+	if _, err := os.ReadFile(t.TempDir() + "/missing"); installation.Next(err) != "" {
+		t.Error("a file that is missing")
+	}
+	denied := fmt.Errorf("open database: %w", &os.PathError{Op: "open", Path: "x", Err: os.ErrPermission})
+	if next := installation.Next(denied); !strings.Contains(next, "chown -R") {
+		t.Error(next)
 	}
 }

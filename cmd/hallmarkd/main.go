@@ -110,17 +110,16 @@ func report(err error) int {
 	}
 	c := coded{code: exitError}
 	errors.As(err, &c)
-	var h installation.Hinted
-	errors.As(err, &h)
+	hint := installation.Next(err)
 	if errors.Is(err, keys.ErrPIN) {
-		c.code, h.Hint = exitPIN, "correct the file that pin-source names first: after some tries a token locks itself"
+		c.code, hint = exitPIN, "correct the file that pin-source names first: after some tries a token locks itself"
 	}
 	if strings.HasPrefix(err.Error(), "unknown command") { // cobra's own
-		c.code, h.Hint = exitUsage, "hallmarkd --help lists the commands"
+		c.code, hint = exitUsage, "hallmarkd --help lists the commands"
 	}
 	fmt.Fprintf(os.Stderr, "hallmarkd: %v\n", err)
-	if h.Hint != "" {
-		fmt.Fprintf(os.Stderr, "hint: %s\n", h.Hint)
+	if hint != "" {
+		fmt.Fprintf(os.Stderr, "hint: %s\n", hint)
 	}
 	return c.code
 }

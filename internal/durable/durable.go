@@ -26,6 +26,11 @@ func ReplaceForOwner(path string, contents []byte, mode fs.FileMode) error {
 // MkdirForOwner makes a folder with a mode, whatever the umask, for a service as
 // ReplaceForOwner does.
 func MkdirForOwner(path string, mode fs.FileMode) error {
+	return MkdirForOwnerOf(filepath.Dir(path), path, mode)
+}
+
+// MkdirForOwnerOf is MkdirForOwner for the owner of another file.
+func MkdirForOwnerOf(file, path string, mode fs.FileMode) error {
 	if err := os.Mkdir(path, mode); err != nil {
 		return err
 	}
@@ -33,20 +38,23 @@ func MkdirForOwner(path string, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(made.Chmod(mode), HandOver(made), made.Close())
+	return errors.Join(made.Chmod(mode), handTo(made, file), made.Close())
 }
 
 // HandOver gives a file that was just made to the owner of its folder, if the process is
 // root's: root may help by hand, and the service with a user of its own must read it.
-func HandOver(made *os.File) error {
+func HandOver(made *os.File) error { return handTo(made, filepath.Dir(made.Name())) }
+
+// handTo is HandOver to the owner of another file.
+func handTo(made *os.File, file string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	folder, err := os.Stat(filepath.Dir(made.Name()))
+	info, err := os.Stat(file)
 	if err != nil {
 		return err
 	}
-	owner, ok := folder.Sys().(*syscall.Stat_t)
+	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || owner.Uid == 0 {
 		return nil
 	}

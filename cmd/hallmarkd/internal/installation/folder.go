@@ -23,6 +23,17 @@ func Hint(err error, next string, args ...any) error {
 	return Hinted{err, fmt.Sprintf(next, args...)}
 }
 
+// Next is what to do about an error; empty if nobody knows.
+func Next(err error) string {
+	if h, ok := errors.AsType[Hinted](err); ok {
+		return h.Hint
+	}
+	if path, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(path, fs.ErrPermission) {
+		return "run this as the user whose it is, or as root. What root left in the folder of a server with a user of its own: chown -R USER: FOLDER"
+	}
+	return ""
+}
+
 // Free refuses a folder that holds a CA, or anything.
 func Free(dir string) error {
 	entries, err := os.ReadDir(dir)

@@ -86,9 +86,7 @@ func Check(ctx context.Context, path string, now time.Time) Findings {
 	var r Findings
 	opened, err := installation.Load(path)
 	if err != nil {
-		var h installation.Hinted
-		errors.As(err, &h)
-		r.add(Error, "configuration", h.Hint, "%v", err)
+		r.add(Error, "configuration", installation.Next(err), "%v", err)
 		return r
 	}
 	r.add(OK, "configuration", "", "%s", opened.Config.File)
@@ -99,7 +97,7 @@ func Check(ctx context.Context, path string, now time.Time) Findings {
 	in.checkRootKeys(&r)
 	store, err := in.OpenStore(ctx)
 	if err != nil {
-		r.add(Error, "record", "", "%v", err)
+		r.add(Error, "record", installation.Next(err), "%v", err)
 		return r
 	}
 	defer store.Close()

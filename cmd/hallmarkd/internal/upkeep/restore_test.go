@@ -546,6 +546,36 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 	}
 }
 
+// Root begins a new journal: a server with a user of its own must write it.
+func TestNewJournalForTheServersUser(t *testing.T) {
+	f := newFactory(t)
+	f.store.Close()
+	user, database := os.Geteuid(), filepath.Join(f.in.Config.Dir, "hallmark.db")
+	if user == 0 {
+		user = 65534
+	}
+	if err := errors.Join(os.Chown(database, user, -1), os.RemoveAll(f.in.Config.Journal)); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewJournal(t.Context(), f.in); err != nil {
+		t.Fatal(err)
+	}
+	f.backup()
+	made, err := filepath.Glob(filepath.Join(f.in.Config.Journal, "*.journal"))
+	if err != nil || len(made) == 0 {
+		t.Fatal(made, err)
+	}
+	for _, path := range append(made, f.in.Config.Journal) {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != user {
+			t.Errorf("%s belongs to user %d", path, owner)
+		}
+	}
+}
+
 // TestLostJournal loses the journal's disk, but not the record's: nothing can be recorded,
 // check says so and what to do, and with a new journal and its backup nothing is lost again.
 func TestLostJournal(t *testing.T) {
