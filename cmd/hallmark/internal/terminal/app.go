@@ -70,10 +70,18 @@ func (a *App) load(c *cobra.Command) (*client.Client, error) {
 		return nil, err
 	}
 	cl, err := client.Load(path, func(warning string) { Note(c, "hallmark: warning: %s", warning) })
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, Hinted(err, "name the settings with --config or "+ConfigVariable+" (hallmarkd init wrote operator/"+client.SettingsFile+"), or make them: hallmark operator accept INVITATION")
+	return cl, withoutSettings(err)
+}
+
+// withoutSettings adds what to do when the settings are missing or another user's.
+func withoutSettings(err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return Hinted(err, "they are another user's: run this as that user, or with settings of your own (hallmark operator accept INVITATION)")
+	case errors.Is(err, os.ErrNotExist):
+		return Hinted(err, "name the settings with --config or "+ConfigVariable+" (hallmarkd init wrote operator/"+client.SettingsFile+"), or make them: hallmark operator accept INVITATION")
 	}
-	return cl, err
+	return err
 }
 
 // Asking is what a command does that asks the server.

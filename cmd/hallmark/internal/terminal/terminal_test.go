@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,19 @@ func TestDiagnose(t *testing.T) {
 	}
 	if code, _ := Diagnose(does(&client.Unreachable{Err: net.ErrClosed})); code != ExitNetwork {
 		t.Errorf("unreachable: exit %d", code)
+	}
+}
+
+// Whoever has no settings is told where they come from, whoever may not read them whose they are.
+func TestWithoutSettings(t *testing.T) {
+	for err, want := range map[error]string{os.ErrNotExist: "hallmark operator accept", os.ErrPermission: "as that user"} {
+		lost := withoutSettings(fmt.Errorf("settings: %w", &os.PathError{Op: "open", Path: "hallmark.yaml", Err: err}))
+		if _, hint := Diagnose(Run(func(*cobra.Command, []string) error { return lost })(nil, nil)); !strings.Contains(hint, want) {
+			t.Errorf("%v: %q", err, hint)
+		}
+	}
+	if withoutSettings(nil) != nil {
+		t.Error("an error of nothing")
 	}
 }
 
