@@ -81,6 +81,18 @@ func script(commands []string, port int) string {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// Where there is no TPM, what README.md puts in its place serves its commands, and tpm2-tools.
+func TestStandIn(t *testing.T) {
+	port, err := freePorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t)
+	t.Cleanup(func() { s.bash(t, "kill $(cat tpm/pid)") })
+	s.bash(t, "unset HALLMARK_TPM TPM2TOOLS_TCTI\n"+block(t, "README.md", "sh", 1)+"\ntpm2_createek --ek-context ek.ctx --key-algorithm ecc --public ek.pub || exit 1\n"+
+		script(console(string(read(t, "../..", "README.md"))), port))
+}
+
 // Every code that a client can be refused with is explained in docs/errors.md.
 func TestErrorsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/errors.md")
