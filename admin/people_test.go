@@ -52,6 +52,11 @@ func TestInvitation(t *testing.T) {
 	if name != "bo" || who.Operator != "bo" || who.Name != "Acme" || bo.Operator() != "bo" {
 		t.Errorf("accepted as %s, known as %+v", name, who)
 	}
+	listed, err := h.anna.Operators(ctx)
+	check(t, err)
+	if i := slices.IndexFunc(listed.Items, func(o wire.Operator) bool { return o.Name == "bo" }); i < 0 || listed.Items[i].Key != bo.Key() || len(bo.Key()) != 64 {
+		t.Errorf("by another key than %s: %+v", bo.Key(), listed.Items)
+	}
 	if info, err := os.Stat(filepath.Join(dir, "identity.pem")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key's file: %v, %v", info, err)
 	}

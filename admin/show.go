@@ -34,6 +34,9 @@ func showOperator(o record.Operator) wire.Operator {
 	if out.State == view.Invited {
 		out.InvitedUntil = o.InvitedUntil
 	}
+	if o.Accepted != [32]byte{} {
+		out.Key = hex.EncodeToString(o.Accepted[:])
+	}
 	return out
 }
 

@@ -245,6 +245,7 @@ type Operator struct {
 	Created      time.Time `json:"created"`
 	InvitedUntil time.Time `json:"invited_until,omitzero"`
 	Disabled     time.Time `json:"disabled,omitzero"`
+	Key          string    `json:"key,omitempty"` // as a Certificate's; of what accepted the invitation
 }
 
 // NewOperator invites an operator. TTL is in seconds; 0 means DefaultInvite.

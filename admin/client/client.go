@@ -9,8 +9,10 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -105,6 +107,12 @@ func (c *Client) Server() string { return host(c.settings.Server) }
 
 // Operator is the name in the operator's or relay's certificate.
 func (c *Client) Operator() string { return c.current().Leaf.Subject.CommonName }
+
+// Key is the SHA-256 of the present key (SubjectPublicKeyInfo), in hexadecimal.
+func (c *Client) Key() string {
+	sum := sha256.Sum256(c.current().Leaf.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
 
 func (c *Client) current() *tls.Certificate {
 	c.mu.Lock()

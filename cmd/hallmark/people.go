@@ -54,7 +54,11 @@ processes.`,
 			if err != nil {
 				return err
 			}
-			return terminal.Say(c, "you are %s; your settings are in %s", name, settings)
+			cl, err := client.Load(settings, func(string) {})
+			if err != nil {
+				return err
+			}
+			return terminal.Say(c, "you are %s; your settings are in %s\nyour key is %s: to whoever invited you hallmark operator list shows the same", name, settings, short(cl.Key()))
 		})}
 }
 
@@ -68,8 +72,8 @@ func folder(path string) string {
 
 func (a *app) operatorList() *cobra.Command {
 	return terminal.Table(&a.App, &cobra.Command{Use: "list", Short: "List the operators", Example: "  hallmark operator list"},
-		"OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED", (*client.Client).Operators, func(o wire.Operator) []string {
-			return []string{o.Name, o.State, terminal.When(o.Created), terminal.When(o.InvitedUntil), terminal.When(o.Disabled)}
+		"OPERATOR\tSTATE\tCREATED\tINVITED UNTIL\tDISABLED\tKEY", (*client.Client).Operators, func(o wire.Operator) []string {
+			return []string{o.Name, o.State, terminal.When(o.Created), terminal.When(o.InvitedUntil), terminal.When(o.Disabled), short(o.Key)}
 		})
 }
 

@@ -23,8 +23,8 @@ once more.
 Of a job that broke the glass it is the review. "hallmark approve list" shows what waits.`,
 		Example: "  hallmark approve list\n  hallmark approve a4", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: a.Arguments(func(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
-			open, err := cl.Approvals(ctx)
-			names := []string{"list\tshow what waits"}
+			open, err := cl.Approvals(ctx) // list is completed as a command
+			var names []string
 			for _, p := range open.Items {
 				names = append(names, p.ID+"\t"+about(p))
 			}
