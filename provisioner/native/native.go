@@ -65,7 +65,8 @@ func Handler(service *provisioner.Service, c Config) http.Handler {
 		mux.HandleFunc("POST "+wire.PathNonce, h.nonce)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		h.fail(w, r, &wire.Problem{Status: http.StatusNotFound, Code: wire.CodeNotFound, Detail: "no such resource: " + r.Method + " " + r.URL.Path})
+		h.fail(w, r, &wire.Problem{Status: http.StatusNotFound, Code: wire.CodeNotFound, Detail: "no such resource: " + r.Method + " " + r.URL.Path,
+			Hint: "this address is for devices and relays; operators have one of their own, which the settings that hallmark operator accept makes name"})
 	})
 	return mux
 }

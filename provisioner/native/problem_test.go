@@ -52,3 +52,12 @@ func TestUnavailable(t *testing.T) {
 		}
 	}
 }
+
+// TestWrongListener: an operator who asks where devices do is told.
+func TestWrongListener(t *testing.T) {
+	w := httptest.NewRecorder()
+	Handler(nil, Config{Log: slog.New(slog.DiscardHandler)}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/whoami", nil))
+	if w.Code != 404 || !strings.Contains(w.Body.String(), "this address is for devices and relays") {
+		t.Errorf("%d: %s", w.Code, w.Body)
+	}
+}

@@ -86,7 +86,7 @@ func (d *Doors) openAll(all []listener, c *config.Config) (sockets []net.Listene
 						fresh.Close()
 					}
 				}
-				return nil, installation.Hint(fmt.Errorf("listener for %s: %w", l.name, err), "stop what listens there (ss -ltnp shows it), or change listen.%s in %s", l.name, c.File)
+				return nil, notListening(err, l.name, c.File)
 			}
 			socket = opened.(*net.TCPListener)
 		}
@@ -173,4 +173,13 @@ func Reload(dir string) (pid int, err error) {
 		return 0, fmt.Errorf("%s does not name the server's process", f.Name())
 	}
 	return pid, syscall.Kill(pid, syscall.SIGHUP)
+}
+
+// notListening is the error of a listener that cannot be opened, with what to do next.
+func notListening(err error, name, file string) error {
+	next := "stop what listens there (ss -ltnp shows it), or change listen.%s in %s"
+	if errors.Is(err, fs.ErrPermission) {
+		next = "a port below 1024 is for root: change listen.%s in %s and forward it to the one chosen, or let systemd give CAP_NET_BIND_SERVICE in AmbientCapabilities= and CapabilityBoundingSet="
+	}
+	return installation.Hint(fmt.Errorf("listener for %s: %w", name, err), next, name, file)
 }
