@@ -58,7 +58,7 @@ processes.`,
 			if err != nil {
 				return err
 			}
-			return terminal.Say(c, "you are %s; your settings are in %s\nyour key is %s: to whoever invited you hallmark operator list shows the same", name, settings, short(cl.Key()))
+			return terminal.Say(c, "you are %s; your settings are in %s\nyour key begins with %s; hallmark operator list must show the same to whoever invited you", name, settings, short(cl.Key()))
 		})}
 }
 
