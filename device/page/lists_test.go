@@ -147,7 +147,7 @@ func TestLists(t *testing.T) {
 		}
 	}
 	answer = a.list(server.URL+"/elsewhere", 1, nil)
-	for path, says := range map[string]string{"/elsewhere": "302", "/none": "404"} {
+	for path, says := range map[string]string{"/elsewhere": "answered 302", "/none": "answered 404"} {
 		if _, err := new(Lists).revoked(a.visitor(server.URL+path), a.certificate, time.Now()); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", path, err)
 		}

@@ -94,15 +94,21 @@ func TestUnsignedReportIsNotDecoded(t *testing.T) {
 	if err := json.Unmarshal(good, &in); err != nil {
 		t.Fatal(err)
 	}
-	payload := `{"made":"2026-11-28T12:00:00Z","devices":[{}` + strings.Repeat(",{}", 1<<20) + `]}`
-	in.Payload = base64.RawURLEncoding.EncodeToString([]byte(payload))
-	text, _ := json.Marshal(in)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	_, err := jobs.VerifyReport(text, roots)
-	runtime.ReadMemStats(&after)
-	if spent := after.TotalAlloc - before.TotalAlloc; err == nil || spent > 10*uint64(len(text)) {
-		t.Errorf("%v; %d MiB for %d", err, spent>>20, len(text)>>20)
+	swell := func(head, item, tail string) string {
+		return base64.RawURLEncoding.EncodeToString([]byte(head + item + strings.Repeat(","+item, 1<<20) + tail))
+	}
+	payload, header := in, in
+	payload.Payload = swell(`{"made":"2026-11-28T12:00:00Z","devices":[`, `{}`, `]}`)
+	header.Protected = swell(`{"x5c":[`, `""`, `]}`)
+	for _, in := range []jobs.SignedReport{payload, header} {
+		text, _ := json.Marshal(in)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := jobs.VerifyReport(text, roots)
+		runtime.ReadMemStats(&after)
+		if spent := after.TotalAlloc - before.TotalAlloc; err == nil || spent > 10*uint64(len(text)) {
+			t.Errorf("%v; %d MiB for %d", err, spent>>20, len(text)>>20)
+		}
 	}
 }
 
