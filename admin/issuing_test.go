@@ -126,3 +126,30 @@ func TestRevokeIssuerTakesTwo(t *testing.T) {
 		t.Errorf("bert is told %+v", alerts.Items)
 	}
 }
+
+// A revocation that stopped because whoever asked for it was disabled is taken up by another.
+func TestRevokeIssuerOfSomebodyDisabled(t *testing.T) {
+	h := newHouse(t)
+	ctx := t.Context()
+	h.device(record.DefaultModel, record.DefaultLot, "SN-1")
+	bert := h.second("bert")
+	h.succeed(profile.Operational)
+	in := issuers.NewRevocation{Reason: "superseded", BreakGlass: "nobody is awake"}
+	r, err := bert.RevokeIssuer(ctx, profile.Operational, in)
+	check(t, err)
+	_, err = h.anna.DisableOperator(ctx, "bert")
+	check(t, err)
+	_, err = h.anna.MoveJob(ctx, r.Job, "pause") // as its next step would
+	check(t, err)
+	_, err = h.anna.MoveJob(ctx, r.Job, "resume")
+	wantProblem(t, err, wire.CodeConflict)
+	_, err = h.anna.RevokeIssuer(ctx, profile.Operational, in)
+	wantProblem(t, err, wire.CodeConflict)
+	if p, _ := errors.AsType[*wire.Problem](err); !strings.Contains(p.Hint, "if it cannot be resumed: hallmark job cancel "+r.Job+", and this again") {
+		t.Errorf("whoever takes it up is told %q", p.Hint)
+	}
+	_, err = h.anna.MoveJob(ctx, r.Job, "cancel")
+	check(t, err)
+	_, err = h.anna.RevokeIssuer(ctx, profile.Operational, in)
+	check(t, err)
+}

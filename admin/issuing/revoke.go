@@ -115,8 +115,11 @@ func (s *Service) mayEnd(ctx context.Context, c *gate.Call, i, successor Issuer)
 	}
 	if j := revocation(begun, i.Name); j != nil && j.State != record.JobCancelled {
 		hint := "hallmark job show " + j.ID
-		if j.State == record.JobWaiting { // whoever asked for it is told to try a break-glass
+		switch j.State { // whoever asked for it is told to try a break-glass, or is disabled
+		case record.JobWaiting:
 			hint += `; if nobody approves it: hallmark job cancel ` + j.ID + `, and this again with --break-glass "WHY IT CANNOT WAIT"`
+		case record.JobPaused:
+			hint += "; if it cannot be resumed: hallmark job cancel " + j.ID + ", and this again"
 		}
 		return gate.Refuse(http.StatusConflict, wire.CodeConflict, hint, "job %s revokes %s already: it is %s", j.ID, i.Name, j.State)
 	}
