@@ -27,3 +27,20 @@ func TestMakersChangedMeanwhile(t *testing.T) {
 		t.Errorf("from the beginning: %v", err)
 	}
 }
+
+// A chip that no maker vouches for is what it was, whatever becomes of makers meanwhile.
+func TestMakersChangedBesideAChipOfNoMaker(t *testing.T) {
+	var makers atomic.Value
+	makers.Store("one")
+	i := install(t, settings{makers: func() string { return makers.Load().(string) }})
+	u, ticket := i.unit(t, simtpm.Options{}), i.ticket(t, nil)
+	u.TPM.Certificates = nil
+	begun, err := u.begin(ticket, "SN-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	makers.Store("another")
+	if _, err := u.answer(begun.Challenge); err != nil {
+		t.Error(err)
+	}
+}
