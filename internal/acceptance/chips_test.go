@@ -52,7 +52,7 @@ func TestChipsOfAnotherMaker(t *testing.T) {
 	}
 }
 
-// A list made as docs/factory.md says admits the chip that it was made of.
+// A list made as docs/factory.md describes admits the chip that it was made from.
 func TestListOfChips(t *testing.T) {
 	page, err := os.ReadFile("../../docs/factory.md")
 	if err != nil {
