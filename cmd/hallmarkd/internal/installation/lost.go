@@ -149,9 +149,16 @@ func (in *Installation) lostIssuers(ctx context.Context, store Tells, events []r
 	}
 	for _, line := range profile.Issuers() {
 		e, name := used[line], in.Issuer(line).Name
-		if _, err := in.Find(e.Object); err == nil && e.Object != name {
-			all = append(all, Loss{e.Object, false, fmt.Sprintf("it was put to use on %s, and %s issues here", day(e.Time), name), "hallmarkd trust activate " + e.Object})
+		at, err := in.Find(e.Object)
+		if err != nil || e.Object == name {
+			continue
 		}
+		l := Loss{e.Object, false, fmt.Sprintf("it was put to use on %s, and %s issues here", day(e.Time), name), "hallmarkd trust activate " + e.Object}
+		if !in.Lists(in.Issuers[at]) { // the files are of after it was made and before it was trusted
+			l.Detail += "; the trust bundle does not list its root, so this server does not accept what it issued"
+			l.Hint = "publish a trust bundle that lists its root, then " + l.Hint
+		}
+		all = append(all, l)
 	}
 	return all, nil
 }

@@ -186,6 +186,39 @@ func TestLostForGood(t *testing.T) {
 	k.losses()
 }
 
+// A CA that was made before the backup and trusted after it is here: what it issued is refused all the
+// same, and to activate it takes a bundle first.
+func TestRestoreBeforePublishing(t *testing.T) {
+	k := keyholder{newFactory(t), ""}
+	k.safe = filepath.Join(k.in.Config.Dir, "root-keys")
+	made, err := rollover.AddRoot(t.Context(), k.in, k.store, profile.Operational, k.safe, time.Now())
+	k.check(err)
+	k.reopen()
+	file := k.backup()
+	k.publish()
+	activate := func() error { return rollover.Activate(t.Context(), k.in, k.store, made.Issuer, time.Now()) }
+	k.check(activate())
+	k.reopen()
+	k.enrol("after", record.DefaultLot)
+	k.store.Close()
+	done, err := restore(t, Restoring{From: file, Journal: k.in.Config.Journal})
+	k.check(err)
+	k.factory = open(t, done.Config)
+	if l := k.losses("trust bundle", made.Issuer)[1]; !strings.Contains(l.Detail, "does not accept") || !strings.HasPrefix(l.Hint, "publish a trust bundle") {
+		t.Errorf("%+v", l)
+	}
+	if err := activate(); err == nil {
+		t.Error("a CA that nobody trusts is put to use")
+	}
+	k.publish() // the backup has the proposal
+	if l := k.losses(made.Issuer)[0]; l.Hint != "hallmarkd trust activate "+made.Issuer {
+		t.Errorf("%+v", l)
+	}
+	k.check(activate())
+	k.reopen()
+	k.losses()
+}
+
 // forgetful is what knows no issuers, as add-root did once.
 type forgetful struct{}
 
