@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// exits runs a program and wants this exit code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits N PROGRAM ARGS...")
