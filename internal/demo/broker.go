@@ -59,7 +59,7 @@ func (d *demo) carryMQTT() (string, error) {
 	if err := subscriber.Wait(); err != nil || d.heard() != "before the renewal\nafter the renewal\n" {
 		return "", fmt.Errorf("the subscription heard %q: %v", d.heard(), err)
 	}
-	return "mosquitto took the TPM's signature; a subscription stood over a renewal", nil
+	return "mosquitto accepted the TPM's signature; a subscription survived a renewal", nil
 }
 
 // heard is what the subscription has heard.

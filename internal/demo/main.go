@@ -70,13 +70,12 @@ func run(ctx context.Context, bin, dir string, keep bool) error {
 const summary = `What you saw:
   A factory made a CA and a ticket. A device proved with its TPM that its keys live in
   that very chip, and got an identity of its own: no password, nothing shared. It fetched
-  a working certificate and renewed it by itself, proving the chip again each time, and
-  used it in a TLS 1.3 connection in which the TPM made the signature, and lent it to
-  programs that speak plain MQTT.
-  Then an administrator suspended it: beside a broker a relay saw to it that its session
-  ended and no other began, within two seconds, until the suspension was lifted. In the end
-  it was revoked: its renewal and its return are refused, and CRL and OCSP tell everybody
-  else.`
+  a working certificate and renewed it, proving the chip again each time. It used that
+  certificate in a TLS 1.3 connection that the TPM signed, and lent it to programs that
+  speak plain MQTT.
+  Then an administrator suspended the device. Within two seconds a relay beside the broker
+  had ended its session, and kept it out until the suspension was lifted. At last the device
+  was revoked: it can neither renew nor come back, and CRL and OCSP tell everybody else.`
 
 // demo is the stage: where things are and what runs.
 type demo struct {

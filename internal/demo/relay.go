@@ -74,7 +74,7 @@ acl_file %[1]s/nothing.acl
 		return "", err
 	}
 	d.party.session, err = d.openMQTT()
-	return "it keeps mosquitto's CRLs fresh; a session of the device stands", err
+	return "it keeps mosquitto's CRLs fresh; the device is connected", err
 }
 
 // openMQTT opens a session through the proxy: CONNECT, and CONNACK with return code 0

@@ -119,7 +119,7 @@ func (d *demo) serve() (string, error) {
 
 func (d *demo) trustMaker() (string, error) {
 	_, err := d.program("hallmark", "vendorca", "import", d.path("tpm-maker.pem"))
-	return "its TPMs are certified from now on", err
+	return "its TPMs count as certified from now on", err
 }
 
 func (d *demo) order() (string, error) {
