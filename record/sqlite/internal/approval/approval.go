@@ -134,7 +134,7 @@ func (s Approvals) GivenApproval(ctx context.Context, kind, subject, requester s
 // no event if there is none.
 func (s Approvals) EndApprovals(ctx context.Context, at time.Time, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
-		return audit.Any(c.Exec("UPDATE approvals SET expires = min(requested, ?1) WHERE spent IS NULL AND expires > min(requested, ?1)", at))
+		return audit.Any(c.Exec(audit.EndApprovals, at))
 	})
 }
 

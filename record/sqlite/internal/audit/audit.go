@@ -93,6 +93,10 @@ func Add(c *engine.Conn, e record.Event) error {
 	return err
 }
 
+// EndApprovals begins a statement that ends requests and approvals at ?1, and as if they had
+// never been, for the clock may be set back; what follows may narrow it.
+const EndApprovals = "UPDATE approvals SET expires = min(requested, ?1) WHERE spent IS NULL AND expires > min(requested, ?1)"
+
 // spend also ends what others have asked for, or been given, to do the same: it is done.
 func spend(c *engine.Conn, approval int64, e record.Event) error {
 	n, err := c.Exec("UPDATE approvals SET spent = ? WHERE seq = ? AND "+Spendable, e.Time, approval, e.Time)
@@ -102,8 +106,7 @@ func spend(c *engine.Conn, approval int64, e record.Event) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.Exec(`UPDATE approvals SET expires = min(requested, ?1) WHERE spent IS NULL AND expires > min(requested, ?1)
-		AND subject = (SELECT subject FROM approvals WHERE seq = ?2) AND kind = (SELECT kind FROM approvals WHERE seq = ?2)`, e.Time, approval)
+	_, err = c.Exec(EndApprovals+" AND subject = (SELECT subject FROM approvals WHERE seq = ?2) AND kind = (SELECT kind FROM approvals WHERE seq = ?2)", e.Time, approval)
 	return err
 }
 
