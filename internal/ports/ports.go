@@ -25,6 +25,9 @@ func Free(from, n int) (first int, err error) {
 	if from+1000 > ephemeral {
 		return 0, fmt.Errorf("outgoing connections take ports from %d on", ephemeral)
 	}
+	if err := triedToStart(); err != nil {
+		return 0, err
+	}
 	for range 100 {
 		first = from + 10*((os.Getpid()+int(given.Add(1)))%100) // two runs of a program begin elsewhere
 		if free(first, n) {
@@ -32,6 +35,17 @@ func Free(from, n int) (first int, err error) {
 		}
 	}
 	return 0, errors.New("no free ports on 127.0.0.1")
+}
+
+// triedToStart returns once Go has made its trial child with CLONE_PIDFD, which it does once in a
+// process, at the first os.StartProcess, and without syscall.ForkLock (os.checkPidfd). That child
+// would keep a port that is tried at that moment.
+func triedToStart() error {
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return self.Release()
 }
 
 func free(first, n int) bool {
