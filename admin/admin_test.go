@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -265,7 +266,7 @@ func TestStatus(t *testing.T) {
 	} {
 		got, err := s.do(ctx, "SN-1", s.ask)
 		check(t, err)
-		if s.want.Device = d.Name(); got != s.want {
+		if s.want.Device = d.Name(); !reflect.DeepEqual(got, s.want) {
 			t.Errorf("step %d: got %+v, want %+v", i, got, s.want)
 		}
 		if r := listed(); !slices.Equal(r, s.listed) {

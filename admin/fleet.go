@@ -110,11 +110,16 @@ func (s *Service) change(ctx context.Context, c *gate.Call, kind string) (any, e
 	if err != nil {
 		return nil, err
 	}
-	if d.State == target {
-		shards = nil // published once more, and nothing changed
+	out := wire.StatusChange{Device: d.Name(), State: target, Changed: d.State != target, Unsigned: s.Status.Unsigned(shards)}
+	if !out.Changed {
+		shards = nil // published once more
+	}
+	for _, sh := range shards {
+		if s.Status.Signs(sh.Issuer) {
+			out.Shards++
+		}
 	}
 	rows, err := s.certificatesOf(ctx, d)
-	out := wire.StatusChange{Device: d.Name(), State: target, Changed: d.State != target, Shards: len(shards)}
 	for _, row := range rows {
 		if record.StatusOf(row, c.Now) == statusIn[target] && slices.Contains(shards, record.Shard{Issuer: row.Issuer, Number: row.Shard}) {
 			out.Certificates++

@@ -54,6 +54,7 @@ func (s *Service) grant(ctx context.Context, c *gate.Call) (any, error) {
 		return nil, err
 	}
 	out := showGrant(d, g)
+	out.Unsigned = s.Status.Unsigned(shards)
 	if g.NewKey {
 		out.Ticket = s.permission(wire.KindTicket, g.ID, s.DeviceServer)
 	}

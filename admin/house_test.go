@@ -108,7 +108,7 @@ func (h *house) serve(ctx context.Context) {
 	plans := &renewal.Service{Store: meanwhile{h.store, h}, DefaultPoll: 6 * time.Hour, Changed: func() { h.replanned.Add(1) }}
 	watch, statusOf := consent.New(h.store), h.status()
 	h.jobs = job.New(h.store, statusOf.Publish, h.now, slog.New(slog.NewTextHandler(h.t.Output(), nil)))
-	many, err := bulk.New(bulk.Config{Store: meanwhile{h.store, h}, Watch: watch, Wake: h.jobs.Wake, Name: "Acme", Seal: h.seal})
+	many, err := bulk.New(bulk.Config{Store: meanwhile{h.store, h}, Watch: watch, Unsigned: statusOf.Unsigned, Wake: h.jobs.Wake, Name: "Acme", Seal: h.seal})
 	check(h.t, err)
 	authorities := issuing.Service{Store: h.store, Authorities: h, Plans: plans, Wake: h.jobs.Wake}
 	service, err := admin.New(admin.Config{

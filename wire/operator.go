@@ -211,6 +211,8 @@ type StatusChange struct {
 	// Certificates is how many certificates it changed, Shards on how many CRLs.
 	Certificates int `json:"certificates"`
 	Shards       int `json:"shards"`
+	// Unsigned are the issuers whose CRLs of it nobody can sign here any more, and what that means.
+	Unsigned map[string]string `json:"unsigned,omitempty"`
 }
 
 // Certificate is one recorded certificate.

@@ -26,6 +26,7 @@ type Store interface {
 	record.Alerts
 	record.Settings
 	selection.Store
+	Issuers(ctx context.Context) ([]string, error)
 	RelyingParties(ctx context.Context) ([]record.RelyingParty, error)
 	TakenUp(ctx context.Context, number int64, job string) ([]record.Taken, error)
 }
@@ -34,6 +35,8 @@ type Store interface {
 type Config struct {
 	Store Store
 	Watch *consent.Watch
+	// Unsigned is status.Service.Unsigned.
+	Unsigned func(shards []record.Shard) map[string]string
 	// Wake tells the job runner that there may be work.
 	Wake func()
 	// Name is the installation's name, for reports. Seal gives the certificates, leaf first
@@ -47,7 +50,7 @@ type Service struct{ Config }
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
-	if c.Store == nil || c.Watch == nil || c.Wake == nil || c.Name == "" || c.Seal == nil {
+	if c.Store == nil || c.Watch == nil || c.Unsigned == nil || c.Wake == nil || c.Name == "" || c.Seal == nil {
 		return nil, errors.New("bulk: a part is missing")
 	}
 	return &Service{c}, nil

@@ -61,7 +61,18 @@ func (s *Service) shown(ctx context.Context, j record.Job, now time.Time) (jobs.
 		return a.Approver != "" || a.Kind == record.ApproveJob && (j.State != record.JobWaiting || !a.Expires.After(now))
 	}))
 	out.BreakGlass = glass
-	return out, nil
+	out.Unsigned, err = s.unsigned(ctx, j)
+	return out, err
+}
+
+// unsigned asks for a job's shards, which takes a while if it is large, only if an issuer was lost.
+func (s *Service) unsigned(ctx context.Context, j record.Job) (map[string]string, error) {
+	issuers, err := s.Store.Issuers(ctx)
+	if err != nil || s.Unsigned(view.Each(issuers, func(name string) record.Shard { return record.Shard{Issuer: name} })) == nil {
+		return nil, err
+	}
+	shards, err := s.Store.JobShards(ctx, j.ID, j.Created)
+	return s.Unsigned(shards), err
 }
 
 // about are the requests and reviews of a job, which come last.

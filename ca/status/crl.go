@@ -39,13 +39,14 @@ const signers = 8
 
 // Publish signs and stores the shards' CRLs and returns when they are being served. They contain
 // everything recorded before the call. Concurrent calls for one shard share a signing. A failure
-// of one shard does not stop the others; Run repairs it later.
+// of one shard does not stop the others; Run repairs it later. Shards of an issuer that is not here
+// are left out (Unsigned): whoever waited for their lists would wait for ever.
 func (s *Service) Publish(ctx context.Context, shards ...record.Shard) error {
 	var all sync.WaitGroup
 	places, failed := make(chan struct{}, signers), make([]error, len(shards))
 	done := map[record.Shard]bool{}
 	for n, name := range shards {
-		if done[name] {
+		if done[name] || !s.Signs(name.Issuer) {
 			continue
 		}
 		done[name] = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -25,6 +26,29 @@ func (s *Service) Restore(ctx context.Context, device string, e record.Event) (s
 func (s *Service) RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error) {
 	shards, err = s.store.RevokeOperator(ctx, operator, s.now(), reason, e)
 	return s.PublishChange(ctx, shards, err)
+}
+
+// Signs reports whether an issuer is here, and so its lists and OCSP answers. One of which there are
+// certificates on record may have been lost, in a restore from before it was made.
+func (s *Service) Signs(issuer string) bool { return s.issuers[issuer] != nil }
+
+// Unsigned are the issuers of shards whose lists nobody can sign here, with what that means to
+// whoever has changed certificates on them; nil if there are none.
+func (s *Service) Unsigned(shards []record.Shard) map[string]string {
+	var all map[string]string
+	for _, sh := range shards {
+		if s.Signs(sh.Issuer) {
+			continue
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[sh.Issuer] = "its certificates count on this server alone, which goes by the record"
+		if profile.LineOf(sh.Issuer) == profile.Operational {
+			all[sh.Issuer] = "relying parties are not told of this change to its certificates: they go by the last list that they have, until it ends, at most seven days after it was signed"
+		}
+	}
+	return all
 }
 
 // PublishChange publishes the shards of a change, unless recording it failed with err. What is

@@ -483,9 +483,6 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if err := p.service.Publish(background, record.Shard{Issuer: "nobody"}); err == nil {
-		t.Error("published for an issuer that is not here")
-	}
 }
 
 // FuzzOCSP throws paths and bodies at the handler: whatever comes, the answer is an
@@ -519,4 +516,21 @@ func FuzzOCSP(f *testing.F) {
 			t.Fatalf("good: %v", answer.SerialNumber)
 		}
 	})
+}
+
+// An issuer that was lost keeps nobody waiting, and is named.
+func TestIssuerThatIsNotHere(t *testing.T) {
+	p := newPKI(t)
+	lost := []record.Shard{{Issuer: "operational-2", Number: 1}, p.shard(0), {Issuer: "operational-2", Number: 2}, {Issuer: "manufacturing-2", Number: 1}}
+	p.must(p.service.Publish(background, lost...))
+	if sh, err := p.service.shard(p.shard(0)); err != nil || sh.newest.Load() == nil {
+		t.Error("the list of the issuer that is here was not published")
+	}
+	got := p.service.Unsigned(lost)
+	if len(got) != 2 || !strings.Contains(got["operational-2"], "not told") || !strings.Contains(got["manufacturing-2"], "this server alone") {
+		t.Errorf("named: %q", got)
+	}
+	if got := p.service.Unsigned(lost[1:2]); got != nil {
+		t.Errorf("an issuer that is here: %q", got)
+	}
 }

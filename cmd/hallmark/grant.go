@@ -33,6 +33,7 @@ again with a new key.`,
 	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 		in.For = life.Seconds()
 		g, err := cl.Grant(c.Context(), args[0], in)
+		terminal.Unsigned(c, g.Unsigned)
 		if err == nil && g.State == "suspended" {
 			terminal.Note(c, "hallmark: %s is suspended, and is let in once that is lifted: hallmark device restore %[1]s", g.Device)
 		}

@@ -130,6 +130,8 @@ type Job struct {
 	// was; zero before the first.
 	Change  int64     `json:"change,omitempty"`
 	Changed time.Time `json:"changed,omitzero"`
+	// Unsigned is as in wire.StatusChange; empty in listings.
+	Unsigned map[string]string `json:"unsigned,omitempty"`
 }
 
 // Pending is the outcome of a device that a job has not reached.

@@ -34,4 +34,6 @@ type Grant struct {
 	Ticket string `json:"ticket,omitempty"`
 	// State is the device's state, since a grant does not admit a suspended device.
 	State string `json:"state,omitempty"`
+	// Unsigned is as in wire.StatusChange, of the certificates that a NewKey ended.
+	Unsigned map[string]string `json:"unsigned,omitempty"`
 }

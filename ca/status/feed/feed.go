@@ -45,6 +45,8 @@ const (
 type Lists interface {
 	// Publish signs lists and returns when they are being served.
 	Publish(ctx context.Context, shards ...record.Shard) error
+	// Signs reports whether an issuer is here, and so its lists.
+	Signs(issuer string) bool
 	// Shows is the number of the last change in the list being served.
 	Shows(shard record.Shard) int64
 	// Published receives a value after each publication.
@@ -154,9 +156,9 @@ func (f *Feed) advance(ctx context.Context, due bool) (waiting int64, err error)
 }
 
 // unlisted reports whether a change is missing from its list. That of an expired certificate need
-// not be there (RFC 5280 §3.3).
+// not be there (RFC 5280 §3.3), and that of an issuer that was lost never is.
 func (f *Feed) unlisted(c record.Change) bool {
-	return f.Lists.Shows(record.Shard{Issuer: c.Issuer, Number: c.Shard}) < c.Number && !c.NotAfter.Before(f.Now())
+	return f.Lists.Signs(c.Issuer) && f.Lists.Shows(record.Shard{Issuer: c.Issuer, Number: c.Shard}) < c.Number && !c.NotAfter.Before(f.Now())
 }
 
 // publish publishes what the process that made a change has not. If it fails the change is

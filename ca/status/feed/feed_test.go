@@ -507,3 +507,15 @@ func TestNameThatIsAnOption(t *testing.T) {
 		}
 	}
 }
+
+// What no list will ever show keeps no other change waiting.
+func TestIssuerThatIsNotHere(t *testing.T) {
+	s := newSite(t)
+	c := record.Change{Number: 1 << 40, Issuer: s.Issuer.Name, Shard: 1, NotAfter: time.Now().Add(time.Hour)}
+	if !s.feed.unlisted(c) {
+		t.Error("a change that is on no list yet is announced")
+	}
+	if c.Issuer += "-2"; s.feed.unlisted(c) {
+		t.Error("a change of an issuer that was lost is waited for")
+	}
+}

@@ -124,6 +124,7 @@ func (t acting) run(a *terminal.App, c *cobra.Command, args []string) error {
 // one is done, and published, when the answer comes.
 func (t acting) one(c *cobra.Command, cl *client.Client, serial string) error {
 	got, err := t.One(cl, c.Context(), serial, wire.StatusRequest{Reason: t.in.Reason, Why: t.in.Why})
+	terminal.Unsigned(c, got.Unsigned)
 	if err != nil || *t.asJSON {
 		return terminal.Shown(c, got, err)
 	}
@@ -165,6 +166,7 @@ func (t acting) many(c *cobra.Command, cl *client.Client) error {
 	}
 	terminal.Note(c, "hallmark: job %s: %s %s", j.ID, j.Kind, terminal.Count(int(j.Total), "device"))
 	p, err := follow(c, cl, j.ID)
+	terminal.Unsigned(c, p.Unsigned)
 	if err != nil || *t.asJSON {
 		return terminal.Shown(c, p, err)
 	}

@@ -93,6 +93,7 @@ it changed, if that is within seconds.`,
 		if err == nil && (*wait || !*asJSON && terminal.Interactive(c.OutOrStdout()) && moving(p.State)) {
 			p, err = follow(c, cl, args[0])
 		}
+		terminal.Unsigned(c, p.Unsigned)
 		if err != nil || *asJSON {
 			return terminal.Shown(c, p, err)
 		}
@@ -210,6 +211,7 @@ func verify() *cobra.Command {
 			return errors.New(*roots + " holds no PEM certificate")
 		}
 		r, err := jobs.VerifyReport(text, pool)
+		terminal.Unsigned(c, r.Job.Unsigned)
 		if err != nil || *asJSON {
 			return terminal.Shown(c, r, err)
 		}

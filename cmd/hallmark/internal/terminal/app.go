@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -142,6 +144,13 @@ func Say(c *cobra.Command, format string, args ...any) error {
 
 // Note is Say beside the output.
 func Note(c *cobra.Command, format string, args ...any) { say(c.ErrOrStderr(), format, args...) }
+
+// Unsigned tells whose CRLs a change could not be put on (wire.StatusChange), also beside JSON.
+func Unsigned(c *cobra.Command, all map[string]string) {
+	for _, issuer := range slices.Sorted(maps.Keys(all)) {
+		Note(c, "hallmark: this CA is not on the server any more, and nobody can sign its CRLs: %s: %s; hallmarkd check on the server says what to do", issuer, all[issuer])
+	}
+}
 
 func say(w io.Writer, format string, args ...any) error {
 	for i, a := range args {

@@ -45,7 +45,7 @@ func (h *hallmark) wireHandlers(in *installation.Installation, store record.Stor
 	}
 	plans := &renewal.Service{Store: store, DefaultPoll: provisioner.DefaultPoll, Changed: h.devices.Replan}
 	watch := consent.New(store)
-	many, err := bulk.New(bulk.Config{Store: store, Watch: watch, Wake: h.jobs.Wake, Name: in.Config.Name, Seal: h.seal(infrastructure)})
+	many, err := bulk.New(bulk.Config{Store: store, Watch: watch, Unsigned: h.status.Unsigned, Wake: h.jobs.Wake, Name: in.Config.Name, Seal: h.seal(infrastructure)})
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/issuing"
@@ -60,16 +59,5 @@ func tellLosses(ctx context.Context, in *installation.Installation, store record
 	}
 	for _, l := range lost {
 		log.Warn("the record knows of what is not here: hallmarkd check", "of", l.Subject, "missing", l.Detail, "hint", l.Hint)
-	}
-}
-
-// signable leaves out the lists of an issuer that is gone (installation.Losses): nobody can sign
-// them, and a start or a job that waited for them would wait for ever.
-func signable(in *installation.Installation, publish func(context.Context, ...record.Shard) error) func(context.Context, ...record.Shard) error {
-	return func(ctx context.Context, shards ...record.Shard) error {
-		return publish(ctx, slices.DeleteFunc(slices.Clone(shards), func(s record.Shard) bool {
-			_, err := in.Find(s.Issuer)
-			return err != nil
-		})...)
 	}
 }

@@ -117,8 +117,7 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 		return nil, err
 	}
 	h.authority.status = h.status // each needs the other: the responders' certificates are the CA's
-	publish := signable(in, h.status.Publish)
-	if err := publish(ctx, void...); err != nil {
+	if err := h.status.Publish(ctx, void...); err != nil {
 		return nil, err
 	}
 	if h.feed, err = feed.New(ctx, feed.Config{
@@ -126,7 +125,7 @@ func assemble(ctx context.Context, in *installation.Installation, store record.S
 	}); err != nil {
 		return nil, err
 	}
-	h.jobs = job.New(store, publish, time.Now, log)
+	h.jobs = job.New(store, h.status.Publish, time.Now, log)
 	h.own = &own{request: serverRequest(in), authority: h.authority, log: log}
 	if err := h.makers.reload(ctx); err != nil {
 		return nil, err
