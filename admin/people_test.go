@@ -371,3 +371,33 @@ func TestKeyRequestBelongsToItsConnection(t *testing.T) {
 		t.Errorf("accept: %d %+v", status, p)
 	}
 }
+
+// TestApprovalUsedAtOnce: of those who do at the same time what was approved once, one does it, and
+// the others read what has become of the approval.
+func TestApprovalUsedAtOnce(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	bo := h.second("bo")
+	cleo := wire.NewOperator{Name: "cleo"}
+	_, err := h.anna.Invite(ctx, cleo)
+	_, err = bo.Approve(ctx, requested(t, err))
+	check(t, err)
+	var wg sync.WaitGroup
+	errs := make([]error, 16)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = h.anna.Invite(ctx, cleo) })
+	}
+	wg.Wait()
+	done := 0
+	for _, err := range errs {
+		p := new(wire.Problem)
+		switch {
+		case err == nil:
+			done++
+		case !errors.As(err, &p) || p.Code != wire.CodeApproval && (p.Code != wire.CodeConflict || !strings.Contains(p.Detail, "approval was used")):
+			t.Errorf("at the same time: %v", err)
+		}
+	}
+	if done != 1 {
+		t.Errorf("done %d times", done)
+	}
+}

@@ -116,8 +116,8 @@ type Issuance interface {
 	ReserveShard(ctx context.Context, issuer string, want, capacity int64) (shard, given int64, err error)
 	// Intend records certificates about to be signed: TBS set, DER nil. All or none.
 	// ErrExists if a serial number is taken; ErrNotFound if the device or operator that
-	// one is for does not exist, ErrConflict if it is not active or is disabled: a device
-	// once revoked is never signed for. ErrConflict also if an operator or relying party without
+	// one is for does not exist, ErrConflict if the device is not active: one that was once revoked
+	// is never signed for; ErrDisabled if the operator is disabled. ErrConflict also if an operator or relying party without
 	// a good certificate was invited, and it was not this key that accepted: it was that of an
 	// invitation before, or a renewal of what was revoked meanwhile; and if the device has lost its key
 	// (View.Lost), or has another since: what was admitted before that is of the lost one.

@@ -29,6 +29,8 @@ var (
 	ErrBadCursor = errors.New("not a cursor of this listing")
 	// ErrDisabled: whoever wants this was disabled meanwhile (Event.By).
 	ErrDisabled = errors.New("disabled meanwhile")
+	// ErrSpent: the approval that this needs has ended (Event.Spends).
+	ErrSpent = errors.New("its approval has ended")
 	// ErrUnavailable: the store cannot be written now (full, read-only, locked, gone).
 	ErrUnavailable = errors.New("the database cannot be written")
 )
@@ -371,7 +373,7 @@ type Event struct {
 	// written in any case. It is not read back.
 	By string
 	// Spends is the ID of the approval that the act needed: it is spent when the event is
-	// written, and if it cannot be (Approvals.GivenApproval), ErrNotFound, nothing is done. Others'
+	// written, and if it cannot be (Approvals.GivenApproval), ErrSpent, nothing is done. Others'
 	// requests and approvals of that kind and subject end with it. It is not read back.
 	Spends string
 	// Alert: the operators who did not cause it must hear of it (Alerts). It is not read back.

@@ -24,7 +24,12 @@ func Problem(err error) *wire.Problem {
 	case errors.As(err, &filter):
 		return &wire.Problem{Status: http.StatusBadRequest, Code: wire.CodeFilter, Detail: filter.Error()}
 	case errors.Is(err, record.ErrDisabled):
-		return &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised, Detail: "the name in the certificate shown was disabled meanwhile; nothing was changed"}
+		return &wire.Problem{Status: http.StatusUnauthorized, Code: wire.CodeUnauthorised, Detail: "the name in the certificate shown was disabled meanwhile; nothing was changed",
+			Hint: "an operator who should still have it invites again: hallmark operator invite, or hallmark relying-party invite"}
+	case errors.Is(err, record.ErrSpent):
+		return &wire.Problem{Status: http.StatusConflict, Code: wire.CodeConflict,
+			Detail: "the other operator's approval was used, expired or was withdrawn before this was done; this was not done",
+			Hint:   "see whether it is done already; if not, type it again, which asks for another approval"}
 	case errors.Is(err, status.ErrUnpublished):
 		return &wire.Problem{Status: http.StatusServiceUnavailable, Code: wire.CodeUnavailable,
 			Detail: "it is recorded and OCSP says so, but a CRL could not be published",

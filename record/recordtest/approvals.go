@@ -78,19 +78,19 @@ func approvals(t *testing.T, b *bench) {
 		}
 	}
 	given("anna", Now, record.ErrNotFound)
-	b.refused("spend before it is given", record.ErrNotFound, func() error { return spend(Now) })
+	b.refused("spend before it is given", record.ErrSpent, func() error { return spend(Now) })
 	b.must(b.approve(a.ID, "bert", Now))
 	given("anna", Now, nil)
 	given("bert", Now, record.ErrNotFound)
 	given("anna", Now.Add(time.Hour), record.ErrNotFound)
-	b.refused("spend late", record.ErrNotFound, func() error { return spend(Now.Add(time.Hour)) })
+	b.refused("spend late", record.ErrSpent, func() error { return spend(Now.Add(time.Hour)) })
 	b.refused("an act that fails", record.ErrExists, func() error {
 		return b.Invite(b.ctx, record.Operator{Name: "anna", Created: Now, Invitation: "i", InvitedUntil: Now.Add(time.Hour)}, spending(Now))
 	})
 	given("anna", Now, nil)
 	b.must(spend(Now))
 	b.recorded("operator.invited")
-	b.refused("spend twice", record.ErrNotFound, func() error { return spend(Now) })
+	b.refused("spend twice", record.ErrSpent, func() error { return spend(Now) })
 	given("anna", Now, record.ErrNotFound)
 }
 
@@ -119,7 +119,7 @@ func approvalSpentForAll(t *testing.T, b *bench) {
 	b.must(spend(other)())
 	_, err := b.GivenApproval(b.ctx, record.ApproveSetting, "x=1", "cleo", Now)
 	b.isErr("given for what was done", err, record.ErrNotFound)
-	b.refused("spend what was given for it", record.ErrNotFound, spend(second))
+	b.refused("spend what was given for it", record.ErrSpent, spend(second))
 	b.refused("approve it", record.ErrConflict, func() error { return b.approve(open.ID, "anna", Now) })
 }
 
@@ -152,7 +152,7 @@ func approvalsRefused(t *testing.T, b *bench) {
 	b.refused("of a disabled operator's request", record.ErrConflict, func() error { return b.approve(a.ID, "bert", Now) })
 	_, err = b.GivenApproval(b.ctx, record.ApproveSetting, "x=1", "bert", Now)
 	b.isErr("a disabled operator's", err, record.ErrNotFound)
-	b.refused("spend a disabled operator's", record.ErrNotFound, func() error {
+	b.refused("spend a disabled operator's", record.ErrSpent, func() error {
 		e := event("setting.changed")
 		e.Spends = setting.ID
 		return b.SetSetting(b.ctx, "x", "1", e)

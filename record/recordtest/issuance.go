@@ -150,7 +150,7 @@ func issuanceRefused(t *testing.T, b *bench) {
 	b.refused("unknown operator", record.ErrNotFound, intend(func(c *record.Certificate) { c.Device, c.Operator = "", "nil" }))
 	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
 	b.must(b.DisableOperator(b.ctx, "anna", Now, event("operator.disabled")))
-	b.refused("disabled operator", record.ErrConflict, intend(func(c *record.Certificate) { c.Device, c.Operator = "", "anna" }))
+	b.refused("disabled operator", record.ErrDisabled, intend(func(c *record.Certificate) { c.Device, c.Operator = "", "anna" }))
 
 	complete := func(c record.Certificate) func() error {
 		return func() error {

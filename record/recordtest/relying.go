@@ -62,7 +62,7 @@ func relyingParties(t *testing.T, b *bench) {
 	b.refused("report when disabled", record.ErrConflict, func() error { return b.Report(b.ctx, "broker", record.Enforcement{Fail: "closed", Reported: Now}) })
 	late := newIntent("")
 	late.Operator = "broker"
-	b.refused("sign for who is disabled", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{late}, nil) })
+	b.refused("sign for who is disabled", record.ErrDisabled, func() error { return b.Intend(b.ctx, []record.Certificate{late}, nil) })
 	if shards, err := b.RevokeOperator(b.ctx, "broker", Now.Add(time.Minute), record.ReasonPrivilege, event("relying-party.revoked")); err != nil || len(shards) != 1 {
 		t.Errorf("revoked: %v, %v", shards, err)
 	}

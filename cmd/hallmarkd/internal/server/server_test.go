@@ -3,6 +3,9 @@ package server
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,6 +27,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/ca"
 	"github.com/hallmark-pki/hallmark/ca/profile"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -305,6 +309,57 @@ func TestIssuerThatIsGone(t *testing.T) {
 	for deadline := time.Now().Add(30 * time.Second); j.State != record.JobDone; time.Sleep(10 * time.Millisecond) {
 		if j, err = store.Job(t.Context(), j.ID); err != nil || time.Now().After(deadline) {
 			t.Fatalf("the job is %s, %v", j.State, err)
+		}
+	}
+}
+
+// disabling disables an operator before, or while, a certificate is signed.
+type disabling struct {
+	record.Store
+	name           string
+	before, during bool
+}
+
+func (d disabling) disable(now bool) error {
+	if !now {
+		return nil
+	}
+	return d.DisableOperator(context.Background(), d.name, time.Now(), record.Event{Time: time.Now(), Actor: "operator:admin", Verb: "operator.disabled"})
+}
+
+func (d disabling) Intend(ctx context.Context, intents []record.Certificate, stands func([]*record.Certificate) []bool) error {
+	return errors.Join(d.disable(d.before), d.Store.Intend(ctx, intents, stands))
+}
+
+func (d disabling) Complete(ctx context.Context, signed []record.Certificate, e record.Event) error {
+	return errors.Join(d.disable(d.during), d.Store.Complete(ctx, signed, e))
+}
+
+// Whoever is disabled while a certificate is signed reads that, not that the CA is away.
+func TestDisabledWhileRenewing(t *testing.T) {
+	in := found(t)
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, meanwhile := range map[string]disabling{"anna": {before: true}, "bert": {during: true}} {
+		meanwhile.Store, meanwhile.name = store, name
+		if err := store.RecoverOperator(t.Context(), name, time.Now(), record.Event{Time: time.Now(), Actor: "host", Verb: "operator.recovered"}); err != nil {
+			t.Fatal(err)
+		}
+		authority, err := in.Authority(t.Context(), meanwhile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = installation.OwnIssuer{Authority: authority}.IssueOperator(t.Context(), name, key.Public(),
+			record.Event{Time: time.Now(), Actor: "operator:" + name, By: name, Verb: "certificate.issued"})
+		if p := gate.Problem(err); err == nil || p.Status != http.StatusUnauthorized || !strings.Contains(p.Detail, "disabled") {
+			t.Errorf("%s: %v: %+v", name, err, p)
 		}
 	}
 }

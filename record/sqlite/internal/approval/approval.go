@@ -77,6 +77,8 @@ func (s Approvals) Approve(ctx context.Context, id, operator string, at time.Tim
 			return fmt.Errorf("%w: %s has approved it", record.ErrConflict, a.Approver)
 		case a.Requester == operator:
 			return fmt.Errorf("%w: the requester cannot approve", record.ErrConflict)
+		case !a.Expires.IsZero() && !a.Expires.After(a.Requested): // audit.EndApprovals
+			return fmt.Errorf("%w: the request was ended: another for the same was granted and done, or the record was restored", record.ErrConflict)
 		case !a.Expires.IsZero() && !a.Expires.After(at):
 			return fmt.Errorf("%w: the request has expired", record.ErrConflict)
 		}

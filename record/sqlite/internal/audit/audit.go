@@ -101,7 +101,7 @@ const EndApprovals = "UPDATE approvals SET expires = min(requested, ?1) WHERE sp
 func spend(c *engine.Conn, approval int64, e record.Event) error {
 	n, err := c.Exec("UPDATE approvals SET spent = ? WHERE seq = ? AND "+Spendable, e.Time, approval, e.Time)
 	if err == nil && n == 0 {
-		err = fmt.Errorf("approval %s: %w", e.Spends, record.ErrNotFound)
+		err = fmt.Errorf("approval %s: %w", e.Spends, record.ErrSpent)
 	}
 	if err != nil {
 		return err

@@ -89,10 +89,13 @@ func Entitled(c *engine.Conn, name string, key [32]byte, at time.Time) error {
 		WHEN invitation IS NOT NULL AND accepted IS NOT ?2 AND NOT EXISTS (SELECT 1 FROM certificates c
 			WHERE c.device IS NULL AND c.operator = name AND c.issued IS NOT NULL AND c.revoked IS NULL AND c.not_after > ?3) THEN 'was invited anew'
 		ELSE '' END FROM operators WHERE name = ?1`, name, key[:], at)
-	if err == nil && why != "" {
-		err = fmt.Errorf("%w: %s %s", record.ErrConflict, name, why)
+	switch {
+	case err != nil || why == "":
+		return err
+	case why == "is disabled":
+		return fmt.Errorf("%s: %w", name, record.ErrDisabled)
 	}
-	return err
+	return fmt.Errorf("%w: %s %s", record.ErrConflict, name, why)
 }
 
 // Disabled is when whoever has that name was disabled: zero if never, ErrNotFound if there
