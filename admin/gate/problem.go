@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/selector"
@@ -66,6 +67,9 @@ func Invalid(hint, format string, args ...any) error {
 func Malformed(err error) error {
 	if errors.Is(err, wire.ErrTooLarge) {
 		return Refuse(http.StatusRequestEntityTooLarge, wire.CodeTooLarge, "", "%v", err)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) { // the server's time to read is over
+		return Refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "nothing was changed: try again, over a faster network", "the request did not arrive in time")
 	}
 	return Refuse(http.StatusBadRequest, wire.CodeMalformed, "", "%v", err)
 }

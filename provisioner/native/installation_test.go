@@ -73,7 +73,9 @@ type settings struct {
 	wrapCAS func(ca.CAS) ca.CAS
 	now     func() time.Time
 	pace    int
-	makers  func() string
+	// patience is how long the server reads a request; 0: for ever.
+	patience time.Duration
+	makers   func() string
 	// secret is another server secret than the others'.
 	secret []byte
 }
@@ -102,6 +104,7 @@ func open(t testing.TB, store record.Store, o settings) *installation {
 	}
 	server := httptest.NewUnstartedServer(handler)
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, Certificates: []tls.Certificate{f.server}}
+	server.Config.ReadTimeout = o.patience
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return &installation{foundation: f, store: store, permissions: permissions, server: simdevice.Server{Address: server.Listener.Addr().String(), Name: "localhost", Roots: f.pool}}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -54,6 +55,9 @@ func unavailable(detail string) *wire.Problem {
 func malformed(err error) error {
 	if errors.Is(err, wire.ErrTooLarge) {
 		return &wire.Problem{Status: http.StatusRequestEntityTooLarge, Code: wire.CodeTooLarge, Detail: err.Error()}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) { // the server's time to read, not the message, is at fault
+		return unavailable("the message did not arrive in time")
 	}
 	return &wire.Problem{Status: http.StatusBadRequest, Code: wire.CodeMalformed, Detail: err.Error()}
 }
