@@ -80,6 +80,7 @@ func tellBackup(out io.Writer, to, journal string, done upkeep.BackedUp) error {
 
 func restoreCommand() *cobra.Command {
 	var r upkeep.Restoring
+	var asJSON bool
 	c := &cobra.Command{
 		Use: "restore", Short: "Make an installation of a backup, without losing what came after it", Args: noArguments,
 		Long: `Restore makes an installation in a new folder from a backup and the journal: devices
@@ -87,7 +88,7 @@ revoked after the backup stay revoked, spent quotas spent, and certificates issu
 after it are known. Stop the old server first; it must never run again.
 
 CAs, trust bundles and the roots' lists are as in the backup. If the record knows of later
-ones, restore lists what is missing, as "hallmarkd check" does.
+ones, restore lists what is missing, as "hallmarkd check" does; it exits 0 all the same.
 
 Without the journal it refuses. --accept-losses restores the moment of the backup,
 closes every lot and ends open invitations, grants and approvals, and jobs that wait for
@@ -107,6 +108,11 @@ must be ended again, and devices enrolled later are unknown.`,
 			if err != nil {
 				return err
 			}
+			if asJSON {
+				e := json.NewEncoder(c.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(outcome(done))
+			}
 			return tellRestored(c.OutOrStdout(), done)
 		},
 	}
@@ -114,6 +120,7 @@ must be ended again, and devices enrolled later are unknown.`,
 	c.Flags().StringVar(&r.Dir, "dir", "", "the folder to make")
 	c.Flags().StringVar(&r.Journal, "journal", "", "the journal's folder (default: where the backup says it was)")
 	c.Flags().BoolVar(&r.AcceptLosses, "accept-losses", false, "restore without a journal")
+	c.Flags().BoolVar(&asJSON, "json", false, "print what was done, and what is missing, as JSON")
 	c.MarkFlagDirname("dir")
 	c.MarkFlagDirname("journal")
 	return c
@@ -142,6 +149,40 @@ func anothers(dir string) string {
 		return u.Username
 	}
 	return id
+}
+
+// restored is a restore for programs.
+type restored struct {
+	Config   string    `json:"config"`
+	Snapshot time.Time `json:"snapshot"`
+	// Replayed counts the groups of the journal.
+	Replayed int64 `json:"replayed"`
+	Torn     bool  `json:"torn,omitempty"`
+	// Lost: there was no journal. What follows was done for that.
+	Lost       bool     `json:"lost"`
+	ClosedLots []string `json:"closed_lots"`
+	Disabled   []string `json:"invite_again"`
+	Paused     []paused `json:"paused_jobs"`
+	// Missing is what the record knows of and the backup does not have, as check finds it.
+	Missing    upkeep.Findings `json:"missing"`
+	OldJournal string          `json:"old_journal"`
+	Journal    string          `json:"journal"`
+}
+
+type paused struct {
+	ID      string `json:"id"`
+	Kind    string `json:"kind"`
+	Total   int64  `json:"total"`
+	Pending int64  `json:"pending"`
+}
+
+func outcome(done upkeep.Restored) restored {
+	out := restored{done.Config, done.Snapshot, done.Replayed, done.Torn, done.Lost, append([]string{}, done.ClosedLots...), append([]string{}, done.Disabled...),
+		[]paused{}, upkeep.Missing(done.Losses), done.OldJournal, done.Journal}
+	for _, j := range done.Paused {
+		out.Paused = append(out.Paused, paused{j.ID, j.Kind, j.Total, j.Outcomes[record.OutcomePending]})
+	}
+	return out
 }
 
 func tellRestored(out io.Writer, done upkeep.Restored) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -21,6 +22,22 @@ func TestTellPausedJobs(t *testing.T) {
 	for _, want := range []string{"jobs that ran then are paused", "hallmark job resume j7 ", "suspend, 30 of 40 devices left"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in:\n%s", want, out.String())
+		}
+	}
+}
+
+// A program reads the same, and of what is missing what check says.
+func TestRestoredAsJSON(t *testing.T) {
+	done := upkeep.Restored{Config: "/srv/hallmark/hallmark.yaml", Replayed: 7, Paused: []record.Job{{ID: "j7", Kind: record.JobSuspend, Total: 40, Outcomes: map[string]int64{"": 30, "done": 10}}},
+		Losses: []installation.Loss{{Subject: "operational-2", Grave: true, Detail: "is not here", Hint: "bring it back"}, {Subject: "manufacturing-2"}}}
+	text, err := json.Marshal(outcome(done))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"replayed":7`, `"lost":false`, `"closed_lots":[]`, `"paused_jobs":[{"id":"j7","kind":"suspend","total":40,"pending":30}]`,
+		`"missing":[{"level":"error","subject":"operational-2","detail":"is not here","hint":"bring it back"},{"level":"warning"`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s is not in:\n%s", want, text)
 		}
 	}
 }

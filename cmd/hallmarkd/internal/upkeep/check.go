@@ -225,6 +225,12 @@ func (in checked) checkLosses(ctx context.Context, store record.Store, r *Findin
 	if err != nil {
 		r.add(Error, "issuers", "", "%v", err)
 	}
+	*r = append(*r, Missing(lost)...)
+}
+
+// Missing are losses as findings, also of a restore.
+func Missing(lost []installation.Loss) Findings {
+	r := Findings{}
 	for _, l := range lost {
 		level := Warning
 		if l.Grave {
@@ -232,6 +238,7 @@ func (in checked) checkLosses(ctx context.Context, store record.Store, r *Findin
 		}
 		r.add(level, l.Subject, l.Hint, "%s", l.Detail)
 	}
+	return r
 }
 
 // maxLooked bounds the search for root keys.
