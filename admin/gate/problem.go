@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
-	"os"
 	"strings"
 
 	"github.com/hallmark-pki/hallmark/admin/selector"
@@ -68,7 +68,7 @@ func Malformed(err error) error {
 	if errors.Is(err, wire.ErrTooLarge) {
 		return Refuse(http.StatusRequestEntityTooLarge, wire.CodeTooLarge, "", "%v", err)
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) { // the server's time to read is over
+	if slow, ok := errors.AsType[net.Error](err); ok && slow.Timeout() { // the server's time to read is over
 		return Refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "nothing was changed: try again, over a faster network", "the request did not arrive in time")
 	}
 	return Refuse(http.StatusBadRequest, wire.CodeMalformed, "", "%v", err)

@@ -5,8 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"time"
 
@@ -56,7 +56,7 @@ func malformed(err error) error {
 	if errors.Is(err, wire.ErrTooLarge) {
 		return &wire.Problem{Status: http.StatusRequestEntityTooLarge, Code: wire.CodeTooLarge, Detail: err.Error()}
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) { // the server's time to read, not the message, is at fault
+	if slow, ok := errors.AsType[net.Error](err); ok && slow.Timeout() { // the server's time to read, not the message, is at fault
 		return unavailable("the message did not arrive in time")
 	}
 	return &wire.Problem{Status: http.StatusBadRequest, Code: wire.CodeMalformed, Detail: err.Error()}
