@@ -106,14 +106,13 @@ func ekCertificate(t testing.TB) []byte {
 	return der
 }
 
-func chip(t testing.TB, certified bool) *profile.TPM {
-	ek := ekCertificate(t)
-	return &profile.TPM{Maker: "STM", EKCertificate: ek, EKFingerprint: sha256.Sum256([]byte("ek")), Certified: certified}
+func chip(t testing.TB) *profile.TPM {
+	return &profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t), EKFingerprint: sha256.Sum256([]byte("ek"))}
 }
 
 // requests is one request of every kind.
 func requests(t testing.TB) []ca.Request {
-	tpm := chip(t, true)
+	tpm := chip(t)
 	device := profile.Content{Model: record.DefaultModel, Serial: "SN_0001"}
 	with := func(c profile.Content, change func(*profile.Content)) profile.Content {
 		c.Key = newKey(t).Public()

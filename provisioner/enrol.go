@@ -128,11 +128,15 @@ func (s *Service) proved(claims attest.Claims) (attest.Facts, error) {
 }
 
 // birth requests the certificates of manufacture: for the IDevID key and for the attestation key,
-// if there is one.
+// if there is one. The chip is named as it was recorded when it enrolled, and by its EK certificate
+// only if that is of a trusted maker: else anybody could make one with another chip's names.
 func birth(d record.Device, f attest.Facts) []ca.Request {
 	var chip *profile.TPM
 	if f.TPM != nil {
-		chip = &profile.TPM{Maker: f.TPM.Maker, EKCertificate: f.TPM.EKCertificate, EKFingerprint: f.TPM.EKFingerprint, Certified: d.Assurance.Certified}
+		chip = &profile.TPM{EKFingerprint: d.EKs[0].Fingerprint}
+		if d.Assurance.Certified {
+			chip.Maker, chip.EKCertificate = d.TPMMaker, d.EKs[0].Certificate
+		}
 	}
 	request := func(kind profile.Kind, spki []byte) ca.Request {
 		// This parses: the verifier marshalled it from a parsed key.

@@ -209,10 +209,10 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	return w, nil
 }
 
-// chipPolicies are the TCG policies that a TPM's assurance justifies.
+// chipPolicies are the TCG policies that a TPM's EK certificate justifies.
 func chipPolicies(k Kind, tpm *TPM) []string {
 	switch {
-	case tpm == nil || !tpm.Certified:
+	case tpm == nil || len(tpm.EKCertificate) == 0:
 		return nil
 	case k == AK:
 		return []string{capTPM, capRestr}

@@ -81,7 +81,7 @@ func serverNames(c Content) string {
 // §5) if all its parts are known, and PermanentIdentifier (RFC 4043 §2).
 func chipNames(tpm *TPM) string {
 	id, assigner := tpm.EKFingerprint, ""
-	if tpm.EKCertificate != nil {
+	if len(tpm.EKCertificate) > 0 {
 		id, assigner = sha256.Sum256(tpm.EKCertificate), element(oID, ekPermID)
 	}
 	module := ""

@@ -58,14 +58,13 @@ type Content struct {
 
 // TPM names the chip in manufacturing certificates; it never appears in an LDevID.
 type TPM struct {
-	// Maker is the TCG vendor ID as text ("STM"), or in hex if it is not text ("00001014"); empty
-	// if unknown.
-	Maker string
-	// EKCertificate is the EK certificate (DER); nil if the chip has none.
-	EKCertificate []byte
 	// EKFingerprint is the SHA-256 of the EK's SubjectPublicKeyInfo.
 	EKFingerprint [32]byte
-	// Certified: the EK certificate chains to a trusted maker. Only then do the TCG
-	// policy OIDs (tcg-cap-verifiedTPMResidency, …) stand in the certificate.
-	Certified bool
+	// EKCertificate is the EK certificate (DER) that a trusted maker signed; nil if there is none.
+	// Only with one do the TCG policy OIDs (tcg-cap-verifiedTPMResidency, …) stand in the
+	// certificate.
+	EKCertificate []byte
+	// Maker is the TCG vendor ID in it, as text ("STM"), or in hex if it is not text ("00001014");
+	// empty if unknown.
+	Maker string
 }

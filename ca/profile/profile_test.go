@@ -95,7 +95,7 @@ func content(t testing.TB, k profile.Kind) profile.Content {
 	switch k {
 	case profile.IDevID, profile.AK:
 		c.Model, c.Serial = "gateway", "SN-0001"
-		c.TPM = &profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t, []byte{0xab, 0xcd}), EKFingerprint: sha256.Sum256([]byte("EK")), Certified: true}
+		c.TPM = &profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t, []byte{0xab, 0xcd}), EKFingerprint: sha256.Sum256([]byte("EK"))}
 	case profile.LDevID:
 		c.Model, c.Serial, c.Lifetime = "gateway", "SN-0001", 30*24*time.Hour
 	case profile.DeviceServer:
@@ -295,7 +295,7 @@ func TestChipNames(t *testing.T) {
 		not  []string
 	}{
 		"certified": {
-			&profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t, []byte{0xab, 0xcd}), EKFingerprint: [32]byte{1}, Certified: true},
+			&profile.TPM{Maker: "STM", EKCertificate: ekCertificate(t, []byte{0xab, 0xcd}), EKFingerprint: [32]byte{1}},
 			[]string{"\x2b\x06\x01\x05\x05\x07\x08\x04\xa0", "\x67\x81\x05\x01\x02", "STM:abcd:00f1e2d3", "\x2b\x06\x01\x05\x05\x07\x08\x03\xa0", "\x67\x81\x05\x0c\x01"}, nil,
 		},
 		"no issuer key in the EK certificate": {
@@ -337,8 +337,12 @@ func TestChipNames(t *testing.T) {
 					t.Errorf("%x has %x", cert.Extensions[i].Value, s)
 				}
 			}
-			if !x.tpm.Certified && len(cert.Policies) != 1 {
-				t.Errorf("policies %v of a TPM that nobody vouches for", cert.Policies)
+			policies := 1
+			if x.tpm.EKCertificate != nil {
+				policies = 3 // a maker vouches for it
+			}
+			if len(cert.Policies) != policies {
+				t.Errorf("policies %v, want %d", cert.Policies, policies)
 			}
 		})
 	}
@@ -565,7 +569,7 @@ func TestValidateRefuses(t *testing.T) {
 		{profile.IDevID, "NUL in serial", func(c *profile.Content) { c.Serial = "SN1\x00" }},
 		{profile.IDevID, "lifetime", func(c *profile.Content) { c.Lifetime = time.Hour }},
 		{profile.IDevID, "operator", func(c *profile.Content) { c.Operator = "anna" }},
-		{profile.IDevID, "certified without certificate", func(c *profile.Content) { c.TPM.EKCertificate = nil }},
+		{profile.IDevID, "maker without certificate", func(c *profile.Content) { c.TPM.EKCertificate = nil }},
 		{profile.IDevID, "no fingerprint", func(c *profile.Content) { c.TPM.EKFingerprint = [32]byte{} }},
 		{profile.IDevID, "long maker", func(c *profile.Content) { c.TPM.Maker = "STMicroel" }},
 		{profile.IDevID, "colon in maker", func(c *profile.Content) { c.TPM.Maker = "S:M" }},

@@ -139,7 +139,7 @@ func addTPM(t *x509.Certificate, s spec, tpm *TPM) error {
 	// Not critical, since the subject is not empty (RFC 5280 §4.2.1.6); Go's verifier would
 	// refuse a critical one that holds only otherNames.
 	t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidSubjectAltName, Value: san})
-	if tpm.Certified {
+	if len(tpm.EKCertificate) > 0 {
 		t.Policies = append(t.Policies, policyResidency, s.tcgPolicy)
 	}
 	return nil

@@ -82,8 +82,8 @@ func (c Content) validate(s spec) error {
 
 func (t *TPM) validate() error {
 	switch {
-	case t.Certified && len(t.EKCertificate) == 0:
-		return errors.New("the TPM is said to be certified but there is no EK certificate")
+	case t.Maker != "" && len(t.EKCertificate) == 0:
+		return errors.New("the TPM is said to have a maker but there is no EK certificate")
 	case t.EKFingerprint == [32]byte{}:
 		return errors.New("the TPM has no EK fingerprint")
 	case len(t.Maker) > 8 || strings.ContainsFunc(t.Maker, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' }):
