@@ -16,6 +16,9 @@ type Contact struct {
 	// Issuer and Serial identify it in the record.
 	Issuer, Serial string
 	Profile        profile.Kind
+	// Proved is the earliest time at which possession of its key can have been proved, if that is
+	// not now: a message in nonce mode may come late, or twice.
+	Proved time.Time
 }
 
 // Recognise accepts an IDevID of a manufacturing issuer or an LDevID of an operational issuer,

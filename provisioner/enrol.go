@@ -3,6 +3,7 @@ package provisioner
 import (
 	"context"
 	"crypto/x509"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/attest"
 	"github.com/hallmark-pki/hallmark/ca"
@@ -59,7 +60,7 @@ func (s *Service) Activate(ctx context.Context, blob, secret []byte) (Answer, er
 		return Answer{}, s.refused(ctx, "activation.refused", subject{ticket: begun.Ticket, serial: begun.Serial}, err)
 	}
 	if begun.Purpose == session.Renew {
-		return s.renew(ctx, begun, claims)
+		return s.renew(ctx, begun, claims, time.Time{}) // only chips come to a second message
 	}
 	return s.enrol(ctx, begun, claims)
 }

@@ -14,8 +14,8 @@ func (s *Service) Nonce() (nonce []byte, expires time.Time, err error) {
 	return nonce, expires, err
 }
 
-// CheckNonce accepts an unexpired nonce that Nonce made, and returns its id.
-func (s *Service) CheckNonce(nonce []byte) (id string, err error) {
-	made, err := s.Sessions.Resume(nonce, s.Now(), session.Nonce)
-	return made.ID, err
+// CheckNonce accepts an unexpired nonce that Nonce made, and returns its id and when it was made.
+func (s *Service) CheckNonce(nonce []byte) (id string, made time.Time, err error) {
+	begun, err := s.Sessions.Resume(nonce, s.Now(), session.Nonce)
+	return begun.ID, begun.Expires.Add(-s.SessionLife), err
 }

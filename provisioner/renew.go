@@ -58,7 +58,7 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (Answer, error) {
 	}
 	// One message and no session: what can be used only once is the nonce, in nonce mode.
 	bound.Expires = s.Now().Add(s.SessionLife)
-	return s.renew(ctx, session.Session{Context: bound, ID: r.Nonce, Pending: pending}, claims)
+	return s.renew(ctx, session.Session{Context: bound, ID: r.Nonce, Pending: pending}, claims, r.Contact.Proved)
 }
 
 // promised returns the claims if no second message is needed: the request returned the secret of
@@ -83,7 +83,8 @@ func known(d record.Device) attest.Known {
 	return attest.Known{Kind: attest.KindTPM2, EKPublic: d.EKs[0].Public, AKPublic: d.AKPublic}
 }
 
-func (s *Service) renew(ctx context.Context, begun session.Session, claims attest.Claims) (Answer, error) {
+// renew is the rest of a renewal; proved is Contact.Proved.
+func (s *Service) renew(ctx context.Context, begun session.Session, claims attest.Claims, proved time.Time) (Answer, error) {
 	facts, err := s.proved(claims)
 	if err != nil {
 		return Answer{}, s.refused(ctx, "renewal.refused", subject{certificate: begun.Certificate}, err)
@@ -98,7 +99,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 		if err != nil {
 			return record.Admission{}, err
 		}
-		judged := decide.Case{Now: s.Now(), Who: who, View: v, Facts: facts}
+		judged := decide.Case{Now: s.Now(), Proved: proved, Who: who, View: v, Facts: facts}
 		if err := decide.Renewal(judged); err != nil { // identity → decision
 			return record.Admission{}, forked(who.Device, v.Presented, err)
 		}

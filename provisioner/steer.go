@@ -31,11 +31,7 @@ const seenEvery = 15 * time.Minute
 // Poll answers a device that asks when to renew, or tests a new certificate before relying on it:
 // it accepts what Renew would. It records the contact, and that the certificate is in use, so
 // that its predecessor can no longer renew.
-func (s *Service) Poll(ctx context.Context, c *x509.Certificate) (Steering, error) {
-	contact, err := s.Recognise(c)
-	if err != nil {
-		return Steering{}, err
-	}
+func (s *Service) Poll(ctx context.Context, contact Contact) (Steering, error) {
 	view, err := s.Store.Look(ctx, record.Query{Issuer: contact.Issuer, CertificateSerial: contact.Serial})
 	if err != nil {
 		return Steering{}, err
@@ -43,7 +39,7 @@ func (s *Service) Poll(ctx context.Context, c *x509.Certificate) (Steering, erro
 	if view.ByID == nil {
 		return Steering{}, decide.UnknownCertificate
 	}
-	if err := decide.Renewal(decide.Case{Now: s.Now(), Who: identity.Identity{Device: *view.ByID, Known: true}, View: view}); err != nil {
+	if err := decide.Renewal(decide.Case{Now: s.Now(), Proved: contact.Proved, Who: identity.Identity{Device: *view.ByID, Known: true}, View: view}); err != nil {
 		return Steering{}, s.stop(ctx, forked(*view.ByID, view.Presented, err))
 	}
 	if view.Presented.Used.IsZero() || s.Now().Sub(view.ByID.Seen) >= seenEvery {

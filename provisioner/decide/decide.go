@@ -14,9 +14,12 @@ import (
 
 // Case is everything that a rule may consider.
 type Case struct {
-	Now  time.Time
-	Who  identity.Identity
-	View record.View
+	Now time.Time
+	// Proved is the earliest time at which the key of the certificate shown can have been proved;
+	// zero means now.
+	Proved time.Time
+	Who    identity.Identity
+	View   record.View
 	// Facts are the claims' facts.
 	Facts attest.Facts
 	// Ticket and Serial are what the request named; empty if it named none.

@@ -75,7 +75,11 @@ func (h *handler) trust(w http.ResponseWriter, r *http.Request) {
 	// A device may test a new certificate here before it relies on it: one that could not renew
 	// must fail.
 	if c := h.peer(r); c != nil {
-		if _, err := h.service.Poll(r.Context(), c); err != nil {
+		contact, err := h.service.Recognise(c)
+		if err == nil {
+			_, err = h.service.Poll(r.Context(), contact)
+		}
+		if err != nil {
 			h.fail(w, r, err)
 			return
 		}
@@ -147,11 +151,7 @@ func (h *handler) renew(w http.ResponseWriter, r *http.Request, body []byte) {
 		h.fail(w, r, malformed(errors.New("activated answers a TPM's challenge, and a key without a TPM has none")))
 		return
 	}
-	if p.client == nil {
-		h.fail(w, r, noCertificate)
-		return
-	}
-	contact, err := h.service.Recognise(p.client)
+	contact, err := h.contact(p)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -177,11 +177,12 @@ func (h *handler) poll(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	if p.client == nil {
-		h.fail(w, r, noCertificate)
+	contact, err := h.contact(p)
+	if err != nil {
+		h.fail(w, r, err)
 		return
 	}
-	answer, err := h.service.Poll(r.Context(), p.client)
+	answer, err := h.service.Poll(r.Context(), contact)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -219,8 +220,20 @@ type proof struct {
 	wire.Envelope
 	binding [32]byte
 	// client is the certificate whose key the client has proved to hold; nil if none.
-	client  *x509.Certificate
+	client *x509.Certificate
+	// nonceID is the nonce's, proved when it was made; both are zero outside nonce mode.
 	nonceID string
+	proved  time.Time
+}
+
+// contact is the device that a message comes from, by its certificate.
+func (h *handler) contact(p *proof) (provisioner.Contact, error) {
+	if p.client == nil {
+		return provisioner.Contact{}, noCertificate
+	}
+	contact, err := h.service.Recognise(p.client)
+	contact.Proved = p.proved
+	return contact, err
 }
 
 // open reads an envelope and its message and computes the binding (design decision 7).
@@ -265,7 +278,7 @@ func (h *handler) openNonceMode(p *proof, b wire.Binding) (err error) {
 		return &decide.Refusal{Code: wire.CodeSession, Detail: "this server works in nonce mode, and the message brings no nonce",
 			Hint: "the newest trust bundle says so; POST " + wire.PathNonce + " gives a nonce"}
 	}
-	if p.nonceID, err = h.service.CheckNonce(p.Nonce); err != nil {
+	if p.nonceID, p.proved, err = h.service.CheckNonce(p.Nonce); err != nil {
 		return err
 	}
 	b.Nonce = p.Nonce
