@@ -36,7 +36,7 @@ func (v *Verifier) judgeEK(chip *attest.TPM, ek *public, certificates [][]byte, 
 			return err
 		}
 		chip.EKCertificate, chip.EKIssuer = cert.Certificate.Raw, cert.Certificate.Issuer.String()
-		chip.Maker, chip.Model, chip.Version = cert.Maker, cert.Model, cert.Version
+		chip.Maker, chip.Model = cert.Maker, cert.Model
 		if err := v.trust().Verify(cert, certificates[1:], now); err != nil {
 			chip.Uncertified = err.Error()
 		} else {

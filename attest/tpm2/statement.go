@@ -13,10 +13,9 @@ import (
 
 // statement holds the fields used here of a TPMS_ATTEST from TPM2_Certify.
 type statement struct {
-	signer, extraData        []byte // the signer's qualified name
-	resetCount, restartCount uint32
-	firmware                 uint64
-	name                     []byte
+	signer, extraData []byte // the signer's qualified name
+	firmware          uint64
+	name              []byte
 }
 
 // readStatement reads TPMS_ATTEST, TPMS_CLOCK_INFO and TPMS_CERTIFY_INFO (TPM 2.0 Part 2
@@ -32,8 +31,8 @@ func readStatement(raw []byte) (s statement, err error) {
 		return s, refuse(CodeStatementType, "", "the statement is of type %#04x, not a TPM2_Certify", kind)
 	}
 	s.signer, s.extraData = r.sized(), r.sized()
-	r.uint64() // clock
-	s.resetCount, s.restartCount = r.uint32(), r.uint32()
+	r.uint64()  // clock
+	r.uint64()  // resetCount, restartCount
 	r.boolean() // safe
 	s.firmware = r.uint64()
 	s.name = r.sized()
@@ -57,7 +56,7 @@ func (s statement) check(key *public, binding [32]byte) error {
 
 // signedByPrimary reports whether the AK is a primary of the endorsement hierarchy, by
 // the qualified name that the TPM signed (TPM 2.0 Part 1, "Qualified Name"). For a key
-// elsewhere the TPM blurs firmware version and counters, so they say nothing.
+// elsewhere the TPM blurs the firmware version, so it says nothing.
 func (s statement) signedByPrimary(ak *public) bool {
 	qualified, err := name(ak.nameAlg, append(binary.BigEndian.AppendUint32(nil, uint32(gotpm.TPMRHEndorsement)), ak.name...))
 	return err == nil && bytes.Equal(s.signer, qualified)

@@ -105,8 +105,6 @@ func certified(ek, ak, key *public, e attest.Evidence, binding [32]byte) (attest
 	}
 	if s.signedByPrimary(ak) {
 		chip.Firmware = s.firmware
-		chip.ResetCount = s.resetCount
-		chip.RestartCount = s.restartCount
 	}
 	return attest.Facts{Kind: attest.KindTPM2, Key: key.spki, Binding: binding, TPM: chip}, nil
 }

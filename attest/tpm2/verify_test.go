@@ -158,7 +158,7 @@ func TestFacts(t *testing.T) {
 	if !bytes.Equal(f.TPM.EKCertificate, d.Certificates[0]) || f.TPM.EKIssuer != "CN=Simulated TPM EK CA 1,O=Simulated TPM Maker" {
 		t.Errorf("the EK certificate differs: %q", f.TPM.EKIssuer)
 	}
-	if f.TPM.Firmware != 1<<48 || f.TPM.ResetCount != 3 || f.TPM.RestartCount != 1 || f.TPM.Version != "id:00010000" {
+	if f.TPM.Firmware != 1<<48 {
 		t.Errorf("what was attested differs: %+v", f.TPM)
 	}
 }
@@ -173,7 +173,7 @@ func TestBlurredFirmwareIsLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f := facts(t, p); f.TPM.Firmware != 0 || f.TPM.ResetCount != 0 || f.TPM.RestartCount != 0 {
+	if f := facts(t, p); f.TPM.Firmware != 0 {
 		t.Errorf("blurred values were believed: %+v", f.TPM)
 	}
 }
@@ -389,7 +389,7 @@ func TestEveryByteFlipped(t *testing.T) {
 			got.TPM.EKPublic, got.TPM.EKName = want.TPM.EKPublic, want.TPM.EKName
 		} else {
 			got.TPM.EKCertificate, got.TPM.EKIssuer = want.TPM.EKCertificate, want.TPM.EKIssuer
-			got.TPM.Maker, got.TPM.Model, got.TPM.Version = want.TPM.Maker, want.TPM.Model, want.TPM.Version
+			got.TPM.Maker, got.TPM.Model = want.TPM.Maker, want.TPM.Model
 			got.TPM.Certified, got.TPM.Uncertified = true, ""
 		}
 		if !reflect.DeepEqual(got, want) {

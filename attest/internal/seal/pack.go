@@ -32,13 +32,10 @@ func (f *Facts) pack(p *packer) {
 	p.text(&t.Uncertified)
 	p.text(&t.Maker)
 	p.text(&t.Model)
-	p.text(&t.Version)
 	p.bytes(&t.AKPublic)
 	p.bytes(&t.AKName)
 	p.bytes(&t.AKKey)
 	p.number(&t.Firmware)
-	p.small(&t.ResetCount)
-	p.small(&t.RestartCount)
 }
 
 // packer appends fields to b or, when reading, takes them from its front.
@@ -69,13 +66,6 @@ func (p *packer) number(v *uint64) {
 		p.bad, n = true, 0
 	}
 	p.b = p.b[n:]
-}
-
-func (p *packer) small(v *uint32) {
-	n := uint64(*v)
-	if p.number(&n); p.reading {
-		*v = uint32(n)
-	}
 }
 
 func (p *packer) flag(v *bool) {

@@ -47,19 +47,16 @@ type TPM struct {
 	// Uncertified says why Certified is false although a certificate was sent: one
 	// sentence that names the missing issuer and the next step. Empty otherwise.
 	Uncertified string
-	// Maker ("STM"), Model and Version come from the EK certificate (TCG EK profile
-	// 3.2.9), and are empty without one. They are proved only when Certified.
-	Maker   string
-	Model   string
-	Version string
+	// Maker ("STM") and Model come from the EK certificate (TCG EK profile 3.2.9), and are
+	// empty without one. They are proved only when Certified.
+	Maker string
+	Model string
 	// AKPublic is the attestation key's TPMT_PUBLIC, AKName its Name, AKKey its SubjectPublicKeyInfo.
 	AKPublic []byte
 	AKName   []byte
 	AKKey    []byte
-	// Firmware, ResetCount and RestartCount are attested (TPMS_ATTEST), not claimed.
-	Firmware     uint64
-	ResetCount   uint32
-	RestartCount uint32
+	// Firmware is attested (TPMS_ATTEST), not claimed.
+	Firmware uint64
 }
 
 // Pending is verified evidence that does not yet prove that the attestation key and the

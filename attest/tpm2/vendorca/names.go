@@ -15,15 +15,14 @@ var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // OIDs of the attributes that name a TPM (TCG EK Credential Profile §3.2.9).
 const (
-	oidMaker   = "2.23.133.2.1"
-	oidModel   = "2.23.133.2.2"
-	oidVersion = "2.23.133.2.3"
+	oidMaker = "2.23.133.2.1"
+	oidModel = "2.23.133.2.2"
 )
 
 // maxName bounds a name, in bytes; real ones have a few characters.
 const maxName = 64
 
-// readNames takes maker, model and version out of the subject alternative name's directoryName,
+// readNames takes maker and model out of the subject alternative name's directoryName,
 // one attribute to a relative distinguished name or several. crypto/x509 counts that extension as
 // unhandled if it holds nothing else; it has been read here, so it is removed from that list.
 func (e *EK) readNames() error {
@@ -70,7 +69,7 @@ func (e *EK) readAltName(der []byte) error {
 
 func (e *EK) setName(a pkix.AttributeTypeAndValue) error {
 	oid := a.Type.String()
-	field := map[string]*string{oidMaker: &e.Maker, oidModel: &e.Model, oidVersion: &e.Version}[oid]
+	field := map[string]*string{oidMaker: &e.Maker, oidModel: &e.Model}[oid]
 	if field == nil {
 		return nil
 	}

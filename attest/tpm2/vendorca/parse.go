@@ -33,9 +33,9 @@ type EK struct {
 	// alternative name stays in UnhandledCriticalExtensions. PublicKey is RSA or ECDSA.
 	Certificate *x509.Certificate
 	// Maker is the TCG vendor ID as text ("STM"), or in hex ("00001014") where that is
-	// not plain. Model and Version are as written. All are empty if the certificate
-	// does not say, and mean nothing unless its issuer is trusted.
-	Maker, Model, Version string
+	// not plain. Model is as written. Both are empty if the certificate does not say, and
+	// mean nothing unless its issuer is trusted.
+	Maker, Model string
 
 	named []string // OIDs of the attributes read so far
 }

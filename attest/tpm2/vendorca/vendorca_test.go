@@ -303,9 +303,9 @@ func TestNames(t *testing.T) {
 		names []byte
 		want  EK
 	}{
-		"three names (ST)": {stm(t), EK{Maker: "STM", Model: "ST33HTPHAHD8", Version: "id:00010102"}},
+		"three names (ST)": {stm(t), EK{Maker: "STM", Model: "ST33HTPHAHD8"}},
 		"one name of three values": {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "id:49465800"), attribute(2, "SLB9670"), attribute(3, "id:0755")}),
-			EK{Maker: "IFX", Model: "SLB9670", Version: "id:0755"}},
+			EK{Maker: "IFX", Model: "SLB9670"}},
 		"among others": {seq(tagged(t, 2, 2, false, []byte("tpm.example")), tagged(t, 2, 4, true, der(t, pkix.RDNSequence{{attribute(1, "id:414D4400")}, {{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "x"}}}))),
 			EK{Maker: "AMD"}},
 		"lower-case hex":    {directory(t, []pkix.AttributeTypeAndValue{attribute(1, "id:494e5443")}), EK{Maker: "INTC"}},
@@ -323,8 +323,8 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if ek.Maker != c.want.Maker || ek.Model != c.want.Model || ek.Version != c.want.Version {
-			t.Errorf("%s: %q %q %q", name, ek.Maker, ek.Model, ek.Version)
+		if ek.Maker != c.want.Maker || ek.Model != c.want.Model {
+			t.Errorf("%s: %q %q", name, ek.Maker, ek.Model)
 		}
 		if want := name == "swtpm" || name == "test"; ek.Simulated() != want {
 			t.Errorf("%s: Simulated() = %v", name, ek.Simulated())
@@ -441,6 +441,11 @@ func TestHelpersAreBounded(t *testing.T) {
 		}
 		if helpers := parseHelpers([][]byte{der}); (len(helpers) == 0) != want {
 			t.Errorf("RSA-%d: %d helpers", bits, len(helpers))
+		}
+	}
+	for curve, want := range map[elliptic.Curve]bool{elliptic.P384(): false, elliptic.P521(): true} {
+		if got := unreasonable(&x509.Certificate{PublicKey: &ecdsa.PublicKey{Curve: curve}}); got != want {
+			t.Errorf("%s: unreasonable = %v", curve.Params().Name, got)
 		}
 	}
 	if unreasonable(middle.cert) || !unreasonable(&x509.Certificate{}) {
