@@ -186,7 +186,7 @@ func (s *Service) open(ctx context.Context, issuer string) (map[int64]bool, erro
 	return i.opened, nil // replaced above, never changed
 }
 
-// maxPath bounds the path of a GET; RFC 9919 §5 has clients use POST beyond 255.
+// maxPath bounds the path of a GET; RFC 9919 §6 has clients use POST beyond 255.
 const maxPath = 2 * ocsp.MaxRequest
 
 func (h *handler) getOCSP(w http.ResponseWriter, r *http.Request, path string) {
