@@ -53,29 +53,49 @@ func revoke(ctx context.Context, s *Store, of record.Selection) (record.Job, err
 	})
 }
 
+// chunkwise is the context of who makes a great job. It has do run whenever part of the job is on
+// record and the writer is free: Write looks first whether it was given up.
+type chunkwise struct {
+	context.Context
+	t  *testing.T
+	s  *Store
+	do func()
+}
+
+func (c chunkwise) Err() error {
+	if n := devices(c.t, c.s); n > 0 && n < many {
+		c.do()
+	}
+	return c.Context.Err()
+}
+
+// soon fails unless do, which waits for nothing that the test holds, returns.
+func soon(t *testing.T, do func() error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for the great job")
+	}
+}
+
 // Who wants to write while a great job is made does not wait for all of it.
 func TestOthersWriteWhileAJobIsMade(t *testing.T) {
 	s, _ := great(t)
-	made := make(chan error)
-	go func() {
-		_, err := revokeAll(t.Context(), s)
-		made <- err
-	}()
-	for written := 0; ; {
-		if err := s.Note(t.Context(), record.Event{Time: time.Now(), Actor: "host", Verb: "noted"}); err != nil {
-			t.Fatal(err)
-		}
-		if n := devices(t, s); n > 0 && n < many {
-			written++
-		}
-		select {
-		case err := <-made:
-			if err != nil || written < 5 {
-				t.Errorf("%d others got their turn (%v)", written, err)
-			}
-			return
-		default:
-		}
+	written := 0
+	_, err := revokeAll(chunkwise{t.Context(), t, s, func() {
+		soon(t, func() error {
+			return s.Note(t.Context(), record.Event{Time: time.Now(), Actor: "host", Verb: "noted"})
+		})
+		written++
+	}}, s)
+	if err != nil || written < 5 {
+		t.Errorf("%d others got their turn (%v)", written, err)
 	}
 }
 
@@ -83,26 +103,18 @@ func TestOthersWriteWhileAJobIsMade(t *testing.T) {
 func TestSmallJobWhileAGreatOneIsMade(t *testing.T) {
 	s, _ := great(t)
 	of := record.Selection{Devices: []string{first(t, s).ID}}
-	made := make(chan record.Job)
-	go func() {
-		j, err := revokeAll(t.Context(), s)
-		if err != nil {
-			t.Error(err)
+	var small record.Job
+	j, err := revokeAll(chunkwise{t.Context(), t, s, func() {
+		if small.ID != "" {
+			return
 		}
-		made <- j
-	}()
-	for devices(t, s) == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	small, err := revoke(t.Context(), s, of)
-	if err != nil || small.Total != 1 {
-		t.Errorf("%+v, %v", small, err)
-	}
-	if all, _, err := s.Jobs(t.Context(), record.Page{Limit: 10}); err != nil || len(all) != 1 {
-		t.Errorf("it came after the great one: %+v, %v", all, err)
-	}
-	if j := <-made; j.Total != many || j.Outcomes[""] != many || j.ID == small.ID {
-		t.Errorf("the great one: %+v", j)
+		soon(t, func() (err error) { small, err = revoke(t.Context(), s, of); return err })
+		if all, _, err := s.Jobs(t.Context(), record.Page{Limit: 10}); err != nil || len(all) != 1 || small.Total != 1 {
+			t.Errorf("it came after the great one: %+v, %v", all, err)
+		}
+	}}, s)
+	if err != nil || j.Total != many || j.Outcomes[""] != many || small.ID == "" || j.ID == small.ID {
+		t.Errorf("the great one: %+v, %v; the small one: %+v", j, err, small)
 	}
 }
 
@@ -132,16 +144,7 @@ func devices(t *testing.T, s *Store) (n int64) {
 func TestJobHalfMade(t *testing.T) {
 	s, file := great(t)
 	ctx, stop := context.WithCancel(t.Context())
-	made := make(chan error)
-	go func() {
-		_, err := revokeAll(ctx, s)
-		made <- err
-	}()
-	for devices(t, s) == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	stop()
-	if err := <-made; !errors.Is(err, context.Canceled) {
+	if _, err := revokeAll(chunkwise{ctx, t, s, stop}, s); !errors.Is(err, context.Canceled) {
 		t.Fatalf("it was not stopped: %v", err)
 	}
 	s.Close()
