@@ -241,19 +241,39 @@ func TestTokensAreServed(t *testing.T) {
 	}
 
 	hsm(syscall.SIGSTOP)
-	// The first waits for 5 s, as long as it may take; after that nobody does.
-	for _, atMost := range []time.Duration{20 * time.Second, 4 * time.Second} {
-		began := time.Now()
-		if _, err := made[0].Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil || time.Since(began) > atMost {
-			t.Errorf("an HSM that hangs: %v after %v", err, time.Since(began))
-		}
+	sign := func(key crypto.Signer) error {
+		_, err := key.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)
+		return err
 	}
-	began := time.Now()
-	if _, err := keys.Open(strings.Replace(uri("one"), "object=one", "object=other", 1), ""); err == nil || time.Since(began) > 4*time.Second {
-		t.Errorf("an HSM that hangs: %v after %v", err, time.Since(began))
+	// The first waits for 5 s, as long as it may take; after that nobody does. Who did would at every
+	// attempt, and a busy machine is not slow at each.
+	if began := time.Now(); sign(made[0]) == nil || time.Since(began) > 20*time.Second {
+		t.Errorf("an HSM that hangs: after %v", time.Since(began))
+	}
+	for what, ask := range map[string]func() error{
+		"a signature": func() error { return sign(made[0]) },
+		"a key": func() error {
+			_, err := keys.Open(strings.Replace(uri("one"), "object=one", "object=other", 1), "")
+			return err
+		},
+	} {
+		took := time.Hour
+		for n := 0; n < 5 && took > 4*time.Second; n++ {
+			began := time.Now()
+			if ask() == nil {
+				t.Errorf("an HSM that hangs: %s", what)
+			}
+			took = min(took, time.Since(began))
+		}
+		if took > 4*time.Second {
+			t.Errorf("an HSM that hangs: %s after %v", what, took)
+		}
 	}
 	hsm(syscall.SIGCONT)
 	for _, key := range made {
+		for deadline := time.Now().Add(time.Minute); sign(key) != nil && time.Now().Before(deadline); {
+			time.Sleep(50 * time.Millisecond) // while the signature of before is late
+		}
 		signs(t, key)
 	}
 
