@@ -88,11 +88,18 @@ func Run(c *exec.Cmd, grace time.Duration) error {
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.Cancel = func() error {
 		ended = true
-		return syscall.Kill(-c.Process.Pid, first)
+		err := syscall.Kill(-c.Process.Pid, first)
+		if errors.Is(err, syscall.ESRCH) {
+			return os.ErrProcessDone
+		}
+		return err
 	}
 	err := c.Run()
 	if ended {
 		End(c)
+		if grace == 0 && c.ProcessState != nil && c.ProcessState.Success() {
+			err = nil // nobody ends well by SIGKILL: it was through before, and that is noticed late
+		}
 	} else if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil
 	}

@@ -1,12 +1,15 @@
 package program
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Who may replace a file, a folder on the way to it, or a link that leads there, has the
@@ -47,6 +50,20 @@ func TestGuarded(t *testing.T) {
 				t.Errorf("%s: %v, want %v", path, err, want)
 			}
 		}
+	}
+}
+
+// A program that is through when its time is up has not failed, however late that is noticed.
+func TestThroughInTime(t *testing.T) {
+	for n := range 500 {
+		ctx, cancel := context.WithCancel(t.Context())
+		c := exec.CommandContext(ctx, "/bin/true")
+		soon := time.AfterFunc(time.Duration(n)*10*time.Microsecond, cancel)
+		err := Run(c, 0)
+		if soon.Stop(); err != nil && c.ProcessState != nil && c.ProcessState.Success() {
+			t.Fatalf("run %d: %v", n, err)
+		}
+		cancel()
 	}
 }
 
