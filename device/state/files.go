@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
 )
@@ -163,7 +164,7 @@ func (d *Dir) Holder() *HeldError {
 			continue
 		}
 		defer f.Close()
-		// A shared lock for this short time disturbs nobody.
+		// A shared lock disturbs nobody: alone waits for it to end.
 		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
 			return d.holder(f)
 		}
@@ -211,7 +212,7 @@ func (d *Dir) lock(name string) (release func(), err error) {
 		return nil, err
 	}
 	f.Chmod(0o600) // one that an earlier version made
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := alone(f); err != nil {
 		defer f.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
@@ -226,6 +227,20 @@ func (d *Dir) lock(name string) (release func(), err error) {
 		syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
 		f.Close()
 	}, nil
+}
+
+// alone locks a file for the calling process alone. Whoever shares the lock only asks who has it
+// (Holder), and is waited for.
+func alone(f *os.File) (err error) {
+	for range 1000 {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil {
+			return err
+		}
+		syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		time.Sleep(time.Millisecond)
+	}
+	return err
 }
 
 // holder reads who holds a lock.

@@ -230,6 +230,34 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// Whoever asks who has the folder keeps nobody from having it.
+func TestLockWhileSomebodyAsks(t *testing.T) {
+	d := At(t.TempDir())
+	done := make(chan bool)
+	asked := make(chan bool)
+	go func() {
+		defer close(asked)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				d.Holder()
+			}
+		}
+	}()
+	for n := range 500 {
+		release, err := d.Lock()
+		if err != nil {
+			t.Errorf("attempt %d: %v", n, err)
+			break
+		}
+		release()
+	}
+	close(done)
+	<-asked
+}
+
 // A link in the place of the lock does not empty the file that it leads to.
 func TestLockIsNoLink(t *testing.T) {
 	dir := t.TempDir()
