@@ -21,7 +21,7 @@ type Identity struct {
 	dir *state.Dir
 
 	mu      sync.Mutex
-	set     string // the state's set that current is from
+	version string // of the state that current is from
 	current *Credential
 }
 
@@ -40,21 +40,21 @@ func OpenIdentity(o Options) (*Identity, error) {
 func (i *Identity) Credential() (*Credential, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	set, err := i.dir.Current()
+	version, err := i.dir.Version()
 	if err != nil {
 		return nil, err
 	}
-	if i.current != nil && set == i.set {
+	if i.current != nil && version == i.version {
 		return i.current, nil
 	}
-	// If the set is replaced between Current and here, it is read again next time. The old
+	// If the set is replaced between Version and here, it is read again next time. The old
 	// credential is not closed: a handshake may be signing with it, and an idle key holds no
 	// resources.
 	current, err := OpenCredential(i.o.State, i.o.TPM)
 	if err != nil {
 		return nil, err
 	}
-	i.set, i.current = set, current
+	i.version, i.current = version, current
 	return current, nil
 }
 

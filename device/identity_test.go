@@ -2,6 +2,7 @@ package device_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -68,6 +69,23 @@ func TestIdentityFollowsRenewals(t *testing.T) {
 	}
 	if said := speak(t, standing); !strings.Contains(said, old) {
 		t.Fatalf("the connection that stands: %q", said)
+	}
+}
+
+// A folder that was wiped has sets of the same names as before.
+func TestIdentityFollowsANewEnrolment(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file")
+	u.enrolled(t, "L-1")
+	u.renew(t, "idevid")
+	identity := must[*device.Identity](t)(device.OpenIdentity(u.options()))
+	if err := os.RemoveAll(u.dir); err != nil {
+		t.Fatal(err)
+	}
+	u.enrolled(t, "L-2")
+	u.renew(t, "idevid")
+	if c := must[*device.Credential](t)(identity.Credential()); !bytes.Equal(c.Certificate.Certificate[0], u.load(t).LDevID[0]) {
+		t.Fatal("the identity is still the former one")
 	}
 }
 

@@ -27,7 +27,7 @@ func (d *Dir) Generalise(roots [][]byte) (removed, left []string, err error) {
 		}
 	}
 	// The link is removed first, durably, so that a half-removed set cannot be found.
-	if _, err := d.Current(); !errors.Is(err, ErrEmpty) {
+	if _, err := d.current(); !errors.Is(err, ErrEmpty) {
 		if err := errors.Join(d.fs.RemoveAll(filepath.Join(d.path, currentLink)), d.fs.SyncDir(d.path)); err != nil {
 			return nil, nil, err
 		}

@@ -120,8 +120,22 @@ func On(path string, f Files) *Dir { return &Dir{path, steps{f}} }
 // Path is the folder.
 func (d *Dir) Path() string { return d.path }
 
-// Current is the name of the current set, which identifies it. ErrEmpty if there is none.
-func (d *Dir) Current() (string, error) {
+// Version changes whenever another set becomes the current one, even if the folder was wiped and
+// its sets are numbered from 1 again. ErrEmpty if there is none.
+func (d *Dir) Version() (string, error) {
+	set, err := d.current()
+	if err != nil {
+		return "", err
+	}
+	link, err := os.Lstat(filepath.Join(d.path, currentLink))
+	if err != nil {
+		return "", fmt.Errorf("reading the state: %w", err)
+	}
+	return set + link.ModTime().String(), nil
+}
+
+// current is the name of the current set. ErrEmpty if there is none.
+func (d *Dir) current() (string, error) {
 	target, err := os.Readlink(filepath.Join(d.path, currentLink))
 	if errors.Is(err, os.ErrNotExist) {
 		return "", ErrEmpty
@@ -137,7 +151,7 @@ func (d *Dir) Current() (string, error) {
 func (d *Dir) Load() (s Set, damaged error, err error) {
 	var target string
 	for range 10 {
-		if target, err = d.Current(); err != nil {
+		if target, err = d.current(); err != nil {
 			return Set{}, nil, err
 		}
 		s, err = d.read(target)
