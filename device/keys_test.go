@@ -18,6 +18,7 @@ import (
 	softkey "github.com/hallmark-pki/hallmark/attest/softkey/collect"
 	"github.com/hallmark-pki/hallmark/attest/trouble"
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/record"
 	"github.com/hallmark-pki/hallmark/wire"
@@ -126,6 +127,20 @@ func TestSoftwareKey(t *testing.T) {
 		if _, err := u.enrol(t, ticket, ""); !errors.As(err, new(*device.ConflictError)) {
 			t.Errorf("enrolled with another kind of key: %v", err)
 		}
+	}
+}
+
+// The key of an image for many boards would be everybody's.
+func TestImageWithAKeyElsewhere(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "birth.key")
+	u := install(t, false).soft(t, "file:"+path)
+	u.enrolled(t, "L-1")
+	if g := must[agent.Generalised](t)(agent.Generalise(u.dir)); !slices.Equal(g.Left, []string{path}) {
+		t.Errorf("left alone: %q", g.Left)
+	}
+	if _, err := u.enrol(t, u.ticket(t), "L-2"); problem(err) != wire.CodeEKTaken {
+		t.Errorf("another board with that key: %v", err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"strings"
+
 	"github.com/hallmark-pki/hallmark/device/state"
 )
 
@@ -8,7 +10,7 @@ import (
 type Generalised struct {
 	// Server is where the board was enrolled; empty if it was not.
 	Server string `json:"server,omitempty"`
-	// Removed and Left are names in the state folder.
+	// Removed and Left are names in the state folder. Left also has the path of a key elsewhere.
 	Removed []string `json:"removed"`
 	Left    []string `json:"left,omitempty"`
 }
@@ -24,11 +26,17 @@ func Generalise(folder string) (g Generalised, err error) {
 	}
 	defer release()
 	var roots [][]byte
+	var key string
 	if set, _, err := dir.Load(); err == nil {
+		if path, ok := strings.CutPrefix(set.Key, "file:"); ok {
+			key = path
+		}
 		if bundle, err := set.Bundle(); err == nil {
 			g.Server, roots = set.Server, bundle.Infrastructure
 		}
 	}
-	g.Removed, g.Left, err = dir.Generalise(roots)
+	if g.Removed, g.Left, err = dir.Generalise(roots); key != "" {
+		g.Left = append(g.Left, key)
+	}
 	return g, err
 }
