@@ -457,6 +457,46 @@ func TestAgentOfAFarMoment(t *testing.T) {
 	}
 }
 
+// A server whose clock is behind may want a certificate renewed as soon as it has issued it.
+func TestAgentOfAPastMoment(t *testing.T) {
+	t.Parallel()
+	for _, window := range []string{
+		`{}`,
+		`{"start":"2020-01-01T00:00:00Z","end":"2020-01-01T00:00:00Z","poll":60}`,
+		`{"start":"0000-01-01T00:00:00+12:00","end":"0000-01-01T00:00:00+12:00"}`, // in UTC that is -1, which JSON does not know
+	} {
+		u := install(t, false).soft(t, "file")
+		u.sleep(0)
+		u.enrolled(t, "L-1")
+		u.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != wire.PathPoll {
+				return false
+			}
+			io.WriteString(w, window)
+			return true
+		}
+		a := u.agent()
+		if asked := u.live(t, a, 150*time.Minute); len(asked[wire.PathRenew]) != 3 {
+			t.Errorf("%s: renewed %d times", window, len(asked[wire.PathRenew]))
+		}
+		if s := a.Status(); !s.Healthy || s.Outcome.Failures > 0 {
+			t.Errorf("%s: %+v", window, s)
+		}
+	}
+}
+
+// Whatever Retry-After a server adds, a device that was refused for good asks once a day.
+func TestAgentOfALongWait(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).soft(t, "file")
+	u.sleep(0)
+	u.enrolled(t, "L-1")
+	u.refused(http.StatusForbidden, wire.CodeRevoked, "2147483647")
+	if asked := u.live(t, u.agent(), 20*time.Hour); len(asked[wire.PathRenew]) != 1 {
+		t.Errorf("asked %d times", len(asked[wire.PathRenew]))
+	}
+}
+
 // A refusal at great length is remembered like another, in few bytes and one line.
 func TestAgentOfALongRefusal(t *testing.T) {
 	t.Parallel()

@@ -10,13 +10,13 @@ import (
 )
 
 // steer takes a window from the server and picks the device's moment in it. A window that ends
-// before its start is reduced to the start. It is limited to nine tenths of the certificate's
-// life, so that an impostor, or a server with a wrong clock, cannot let the certificate expire.
+// before its start is reduced to the start. It is limited to the first nine tenths of the
+// certificate's life, so that a server with a wrong clock cannot let the certificate expire.
 func (a *action) steer(s wire.Steering, certificate []byte) {
 	s.Trust = 0 // the bundle itself is kept
 	if c, err := x509.ParseCertificate(certificate); err == nil {
 		last := c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 10)
-		s.Start, s.End = earlier(s.Start, last), earlier(s.End, last)
+		s.Start, s.End = within(s.Start, c.NotBefore, last), within(s.End, c.NotBefore, last)
 	}
 	if s.End.Before(s.Start) {
 		s.End = s.Start
@@ -25,8 +25,12 @@ func (a *action) steer(s wire.Steering, certificate []byte) {
 	a.set.RenewAfter = moment(a.set.Device, s)
 }
 
-func earlier(t, last time.Time) time.Time {
-	if t.After(last) {
+// within is the moment from first to last that is nearest to t.
+func within(t, first, last time.Time) time.Time {
+	switch {
+	case t.Before(first):
+		return first
+	case t.After(last):
 		return last
 	}
 	return t

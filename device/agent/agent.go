@@ -60,6 +60,8 @@ type Agent struct {
 	hookPause time.Duration
 	// tried: the chip was checked; foreign is the result.
 	tried, foreign bool
+	// renewed is when this process last renewed.
+	renewed time.Time
 	// last and unwritten are the last complaints, which are not repeated.
 	last, unwritten string
 }
@@ -141,7 +143,7 @@ func (a *Agent) due() bool {
 	s, now, err := a.read()
 	o := a.outcome()
 	o.NotBefore = time.Time{}
-	return !plan(s, err, o, now, a.doubts(s, o)).at.After(now)
+	return !a.next(s, err, o, now).at.After(now)
 }
 
 // WaitError: what is due has failed before, and it is too early to retry.
@@ -162,7 +164,8 @@ func (a *Agent) Turn(ctx context.Context) (wait time.Duration, err error) {
 		a.clock.look()
 		s, now, readErr := a.read()
 		o := a.outcome()
-		next := plan(s, readErr, o, now, a.doubts(s, o))
+		a.recognise(s, o)
+		next := a.next(s, readErr, o, now)
 		if next.act == enrol && !a.canEnrol() && readErr == nil {
 			return lookSoon, state.ErrEmpty
 		}
@@ -180,9 +183,9 @@ func (a *Agent) Turn(ctx context.Context) (wait time.Duration, err error) {
 	return heldAgain, err
 }
 
-// doubts checks the clock and, once, the chip: the state may have been moved to another board
-// while the power was off.
-func (a *Agent) doubts(s device.Status, o state.Outcome) doubts {
+// recognise checks once whether the working key is this chip's: the state may have been moved to
+// another board while the power was off.
+func (a *Agent) recognise(s device.Status, o state.Outcome) {
 	if !a.tried && s.LDevID != nil && o.Boot != boot() {
 		c, err := device.OpenCredential(a.Options.State, a.Options.TPM)
 		if err == nil {
@@ -191,7 +194,6 @@ func (a *Agent) doubts(s device.Status, o state.Outcome) doubts {
 		a.foreign = errors.Is(err, collect.ErrOtherTPM)
 	}
 	a.tried = true
-	return doubts{!a.clock.sure, a.clock.impossible(), a.foreign}
 }
 
 // do does one act and records its outcome.
@@ -222,6 +224,9 @@ func (a *Agent) do(ctx context.Context, what act) error {
 	a.note(r, err)
 	if err == nil {
 		a.logDone(what, r)
+	}
+	if err == nil && what == renew {
+		a.renewed = a.now()
 	}
 	return err
 }
@@ -300,7 +305,7 @@ func (a *Agent) NeedsRenewal() (needed bool, from time.Time, err error) {
 		return false, time.Time{}, err
 	}
 	s.Poll = 0
-	next := plan(s, nil, a.outcome(), now, a.doubts(s, a.outcome()))
+	next := a.next(s, nil, a.outcome(), now)
 	return !next.at.After(now), next.at, nil
 }
 

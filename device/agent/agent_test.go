@@ -36,22 +36,24 @@ func TestPlan(t *testing.T) {
 		s          device.Status
 		unreadable error
 		o          state.Outcome
-		d          doubts
+		d          knowledge
 		want       step
 	}{
-		"all is well":         {good(), nil, contact, doubts{}, step{ask, polled}},
-		"no polls wanted":     {with(func(s *device.Status) { s.Poll = 0 }), nil, contact, doubts{}, step{renew, good().RenewAfter}},
-		"due":                 {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, doubts{}, step{renew, noon.Add(-1)}},
-		"clock was set back":  {good(), nil, state.Outcome{Contact: noon.Add(time.Hour)}, doubts{}, step{ask, noon}},
-		"not enrolled":        {device.Status{Condition: device.NotEnrolled}, nil, state.Outcome{}, doubts{}, step{enrol, noon}},
-		"unreadable":          {device.Status{}, errors.New("torn"), state.Outcome{}, doubts{}, step{enrol, noon}},
-		"no certificate yet":  {device.Status{Condition: device.NoLDevID}, nil, contact, doubts{unsure: true, impossible: true}, step{renew, noon}},
-		"ended":               {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, doubts{}, step{renew, noon}},
-		"ended, says a clock": {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, doubts{unsure: true}, step{ask, noon}},
-		"1970":                {good(), nil, contact, doubts{unsure: true, impossible: true}, step{ask, noon}},
-		"another chip":        {good(), nil, contact, doubts{foreign: true}, step{ask, noon}},
-		"failed":              {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(time.Hour)}, doubts{}, step{renew, noon.Add(time.Hour)}},
-		"failed in 2099":      {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(1e6 * time.Hour)}, doubts{}, step{renew, noon.Add(-1)}},
+		"all is well":         {good(), nil, contact, knowledge{}, step{ask, polled}},
+		"no polls wanted":     {with(func(s *device.Status) { s.Poll = 0 }), nil, contact, knowledge{}, step{renew, good().RenewAfter}},
+		"due":                 {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{}, step{renew, noon.Add(-1)}},
+		"clock was set back":  {good(), nil, state.Outcome{Contact: noon.Add(time.Hour)}, knowledge{}, step{ask, noon}},
+		"not enrolled":        {device.Status{Condition: device.NotEnrolled}, nil, state.Outcome{}, knowledge{}, step{enrol, noon}},
+		"unreadable":          {device.Status{}, errors.New("torn"), state.Outcome{}, knowledge{}, step{enrol, noon}},
+		"no certificate yet":  {device.Status{Condition: device.NoLDevID}, nil, contact, knowledge{unsure: true, impossible: true}, step{renew, noon}},
+		"ended":               {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, knowledge{}, step{renew, noon}},
+		"ended, says a clock": {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, knowledge{unsure: true}, step{ask, noon}},
+		"1970":                {good(), nil, contact, knowledge{unsure: true, impossible: true}, step{ask, noon}},
+		"another chip":        {good(), nil, contact, knowledge{foreign: true}, step{ask, noon}},
+		"failed":              {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(time.Hour)}, knowledge{}, step{renew, noon.Add(time.Hour)}},
+		"renewed, due":        {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{renewed: noon}, step{renew, noon.Add(time.Hour)}},
+		"renewed in 2099":     {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{renewed: noon.Add(1e6 * time.Hour)}, step{renew, noon.Add(-1)}},
+		"failed in 2099":      {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(1e6 * time.Hour)}, knowledge{}, step{renew, noon.Add(-1)}},
 	} {
 		if got := plan(c.s, c.unreadable, c.o, noon, c.d); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
@@ -86,13 +88,19 @@ func TestBackoff(t *testing.T) {
 		"network":     {&client.NetworkError{Err: errors.New("no route"), RetryAfter: time.Minute}, "network", time.Minute + time.Second},
 		"trust":       {fmt.Errorf("joined: %w", &client.TrustError{Err: errors.New("who?")}), "trust", time.Second},
 		"revoked":     {&wire.Problem{Code: wire.CodeRevoked, Detail: "final"}, wire.CodeRevoked, 24*time.Hour + time.Second},
+		"for good":    {&wire.Problem{Code: wire.CodeRevoked, Detail: "final", RetryAfter: 24 * time.Hour}, wire.CodeRevoked, maxWait},
 		"disk":        {os.ErrPermission, "state", time.Second},
 	} {
 		var o state.Outcome
 		fail(&o, c.err, noon, 30*24*time.Hour, none)
-		if o.Failure.Code != c.code || o.NotBefore.Sub(noon) != c.wait || o.Failures != 1 || (o.Final != nil) != (name == "revoked") {
+		if o.Failure.Code != c.code || o.NotBefore.Sub(noon) != c.wait || o.Failures != 1 || (o.Final != nil) != (c.code == wire.CodeRevoked) {
 			t.Errorf("%s: %+v", name, o)
 		}
+	}
+	var o state.Outcome
+	fail(&o, &wire.Problem{Code: "\x1b[2J", Detail: "\u009b31m\nok"}, noon, time.Hour, none)
+	if o.Failure.Code != "?[2J" || o.Failure.Detail != "?31m ok" {
+		t.Errorf("a text that controls the terminal: %q", *o.Failure)
 	}
 	// A turn is waited for, and is no failure; nor does it make good what failed before.
 	for _, before := range []state.Outcome{{}, {Failures: 2, Failure: &state.Failure{Code: "network"}}} {

@@ -50,7 +50,7 @@ func (a *Agent) Status() Status {
 	}
 	s.Unhealthy = s.unhealthy(now)
 	s.Healthy = s.Unhealthy == ""
-	if next := plan(read, err, s.Outcome, now, doubts{!a.clock.sure, a.clock.impossible(), a.foreign}); next.act != enrol || a.canEnrol() {
+	if next := a.next(read, err, s.Outcome, now); next.act != enrol || a.canEnrol() {
 		s.Next, s.NextAt = string(next.act), next.at
 	}
 	return s

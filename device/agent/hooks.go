@@ -178,5 +178,5 @@ func hookEnvironment(folder string, s device.Status) []string {
 func lastLine(text []byte) string {
 	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
 	last := bytes.TrimSpace(lines[len(lines)-1])
-	return strings.ToValidUTF8(string(last[:min(len(last), maxHookLine)]), "?")
+	return Printable(string(last[:min(len(last), maxHookLine)]))
 }

@@ -25,9 +25,10 @@ const (
 // flash wears out, and an outcome that is too large cannot be read back.
 const maxText = 1 << 10
 
-// clip is the beginning of a text, in one line, so that a server's text cannot fake log lines.
+// clip is the beginning of a text, in one printable line: a server's text must neither fake log
+// lines nor control the terminal on which the health file or systemd's status is shown.
 func clip(text string) string {
-	text = strings.ReplaceAll(text, "\n", " ")
+	text = strings.ReplaceAll(Printable(text), "\n", " ")
 	if len(text) <= maxText {
 		return text
 	}
@@ -41,7 +42,7 @@ func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, stri
 	return func(p Priority, text string) {
 		mu.Lock()
 		defer mu.Unlock()
-		text = Printable(clip(text))
+		text = clip(text)
 		if journal {
 			fmt.Fprintf(w, "<%d>%s\n", p, text)
 			return

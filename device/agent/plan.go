@@ -29,23 +29,30 @@ type step struct {
 	at  time.Time
 }
 
-// doubts are reasons not to trust what is on file.
-type doubts struct {
+// knowledge is what this process knows beyond what is on file.
+type knowledge struct {
 	// unsure: only the system clock tells the time; impossible: it is certainly wrong.
 	unsure, impossible bool
 	// foreign: the working key is not this chip's.
 	foreign bool
+	// renewed is when it last renewed; zero if it has not.
+	renewed time.Time
 }
 
-// plan derives what comes next from what is on file.
-func plan(s device.Status, unreadable error, o state.Outcome, now time.Time, d doubts) step {
+// next derives what comes next.
+func (a *Agent) next(s device.Status, unreadable error, o state.Outcome, now time.Time) step {
+	return plan(s, unreadable, o, now, knowledge{!a.clock.sure, a.clock.impossible(), a.foreign, a.renewed})
+}
+
+// plan is next by what is on file and what is known.
+func plan(s device.Status, unreadable error, o state.Outcome, now time.Time, k knowledge) step {
 	next := step{renew, s.RenewAfter}
 	switch {
 	case unreadable != nil, s.Condition == device.NotEnrolled:
 		next = step{enrol, now}
 	case s.LDevID == nil:
 		next.at = now
-	case d.foreign, d.unsure && (d.impossible || s.Condition == device.Expired):
+	case k.foreign, k.unsure && (k.impossible || s.Condition == device.Expired):
 		// Asking distinguishes a copied state from a cleared chip, and tells the time: if the
 		// server accepts the certificate, our clock is wrong.
 		next = step{ask, now}
@@ -55,6 +62,10 @@ func plan(s device.Status, unreadable error, o state.Outcome, now time.Time, d d
 		if at := askAt(s, o, now); at.Before(next.at) && now.Before(next.at) { // a renewal includes asking
 			next = step{ask, at}
 		}
+	}
+	// A server whose clock is wrong may want each new certificate renewed at once, for ever.
+	if again := k.renewed.Add(longest(life(s))); next.act == renew && s.LDevID != nil && again.After(next.at) && !now.Before(k.renewed) {
+		next.at = again
 	}
 	// A moment far ahead is from a clock that was set back since.
 	if o.NotBefore.After(next.at) && o.NotBefore.Sub(now) <= maxWait {
@@ -85,14 +96,18 @@ const (
 	maxWait = finalBackoff + 2*maxBackoff
 )
 
+// longest is the longest delay after failures, for certificates with this lifetime.
+func longest(life time.Duration) time.Duration {
+	return min(max(life/20, firstBackoff), maxBackoff)
+}
+
 // backoff is the delay after that many failures in a row: random up to a bound that doubles each
 // time ("full jitter"), so that devices that failed together do not come back together.
 func backoff(failures int, life time.Duration, random func() float64) time.Duration {
-	longest := min(max(life/20, firstBackoff), maxBackoff)
 	bound := firstBackoff
 	for range failures - 1 {
-		if bound *= 2; bound >= longest {
-			bound = longest
+		if bound *= 2; bound >= longest(life) {
+			bound = longest(life)
 			break
 		}
 	}
@@ -117,7 +132,7 @@ func fail(o *state.Outcome, err error, now time.Time, life time.Duration, random
 			wait += finalBackoff
 		}
 	}
-	o.NotBefore = now.Add(max(client.RetryAfter(err), 0) + wait)
+	o.NotBefore = now.Add(min(client.RetryAfter(err)+wait, maxWait))
 }
 
 // succeed enters a success into the outcome: the server has accepted the identity.
