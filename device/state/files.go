@@ -208,6 +208,10 @@ func (d *Dir) lock(name string) (release func(), err error) {
 	if errors.Is(err, os.ErrExist) {
 		f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	}
+	if errors.Is(err, syscall.EROFS) && name == agentFile {
+		// A worn-out disk must not keep the agent from lending the identity to other programs.
+		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,8 @@ type Set struct {
 	Settings
 	// IDevID, AK and LDevID are chains, DER, leaf first. Without IDevID it was lost.
 	IDevID, AK, LDevID [][]byte
-	// LDevIDKey is the working key's file (TSS2 PEM, or PKCS#8 PEM without a TPM), which belongs to LDevID.
+	// LDevIDKey is the working key's file (TSS2 PEM, or PKCS#8 PEM without a TPM), which belongs
+	// to LDevID.
 	LDevIDKey []byte
 	// Page is the chain of the device's own web page, for the same key.
 	Page [][]byte
