@@ -125,8 +125,8 @@ func (a *action) openKeys(create bool) (err error) {
 	return err
 }
 
-// open opens what holds the keys, where requested or else as on file. It takes no command from a state folder that other users can
-// write, who could then run programs as this one.
+// open opens what holds the keys, where requested or else as on file. It takes no command from a
+// state folder that other users can write, who could then run programs as this one.
 func open(o Options, set state.Set, dir *state.Dir, create bool) (keys.Holder, keys.Place, error) {
 	p := keys.Place{Key: cmp.Or(o.Key, set.Key, keys.TPM), Folder: dir.Path()}
 	if p.Key == keys.TPM {

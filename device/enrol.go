@@ -27,8 +27,8 @@ type Enrolment struct {
 	Roots   [][]byte
 	// Serial is the product's serial number; empty if the ticket or the record fixes it.
 	Serial string
-	// image is the state of another board, found in the folder: its server and roots are used if
-	// none are given.
+	// image is state of another board, or of this one without its IDevID, found in the folder: its
+	// server and roots are used if none are given.
 	image state.Set
 }
 

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -57,9 +56,6 @@ func (i *Identity) Credential() (*Credential, error) {
 	i.version, i.current = version, current
 	return current, nil
 }
-
-// Signer is the certificate's key: an ECDSA key that signs in the TPM, or wherever it is kept.
-func (c *Credential) Signer() crypto.Signer { return c.Certificate.PrivateKey.(crypto.Signer) }
 
 // Close closes the TPM; keys obtained from the identity cannot sign afterwards.
 func (i *Identity) Close() error {
