@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-func issuer(t *testing.T, key crypto.Signer) *x509.Certificate {
+func issuer(t testing.TB, key crypto.Signer) *x509.Certificate {
 	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Issuer"}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
@@ -80,4 +80,39 @@ func TestUnsigned(t *testing.T) {
 	}); n > 1000 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// FuzzSigned: whatever a list is, crypto/x509 finds it signed by the same issuers, if it can read it.
+func FuzzSigned(f *testing.F) {
+	p256, err1 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err2 := rsa.GenerateKey(rand.Reader, 2048)
+	if err1 != nil || err2 != nil {
+		f.Fatal(err1, err2)
+	}
+	issuers := []*x509.Certificate{issuer(f, p256), issuer(f, key)}
+	var signed [][]byte // what they have signed
+	for n, key := range []crypto.Signer{p256, key} {
+		der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(7), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+			RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(5), RevocationTime: time.Now()}}}, issuers[n], key)
+		if err != nil {
+			f.Fatal(err)
+		}
+		list, err := x509.ParseRevocationList(der)
+		if err != nil {
+			f.Fatal(err)
+		}
+		signed = append(signed, list.RawTBSRevocationList)
+		f.Add(der)
+		f.Add(list.RawTBSRevocationList)
+	}
+	f.Fuzz(func(t *testing.T, der []byte) {
+		got, want := Signed(der, issuers...), false
+		list, err := x509.ParseRevocationList(der)
+		if err == nil {
+			want = bytes.Equal(list.Raw, der) && (list.CheckSignatureFrom(issuers[0]) == nil || list.CheckSignatureFrom(issuers[1]) == nil)
+		}
+		if err == nil && got != want || got && !bytes.Contains(der, signed[0]) && !bytes.Contains(der, signed[1]) {
+			t.Fatalf("signed: %v, not %v: %x", got, want, der)
+		}
+	})
 }
