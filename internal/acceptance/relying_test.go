@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -241,8 +242,18 @@ func connectMQTT(address string, roots *x509.CertPool, cert tls.Certificate) (er
 	return err
 }
 
+// resuming is the configuration of a client that resumes its sessions, for which the server need not
+// see its certificate again (RFC 8446 §2.2).
+func resuming(roots *x509.CertPool, cert tls.Certificate) *tls.Config {
+	cache, _ := sessions.LoadOrStore(string(cert.Certificate[0]), tls.NewLRUClientSessionCache(8))
+	return &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}, ClientSessionCache: cache.(tls.ClientSessionCache)}
+}
+
+// sessions are what clients may resume, by certificate.
+var sessions sync.Map
+
 func openMQTT(address string, roots *x509.CertPool, cert tls.Certificate) (net.Conn, error) {
-	c, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{cert}})
+	c, err := tls.Dial("tcp", address, resuming(roots, cert))
 	if err != nil {
 		return nil, err
 	}
