@@ -45,7 +45,7 @@ func (r *Relay) enforce(ctx context.Context, always bool) error {
 		if err := r.tell(ctx); err != nil {
 			return err
 		}
-		target = min(target, r.state.Told)
+		target = min(target, r.state.Enforced())
 	} else {
 		r.pending = nil
 	}

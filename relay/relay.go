@@ -149,7 +149,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 	r = &Relay{Config: c, sources: map[string]*source{}, numbers: crls.Numbers{}, unnamed: map[string]bool{}}
 	if r.state, err = readState(c.Dir); err == nil {
 		if c.Each == "" {
-			r.state.Failing = nil
+			r.state.Failing, r.state.Passed = nil, 0
 		}
 		err = r.loadRoots()
 	}

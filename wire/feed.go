@@ -85,8 +85,8 @@ type Change struct {
 // Denied reports whether a relying party must refuse the certificate.
 func (c Change) Denied() bool { return c.Status != StatusGood }
 
-// maxChange bounds the JSON of one change, in bytes; an honest one has about 400.
-const maxChange = 4 << 10
+// Bounds, in bytes, of a change's JSON, which has about 400, and of a name (RFC 5280 appendix A.1).
+const maxChange, maxName = 4 << 10, 64
 
 // DecodeChange parses the data of an EventChange. Unknown keys are ignored, so that an older
 // follower can follow a newer server.
@@ -133,7 +133,7 @@ func (c Change) validate() error {
 		return fmt.Errorf("serial number %q", c.Serial)
 	case c.Successor != "" && !isHex(c.Successor, SerialSize), c.Fingerprint != "" && !isHex(c.Fingerprint, 32):
 		return fmt.Errorf("successor %q, fingerprint %q", c.Successor, c.Fingerprint)
-	case strings.Trim(c.Device+strings.ReplaceAll(c.Name, " ", ""), keyLetters+strings.ToUpper(keyLetters)+".:-") != "", strings.HasPrefix(c.Device, "-"): // commands are given both; an OCSP responder has a blank
+	case strings.Trim(c.Device+strings.ReplaceAll(c.Name, " ", ""), keyLetters+strings.ToUpper(keyLetters)+".:-") != "", strings.HasPrefix(c.Device, "-"), max(len(c.Device), len(c.Name)) > maxName: // commands are given both; an OCSP responder has a blank
 		return fmt.Errorf("device %q, name %q", c.Device, c.Name)
 	case c.Status != StatusGood && c.Status != StatusHold && c.Status != StatusRevoked:
 		return fmt.Errorf("status %q", c.Status)

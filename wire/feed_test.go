@@ -25,7 +25,7 @@ func TestChangeIsReadAsItWasWritten(t *testing.T) {
 	}
 	// An issuer's own, whose signature failed, is in the feed as all are; a model's template could
 	// begin with a hyphen once.
-	for _, name := range []string{"OCSP responder", "-x7"} {
+	for _, name := range []string{"OCSP responder", "-x7", strings.Repeat("x", 64)} {
 		voided := c
 		voided.Device, voided.Name = "", name
 		if text, err = json.Marshal(voided); err != nil {
@@ -40,6 +40,7 @@ func TestChangeIsReadAsItWasWritten(t *testing.T) {
 		"successor": func(c *Change) { c.Successor = "x" }, "fingerprint": func(c *Change) { c.Fingerprint = c.Serial },
 		"status": func(c *Change) { c.Status = "" }, "reason": func(c *Change) { c.Reason = "" }, "since": func(c *Change) { c.Since = time.Time{} },
 		"device": func(c *Change) { c.Device = "lamp:$(reboot)" }, "name": func(c *Change) { c.Name = "lamp\nHALLMARK_STATUS=good" },
+		"name, but one too long":    func(c *Change) { c.Name = strings.Repeat("x", 65) },
 		"device, but an option":     func(c *Change) { c.Device = "--config.:x" },
 		"reason, though it is good": func(c *Change) { c.Status, c.Reason = StatusGood, "x y" },
 	} {

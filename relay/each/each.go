@@ -5,6 +5,7 @@ package each
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -20,6 +21,11 @@ type State struct {
 	// that wait in Failing.
 	Told    int64     `json:"told,omitempty"`
 	Failing []Failing `json:"failing,omitempty"`
+	// Passed is the first change that the command is never run for, because of its name, and that
+	// Failing has no place for; 0 if there is none. It counts until PassedUntil, when the last such
+	// certificate expires.
+	Passed      int64     `json:"passed,omitempty"`
+	PassedUntil time.Time `json:"passed_until,omitzero"`
 }
 
 // Failing is a device for which the command failed. Its changes wait, in their order; those of
@@ -54,6 +60,9 @@ type Teller struct {
 // It stops early when quiet ends: something newer waits. An error means that nothing newer can be
 // enforced now, for the command fails for more than can be kept.
 func (t Teller) Tell(ctx, quiet context.Context, changes []wire.Change, upTo int64) error {
+	if t.PassedUntil.Before(t.Now()) {
+		t.Passed = 0
+	}
 	busy, end := context.WithCancel(quiet)
 	end()
 	began := time.Now()
@@ -86,11 +95,26 @@ func (s *State) ResetTo(number int64) {
 		s.Failing[n].Changes = slices.DeleteFunc(s.Failing[n].Changes, newer)
 	}
 	s.Failing = slices.DeleteFunc(s.Failing, func(f Failing) bool { return len(f.Changes) == 0 })
+	if s.Passed > number {
+		s.Passed = 0
+	}
+}
+
+// Enforced is the newest change up to which all are, but for what Failing says.
+func (s *State) Enforced() int64 {
+	if s.Passed > 0 {
+		return min(s.Told, s.Passed-1)
+	}
+	return s.Told
 }
 
 // tell runs the command for one change, or keeps it for later.
 func (t Teller) tell(ctx, quiet context.Context, c wire.Change) error {
 	device, held := cmp.Or(c.Device, c.Serial), t.held()
+	if isOption(c.Name) && (len(t.Failing) >= wire.MaxRelayFailing/2 || held >= maxHeld/2) {
+		t.pass(c) // the places are for those whom the next try may help
+		return nil
+	}
 	if n := slices.IndexFunc(t.Failing, func(f Failing) bool { return f.Device == device }); n >= 0 {
 		switch {
 		case held < maxHeld:
@@ -137,10 +161,23 @@ func (t Teller) first(ctx, quiet context.Context, c wire.Change) error {
 // run runs the command for a change. One whose name it could take for an option waits as one that
 // it dislikes: no model is given such names any more.
 func (t Teller) run(ctx context.Context, c wire.Change) error {
-	if strings.HasPrefix(c.Name, "-") {
+	if isOption(c.Name) {
 		return fmt.Errorf("it is not run for a name that begins with a hyphen: %q", c.Name)
 	}
 	return t.Run(ctx, environment(c))
+}
+
+// isOption reports whether a command could take a name, or a part of it if it splits names at blanks,
+// for an option.
+func isOption(name string) bool { return strings.HasPrefix(name, "-") || strings.Contains(name, " -") }
+
+// pass notes a change that the command is never run for.
+func (s *State) pass(c wire.Change) {
+	if s.Passed == 0 {
+		s.Passed, s.PassedUntil = c.Number, c.Expires
+	} else if c.Expires.After(s.PassedUntil) {
+		s.PassedUntil = c.Expires
+	}
 }
 
 var errSlow = fmt.Errorf("it took more than %v while others waited", brief)
@@ -221,14 +258,21 @@ func (t Teller) Due() <-chan time.Time {
 
 // Problem says for whom the command fails; nil if for nobody.
 func (s *State) Problem() error {
-	if len(s.Failing) == 0 {
+	var problems []string
+	if s.Passed > 0 {
+		problems = append(problems, fmt.Sprintf("too many names begin with a hyphen: from change %d on nothing is reported as enforced until %s", s.Passed, s.PassedUntil.Format(time.RFC3339)))
+	}
+	if len(s.Failing) > 0 {
+		f, more := s.Failing[0], ""
+		if n := len(s.Failing) - 1; n > 0 {
+			more = fmt.Sprintf(", and for %d more", n)
+		}
+		problems = append(problems, fmt.Sprintf("the command fails for %s since %s (change %d, %s)%s: %s", f.Device, f.Since.Format(time.RFC3339), f.Change, f.Changes[0].Status, more, f.Says))
+	}
+	if len(problems) == 0 {
 		return nil
 	}
-	f, more := s.Failing[0], ""
-	if n := len(s.Failing) - 1; n > 0 {
-		more = fmt.Sprintf(", and for %d more", n)
-	}
-	return fmt.Errorf("the command fails for %s since %s (change %d, %s)%s: %s", f.Device, f.Since.Format(time.RFC3339), f.Change, f.Changes[0].Status, more, f.Says)
+	return errors.New(strings.Join(problems, "; "))
 }
 
 // Check says what cannot be in a state that was read.

@@ -208,14 +208,48 @@ func TestResetTo(t *testing.T) {
 func TestOptions(t *testing.T) {
 	p := &program{}
 	tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
-	option := change(1, "a")
-	option.Name = "-rf"
-	if err := tell.Tell(t.Context(), t.Context(), []wire.Change{option, change(2, "b")}, 2); err != nil || tell.Told != 2 || !slices.Equal(p.told, []string{"2 b"}) {
+	option, options, responder := change(1, "a"), change(3, "c"), change(4, "d")
+	option.Name, options.Name, responder.Name = "-rf", "a -rf", "OCSP responder"
+	if err := tell.Tell(t.Context(), t.Context(), []wire.Change{option, change(2, "b"), options, responder}, 4); err != nil || tell.Told != 4 || !slices.Equal(p.told, []string{"2 b", "4 d"}) {
 		t.Errorf("told %q up to %d: %v", p.told, tell.Told, err)
 	}
 	if err := tell.Problem(); err == nil || !strings.Contains(err.Error(), "hyphen") {
 		t.Error(err)
 	}
+}
+
+// However many there are of them, others do not wait, whether the command is run for these or fails;
+// what is enforced ends before the first that is not listed, until its certificate has expired.
+func TestManyOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{dislikes: map[string]bool{"b": true}}
+		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
+		var all []wire.Change
+		for n := range int64(2 * maxHeld) {
+			option := change(n+1, fmt.Sprint("d", n%(2*wire.MaxRelayFailing)))
+			option.Name = "-" + option.Device
+			all = append(all, option)
+		}
+		last := int64(len(all))
+		all = append(all, change(last+1, "a"), change(last+2, "b"), change(last+3, "c"))
+		if err := tell.Tell(t.Context(), t.Context(), all, last+3); err != nil || tell.Told != last+3 || len(p.told) != 2 || tell.Full() {
+			t.Errorf("told %q up to %d: %v", p.told, tell.Told, err)
+		}
+		if got, want := tell.Enforced(), int64(wire.MaxRelayFailing/2); got != want || !strings.Contains(tell.Problem().Error(), fmt.Sprintf("from change %d on", want+1)) {
+			t.Errorf("enforced up to %d, not %d: %v", got, want, tell.Problem())
+		}
+		back := State{Told: 20, Passed: 15}
+		if back.ResetTo(10); back.Enforced() != 10 {
+			t.Errorf("after the feed went back to 10, enforced up to %d", back.Enforced())
+		}
+		p.dislikes = nil
+		time.Sleep(2 * time.Hour)
+		for tell.Again(t.Context()) {
+		}
+		if err := tell.Tell(t.Context(), t.Context(), nil, last+3); err != nil || tell.Enforced() != last+3 || tell.Problem() != nil {
+			t.Errorf("after the certificates have expired, enforced up to %d: %v, %v", tell.Enforced(), tell.Problem(), err)
+		}
+	})
 }
 
 // What waits has a bound; what is beyond is not told, and not said to be.
