@@ -75,6 +75,30 @@ func TestClosedThoughTheReloadFails(t *testing.T) {
 	}
 }
 
+// Lists that ended while the relay was off let nobody in while it looks for Hallmark: the program is not
+// started before they are closed.
+func TestEndedWhileOff(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	file := p.file(wire.FormatSerials)
+	stop := p.run()
+	p.enforced()
+	stop()
+	var first atomic.Pointer[string]
+	s.standBetween(func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		text, _ := os.ReadFile(file)
+		found := string(text)
+		first.CompareAndSwap(nil, &found)
+		http.Error(w, "away", http.StatusBadGateway)
+	})
+	p.Now = func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }
+	p.run()
+	p.await("Hallmark is asked", func() bool { return first.Load() != nil })
+	if text := *first.Load(); !strings.Contains(text, "\n7\n") {
+		t.Errorf("open: %s", text)
+	}
+}
+
 // A relay that cannot write its own folder says so, and what is revoked is in the files all the same.
 func TestOwnFolderIsFull(t *testing.T) {
 	s := newSite(t)

@@ -36,7 +36,7 @@ const (
 	pollEvery = 20 * time.Second
 	// baseEvery is how often everything is fetched anew, whatever the stream said.
 	baseEvery = time.Hour
-	// exchangeTimeout bounds one exchange but for the stream.
+	// exchangeTimeout bounds one exchange, but for the stream and for lists that keep coming.
 	exchangeTimeout = 60 * time.Second
 	// DefaultTimeout bounds a command.
 	DefaultTimeout = 30 * time.Second
@@ -171,6 +171,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 
 // Run works until ctx ends. Whatever fails is reported and tried again.
 func (r *Relay) Run(ctx context.Context) error {
+	_ = r.expire(ctx) // before the program is started, and Hallmark is waited for; it is said if that fails
 	// Even while Hallmark cannot be reached: the files that are there are good for days.
 	if missing := slices.ContainsFunc(r.Files, func(f File) bool { return r.installed[f.Path] == nil }); !missing {
 		r.tellReady()
