@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/relay/disk"
+	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
@@ -386,16 +387,16 @@ func (r *Relay) report(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, fetch.Patience)
 	defer cancel()
 	resp, err := r.Send(ctx, http.MethodPost, wire.PathRelayReport, http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxSmall)) // to the end: the connection stays warm
+	text, err := io.ReadAll(io.LimitReader(resp.Body, fetch.MaxSmall)) // to the end: the connection stays warm
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("report: %w", refusal(resp, text))
+		err = fmt.Errorf("report: %w", fetch.Refusal(resp, text))
 	}
 	return err
 }

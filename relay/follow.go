@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -38,7 +39,7 @@ func (r *Relay) follow(ctx context.Context, after int64, to chan<- stream.Event)
 func (r *Relay) read(ctx context.Context, after int64, to chan<- stream.Event) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	silence := time.AfterFunc(exchangeTimeout, cancel)
+	silence := time.AfterFunc(fetch.Patience, cancel)
 	defer silence.Stop()
 	header := http.Header{"Accept": {wire.StreamType}, "Cache-Control": {"no-cache"}}
 	resp, err := r.Send(ctx, http.MethodGet, wire.PathChanges+"?after="+strconv.FormatInt(max(0, after), 10), header, nil)
@@ -47,8 +48,8 @@ func (r *Relay) read(ctx context.Context, after int64, to chan<- stream.Event) e
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxSmall))
-		return refusal(resp, body)
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, fetch.MaxSmall))
+		return fetch.Refusal(resp, body)
 	}
 	events := stream.NewReader(resp.Body, func() { silence.Reset(3 * wire.Heartbeat) })
 	for {

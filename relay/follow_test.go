@@ -18,8 +18,10 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
+	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
+	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
 
 const change = `{"number":7,"issuer":"operational","serial":"40000000000000000000000000000001","status":"hold","reason":"certificate-hold","since":"2026-11-01T00:00:00Z","expires":"2026-12-01T00:00:00Z"}`
@@ -45,13 +47,13 @@ func TestHostileStreams(t *testing.T) {
 		in   time.Duration
 	}{
 		{"silent", func(w io.Writer) { io.WriteString(w, ":\n"); time.Sleep(time.Hour) }, "nothing was heard", 3 * wire.Heartbeat},
-		{"silent from the start", func(w io.Writer) { time.Sleep(time.Hour) }, "nothing was heard", exchangeTimeout},
+		{"silent from the start", func(w io.Writer) { time.Sleep(time.Hour) }, "nothing was heard", fetch.Patience},
 		{"a byte a second", func(w io.Writer) {
 			for range 3600 {
 				io.WriteString(w, "x")
 				time.Sleep(time.Second)
 			}
-		}, "nothing was heard", exchangeTimeout},
+		}, "nothing was heard", fetch.Patience},
 		{"a line without end", func(w io.Writer) {
 			for {
 				if _, err := w.Write(bytes.Repeat([]byte("x"), 4096)); err != nil {
@@ -85,6 +87,25 @@ func TestHostileStreams(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A list that keeps coming is not waited for when those that stand have ended.
+func TestListsEndMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, began := hostile(func(w io.Writer) {
+			for {
+				if _, err := w.Write(make([]byte, 100_000)); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		}), time.Now()
+		r.state.Until = began.Add(10 * time.Minute)
+		if _, _, err := r.fetch(t.Context(), "/", document{}, denylist.MaxDocument); err == nil || !strings.Contains(err.Error(), errEnded.Error()) || time.Since(began) != 10*time.Minute {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		time.Sleep(time.Hour) // the server ends as well
+	})
 }
 
 // Changes that never come to an end are not collected without end either.
@@ -150,15 +171,15 @@ func TestStreamsWithoutEnd(t *testing.T) {
 				case r.events <- stream.Event{Number: 7, Change: &c}:
 				case <-ctx.Done():
 				}
-				time.Sleep(exchangeTimeout / 2)
+				time.Sleep(fetch.Patience / 2)
 			}
 		}()
 		time.AfterFunc(24*time.Hour, stop)
-		if err := r.take(ctx); err == nil || time.Since(began) > 2*exchangeTimeout {
+		if err := r.take(ctx); err == nil || time.Since(began) > 2*fetch.Patience {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 		stop()
-		time.Sleep(exchangeTimeout) // the server ends as well
+		time.Sleep(fetch.Patience) // the server ends as well
 	})
 }
 

@@ -12,11 +12,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +23,7 @@ import (
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/relay/crls"
 	"github.com/hallmark-pki/hallmark/relay/disk"
+	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -36,21 +35,17 @@ const (
 	pollEvery = 20 * time.Second
 	// baseEvery is how often everything is fetched anew, whatever the stream said.
 	baseEvery = time.Hour
-	// exchangeTimeout bounds one exchange, but for the stream and for lists that keep coming.
-	exchangeTimeout = 60 * time.Second
 	// DefaultTimeout bounds a command.
 	DefaultTimeout = 30 * time.Second
 	maxBackoff     = time.Minute
 )
 
-// Send makes one exchange with the server as this relay (admin/client.Client.Send).
-type Send func(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error)
-
 // Config is what a relay is made of.
 type Config struct {
 	// Dir is the relay's own folder: its lock, its status, what it trusts.
-	Dir  string
-	Send Send
+	Dir string
+	// Send makes one exchange with the server as this relay (admin/client.Client.Send).
+	Send fetch.Send
 	// Pinned are the SHA-256 of the infrastructure roots, which sign what to trust.
 	Pinned [][32]byte
 	// Files to keep fresh: formats (wire.FormatCRL …) and paths.
@@ -283,7 +278,7 @@ const (
 // many changes cost one reload. That must come to an end, however slowly or fast changes come: until
 // then no list is asked for, and none found to have ended.
 func (r *Relay) take(ctx context.Context) error {
-	end, taken := time.After(exchangeTimeout), len(r.queued)
+	end, taken := time.After(fetch.Patience), len(r.queued)
 	for current := false; ; {
 		for len(r.queued) > 0 {
 			e := r.queued[0]

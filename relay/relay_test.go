@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/relay/each"
+	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/relay/stream"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
@@ -483,7 +484,7 @@ func TestForgeries(t *testing.T) {
 		{"trust bundle", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `"bundle":"ey`, `"bundle":"ez`, 1) }, "trust bundle"},
 		{"no issuers", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `["operational"]`, `[]`, 1) }, "names no issuers"},
 		{"an issuer's name", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return strings.Replace(new, `["operational"]`, `["../x"]`, 1) }, "not an issuer's name"},
-		{"too long", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return new + strings.Repeat("x", maxSmall) }, "more than"},
+		{"too long", wire.FormatCRL, wire.PathRelayTrust, func(_, new string) string { return new + strings.Repeat("x", fetch.MaxSmall) }, "more than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)

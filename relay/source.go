@@ -7,10 +7,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/big"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"github.com/hallmark-pki/hallmark/relay/bundle"
 	"github.com/hallmark-pki/hallmark/relay/crls"
 	"github.com/hallmark-pki/hallmark/relay/disk"
+	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/denylist"
 )
@@ -64,56 +63,31 @@ func serialOf(c wire.Change) denylist.Serial {
 }
 
 const (
-	maxCRLs  = 256 << 20
-	maxSmall = 1 << 20
-	pathCRL  = "/crl/"
+	maxCRLs = 256 << 20
+	pathCRL = "/crl/"
 )
 
-// fetch makes one GET and reads at most limit bytes; 304 gives the document that is known.
-func (r *Relay) fetch(ctx context.Context, path string, known document, limit int64) (body []byte, etag string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
-	defer cancel()
-	header := http.Header{"Cache-Control": {"no-cache"}}
-	if known.etag != "" {
-		header.Set("If-None-Match", known.etag)
-	}
-	resp, err := r.Send(ctx, http.MethodGet, path, header, nil)
-	if err != nil {
-		return nil, "", err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotModified && known.etag != "" {
-		return known.body, known.etag, nil
-	}
-	if resp.StatusCode != http.StatusOK {
-		limit = maxSmall
-	}
-	body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	switch {
-	case err != nil:
-		return nil, "", err
-	case resp.StatusCode != http.StatusOK:
-		return nil, "", refusal(resp, body)
-	case int64(len(body)) > limit:
-		return nil, "", fmt.Errorf("%s has more than %d bytes", path, limit)
-	}
-	return body, resp.Header.Get("ETag"), nil
-}
+var errEnded = errors.New("the lists ended before the answer had come")
 
-// refusal is the server's problem (RFC 9457), or the status for want of one.
-func refusal(resp *http.Response, body []byte) error {
-	var p wire.Problem
-	if resp.Header.Get("Content-Type") == wire.ProblemType && json.Unmarshal(body, &p) == nil && p.Detail != "" {
-		p.Status = resp.StatusCode
-		return &p
+// fetch fetches a document unless it is the one that is known. It ends when the lists that stand do:
+// then expire has something to do.
+func (r *Relay) fetch(ctx context.Context, path string, known document, limit int64) (body []byte, etag string, err error) {
+	if left := r.state.Until.Sub(r.Now()); left > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, left, errEnded)
+		defer cancel()
 	}
-	return fmt.Errorf("the server answers %s", resp.Status)
+	body, etag, err = fetch.Get(ctx, r.Send, path, known.etag, limit)
+	if err == nil && etag != "" && etag == known.etag {
+		body = known.body
+	}
+	return body, etag, err
 }
 
 // fetchTrust takes the operational roots from the trust bundle, and keeps them in the folder
 // for the program's use.
 func (r *Relay) fetchTrust(ctx context.Context) error {
-	body, _, err := r.fetch(ctx, wire.PathRelayTrust, document{}, maxSmall)
+	body, _, err := r.fetch(ctx, wire.PathRelayTrust, document{}, fetch.MaxSmall)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ const (
 )
 
 // silent is the age at which a status is no longer believed: it is written at every poll, and the
-// longest command and exchanges take less.
+// longest command and exchanges take less, but for lists of many megabytes over a slow line.
 const silent = 5 * time.Minute
 
 // ReadStatus reads what the relay of a folder enforces; Problem says what is wrong.
@@ -69,7 +69,7 @@ func ReadStatus(dir string, now time.Time) (Status, error) {
 	case out.Problem == "" && st.Contact.IsZero():
 		out.Problem = "the relay has not reached Hallmark yet: its log says why"
 	case out.Problem == "" && now.Sub(st.Contact) > silent:
-		out.Problem = "nothing was heard of the relay since " + st.Contact.Format(time.RFC3339) + ": its log says why; is the disk full?"
+		out.Problem = "nothing was heard of the relay since " + st.Contact.Format(time.RFC3339) + ": its log says why; is the disk full, or the line slow?"
 	case out.Problem == "" && !st.Until.IsZero() && now.After(st.Until):
 		out.Problem = "the lists have ended"
 	case out.Problem == "" && !st.Half.IsZero() && now.After(st.Half):

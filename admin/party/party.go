@@ -105,7 +105,7 @@ func (s *Service) callers() *credential.Pin {
 // Handler serves relays. The listener requests client certificates over TLS 1.3 without
 // session tickets and leaves judging them to this package.
 func (s *Service) Handler() http.Handler {
-	lists := func(context.Context, *gate.Call) (any, error) { return s.Lists, nil }
+	lists := func(context.Context, *gate.Call) (any, error) { return s.unhurried(s.Lists), nil }
 	g := gate.Gate{Kind: "relay", Authenticate: s.callers().Recognise, Note: s.Store.Note, Now: s.Now, Log: s.Log}
 	return g.Handler([]gate.Route{
 		{Pattern: "POST " + wire.PathRelayAccept, Handle: s.accept, Open: true},
@@ -115,9 +115,23 @@ func (s *Service) Handler() http.Handler {
 			return wire.RelayTrust{Bundle: s.Bundle(), Steps: s.steps(), Issuers: s.Followed()}, nil
 		}},
 		{Pattern: "GET " + wire.PathChanges, Handle: s.follow},
-		{Pattern: "GET " + wire.PathFeed + "/", Handle: func(context.Context, *gate.Call) (any, error) { return s.Feed(nil), nil }},
+		{Pattern: "GET " + wire.PathFeed + "/", Handle: func(context.Context, *gate.Call) (any, error) { return s.unhurried(s.Feed(nil)), nil }},
 		{Pattern: "GET /crl/", Handle: lists},
 		{Pattern: "GET /ca/", Handle: lists},
+	})
+}
+
+// longest is how long a relay waits at most: for 256 MiB, at 0.5 Mbit/s after the first minute.
+const longest = time.Minute + 256<<20/62_500*time.Second
+
+// unhurried replaces the listener's limit on how long an answer may take to be written. A relay holds a
+// connection no longer than that with it, and it could hold one with a stream.
+func (s *Service) unhurried(lists http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).SetWriteDeadline(s.Now().Add(longest)); err != nil {
+			s.Log.Error("a list is cut off on a slow line", "error", err)
+		}
+		lists.ServeHTTP(w, r)
 	})
 }
 
