@@ -32,7 +32,7 @@ type EnrolRequest struct {
 
 // Enrol checks message one and answers with a challenge. No certificate exists yet, and nothing
 // is revealed about which chips and serial numbers are on record (design decision 19). Evidence
-// that needs no challenge is answered with the identity at once.
+// that needs no challenge is answered with the certificates at once.
 func (s *Service) Enrol(ctx context.Context, r EnrolRequest) (Answer, error) {
 	bound := session.Context{Purpose: session.Enrol, Ticket: r.Ticket, Serial: r.Serial, Makers: s.makers()} // before the evidence is judged by them
 	if err := s.checkTicket(ctx, r, &bound); err != nil {
@@ -105,7 +105,7 @@ func (s *Service) enrol(ctx context.Context, begun session.Session, claims attes
 		return Answer{}, err
 	}
 	s.remember(issued[0])
-	born := &Identity{IDevID: issued[0].Chain}
+	born := &Certificates{IDevID: issued[0].Chain}
 	if len(issued) > 1 {
 		born.AK = issued[1].Chain
 	}

@@ -121,7 +121,7 @@ func (s *Service) renew(ctx context.Context, begun session.Session, claims attes
 	s.renewed(ctx, device)
 	s.remember(issued[0])
 	steering := s.steer(Contact{Certificate: issued[0].Certificate, Profile: profile.LDevID}, model)
-	renewed := &Identity{LDevID: issued[0].Chain, Steering: &steering}
+	renewed := &Certificates{LDevID: issued[0].Chain, Steering: &steering}
 	if len(issued) > 1 {
 		renewed.Server = issued[1].Chain
 	}

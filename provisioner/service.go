@@ -87,10 +87,10 @@ func New(c Config) (*Service, error) {
 	return &Service{Config: c, met: newMemory(c.Issuers)}, nil
 }
 
-// Answer is either a challenge to answer with Activate, or the identity.
+// Answer is either a challenge to answer with Activate, or the certificates.
 type Answer struct {
-	Challenge *Challenge
-	Identity  *Identity
+	Challenge    *Challenge
+	Certificates *Certificates
 }
 
 // Challenge is a credential challenge and the session that the device must return with the
@@ -101,8 +101,8 @@ type Challenge struct {
 	Expires time.Time
 }
 
-// Identity is what a device receives. Chains are DER, leaf first, without the root.
-type Identity struct {
+// Certificates is what a device receives. Chains are DER, leaf first, without the root.
+type Certificates struct {
 	Device             record.Device
 	IDevID, AK, LDevID [][]byte
 	// Server is the certificate of the device's own web page, for the LDevID's key; nil if its
@@ -146,21 +146,21 @@ func (s *Service) challenge(p attest.Pending, bound session.Context) (Answer, er
 	return Answer{Challenge: &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}}, nil
 }
 
-// answer completes an identity with the challenge for the next renewal.
-func (s *Service) answer(d record.Device, p attest.Pending, id *Identity) (Answer, error) {
-	id.Device = d
+// answer completes certificates with the challenge for the next renewal.
+func (s *Service) answer(d record.Device, p attest.Pending, made *Certificates) (Answer, error) {
+	made.Device = d
 	if _, ok := p.Proved(); ok {
-		return Answer{Identity: id}, nil // there is no chip to challenge
+		return Answer{Certificates: made}, nil // there is no chip to challenge
 	}
 	bound := session.Context{Purpose: session.Next, Device: d.ID, Expires: s.Now().Add(nextLife)}
 	next, blob, err := s.Sessions.Promise(bound)
 	if err != nil {
 		return Answer{}, err
 	}
-	made, err := s.Verifier.Challenge(p, next.Secret)
+	challenge, err := s.Verifier.Challenge(p, next.Secret)
 	if err != nil {
 		return Answer{}, err
 	}
-	id.Next = &Challenge{Challenge: made, Session: blob, Expires: bound.Expires}
-	return Answer{Identity: id}, nil
+	made.Next = &Challenge{Challenge: challenge, Session: blob, Expires: bound.Expires}
+	return Answer{Certificates: made}, nil
 }

@@ -333,12 +333,12 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, a provisioner.A
 		return
 	}
 	out := wire.Answer{Challenge: challenge(a.Challenge)}
-	if id := a.Identity; id != nil {
+	if made := a.Certificates; made != nil {
 		_, number := h.Bundle()
-		out.Identity = &wire.Identity{Device: id.Device.Name(), Model: id.Device.Model, Serial: id.Device.Serial,
-			IDevID: id.IDevID, AK: id.AK, LDevID: id.LDevID, Server: id.Server, Next: challenge(id.Next), Trust: number}
-		if id.Steering != nil {
-			out.Identity.Steering = h.steering(*id.Steering)
+		out.Identity = &wire.Identity{Device: made.Device.Name(), Model: made.Device.Model, Serial: made.Device.Serial,
+			IDevID: made.IDevID, AK: made.AK, LDevID: made.LDevID, Server: made.Server, Next: challenge(made.Next), Trust: number}
+		if made.Steering != nil {
+			out.Identity.Steering = h.steering(*made.Steering)
 			out.Identity.RenewAfter = out.Identity.Steering.Start
 		}
 	}
