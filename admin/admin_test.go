@@ -317,7 +317,7 @@ func TestMakersCertificates(t *testing.T) {
 	if h.changed.Load() != 2 {
 		t.Errorf("the verifier was told %d times", h.changed.Load())
 	}
-	_, leaf := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: time.Hour}})
+	_, leaf := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: time.Hour}})
 	for _, bad := range [][][]byte{{}, {roots[0], leaf[0]}, {append(slices.Clone(roots[0]), 0)}, {[]byte("-----BEGIN CERTIFICATE-----")}, {nil}} {
 		_, err := h.anna.ImportAuthorities(ctx, bad)
 		wantProblem(t, err, wire.CodeMalformed)
@@ -369,7 +369,7 @@ func TestAuditPages(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	d := h.device("default", "default", "SN-1")
-	operator := profile.Content{Operator: "anna", Lifetime: time.Hour}
+	operator := profile.Content{Principal: "anna", Lifetime: time.Hour}
 	strangers := map[string]*tls.Certificate{
 		"nobody":      nil,
 		"a device":    tlsPair(h.issue(ca.Request{Profile: profile.LDevID, Device: d.ID, Content: profile.Content{Model: "default", Serial: "SN-1", Lifetime: time.Hour}})),
@@ -423,7 +423,7 @@ func (h *house) forge(issuer ca.Founded, content profile.Content) *tls.Certifica
 func TestBadRequests(t *testing.T) {
 	h := newHouse(t)
 	anna := func() *tls.Certificate {
-		key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: time.Hour}})
+		key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: time.Hour}})
 		return &tls.Certificate{Certificate: chain, PrivateKey: key}
 	}()
 	for _, c := range []struct {
@@ -461,7 +461,7 @@ func TestBadRequests(t *testing.T) {
 // another site's page.
 func TestOtherSites(t *testing.T) {
 	h := newHouse(t)
-	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: time.Hour}})
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: time.Hour}})
 	pool := x509.NewCertPool()
 	pool.AddCert(h.founded[profile.Infrastructure].Root)
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}}}}}

@@ -213,7 +213,7 @@ func (h *house) bundle() wire.SignedBundle {
 
 // IssueOperator is what hallmarkd's adapter does.
 func (h *house) IssueOperator(ctx context.Context, operator string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
-	issued, err := h.authority.Issue(ctx, e, ca.Request{Profile: profile.Operator, Content: profile.Content{Key: key, Operator: operator, Lifetime: h.life}})
+	issued, err := h.authority.Issue(ctx, e, ca.Request{Profile: profile.Operator, Content: profile.Content{Key: key, Principal: operator, Lifetime: h.life}})
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +258,7 @@ func (h *house) issue(r ca.Request) (*ecdsa.PrivateKey, [][]byte) {
 // operator makes the folder of an operator who is in the record, and a client of it.
 func (h *house) operator(name string) *client.Client {
 	h.t.Helper()
-	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: name, Lifetime: h.life}})
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: name, Lifetime: h.life}})
 	return h.load(h.write(key, chain))
 }
 

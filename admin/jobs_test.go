@@ -678,7 +678,7 @@ func TestAlerts(t *testing.T) {
 	bo := h.second("bo")
 	_, err := h.anna.Suspend(ctx, "SN-1", wire.StatusRequest{Why: "stolen?"})
 	check(t, err)
-	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "bo", Lifetime: h.life}})
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "bo", Lifetime: h.life}})
 	head := func() string {
 		t.Helper()
 		pool := x509.NewCertPool()
@@ -771,7 +771,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	// An operator's certificate has the same root, and does not sign reports.
-	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: h.life}})
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: h.life}})
 	var certificates []*x509.Certificate
 	for _, der := range chain {
 		c, err := x509.ParseCertificate(der)

@@ -24,7 +24,7 @@ func TestNamesFitCertificates(t *testing.T) {
 		if fits := device.Validate(profile.LDevID) == nil; modelName.MatchString(name) != fits {
 			t.Errorf("model %q: fits a certificate %v", name, fits)
 		}
-		operator := profile.Content{Key: key.Public(), Operator: name, Lifetime: time.Hour}
+		operator := profile.Content{Key: key.Public(), Principal: name, Lifetime: time.Hour}
 		if operatorName.MatchString(name) {
 			accepted++
 			if err := operator.Validate(profile.Operator); err != nil {

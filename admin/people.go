@@ -106,7 +106,7 @@ func (s *Service) disable(ctx context.Context, c *gate.Call) (any, error) {
 	}
 	e = c.Event("operator.revoked", name)
 	e.By = "" // it was begun
-	if _, err := s.Status.RevokeOperator(ctx, name, record.ReasonPrivilege, e); err != nil {
+	if _, err := s.Status.RevokePrincipal(ctx, name, record.ReasonPrivilege, e); err != nil {
 		return nil, err
 	}
 	o, err := s.Store.Operator(ctx, name)

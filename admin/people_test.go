@@ -127,7 +127,7 @@ func TestLostAcceptance(t *testing.T) {
 func TestInviteAfterAnIntentIsLeftOpen(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	check(t, h.store.RecoverOperator(ctx, "bo", h.now(), record.Event{Time: h.now(), Actor: "host", Verb: "operator.recovered"}))
-	check(t, h.store.Intend(ctx, []record.Certificate{{Issuer: profile.Infrastructure, Serial: strings.Repeat("4a", 16), Profile: string(profile.Operator), Operator: "bo",
+	check(t, h.store.Intend(ctx, []record.Certificate{{Issuer: profile.Infrastructure, Serial: strings.Repeat("4a", 16), Profile: string(profile.Operator), Principal: "bo",
 		Subject: "CN=bo", Shard: 1, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour), Intended: h.now(), TBS: []byte("to be signed")}}, nil))
 	_, err := h.anna.Invite(ctx, wire.NewOperator{Name: "bo"})
 	wantProblem(t, err, wire.CodeConflict)
@@ -165,7 +165,7 @@ func TestInvitationLeadsToOneServer(t *testing.T) {
 // TestUnavailable: docs/errors.md promises Retry-After with it.
 func TestUnavailable(t *testing.T) {
 	h := newHouse(t)
-	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: h.life}})
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: h.life}})
 	check(t, h.store.Close())
 	pool := x509.NewCertPool()
 	pool.AddCert(h.founded[profile.Infrastructure].Root)
@@ -217,7 +217,7 @@ func TestDisable(t *testing.T) {
 	}
 	// cora could take anna's place until her certificate has run out.
 	check(t, h.store.RecoverOperator(ctx, "cora", h.now(), record.Event{Time: h.now(), Actor: "host", Verb: "operator.recovered"}))
-	h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "cora", Lifetime: time.Hour}})
+	h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "cora", Lifetime: time.Hour}})
 	h.offset.Store(int64(2 * time.Hour))
 	_, err = h.anna.DisableOperator(ctx, "anna")
 	wantProblem(t, err, wire.CodeLastOperator)
@@ -314,7 +314,7 @@ func TestDisableOneself(t *testing.T) {
 func TestRenewal(t *testing.T) {
 	h, ctx := newHouse(t), t.Context()
 	h.offset.Store(int64(-50 * time.Minute))
-	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: time.Hour}})
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: time.Hour}})
 	h.offset.Store(0)
 	settings := h.write(key, chain)
 	identity := filepath.Join(filepath.Dir(settings), "identity.pem")
@@ -357,7 +357,7 @@ func TestRenewal(t *testing.T) {
 // key becomes a certificate.
 func TestKeyRequestBelongsToItsConnection(t *testing.T) {
 	h := newHouse(t)
-	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Operator: "anna", Lifetime: time.Hour}})
+	key, chain := h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: time.Hour}})
 	with := tlsPair(key, chain)
 	for name, body := range map[string]string{
 		"not a key":    keyRequest(t, nil, []byte("key"), ""),

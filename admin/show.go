@@ -20,7 +20,7 @@ func showLot(l record.Lot) wire.Lot {
 }
 
 func showCertificate(c record.Certificate, now time.Time) wire.Certificate {
-	out := wire.Certificate{Issuer: c.Issuer, Serial: c.Serial, Profile: c.Profile, Device: c.Device, Operator: c.Operator,
+	out := wire.Certificate{Issuer: c.Issuer, Serial: c.Serial, Profile: c.Profile, Device: c.Device, Operator: c.Principal,
 		Subject: c.Subject, Status: record.StatusOf(c, now), Shard: c.Shard, Key: hex.EncodeToString(c.Key[:]),
 		NotBefore: c.NotBefore, NotAfter: c.NotAfter, Issued: c.Issued, Used: c.Used, Predecessor: c.Predecessor, Revoked: c.Revoked}
 	if !c.Revoked.IsZero() {

@@ -126,9 +126,9 @@ func requests(t testing.TB) []ca.Request {
 		{Profile: profile.Server, Content: with(profile.Content{}, func(c *profile.Content) {
 			c.DNSNames, c.IPs, c.Lifetime = []string{"ca.example"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, 90*24*time.Hour
 		})},
-		{Profile: profile.Operator, Content: with(profile.Content{}, func(c *profile.Content) { c.Operator, c.Lifetime = "anna", 90*24*time.Hour })},
+		{Profile: profile.Operator, Content: with(profile.Content{}, func(c *profile.Content) { c.Principal, c.Lifetime = "anna", 90*24*time.Hour })},
 		{Profile: profile.OCSP, Issuer: profile.Operational, Content: with(profile.Content{}, func(c *profile.Content) { c.Lifetime = 30 * 24 * time.Hour })},
-		{Profile: profile.Relay, Content: with(profile.Content{}, func(c *profile.Content) { c.Operator, c.Lifetime = "anna", 90*24*time.Hour })},
+		{Profile: profile.Relay, Content: with(profile.Content{}, func(c *profile.Content) { c.Principal, c.Lifetime = "anna", 90*24*time.Hour })},
 		{Profile: profile.Proof, Issuer: profile.Operational, Content: with(profile.Content{}, func(c *profile.Content) { c.Code, c.Lifetime = "8f3a2c1d9e7b4a60", 24*time.Hour })},
 		{Profile: profile.DeviceServer, Device: device1, Content: with(device, func(c *profile.Content) { c.DNSNames, c.Lifetime = []string{"sn-1.local"}, 30*24*time.Hour })},
 	}

@@ -31,15 +31,15 @@ type job struct {
 
 // identity is what at most one call at a time issues for.
 type identity struct {
-	issuer, profile, device, operator string
-	key                               [32]byte // SHA-256 of the SubjectPublicKeyInfo
+	issuer, profile, device, principal string
+	key                                [32]byte // SHA-256 of the SubjectPublicKeyInfo
 }
 
 // Issue signs the requested certificates, all or none, and returns them in the order of the
 // requests. e is the audit event recorded with them; if all had been issued before, nothing
 // changes and nothing is recorded.
 //
-// The same device (or operator), profile and key get the same certificate again until it is
+// The same device (or principal), profile and key get the same certificate again until it is
 // [Due], since an answer may be lost, unless that very certificate authenticated the request
 // (Request.Predecessor). If the first of several requests gets a new certificate, so do the
 // others. If Issue fails after the intent was recorded, the error is a [*VoidedError] that names
@@ -129,7 +129,7 @@ func (a *Authority) newJob(r Request) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := identity{i.Name, string(r.Profile), r.Device, r.Content.Operator, sha256.Sum256(key)}
+	id := identity{i.Name, string(r.Profile), r.Device, r.Content.Principal, sha256.Sum256(key)}
 	return &job{Request: r, id: id, issuer: i}, nil
 }
 

@@ -40,7 +40,7 @@ func TestIssue(t *testing.T) {
 				t.Fatal(err)
 			}
 			key := sha256.Sum256(i.Certificate.RawSubjectPublicKeyInfo)
-			if !bytes.Equal(row.DER, i.Certificate.Raw) || row.Profile != string(r.Profile) || row.Device != r.Device || row.Operator != r.Content.Operator ||
+			if !bytes.Equal(row.DER, i.Certificate.Raw) || row.Profile != string(r.Profile) || row.Device != r.Device || row.Principal != r.Content.Principal ||
 				row.Key != key || row.Subject != i.Certificate.Subject.String() || !row.NotBefore.Equal(i.Certificate.NotBefore) ||
 				!row.NotAfter.Equal(i.Certificate.NotAfter) || row.Predecessor != r.Predecessor || row.Issued.Before(row.Intended) || !row.Revoked.IsZero() {
 				t.Errorf("record %+v", row)
@@ -74,7 +74,7 @@ func TestIssueRefuses(t *testing.T) {
 		"bad content":                     {changed(all[2], func(r *ca.Request) { r.Content.Serial = "a b" })},
 		"one good, one bad":               {all[0], changed(all[1], func(r *ca.Request) { r.Content.Lifetime = time.Hour })},
 		"a device that is not there":      {changed(all[2], func(r *ca.Request) { r.Device = "bbbbbbbbbbbbbbbbbbbbbbbbbb" })},
-		"an operator who is not there":    {changed(all[4], func(r *ca.Request) { r.Content.Operator = "eve" })},
+		"an operator who is not there":    {changed(all[4], func(r *ca.Request) { r.Content.Principal = "eve" })},
 		"a life that outlives the issuer": {changed(all[4], func(r *ca.Request) { r.Content.Lifetime = 20 * 365 * 24 * time.Hour })},
 	} {
 		if got, err := a.Issue(t.Context(), event(), reqs...); err == nil {

@@ -45,7 +45,7 @@ func (a *Authority) prepare(ctx context.Context, j *job) error {
 	j.prepared.RawTBSCertificate = j.expected.TBS()
 	j.row = record.Certificate{
 		Issuer: j.issuer.Name, Serial: profile.SerialText(placement.Serial),
-		Profile: string(j.Profile), Device: j.Device, Operator: j.id.operator,
+		Profile: string(j.Profile), Device: j.Device, Principal: j.id.principal,
 		Subject: j.prepared.Subject.String(), Shard: shard, Key: j.id.key, KeyAlgorithm: profile.KeyAlgorithm(j.Content.Key),
 		NotBefore: j.prepared.NotBefore, NotAfter: j.prepared.NotAfter, TBS: j.expected.TBS(),
 		Intended: now, Predecessor: j.Predecessor,

@@ -35,7 +35,7 @@ func TestSpecimen(t *testing.T) {
 			now := time.Now().Truncate(time.Second)
 			root := &x509.Certificate{SerialNumber: profile.NewSerial(), Subject: pkix.Name{CommonName: "issuer"}, SubjectKeyId: []byte{1}, NotBefore: now, NotAfter: profile.NoEnd}
 			issuer := parse(t)(x509.CreateCertificate(rand.Reader, root, root, key.Public(), key))
-			c := profile.Content{Key: leaf.Public(), Operator: "anna", Lifetime: time.Hour}
+			c := profile.Content{Key: leaf.Public(), Principal: "anna", Lifetime: time.Hour}
 			p := profile.Placement{Serial: profile.NewSerial(), NotBefore: now, Issuer: issuer, Organisation: "Acme Devices", CRL: "http://a/crl", OCSP: "http://a/ocsp", CA: "http://a/ca"}
 			expected, err := profile.Expect(profile.Operator, c, p)
 			if err != nil {

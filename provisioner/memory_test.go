@@ -76,7 +76,7 @@ func TestMemory(t *testing.T) {
 	for name, bad := range map[string]*x509.Certificate{
 		"a forged signature":     parsed(t, forged),
 		"another issuer's":       other.leaf(t, profile.LDevID, device),
-		"a kind of another line": ours.leaf(t, profile.Operator, profile.Content{Operator: "anna"}),
+		"a kind of another line": ours.leaf(t, profile.Operator, profile.Content{Principal: "anna"}),
 		"none of our profiles":   ours.cert,
 	} {
 		m.remember(bad, profile.Manufacturing) // which is not pinned

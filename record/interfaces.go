@@ -160,9 +160,9 @@ type Revocations interface {
 	// Restore lifts a suspension; ErrConflict if the device is revoked; if it is active,
 	// as Revoke of a revoked one.
 	Restore(ctx context.Context, device string, at time.Time, e Event) ([]Shard, error)
-	// RevokeOperator ends all certificates of an operator's or relying party's name, and returns
+	// RevokePrincipal ends all certificates of an operator's or relying party's name, and returns
 	// their shards, also if they were ended before.
-	RevokeOperator(ctx context.Context, operator string, at time.Time, reason int, e Event) ([]Shard, error)
+	RevokePrincipal(ctx context.Context, name string, at time.Time, reason int, e Event) ([]Shard, error)
 	// Status finds a certificate, or ErrNotFound if it was never intended.
 	Status(ctx context.Context, issuer, serial string) (Certificate, error)
 	// RevokedIn lists a shard's revoked and held certificates that have not been
@@ -263,7 +263,7 @@ type Operators interface {
 	AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e Event) (Operator, error)
 	// DisableOperator bars an operator and withdraws an invitation; disabling a disabled
 	// one changes nothing. ErrConflict if nobody else could act (Able). The operator's
-	// certificates are ended by RevokeOperator.
+	// certificates are ended by RevokePrincipal.
 	DisableOperator(ctx context.Context, name string, at time.Time, e Event) error
 	// RecoverOperator makes or re-enables an operator, and withdraws an invitation; only the
 	// host may. Its event is written in any case.

@@ -242,10 +242,10 @@ type Certificate struct {
 	Serial string
 	// Profile is the certificate shape (ca/profile).
 	Profile string
-	// Device is the ID of the device it was made for; Operator is the operator's or relying party's
+	// Device is the ID of the device it was made for; Principal is the operator's or relying party's
 	// name. Both are empty for the installation's own.
-	Device   string
-	Operator string
+	Device    string
+	Principal string
 	// Subject is the subject as people read it.
 	Subject string
 	// Shard is the CRL shard named in the certificate.

@@ -6,7 +6,7 @@ import (
 )
 
 // RelyingParty is whoever accepts LDevIDs and has a relay beside it that reports what is
-// enforced there. Its relay's certificates bear its name in Certificate.Operator.
+// enforced there. Its relay's certificates bear its name in Certificate.Principal.
 type RelyingParty struct {
 	Name     string
 	Created  time.Time
@@ -59,7 +59,7 @@ type Taken struct {
 }
 
 // RelyingParties is who acts upon revocations, and how far they are. Operators and relying
-// parties share one set of names: RevokeOperator ends the certificates of either.
+// parties share one set of names: RevokePrincipal ends the certificates of either.
 type RelyingParties interface {
 	// InviteRelyingParty records a relying party with an invitation, or invites a recorded
 	// one again, also one that was disabled. ErrExists if an operator has the name, or if

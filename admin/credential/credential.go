@@ -58,7 +58,7 @@ func (p *Pin) Recognise(ctx context.Context, state *tls.ConnectionState) (gate.C
 	name := leaf.Subject.CommonName
 	row, err := p.Status(ctx, issuer, profile.SerialText(leaf.SerialNumber))
 	switch {
-	case errors.Is(err, record.ErrNotFound) || err == nil && (!bytes.Equal(row.DER, leaf.Raw) || row.Operator != name):
+	case errors.Is(err, record.ErrNotFound) || err == nil && (!bytes.Equal(row.DER, leaf.Raw) || row.Principal != name):
 		return gate.Caller{}, p.no("the certificate shown is not in the record")
 	case err != nil:
 		return gate.Caller{}, err

@@ -32,7 +32,7 @@ type Store interface {
 
 // Status ends certificates and publishes that before it returns (ca/status.Service).
 type Status interface {
-	RevokeOperator(ctx context.Context, name string, reason int, e record.Event) (shards []record.Shard, err error)
+	RevokePrincipal(ctx context.Context, name string, reason int, e record.Event) (shards []record.Shard, err error)
 }
 
 // Issuer makes relays' certificates.

@@ -171,9 +171,9 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	case Server:
 		name, policy, usage = "Hallmark server", ours+"\x04", kpServer
 	case Operator:
-		name, policy, usage = c.Operator, ours+"\x05", kpClient
+		name, policy, usage = c.Principal, ours+"\x05", kpClient
 	case Relay:
-		name, policy, usage = c.Operator, ours+"\x07", kpClient
+		name, policy, usage = c.Principal, ours+"\x07", kpClient
 	case OCSP:
 		name, policy, usage = "OCSP responder", ours+"\x06", kpOCSP
 	case Proof:

@@ -42,8 +42,8 @@ type Content struct {
 	Model, Serial string
 	// TPM: IDevID and AK certificates of a device with a TPM.
 	TPM *TPM
-	// Operator is the operator's or the relying party's name: Operator and Relay certificates.
-	Operator string
+	// Principal is the operator's or the relying party's name: Operator and Relay certificates.
+	Principal string
 	// CommonName of an LDevID, if it is not MODEL:SERIAL.
 	CommonName string
 	// Code is the code that a cloud wants certified: Proof certificates.

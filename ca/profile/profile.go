@@ -22,7 +22,7 @@ type spec struct {
 }
 
 // fields are the parts of Content that a kind takes.
-type fields struct{ device, tpm, operator, names, code, alias bool }
+type fields struct{ device, tpm, principal, names, code, alias bool }
 
 const day = 24 * time.Hour
 
@@ -62,11 +62,11 @@ var specs = map[Kind]spec{
 	},
 	Operator: {
 		issuer: Infrastructure, policy: oid(arc + ".1.5"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		longest: 398 * day, takes: fields{operator: true},
+		longest: 398 * day, takes: fields{principal: true},
 	},
 	Relay: {
 		issuer: Infrastructure, policy: oid(arc + ".1.7"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		longest: 398 * day, takes: fields{operator: true},
+		longest: 398 * day, takes: fields{principal: true},
 	},
 	OCSP: {
 		policy: oid(arc + ".1.6"), eku: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},

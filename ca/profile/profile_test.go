@@ -103,7 +103,7 @@ func content(t testing.TB, k profile.Kind) profile.Content {
 	case profile.Server:
 		c.DNSNames, c.IPs, c.Lifetime = []string{"ca.example", "localhost"}, []net.IP{net.IPv4(192, 0, 2, 1), net.ParseIP("2001:db8::1")}, 90*24*time.Hour
 	case profile.Operator, profile.Relay:
-		c.Operator, c.Lifetime = "anna", 90*24*time.Hour
+		c.Principal, c.Lifetime = "anna", 90*24*time.Hour
 	case profile.Proof:
 		c.Code, c.Lifetime = "8f3a2c1d9e7b4a60", 24*time.Hour
 	case profile.OCSP:
@@ -519,7 +519,7 @@ func TestAuthorities(t *testing.T) {
 			t.Errorf("%s root: %v", issuer, err)
 		}
 	}
-	if _, err := profile.Expect(profile.Operator, profile.Content{Key: newKey(t).Public(), Operator: "anna", Lifetime: time.Hour}, p); err == nil {
+	if _, err := profile.Expect(profile.Operator, profile.Content{Key: newKey(t).Public(), Principal: "anna", Lifetime: time.Hour}, p); err == nil {
 		t.Error("a leaf without issuer can be expected")
 	}
 	stranger := profile.Authority{Issuer: "other", Root: true, Key: newKey(t).Public()}
@@ -568,7 +568,7 @@ func TestValidateRefuses(t *testing.T) {
 		{profile.IDevID, "newline in serial", func(c *profile.Content) { c.Serial = "SN1\n" }},
 		{profile.IDevID, "NUL in serial", func(c *profile.Content) { c.Serial = "SN1\x00" }},
 		{profile.IDevID, "lifetime", func(c *profile.Content) { c.Lifetime = time.Hour }},
-		{profile.IDevID, "operator", func(c *profile.Content) { c.Operator = "anna" }},
+		{profile.IDevID, "operator", func(c *profile.Content) { c.Principal = "anna" }},
 		{profile.IDevID, "maker without certificate", func(c *profile.Content) { c.TPM.EKCertificate = nil }},
 		{profile.IDevID, "no fingerprint", func(c *profile.Content) { c.TPM.EKFingerprint = [32]byte{} }},
 		{profile.IDevID, "long maker", func(c *profile.Content) { c.TPM.Maker = "STMicroel" }},
@@ -592,8 +592,8 @@ func TestValidateRefuses(t *testing.T) {
 		{profile.Server, "unspecified address", func(c *profile.Content) { c.IPs = []net.IP{net.IPv4zero} }},
 		{profile.Server, "33 names", func(c *profile.Content) { c.DNSNames = slices.Repeat([]string{"x"}, 33) }},
 		{profile.Server, "model", func(c *profile.Content) { c.Model = "x" }},
-		{profile.Operator, "capital name", func(c *profile.Content) { c.Operator = "Anna" }},
-		{profile.Operator, "no name", func(c *profile.Content) { c.Operator = "" }},
+		{profile.Operator, "capital name", func(c *profile.Content) { c.Principal = "Anna" }},
+		{profile.Operator, "no name", func(c *profile.Content) { c.Principal = "" }},
 		{profile.OCSP, "name", func(c *profile.Content) { c.DNSNames = []string{"x"} }},
 	} {
 		c := content(t, x.kind)

@@ -117,7 +117,7 @@ func subject(k Kind, c Content, organisation string) pkix.Name {
 	case LDevID, DeviceServer:
 		n.CommonName = cmp.Or(c.CommonName, c.Model+":"+c.Serial)
 	case Operator, Relay:
-		n.CommonName = c.Operator
+		n.CommonName = c.Principal
 	case OCSP:
 		n.CommonName = "OCSP responder"
 	case Proof:

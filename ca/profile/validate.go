@@ -19,12 +19,12 @@ import (
 // The alphabets of names. MODEL:SERIAL is at most 64 characters, the bound of
 // commonName and serialNumber (RFC 5280 appendix A.1, ub-common-name, ub-serial-number).
 var (
-	modelName    = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,22}$`)
-	serialName   = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,40}$`)
-	aliasName    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-	operatorName = regexp.MustCompile(`^[a-z0-9._-]{1,32}$`)
-	codeText     = regexp.MustCompile(`^[A-Za-z0-9-]{8,64}$`)
-	dnsLabel     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	modelName     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,22}$`)
+	serialName    = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,40}$`)
+	aliasName     = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	principalName = regexp.MustCompile(`^[a-z0-9._-]{1,32}$`)
+	codeText      = regexp.MustCompile(`^[A-Za-z0-9-]{8,64}$`)
+	dnsLabel      = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 )
 
 const (
@@ -54,12 +54,12 @@ func (c Content) validate(s spec) error {
 		return fmt.Errorf("model %q: 1 to 23 of a-z, 0-9 and -, not beginning with -", c.Model)
 	case s.takes.device && !serialName.MatchString(c.Serial):
 		return fmt.Errorf("serial number %q: 1 to 40 of A-Z, a-z, 0-9 and . _ : -", c.Serial)
-	case s.takes.operator && !operatorName.MatchString(c.Operator):
-		return fmt.Errorf("name %q: 1 to 32 of a-z, 0-9 and . _ -", c.Operator)
+	case s.takes.principal && !principalName.MatchString(c.Principal):
+		return fmt.Errorf("name %q: 1 to 32 of a-z, 0-9 and . _ -", c.Principal)
 	case c.CommonName != "" && (!s.takes.alias || !aliasName.MatchString(c.CommonName)):
 		return fmt.Errorf("name %q: only an LDevID may have one of its own: 1 to 64 of A-Z, a-z, 0-9 and . _ -", c.CommonName)
 	case !s.takes.device && (c.Model != "" || c.Serial != ""), !s.takes.tpm && c.TPM != nil,
-		!s.takes.operator && c.Operator != "", !s.takes.code && c.Code != "", !s.takes.names && len(c.DNSNames)+len(c.IPs) > 0:
+		!s.takes.principal && c.Principal != "", !s.takes.code && c.Code != "", !s.takes.names && len(c.DNSNames)+len(c.IPs) > 0:
 		return errors.New("it has content that the profile does not take")
 	case s.takes.device && len(c.IPs) > 0:
 		return errors.New("it takes only DNS names, since a device's address may change")

@@ -109,11 +109,11 @@ func TestHoldAndRestore(t *testing.T) {
 	}
 }
 
-func TestRevokeOperator(t *testing.T) {
+func TestRevokePrincipal(t *testing.T) {
 	p := newPKI(t)
 	serial := newSerial()
-	p.record("", 0, serial, func(c *record.Certificate) { c.Operator = "anna" })
-	if shards, err := p.service.RevokeOperator(background, "anna", 0, record.Event{}); len(shards) != 1 || err != nil {
+	p.record("", 0, serial, func(c *record.Certificate) { c.Principal = "anna" })
+	if shards, err := p.service.RevokePrincipal(background, "anna", 0, record.Event{}); len(shards) != 1 || err != nil {
 		t.Fatal(shards, err)
 	}
 	if _, ok := lists(p.crl(0), serial); !ok {

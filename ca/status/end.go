@@ -22,9 +22,9 @@ func (s *Service) Restore(ctx context.Context, device string, e record.Event) (s
 	return s.PublishChange(ctx, shards, err)
 }
 
-// RevokeOperator ends all certificates of an operator; otherwise as Suspend.
-func (s *Service) RevokeOperator(ctx context.Context, operator string, reason int, e record.Event) (shards []record.Shard, err error) {
-	shards, err = s.store.RevokeOperator(ctx, operator, s.now(), reason, e)
+// RevokePrincipal ends all certificates of an operator or relying party; otherwise as Suspend.
+func (s *Service) RevokePrincipal(ctx context.Context, name string, reason int, e record.Event) (shards []record.Shard, err error) {
+	shards, err = s.store.RevokePrincipal(ctx, name, s.now(), reason, e)
 	return s.PublishChange(ctx, shards, err)
 }
 

@@ -103,8 +103,8 @@ func (m *memory) Revoke(_ context.Context, device string, at time.Time, reason i
 	return m.change(ofDevice(device), revoke(at, reason))
 }
 
-func (m *memory) RevokeOperator(_ context.Context, operator string, at time.Time, reason int, _ record.Event) ([]record.Shard, error) {
-	return m.change(func(c record.Certificate) bool { return c.Operator == operator }, revoke(at, reason))
+func (m *memory) RevokePrincipal(_ context.Context, operator string, at time.Time, reason int, _ record.Event) ([]record.Shard, error) {
+	return m.change(func(c record.Certificate) bool { return c.Principal == operator }, revoke(at, reason))
 }
 
 func (m *memory) Suspend(_ context.Context, device string, at time.Time, _ record.Event) ([]record.Shard, error) {

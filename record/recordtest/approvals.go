@@ -225,7 +225,7 @@ func ableOperators(t *testing.T, b *bench) {
 	able(Now.Add(record.AbleAfterDisabling), "anna")
 
 	// Nor by ending the issuer of the other's certificate.
-	_, err := b.RevokeOperator(b.ctx, "anna", Now, record.ReasonSuperseded, event("operator.revoked"))
+	_, err := b.RevokePrincipal(b.ctx, "anna", Now, record.ReasonSuperseded, event("operator.revoked"))
 	b.must(err)
 	able(Now.Add(record.AbleAfterDisabling-time.Second), "anna", "bert")
 	able(Now.Add(record.AbleAfterDisabling), []string(nil)...)

@@ -138,7 +138,7 @@ func outstanding(t *testing.T, b *bench) {
 	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
 	intent := func(issuer, profile string) record.Certificate {
 		c := newIntent("")
-		c.Issuer, c.Operator, c.Profile = issuer, "anna", profile
+		c.Issuer, c.Principal, c.Profile = issuer, "anna", profile
 		return c
 	}
 	mine := func(issuer, profile string) record.Certificate { return b.issue(intent(issuer, profile)) }
@@ -164,7 +164,7 @@ func outstanding(t *testing.T, b *bench) {
 	of("infrastructure", nil, record.Outstanding{Good: 1, Until: until, Newest: first.Serial})
 	revoke("operational-2")
 	of("operational", nil, all)
-	if _, err := b.RevokeOperator(b.ctx, "anna", Now, 0, event("operator.ended")); err != nil {
+	if _, err := b.RevokePrincipal(b.ctx, "anna", Now, 0, event("operator.ended")); err != nil {
 		t.Fatal(err)
 	}
 	of("infrastructure", nil, record.Outstanding{Denied: 1, Until: until, Newest: first.Serial})

@@ -147,10 +147,10 @@ func issuanceRefused(t *testing.T, b *bench) {
 	b.refused("serial number taken by an intent", record.ErrExists, intend(func(c *record.Certificate) { c.Serial = open.Serial }))
 	b.refused("serial number taken", record.ErrExists, intend(func(c *record.Certificate) { c.Serial = done.Serial }))
 	b.refused("unknown device", record.ErrNotFound, intend(func(c *record.Certificate) { c.Device = "nil" }))
-	b.refused("unknown operator", record.ErrNotFound, intend(func(c *record.Certificate) { c.Device, c.Operator = "", "nil" }))
+	b.refused("unknown operator", record.ErrNotFound, intend(func(c *record.Certificate) { c.Device, c.Principal = "", "nil" }))
 	b.must(b.RecoverOperator(b.ctx, "anna", Now, event("operator.recovered")))
 	b.must(b.DisableOperator(b.ctx, "anna", Now, event("operator.disabled")))
-	b.refused("disabled operator", record.ErrDisabled, intend(func(c *record.Certificate) { c.Device, c.Operator = "", "anna" }))
+	b.refused("disabled operator", record.ErrDisabled, intend(func(c *record.Certificate) { c.Device, c.Principal = "", "anna" }))
 
 	complete := func(c record.Certificate) func() error {
 		return func() error {
@@ -196,7 +196,7 @@ func issuedFor(t *testing.T, b *bench) {
 		return found
 	}
 	first, second, operators := newIntent(d.ID), newIntent(d.ID), newIntent("")
-	second.Key, operators.Operator = first.Key, "anna"
+	second.Key, operators.Principal = first.Key, "anna"
 	for n, c := range []record.Certificate{first, second, operators} {
 		b.intend(c)
 		if found := earlier(c, nil); found.Serial != [3]string{"", first.Serial, ""}[n] {
@@ -211,8 +211,8 @@ func issuedFor(t *testing.T, b *bench) {
 		"other key":      earlier(first, func(c *record.Certificate) { c.Key = own.Key }),
 		"other device":   earlier(first, func(c *record.Certificate) { c.Device = other.ID }),
 		"no device":      earlier(first, func(c *record.Certificate) { c.Device = "" }),
-		"other operator": earlier(operators, func(c *record.Certificate) { c.Operator = "bert" }),
-		"no operator":    earlier(operators, func(c *record.Certificate) { c.Operator = "" }),
+		"other operator": earlier(operators, func(c *record.Certificate) { c.Principal = "bert" }),
+		"no operator":    earlier(operators, func(c *record.Certificate) { c.Principal = "" }),
 		"our own":        earlier(own, nil),
 	} {
 		if found.Serial != "" {

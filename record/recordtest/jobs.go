@@ -16,7 +16,7 @@ func (b *bench) people(names ...string) {
 	for _, name := range names {
 		b.must(b.RecoverOperator(b.ctx, name, Now, event("operator.recovered")))
 		c := newIntent("")
-		c.Issuer, c.Operator = "infrastructure", name
+		c.Issuer, c.Principal = "infrastructure", name
 		b.issue(c)
 	}
 }

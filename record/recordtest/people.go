@@ -46,7 +46,7 @@ func operators(t *testing.T, b *bench) {
 	b.refused("the same key, late", record.ErrNotFound, again(Now.Add(time.Hour)))
 
 	certificate := newIntent("")
-	certificate.Operator, certificate.Key = "anna", anna.Accepted
+	certificate.Principal, certificate.Key = "anna", anna.Accepted
 	b.issue(certificate)
 	late := record.Operator{Name: "anna", Created: Now, Invitation: "i3", InvitedUntil: Now.Add(time.Hour)}
 	b.refused("invite who has a certificate", record.ErrExists, func() error { return b.Invite(b.ctx, late, event("x")) })
@@ -144,7 +144,7 @@ func invitedAnew(t *testing.T, b *bench) {
 	}
 	intent := func(key byte) record.Certificate {
 		c := newIntent("")
-		c.Operator, c.Key = "anna", [32]byte{key}
+		c.Principal, c.Key = "anna", [32]byte{key}
 		return c
 	}
 	late := func(what string, key byte) {
@@ -169,7 +169,7 @@ func invitedAnew(t *testing.T, b *bench) {
 	b.refused("a renewal of what has ended", record.ErrConflict, func() error { return b.Intend(b.ctx, []record.Certificate{tardy}, nil) })
 
 	b.must(b.DisableOperator(b.ctx, "anna", Now, event("operator.disabled")))
-	_, err := b.RevokeOperator(b.ctx, "anna", Now, record.ReasonPrivilege, event("operator.revoked"))
+	_, err := b.RevokePrincipal(b.ctx, "anna", Now, record.ReasonPrivilege, event("operator.revoked"))
 	b.must(err)
 	b.must(invite("i4")())
 	late("a renewal of what was revoked", 4)

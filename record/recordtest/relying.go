@@ -50,7 +50,7 @@ func relyingParties(t *testing.T, b *bench) {
 	b.unchanged("accept again", accept("r1", 1, Now))
 	b.refused("another key", record.ErrNotFound, accept("r1", 2, Now))
 	certificate := newIntent("")
-	certificate.Operator, certificate.Profile, certificate.Key = "broker", "relay", [32]byte{1}
+	certificate.Principal, certificate.Profile, certificate.Key = "broker", "relay", [32]byte{1}
 	certificate = b.issue(certificate)
 	again := record.RelyingParty{Name: "broker", Created: Now, Invitation: "r3", InvitedUntil: Now.Add(time.Hour)}
 	b.refused("invite who has a certificate", record.ErrExists, func() error { return b.InviteRelyingParty(b.ctx, again, event("x")) })
@@ -61,9 +61,9 @@ func relyingParties(t *testing.T, b *bench) {
 	b.refused("accept when disabled", record.ErrNotFound, accept("r1", 1, Now))
 	b.refused("report when disabled", record.ErrConflict, func() error { return b.Report(b.ctx, "broker", record.Enforcement{Fail: "closed", Reported: Now}) })
 	late := newIntent("")
-	late.Operator = "broker"
+	late.Principal = "broker"
 	b.refused("sign for who is disabled", record.ErrDisabled, func() error { return b.Intend(b.ctx, []record.Certificate{late}, nil) })
-	if shards, err := b.RevokeOperator(b.ctx, "broker", Now.Add(time.Minute), record.ReasonPrivilege, event("relying-party.revoked")); err != nil || len(shards) != 1 {
+	if shards, err := b.RevokePrincipal(b.ctx, "broker", Now.Add(time.Minute), record.ReasonPrivilege, event("relying-party.revoked")); err != nil || len(shards) != 1 {
 		t.Errorf("revoked: %v, %v", shards, err)
 	}
 	b.is(certificate, "revoked")

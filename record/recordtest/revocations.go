@@ -224,11 +224,11 @@ func revokingOperator(t *testing.T, b *bench) {
 	}
 	certificate := func(name string, shard int64) record.Certificate {
 		c := newIntent("")
-		c.Issuer, c.Operator, c.Shard = "infrastructure", name, shard
+		c.Issuer, c.Principal, c.Shard = "infrastructure", name, shard
 		return c
 	}
 	one, open, other := b.issue(certificate("anna", 1)), b.intend(certificate("anna", 2)), b.issue(certificate("bert", 1))
-	got, err := b.RevokeOperator(b.ctx, "anna", Now, record.ReasonPrivilege, event("operator.revoked"))
+	got, err := b.RevokePrincipal(b.ctx, "anna", Now, record.ReasonPrivilege, event("operator.revoked"))
 	b.must(err)
 	b.equal("changed shards", got, []record.Shard{{Issuer: "infrastructure", Number: 1}, {Issuer: "infrastructure", Number: 2}})
 	b.recorded("operator.revoked")
@@ -236,16 +236,16 @@ func revokingOperator(t *testing.T, b *bench) {
 	b.is(open, "revoked")
 	b.is(other, "good")
 	b.unchanged("revoke an operator again", func() error {
-		shards, err := b.RevokeOperator(b.ctx, "anna", Now, record.ReasonPrivilege, event("x"))
+		shards, err := b.RevokePrincipal(b.ctx, "anna", Now, record.ReasonPrivilege, event("x"))
 		b.equal("shards to publish again", shards, got)
 		return err
 	})
 	b.refused("revoke an unknown operator", record.ErrNotFound, func() error {
-		_, err := b.RevokeOperator(b.ctx, "nil", Now, 0, event("x"))
+		_, err := b.RevokePrincipal(b.ctx, "nil", Now, 0, event("x"))
 		return err
 	})
 	b.refused("hold an operator", nil, func() error {
-		_, err := b.RevokeOperator(b.ctx, "bert", Now, record.ReasonHold, event("x"))
+		_, err := b.RevokePrincipal(b.ctx, "bert", Now, record.ReasonHold, event("x"))
 		return err
 	})
 }

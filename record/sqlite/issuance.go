@@ -80,7 +80,7 @@ func (s *Store) Intend(ctx context.Context, intents []record.Certificate, stands
 func holders(c *engine.Conn, intents []record.Certificate) ([]any, error) {
 	devices := make([]any, len(intents))
 	for n, i := range intents {
-		if n > 0 && i.Operator == "" && i.Device == intents[n-1].Device && intents[n-1].Operator == "" && i.Predecessor == intents[n-1].Predecessor {
+		if n > 0 && i.Principal == "" && i.Device == intents[n-1].Device && intents[n-1].Principal == "" && i.Predecessor == intents[n-1].Predecessor {
 			devices[n] = devices[n-1]
 			continue
 		}
@@ -95,12 +95,12 @@ func holders(c *engine.Conn, intents []record.Certificate) ([]any, error) {
 // issued finds what an intent's holder has been given for its profile and key; nil if
 // there is nothing good. It finds before it reads: who asks the first time has none.
 func issued(c *engine.Conn, i record.Certificate, device any) (*record.Certificate, error) {
-	if device == nil && i.Operator == "" {
+	if device == nil && i.Principal == "" {
 		return nil, nil
 	}
 	whose, name := "device = ?", device
 	if device == nil {
-		whose, name = "device IS NULL AND operator = ?", any(i.Operator)
+		whose, name = "device IS NULL AND operator = ?", any(i.Principal)
 	}
 	seq, err := engine.First(c, engine.Number, "SELECT seq FROM certificates WHERE "+whose+
 		" AND profile = ? AND key = ? AND issued IS NOT NULL AND revoked IS NULL ORDER BY seq DESC LIMIT 1", name, i.Profile, i.Key[:])
@@ -121,7 +121,7 @@ func prolong(c *engine.Conn, i record.Certificate) error {
 func intend(c *engine.Conn, i record.Certificate, device any) error {
 	_, err := c.Exec(`INSERT INTO certificates (issuer, serial, profile, device, operator, subject, shard, key, not_before, not_after, intended, predecessor, key_algorithm, tbs)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		i.Issuer, i.Serial, i.Profile, device, engine.OrNull(i.Operator), i.Subject, i.Shard, i.Key[:], i.NotBefore, i.NotAfter, i.Intended, i.Predecessor, i.KeyAlgorithm, i.TBS)
+		i.Issuer, i.Serial, i.Profile, device, engine.OrNull(i.Principal), i.Subject, i.Shard, i.Key[:], i.NotBefore, i.NotAfter, i.Intended, i.Predecessor, i.KeyAlgorithm, i.TBS)
 	if engine.Taken(err) {
 		return fmt.Errorf("%w: the serial number is taken", record.ErrExists)
 	}
@@ -131,8 +131,8 @@ func intend(c *engine.Conn, i record.Certificate, device any) error {
 // holder checks that whom the certificate is for may have one, and returns the
 // device's number or nil.
 func holder(c *engine.Conn, i record.Certificate) (any, error) {
-	if i.Operator != "" {
-		if err := principal.Entitled(c, i.Operator, i.Key, i.Intended); err != nil {
+	if i.Principal != "" {
+		if err := principal.Entitled(c, i.Principal, i.Key, i.Intended); err != nil {
 			return nil, err
 		}
 	}

@@ -291,7 +291,7 @@ func (o OwnIssuer) IssueRelay(ctx context.Context, party string, key crypto.Publ
 }
 
 func (o OwnIssuer) issue(ctx context.Context, kind profile.Kind, name string, key crypto.PublicKey, e record.Event) ([][]byte, error) {
-	issued, err := o.Authority.Issue(ctx, e, ca.Request{Profile: kind, Content: profile.Content{Operator: name, Key: key, Lifetime: ownLife}})
+	issued, err := o.Authority.Issue(ctx, e, ca.Request{Profile: kind, Content: profile.Content{Principal: name, Key: key, Lifetime: ownLife}})
 	if _, void := errors.AsType[*ca.VoidedError](err); void && !errors.Is(err, record.ErrDisabled) {
 		err = fmt.Errorf("%w: %w", gate.Refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "try again in a minute; the server's log says more", "the CA cannot sign now"), err)
 	}

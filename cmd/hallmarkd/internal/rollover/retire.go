@@ -108,7 +108,7 @@ func newest(ctx context.Context, store record.Inventory, kind profile.Kind) (map
 			return nil, err
 		}
 		for _, c := range page {
-			holder := c.Device + c.Operator
+			holder := c.Device + c.Principal
 			if _, newer := all[holder]; !newer {
 				all[holder] = c
 			}

@@ -167,8 +167,8 @@ func endWhere(c *engine.Conn, at time.Time, reason int, where string, args ...an
 	return changed, n, err
 }
 
-// RevokeOperator ends all certificates of an operator's name.
-func (s Revocations) RevokeOperator(ctx context.Context, name string, at time.Time, reason int, e record.Event) (changed []record.Shard, err error) {
+// RevokePrincipal ends all certificates of an operator's or relying party's name.
+func (s Revocations) RevokePrincipal(ctx context.Context, name string, at time.Time, reason int, e record.Event) (changed []record.Shard, err error) {
 	if err := final(reason); err != nil {
 		return nil, err
 	}

@@ -92,7 +92,7 @@ const (
 // ScanCertificate reads what SelectCertificate and ListCertificate select.
 func ScanCertificate(r engine.Row) record.Certificate {
 	return record.Certificate{
-		Issuer: r.Text(1), Serial: r.Text(2), Profile: r.Text(3), Device: r.Text(4), Operator: r.Text(5), Subject: r.Text(6),
+		Issuer: r.Text(1), Serial: r.Text(2), Profile: r.Text(3), Device: r.Text(4), Principal: r.Text(5), Subject: r.Text(6),
 		Shard: r.Int(7), Key: r.Sum(8), NotBefore: r.Time(9), NotAfter: r.Time(10),
 		Intended: r.Time(11), Issued: r.Time(12), Predecessor: r.Text(13), Used: r.Time(14),
 		Revoked: r.Time(15), Reason: int(r.Int(16)), KeyAlgorithm: r.Text(17), TBS: r.Blob(18), DER: r.Blob(19),
