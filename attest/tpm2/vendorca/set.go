@@ -166,7 +166,10 @@ func (s *Set) explain(ek EK, helpers []*x509.Certificate, now time.Time) error {
 		if i < 0 {
 			break
 		}
-		c = helpers[i]
+		if c = helpers[i]; now.Before(c.NotBefore) || now.After(c.NotAfter) {
+			return fmt.Errorf("the intermediate %q in the TPM is valid from %s to %s; check the server's clock, or ask the maker for a newer one",
+				c.Subject, c.NotBefore.Format(time.DateOnly), c.NotAfter.Format(time.DateOnly))
+		}
 	}
 	return fmt.Errorf("no certificate of the issuer %q is imported; get it from %s and run: hallmark vendorca import FILE", c.Issuer, ek.publisher())
 }

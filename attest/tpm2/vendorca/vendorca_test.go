@@ -340,6 +340,8 @@ func TestVerifyExplains(t *testing.T) {
 	expired := newCA(t, "expired", nil, func(c *x509.Certificate) { c.NotAfter = now.AddDate(0, 0, -1) })
 	dead := newCA(t, "dead end", root, func(c *x509.Certificate) { c.MaxPathLenZero = true })
 	below := newCA(t, "below", dead, nil)
+	over := newCA(t, "over", root, func(c *x509.Certificate) { c.NotAfter = now.AddDate(0, 0, -1) })
+	under := newCA(t, "under", over, nil)
 	namesake := newCA(t, "root", nil, nil)
 	leaf := func(m *maker, algorithm x509.SignatureAlgorithm, names []byte) EK {
 		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(9, 0, 0), SignatureAlgorithm: algorithm,
@@ -372,6 +374,8 @@ func TestVerifyExplains(t *testing.T) {
 		"SHA-1 pinned":        {[]*maker{old}, nil, leaf(old, 0, stm(t)), nil},
 		"SHA-1 leaf":          {[]*maker{root}, nil, leaf(root, x509.ECDSAWithSHA1, stm(t)), []string{"ECDSA-SHA1", "list"}},
 		"anchor expired":      {[]*maker{expired}, nil, leaf(expired, 0, stm(t)), []string{`"CN=expired"`, "2026-11-21", "hallmark vendorca import"}},
+		"helper expired":      {[]*maker{root}, []*maker{over}, leaf(over, 0, stm(t)), []string{`"CN=over"`, "2026-11-21", "clock"}},
+		"one above expired":   {[]*maker{root}, []*maker{under, over}, leaf(under, 0, stm(t)), []string{`"CN=over"`, "2026-11-21", "clock"}},
 		"path too long":       {[]*maker{root}, []*maker{dead, below}, leaf(below, 0, stm(t)), []string{`"CN=root"`, "rules"}},
 	} {
 		t.Run(name, func(t *testing.T) {
