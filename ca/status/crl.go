@@ -183,13 +183,18 @@ func (s *Service) sign(ctx context.Context, sh *shard) (record.CRL, error) {
 	return s.issuers[sh.Issuer].signList(l, record.CRL{Shard: sh.Shard, Shows: shows}, before, now)
 }
 
-// signList sets a list's number and dates, signs it and checks the result.
+// signList sets a list's number and dates, signs it and checks the result. It may change l.Entries.
 func (i *issuer) signList(l crl.List, c record.CRL, before int64, now time.Time) (record.CRL, error) {
 	// The time exceeds all numbers that were lost in a restore from a backup.
 	c.Sequence = max(now.UnixMilli(), before+1)
 	c.ThisUpdate = now.UTC().Truncate(time.Second)
 	c.NextUpdate = c.ThisUpdate.Add(crlLife)
 	l.Number, l.ThisUpdate, l.NextUpdate = c.Sequence, c.ThisUpdate.Add(-backdate), c.NextUpdate
+	for n, e := range l.Entries {
+		if e.Since.After(l.ThisUpdate) { // a list knows of nothing after its thisUpdate (RFC 5280 §5.1.2.4)
+			l.Entries[n].Since = l.ThisUpdate
+		}
+	}
 	var err error
 	if c.DER, err = l.Sign(i.Certificate, i.Signer); err != nil {
 		return record.CRL{}, err

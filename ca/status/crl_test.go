@@ -121,6 +121,28 @@ func TestRevokePrincipal(t *testing.T) {
 	}
 }
 
+// TestEntriesAreNotYoungerThanTheirList: thisUpdate says what a list knows of (RFC 5280 §5.1.2.4),
+// and some programs overlook an entry whose time has not come by their clock.
+func TestEntriesAreNotYoungerThanTheirList(t *testing.T) {
+	p := newPKI(t)
+	p.record("d", 0, newSerial(), func(*record.Certificate) {})
+	p.record("e", 0, newSerial(), func(c *record.Certificate) { c.Revoked = p.clock.Now().Add(-time.Hour) })
+	p.complete()
+	if _, err := p.service.Suspend(background, "d", record.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, l := range map[string]*x509.RevocationList{"shard": p.crl(0), "complete": p.complete(), "delta": p.delta()} {
+		for _, e := range l.RevokedCertificateEntries {
+			if e.RevocationTime.After(l.ThisUpdate) {
+				t.Errorf("%s: of %s, with an entry of %s", name, l.ThisUpdate, e.RevocationTime)
+			}
+			if age := l.ThisUpdate.Sub(e.RevocationTime); age != 0 && age.Round(time.Minute) != time.Hour-backdate {
+				t.Errorf("%s: an entry of an hour ago is of %s before the list", name, age)
+			}
+		}
+	}
+}
+
 func TestTenThousandEntries(t *testing.T) {
 	p := newPKI(t)
 	const n = 10_000
