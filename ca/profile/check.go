@@ -153,37 +153,15 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 	if err != nil {
 		return w, err
 	}
-	name, policy, usage := "", "", ""
-	w.notAfter = p.NotBefore.Add(c.Lifetime - time.Second)
-	device := c.Model + ":" + c.Serial
-	switch k {
-	case IDevID:
-		name, policy, w.notAfter = c.Model, ours+"\x01", NoEnd
-	case AK:
-		name, policy, usage, w.notAfter = c.Model, ours+"\x02", kpAIK, NoEnd
-	case LDevID:
-		if name = c.CommonName; name == "" {
-			name = device
-		}
-		policy, usage = ours+"\x03", kpClient
-	case DeviceServer:
-		name, policy, usage = device, ours+"\x0a", kpServer
-	case Server:
-		name, policy, usage = "Hallmark server", ours+"\x04", kpServer
-	case Operator:
-		name, policy, usage = c.Principal, ours+"\x05", kpClient
-	case Relay:
-		name, policy, usage = c.Principal, ours+"\x07", kpClient
-	case OCSP:
-		name, policy, usage = "OCSP responder", ours+"\x06", kpOCSP
-	case Proof:
-		name, policy, usage = c.Code, ours+"\x09", kpProof
-	default:
-		return w, fmt.Errorf("there is no profile %q", k)
+	name, policy, usage, err := particulars(k, c)
+	if err != nil {
+		return w, err
 	}
 	w.name(atCommonName, name)
+	w.notAfter = p.NotBefore.Add(c.Lifetime - time.Second)
 	if k == IDevID || k == AK {
-		w.name(atSerialNumber, device)
+		w.name(atSerialNumber, c.Model+":"+c.Serial)
+		w.notAfter = NoEnd
 	}
 	w.add(ceKeyUsage, true, "\x03\x02\x07\x80") // digitalSignature alone
 	if usage != "" {
@@ -207,6 +185,35 @@ func leafWanted(k Kind, c Content, p Placement) (wanted, error) {
 		w.add(ceAltName, false, chipNames(c.TPM))
 	}
 	return w, nil
+}
+
+// particulars are a leaf's common name, its policy, and its extended key usage, if any.
+func particulars(k Kind, c Content) (name, policy, usage string, err error) {
+	device := c.Model + ":" + c.Serial
+	switch k {
+	case IDevID:
+		return c.Model, ours + "\x01", "", nil
+	case AK:
+		return c.Model, ours + "\x02", kpAIK, nil
+	case LDevID:
+		if c.CommonName != "" {
+			device = c.CommonName
+		}
+		return device, ours + "\x03", kpClient, nil
+	case DeviceServer:
+		return device, ours + "\x0a", kpServer, nil
+	case Server:
+		return "Hallmark server", ours + "\x04", kpServer, nil
+	case Operator:
+		return c.Principal, ours + "\x05", kpClient, nil
+	case Relay:
+		return c.Principal, ours + "\x07", kpClient, nil
+	case OCSP:
+		return "OCSP responder", ours + "\x06", kpOCSP, nil
+	case Proof:
+		return c.Code, ours + "\x09", kpProof, nil
+	}
+	return "", "", "", fmt.Errorf("there is no profile %q", k)
 }
 
 // chipPolicies are the TCG policies that a TPM's EK certificate justifies.
