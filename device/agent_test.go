@@ -328,6 +328,11 @@ func TestAgentStartsFromAnImage(t *testing.T) {
 	}
 	// The same board, so the server knows it.
 	a := u.agent()
+	a.Servers = []string{g.Server}
+	if _, err := a.Turn(t.Context()); !errors.Is(err, state.ErrEmpty) || !strings.Contains(err.Error(), "no roots") {
+		t.Fatalf("a board that knows only its server: %v", err)
+	}
+	a = u.agent()
 	a.Servers = []string{"https://127.0.0.1:1", g.Server} // one that is away, and the next
 	a.Roots = must[[][]byte](t)(device.ReadRoots(filepath.Join(u.dir, state.AnchorsFile)))
 	u.live(t, a, time.Hour)

@@ -167,7 +167,7 @@ func (a *Agent) Turn(ctx context.Context) (wait time.Duration, err error) {
 		a.recognise(s, o)
 		next := a.next(s, readErr, o, now)
 		if next.act == enrol && !a.canEnrol() && readErr == nil {
-			return lookSoon, state.ErrEmpty
+			return lookSoon, a.missing()
 		}
 		a.runHooks(ctx, s, o)
 		if next.at.After(now) {
@@ -261,6 +261,17 @@ func (a *Agent) logDone(what act, r device.Result) {
 
 func (a *Agent) canEnrol() bool {
 	return a.Ticket != nil || len(a.Servers) > 0 && len(a.Roots) > 0
+}
+
+// missing says why the board cannot enrol.
+func (a *Agent) missing() error {
+	switch {
+	case len(a.Servers) > 0:
+		return fmt.Errorf("%w, and the settings name a server but no roots to verify it with (infrastructure.pem)", state.ErrEmpty)
+	case len(a.Roots) > 0:
+		return fmt.Errorf("%w, and the settings name no server", state.ErrEmpty)
+	}
+	return state.ErrEmpty
 }
 
 // enrol gets the board an identity of its own.
