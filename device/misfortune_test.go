@@ -298,7 +298,8 @@ func TestDaemon(t *testing.T) {
 	}
 	party, roots := u.relyingParty(t)
 	config, socket := filepath.Join(folder, "device.conf"), filepath.Join(folder, "socket")
-	settings := fmt.Sprintf("state = %s\ntpm = %s\nserial = SN-1\n[proxy]\nlisten = unix:%s\nto = %s\nroots = %s\n", u.dir, u.chip.Spec(), socket, party, roots)
+	settings := fmt.Sprintf("state = %s\ntpm = %s\nserial = SN-1\n[proxy]\nlisten = unix:/no/such/folder\nto = %[4]s\n[proxy]\nlisten = unix:%[3]s\nto = %[4]s\nroots = %[5]s\n",
+		u.dir, u.chip.Spec(), socket, party, roots)
 	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}

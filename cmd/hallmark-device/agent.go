@@ -141,22 +141,32 @@ func hangups(ctx context.Context) <-chan struct{} {
 	return wake
 }
 
-// serve lends the identity to other programs until ctx ends. A socket that cannot be opened does
-// not stop the agent.
+// serve lends the identity to other programs until ctx ends. A socket that cannot be opened stops
+// neither the agent nor the other sockets.
 func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 	identity := &lazyIdentity{o: a.Options}
 	identity.o.Now = a.Now
 	defer identity.close()
-	p := &proxy.Proxy{Dialer: identity, Tunnels: found.Tunnels, Server: identity, Sites: found.Sites, Report: func(line string) { a.Log(agent.Warning, line) }}
-	for ctx.Err() == nil {
-		if err := p.Run(ctx); err != nil {
-			a.Log(agent.Error, err.Error()+"; trying again in a minute")
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Minute):
+	var all sync.WaitGroup
+	keep := func(p proxy.Proxy) {
+		p.Dialer, p.Server, p.Report = identity, identity, func(line string) { a.Log(agent.Warning, line) }
+		for ctx.Err() == nil {
+			if err := p.Run(ctx); err != nil {
+				a.Log(agent.Error, err.Error()+"; trying again in a minute")
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Minute):
+			}
 		}
 	}
+	for _, t := range found.Tunnels {
+		all.Go(func() { keep(proxy.Proxy{Tunnels: []proxy.Tunnel{t}}) })
+	}
+	for _, s := range found.Sites {
+		all.Go(func() { keep(proxy.Proxy{Sites: []proxy.Site{s}}) })
+	}
+	all.Wait()
 }
 
 // lazyIdentity is an identity that is opened when needed, for it may not exist yet.
