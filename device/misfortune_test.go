@@ -188,13 +188,24 @@ func TestFlippedBit(t *testing.T) {
 	u := install(t, false).soft(t, "file")
 	u.sleep(0)
 	u.enrolled(t, "SN-1")
-	for _, name := range []string{"ldevid.pem", "idevid.pem"} {
+	for _, c := range []struct {
+		name, before string
+		bit          byte
+	}{
+		{"ldevid.pem", "CERTIFICATE-----\n", 1},
+		{"idevid.pem", "CERTIFICATE-----\n", 1},
+		{"settings.json", `"bundle": "eyJudW1iZXIiOjEsIm5hbWUiOiJBY21`, 1}, // the last letter of its name
+		{"settings.json", "\"pins\": [\n    \"", 0x10},                     // no digit any more
+	} {
 		u.sleep(time.Minute)
 		must[device.Result](t)(device.Renew(t.Context(), u.options()))
-		path := filepath.Join(u.dir, "current", name)
+		path := filepath.Join(u.dir, "current", c.name)
 		text := must[[]byte](t)(os.ReadFile(path))
-		i := bytes.Index(text, []byte("\nMII")) + 1
-		text[i] ^= 1
+		_, after, found := bytes.Cut(text, []byte(c.before))
+		if !found {
+			t.Fatalf("no %q in %s", c.before, text)
+		}
+		after[0] ^= c.bit
 		if err := os.WriteFile(path, text, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +213,7 @@ func TestFlippedBit(t *testing.T) {
 		a.Servers, a.Roots = []string{u.url}, [][]byte{u.root.Raw}
 		u.live(t, a, 2*time.Minute)
 		if s := a.Status(); !s.Healthy {
-			t.Fatalf("%s: %+v; said %q", name, s, u.said)
+			t.Fatalf("%s: %+v; said %q", path, s, u.said)
 		}
 	}
 }

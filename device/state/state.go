@@ -318,10 +318,27 @@ func (d *Dir) read(name string) (Set, error) {
 			return s, err
 		}
 	}
-	if s.Device == "" {
-		return s, fmt.Errorf("%s: no device is named", filepath.Join(d.path, name, settingsFile))
+	if err := s.Settings.check(); err != nil {
+		return s, fmt.Errorf("%s: %w", filepath.Join(d.path, name, settingsFile), err)
 	}
 	return s, nil
+}
+
+// check finds what flash can have damaged while there is still a set to fall back to.
+func (s Settings) check() error {
+	if s.Device == "" {
+		return errors.New("no device is named")
+	}
+	for _, text := range s.Pins {
+		if _, err := client.ParsePin(text); err != nil {
+			return err
+		}
+	}
+	if len(s.Trust.Bundle) == 0 {
+		return nil
+	}
+	_, err := wire.ReadBundle(s.Trust)
+	return err
 }
 
 func (d *Dir) readFile(set, name string) ([]byte, error) {

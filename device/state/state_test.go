@@ -2,8 +2,14 @@ package state
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"math/big"
@@ -12,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,9 +30,39 @@ import (
 func set(n byte) Set {
 	return Set{
 		Settings: Settings{Device: "m:" + string(n), Server: "https://localhost:8443", Pins: []string{strings.Repeat("0", 64)},
-			Trust: wire.SignedBundle{Bundle: []byte{n}}, Next: &wire.Challenge{Session: []byte{n}}, RenewAfter: time.Unix(int64(n), 0).UTC()},
+			Trust: bundle(int64(n)), Next: &wire.Challenge{Session: []byte{n}}, RenewAfter: time.Unix(int64(n), 0).UTC()},
 		IDevID: [][]byte{certificate(n, 1), certificate(n, 2)}, AK: [][]byte{certificate(n, 3)}, LDevID: [][]byte{certificate(n, 4)}, LDevIDKey: []byte{n},
 	}
+}
+
+// bundle is always the same for the same number.
+func bundle(number int64) wire.SignedBundle {
+	made, ok := bundles.Load(number)
+	if !ok {
+		made, _ = bundles.LoadOrStore(number, newBundle(number))
+	}
+	return made.(wire.SignedBundle)
+}
+
+var bundles sync.Map
+
+func newBundle(number int64) wire.SignedBundle {
+	must := func(der []byte, err error) []byte {
+		if err != nil {
+			panic(err)
+		}
+		return der
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true}
+	root := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
+	text := must(json.Marshal(wire.Bundle{Number: number, Created: time.Unix(1, 0).UTC(), Infrastructure: [][]byte{root}, Operational: [][]byte{root}, Manufacturing: [][]byte{root},
+		TimeKeys: [][]byte{must(x509.MarshalPKIXPublicKey(key.Public()))}, Servers: []string{"https://localhost:8443"}}))
+	digest, sum := wire.BundleDigest(text), sha256.Sum256(root)
+	return wire.SignedBundle{Bundle: text, Signatures: []wire.BundleSignature{{Signer: hex.EncodeToString(sum[:]), Signature: must(ecdsa.SignASN1(rand.Reader, key, digest[:]))}}}
 }
 
 var signer = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))

@@ -15,11 +15,15 @@ import (
 
 // golden is what stands in testdata/state-1: the state as it was first shipped.
 func golden() Set {
+	var trust wire.SignedBundle
+	if text, err := os.ReadFile("testdata/trust.json"); err != nil || json.Unmarshal(text, &trust) != nil {
+		panic("testdata/trust.json")
+	}
 	at := func(n int64) time.Time { return time.Unix(1_800_000_000+n, 0).UTC() }
 	return Set{
 		Settings: Settings{Device: "edge-box:SN-0001", Model: "edge-box", Serial: "SN-0001", TPM: "/dev/tpmrm0", Key: "tpm",
 			Server: "https://ca.example:8443", Pins: []string{strings.Repeat("0f", 32)},
-			Trust:      wire.SignedBundle{Bundle: []byte(`{"number":3}`), Signatures: []wire.BundleSignature{{Signer: strings.Repeat("a0", 32), Signature: []byte{1, 2}}}},
+			Trust:      trust,
 			Next:       &wire.Challenge{Session: []byte{3}, Credential: []byte{4}, Secret: []byte{5}, Expires: at(1)},
 			RenewAfter: at(2), Steering: wire.Steering{Start: at(2), End: at(3), Poll: 21600},
 			Network: client.Memory{Server: "https://ca.example:8443", Addresses: map[string]string{"ca.example:8443": "192.0.2.1:8443"}}},
