@@ -1,8 +1,14 @@
 package relay
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -97,6 +103,54 @@ func TestEndedWhileOff(t *testing.T) {
 	if text := *first.Load(); !strings.Contains(text, "\n7\n") {
 		t.Errorf("open: %s", text)
 	}
+}
+
+// A list that somebody put into the file's place while the relay was off does not keep newer ones out,
+// whatever its number, and is replaced.
+func TestNumberOfNobodys(t *testing.T) {
+	s := newSite(t)
+	p := s.post()
+	file := p.file(wire.FormatCRL)
+	stop := p.run()
+	p.enforced()
+	stop()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	p.must(err)
+	forged := ""
+	for rest := []byte(p.read(file)); len(rest) > 0; {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		list, err := x509.ParseRevocationList(block.Bytes)
+		p.must(err)
+		list.Number, list.RevokedCertificateEntries = new(big.Int).Lsh(big.NewInt(1), 150), nil
+		list.ExtraExtensions = slices.DeleteFunc(list.Extensions, func(e pkix.Extension) bool { return !e.Id.Equal([]int{2, 5, 29, 28}) })
+		as := &x509.Certificate{RawSubject: list.RawIssuer, SubjectKeyId: list.AuthorityKeyId, KeyUsage: x509.KeyUsageCRLSign, PublicKey: key.Public()}
+		der, err := x509.CreateRevocationList(rand.Reader, list, as, key)
+		p.must(err)
+		forged += string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	}
+	write(t, file, forged)
+	id, serial := s.device()
+	s.Suspend(id)
+	stop = p.run()
+	p.enforced()
+	if !deniedBy(t, p.read(file), serial) {
+		t.Error("the forged list stays")
+	}
+	stop()
+	// Numbers are kept all the same, if not there.
+	st, err := readState(p.dir)
+	p.must(err)
+	if len(st.Numbers) != 2 {
+		t.Errorf("numbers: %v", st.Numbers)
+	}
+	for _, n := range st.Numbers {
+		n.Lsh(n, 1)
+	}
+	p.must(writeState(p.dir, st))
+	p.must(os.Remove(file))
+	p.run()
+	p.troubled("somebody in between repeats old answers")
 }
 
 // A relay that cannot write its own folder says so, and what is revoked is in the files all the same.

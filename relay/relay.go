@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -21,7 +20,6 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
-	"github.com/hallmark-pki/hallmark/relay/crls"
 	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/relay/stream"
@@ -114,7 +112,6 @@ type Relay struct {
 	fetched   time.Time          // when everything was last fetched; zero: it is due now
 	unnamed   map[string]bool    // issuers of changes whom the server did not name
 	installed map[string][]byte  // contents of files, by path, as the program last took them up
-	numbers   crls.Numbers       // of the newest CRLs: older ones are refused
 	state     state
 	said      string // the problem that was last said
 	ready     bool   // the service manager was told
@@ -141,7 +138,7 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 		return nil, nil, err
 	}
 	unlock = func() { unlockFiles(); unlockDir() }
-	r = &Relay{Config: c, sources: map[string]*source{}, numbers: crls.Numbers{}, unnamed: map[string]bool{}}
+	r = &Relay{Config: c, sources: map[string]*source{}, unnamed: map[string]bool{}}
 	if r.state, err = readState(c.Dir); err == nil {
 		if c.Each == "" {
 			r.state.Failing, r.state.Passed = nil, 0
@@ -156,9 +153,6 @@ func New(c Config) (r *Relay, unlock func(), err error) {
 	for _, f := range c.Files {
 		if text, err := disk.Read(f.Path); err == nil {
 			r.installed[f.Path] = text
-			if f.Format == wire.FormatCRL {
-				maps.Copy(r.numbers, crls.NumbersIn(text))
-			}
 		}
 	}
 	return r, unlock, nil

@@ -276,11 +276,11 @@ func (r *Relay) crls(ctx context.Context, name string, s *source) (document, err
 	if err != nil {
 		return known, err
 	}
-	lists, err := crls.Read(body, signers, r.numbers, r.Now())
+	lists, err := crls.Read(body, signers, r.state.Numbers, r.Now())
 	if err != nil {
 		return known, fmt.Errorf("CRLs of %s: %w", name, err)
 	}
-	maps.Copy(r.numbers, lists.Numbers)
+	maps.Copy(r.state.Numbers, lists.Numbers)
 	d := document{body: body, number: -1, made: lists.Made, until: lists.Until, denied: lists.Denied, numbers: lists.Numbers, taken: r.Now()}
 	if d.taken.Sub(known.taken) < refreshEvery && maps.Equal(d.denied, known.denied) && maps.EqualFunc(d.numbers, known.numbers, func(_, _ *big.Int) bool { return true }) {
 		d = known

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/relay/crls"
 	"github.com/hallmark-pki/hallmark/relay/disk"
 	"github.com/hallmark-pki/hallmark/relay/each"
 )
@@ -31,6 +32,8 @@ type state struct {
 	// issuer was made and, by path, the newest filter: older ones are refused.
 	Bundle int64                `json:"bundle"`
 	Made   map[string]time.Time `json:"made,omitempty"`
+	// Numbers are of the newest CRLs: older ones are refused.
+	Numbers crls.Numbers `json:"numbers,omitempty"`
 	// Issuers are the certificates (DER) of those whose lists were read.
 	Issuers map[string][]byte `json:"issuers,omitempty"`
 	Problem string            `json:"problem,omitempty"`
@@ -89,6 +92,9 @@ func readState(dir string) (st state, err error) {
 	}
 	if st.Made == nil {
 		st.Made = map[string]time.Time{}
+	}
+	if st.Numbers == nil {
+		st.Numbers = crls.Numbers{}
 	}
 	if st.Issuers == nil {
 		st.Issuers = map[string][]byte{}

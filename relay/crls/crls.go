@@ -4,7 +4,9 @@ package crls
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -25,7 +27,7 @@ type Lists struct {
 	Made, Until time.Time
 }
 
-// Numbers are crlNumbers by scope: the lists of one issuer have numbers of their own each
+// Numbers are crlNumbers by scope, a short text: the lists of one issuer have numbers of their own each
 // (RFC 5280 §5.2.3).
 type Numbers map[string]*big.Int
 
@@ -99,24 +101,14 @@ func check(list *x509.RevocationList, signers []*x509.Certificate, before *big.I
 	return nil
 }
 
-// NumbersIn are the numbers of the lists in a file that was written earlier.
-func NumbersIn(text []byte) Numbers {
-	numbers := Numbers{}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if list, err := x509.ParseRevocationList(block.Bytes); err == nil && list.Number != nil {
-			numbers[scopeOf(list)] = list.Number
-		}
-	}
-	return numbers
-}
-
-// scopeOf tells lists of one issuer apart.
+// scopeOf tells lists of one issuer apart: a digest of the issuer and of what the list covers.
 func scopeOf(list *x509.RevocationList) string {
-	scope := string(list.RawIssuer)
+	scope := list.RawIssuer
 	for _, e := range list.Extensions {
 		if e.Id.Equal([]int{2, 5, 29, 28}) { // issuingDistributionPoint
-			scope += string(e.Value)
+			scope = slices.Concat(scope, e.Value)
 		}
 	}
-	return scope
+	sum := sha256.Sum256(scope)
+	return hex.EncodeToString(sum[:])
 }
