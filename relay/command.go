@@ -43,10 +43,20 @@ func (r *Relay) tellReady() {
 	}
 }
 
+// keepEvery is how often it is written down who was told, while many are: the feed does not reach back
+// for ever.
+const keepEvery = time.Second
+
 // teller runs the command for each change.
 func (r *Relay) teller() each.Teller {
-	return each.Teller{State: &r.state.State, Now: r.Now,
-		Run: func(ctx context.Context, environment []string) error { return r.command(ctx, r.Each, environment) }}
+	kept := time.Now()
+	return each.Teller{State: &r.state.State, Now: r.Now, Run: func(ctx context.Context, environment []string) error {
+		if time.Since(kept) > keepEvery {
+			_ = writeState(r.Dir, r.state) // problem says that it cannot be
+			kept = time.Now()
+		}
+		return r.command(ctx, r.Each, environment)
+	}}
 }
 
 // due fires when it is time for a retry; nil if nothing waits, or if the lists are due first: with

@@ -183,6 +183,28 @@ func TestStreamsWithoutEnd(t *testing.T) {
 	})
 }
 
+// All that the feed reaches back to comes in one piece over 1 Mbit/s.
+func TestLongStream(t *testing.T) {
+	c, err := wire.DecodeChange([]byte(change))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := &Relay{Config: Config{Log: slog.New(slog.DiscardHandler), Now: time.Now}, sources: map[string]*source{"operational": newSource()},
+			events: make(chan stream.Event), failed: make(chan error, 1)}
+		go func() {
+			for range 49_152 {
+				r.events <- stream.Event{Number: 7, Change: &c}
+				time.Sleep(400 * time.Second / 125_000)
+			}
+			r.events <- stream.Event{Number: 7}
+		}()
+		if err := r.take(t.Context()); err != nil || len(r.pending) != 49_152 {
+			t.Errorf("%d changes, %v", len(r.pending), err)
+		}
+	})
+}
+
 // What only the stream says is not held without end.
 func TestOnlyTheStreamSaysSo(t *testing.T) {
 	c, err := wire.DecodeChange([]byte(change))

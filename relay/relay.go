@@ -265,14 +265,16 @@ func (r *Relay) session(ctx context.Context) error {
 // list: a fleet of a million in some hundred megabytes.
 const (
 	maxTogether = 32_768
-	maxPending  = 1 << 20
+	// slowestChange is how long a change may take to come, beyond fetch.Patience for all: over 0.5 Mbit/s.
+	slowestChange = 10 * time.Millisecond
+	maxPending    = 1 << 20
 )
 
 // take notes the queued events and enforces them once the stream has said where it stands, so that
 // many changes cost one reload. That must come to an end, however slowly or fast changes come: until
 // then no list is asked for, and none found to have ended.
 func (r *Relay) take(ctx context.Context) error {
-	end, taken := time.After(fetch.Patience), len(r.queued)
+	began, taken := time.Now(), len(r.queued)
 	for current := false; ; {
 		for len(r.queued) > 0 {
 			e := r.queued[0]
@@ -296,11 +298,11 @@ func (r *Relay) take(ctx context.Context) error {
 		// The stream's position follows.
 		select {
 		case e := <-r.events:
-			r.queued = stream.Add(r.queued, e)
+			r.queued, taken = stream.Add(r.queued, e), taken+1
 		case err := <-r.failed:
 			r.fetched = time.Time{}
 			return err
-		case <-end:
+		case <-time.After(time.Until(began.Add(fetch.Patience + time.Duration(taken)*slowestChange))):
 			return errors.New("the feed stops in the middle of changes")
 		case <-ctx.Done():
 			return ctx.Err()

@@ -427,6 +427,36 @@ func TestResumes(t *testing.T) {
 	}
 }
 
+// A relay that is killed in the middle of many commands does not begin again with the first: of so many
+// changes the feed may not tell it any more.
+func TestResumesInTheMiddle(t *testing.T) {
+	s := newSite(t)
+	var ids []string
+	for range 40 {
+		id, _ := s.device()
+		ids = append(ids, id)
+	}
+	p := s.post()
+	p.Each = `sleep 0.1; echo >>` + p.etc + `/each`
+	stop := p.run()
+	p.enforced()
+	stop()
+	before := s.Newest()
+	for _, id := range ids {
+		s.Suspend(id)
+	}
+	stop = p.run()
+	p.await("half is told", func() bool { text, _ := os.ReadFile(p.etc + "/each"); return len(text) >= len(ids)/2 })
+	stop() // which writes as little as a kill
+	st, err := readState(p.dir)
+	p.must(err)
+	if st.Told < before+5 || st.Number != before {
+		t.Errorf("told up to %d, enforced up to %d of %d before", st.Told, st.Number, before)
+	}
+	p.run()
+	p.enforced()
+}
+
 // A stream that does not reach back that far is no reason to stand still.
 func TestFeedGone(t *testing.T) {
 	s := newSite(t)

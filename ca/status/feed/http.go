@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// maxBehind is how far back, in numbers, the stream reaches. A follower further behind is
-	// better served with the deny-list.
-	maxBehind = 16_384
+	// maxBehind is how far back, in numbers, the stream reaches: a relay takes 65,536 changes at once,
+	// and who runs a command for each has nothing else to learn their names from. A follower further
+	// behind is better served with the deny-list.
+	maxBehind = 49_152
 	// writeTimeout bounds each write: a follower that is too slow is dropped, and may resume.
 	writeTimeout = 10 * time.Second
 )
