@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"hash/crc32"
 	"net/http"
 	"slices"
 	"strings"
@@ -59,20 +60,6 @@ func (s *Service) changing(kind string) func(context.Context, *gate.Call) (any, 
 	return func(ctx context.Context, c *gate.Call) (any, error) { return s.change(ctx, c, kind) }
 }
 
-// end revokes a device, if the caller may.
-func (s *Service) end(ctx context.Context, c *gate.Call, d record.Device, reason int, e record.Event) (shards []record.Shard, err error) {
-	write := func() error {
-		shards, err = s.Store.Revoke(ctx, d.ID, s.Now(), reason, e.Reason, e)
-		return err
-	}
-	if d.State == record.StateRevoked {
-		err = write()
-	} else {
-		err = s.Watch.RevokeOne(ctx, c, d, write)
-	}
-	return s.Status.PublishChange(ctx, shards, err)
-}
-
 // statusIn is the status (record.StatusOf) of the certificates of a device in each state.
 var statusIn = map[string]string{record.StateActive: "good", record.StateSuspended: "hold", record.StateRevoked: "revoked"}
 
@@ -95,24 +82,48 @@ func (s *Service) change(ctx context.Context, c *gate.Call, kind string) (any, e
 	if target == record.StateRevoked {
 		e.Detail["reason"] = view.Reason(reason)
 	}
-	var shards []record.Shard
-	switch target {
-	case record.StateSuspended:
-		shards, err = s.Status.Suspend(ctx, d.ID, e)
-	case record.StateActive:
-		shards, err = s.Status.Restore(ctx, d.ID, e)
-	case record.StateRevoked:
-		shards, err = s.end(ctx, c, d, reason, e)
-	}
+	out, shards, err := s.act(ctx, c, d.ID, target, reason, e)
 	if errors.Is(err, record.ErrConflict) {
 		return nil, gate.Refuse(http.StatusConflict, wire.CodeRevoked, "a revocation is final, unless two operators lift it: hallmark device lift", "%s is revoked", d.Name())
 	}
-	if err != nil {
-		return nil, err
+	if _, failed := s.Status.PublishChange(ctx, shards, nil); failed != nil {
+		return nil, failed
 	}
-	out := wire.StatusChange{Device: d.Name(), State: target, Changed: d.State != target, Unsigned: s.Status.Unsigned(shards)}
+	return out, err
+}
+
+// act moves a device to a state, and returns the shards to publish, also if what it did could not be
+// counted. Meanwhile nobody else acts on the device: the answer is of this act alone.
+func (s *Service) act(ctx context.Context, c *gate.Call, device, target string, reason int, e record.Event) (out wire.StatusChange, shards []record.Shard, err error) {
+	mine := &s.acting[crc32.ChecksumIEEE([]byte(device))%uint32(len(s.acting))]
+	mine.Lock()
+	defer mine.Unlock()
+	d, err := s.Store.Device(ctx, device)
+	if err != nil {
+		return out, nil, err
+	}
+	write := func() error {
+		switch target {
+		case record.StateSuspended:
+			shards, err = s.Store.Suspend(ctx, d.ID, s.Now(), e)
+		case record.StateActive:
+			shards, err = s.Store.Restore(ctx, d.ID, s.Now(), e)
+		case record.StateRevoked:
+			shards, err = s.Store.Revoke(ctx, d.ID, s.Now(), reason, e.Reason, e)
+		}
+		return err
+	}
+	if target == record.StateRevoked && d.State != target {
+		err = s.Watch.RevokeOne(ctx, c, d, write)
+	} else {
+		err = write()
+	}
+	if err != nil {
+		return out, nil, err
+	}
+	out = wire.StatusChange{Device: d.Name(), State: target, Changed: d.State != target, Unsigned: s.Status.Unsigned(shards)}
 	if !out.Changed {
-		shards = nil // published once more
+		return out, shards, nil // they are published once more
 	}
 	for _, sh := range shards {
 		if s.Status.Signs(sh.Issuer) {
@@ -125,7 +136,7 @@ func (s *Service) change(ctx context.Context, c *gate.Call, kind string) (any, e
 			out.Certificates++
 		}
 	}
-	return out, err
+	return out, shards, err
 }
 
 // lift lets a revoked device come back, as two operators want.

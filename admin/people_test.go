@@ -1,11 +1,13 @@
 package admin_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -399,5 +401,51 @@ func TestApprovalUsedAtOnce(t *testing.T) {
 	}
 	if done != 1 {
 		t.Errorf("done %d times", done)
+	}
+}
+
+// TestTwoActOnOneDevice: whoever made the change hears that it was made, with all its certificates,
+// and nobody else does.
+func TestTwoActOnOneDevice(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	bo := h.second("bo")
+	h.device("default", "default", "SN-1")
+	answers := make(chan wire.StatusChange, 100)
+	var wg sync.WaitGroup
+	act := func(do func(context.Context, string, wire.StatusRequest) (wire.StatusChange, error)) {
+		for range 20 {
+			got, err := do(ctx, "SN-1", wire.StatusRequest{Why: "a drill"})
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- got
+		}
+	}
+	for _, who := range []*client.Client{h.anna, bo} {
+		wg.Go(func() { act(who.Suspend) })
+		wg.Go(func() { act(who.Restore) })
+	}
+	wg.Wait()
+	close(answers)
+	told := map[string]int{}
+	for got := range answers {
+		if got.Changed {
+			told[got.State]++
+		}
+		if got.Changed != (got.Certificates == 2 && got.Shards == 2) {
+			t.Errorf("told %+v", got)
+		}
+	}
+	done := map[string]int{}
+	for _, verb := range slices.Concat(h.events("operator:anna"), h.events("operator:bo")) {
+		switch verb {
+		case "device.suspended":
+			done["suspended"]++
+		case "device.restored":
+			done["active"]++
+		}
+	}
+	if !maps.Equal(told, done) || done["suspended"] == 0 {
+		t.Errorf("told %v, done %v", told, done)
 	}
 }

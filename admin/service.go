@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/consent"
@@ -35,7 +36,9 @@ type Store interface {
 	Alerts(ctx context.Context, operator string, limit int) ([]record.Event, error)
 	// Status is record.Revocations.Status.
 	Status(ctx context.Context, issuer, serial string) (record.Certificate, error)
-	// Revoke is record.Revocations.Revoke.
+	// Suspend, Restore and Revoke are record.Revocations'.
+	Suspend(ctx context.Context, device string, at time.Time, e record.Event) ([]record.Shard, error)
+	Restore(ctx context.Context, device string, at time.Time, e record.Event) ([]record.Shard, error)
 	Revoke(ctx context.Context, device string, at time.Time, reason int, why string, e record.Event) ([]record.Shard, error)
 }
 
@@ -81,7 +84,11 @@ type Config struct {
 }
 
 // Service answers operators.
-type Service struct{ Config }
+type Service struct {
+	Config
+	// acting keep acts on one device apart, by its ID's checksum.
+	acting [64]sync.Mutex
+}
 
 // New checks that nothing is missing.
 func New(c Config) (*Service, error) {
@@ -95,5 +102,5 @@ func New(c Config) (*Service, error) {
 			return nil, err
 		}
 	}
-	return &Service{c}, nil
+	return &Service{Config: c}, nil
 }
