@@ -52,7 +52,7 @@ func read(server string, resp *http.Response, most int) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
 	switch {
 	case err != nil:
-		return nil, unreachable(server, err)
+		return nil, unreachable(resp.Request.Context(), server, err)
 	case refused:
 		return text, nil
 	case len(text) > most:

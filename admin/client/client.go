@@ -53,6 +53,9 @@ type Unreachable struct {
 	Hint string
 }
 
+// ErrInterrupted: the caller's context was cancelled.
+var ErrInterrupted = errors.New("interrupted before it answered")
+
 func (u *Unreachable) Error() string { return fmt.Sprintf("%s: %v", u.Server, u.Err) }
 func (u *Unreachable) Unwrap() error { return u.Err }
 
@@ -186,7 +189,7 @@ func exchange(ctx context.Context, via *http.Client, server, method, path string
 	}
 	resp, err := via.Do(req)
 	if err != nil {
-		return unreachable(server, err)
+		return unreachable(ctx, server, err)
 	}
 	defer resp.Body.Close()
 	text, err := read(server, resp, most)
@@ -216,7 +219,7 @@ func problem(server string, resp *http.Response, text []byte) error {
 }
 
 // unreachable finds the words for what went wrong before an answer came.
-func unreachable(server string, err error) error {
+func unreachable(ctx context.Context, server string, err error) error {
 	u := &Unreachable{Server: host(server), Err: errors.Unwrap(err)} // *url.Error repeats the URL
 	if u.Err == nil {
 		u.Err = err
@@ -228,6 +231,8 @@ func unreachable(server string, err error) error {
 	var dns *net.DNSError
 	var cut *net.OpError
 	switch {
+	case errors.Is(ctx.Err(), context.Canceled): // by whoever typed the command
+		u.Err, u.Hint = ErrInterrupted, "it may or may not have done what was asked"
 	case errors.As(err, &unknown):
 		u.Hint = "this is another server than the one that the settings trust: it got nothing but a request for its trust bundle"
 	case errors.As(err, &name):

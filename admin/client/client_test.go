@@ -221,6 +221,34 @@ func TestServerGoes(t *testing.T) {
 	}
 }
 
+// TestInterrupted: whoever breaks off a command is not sent to look for the server.
+func TestInterrupted(t *testing.T) {
+	signal := errors.New("interrupt signal received") // the cause that package os/signal gives
+	for name, first := range map[string]string{"no answer": "", "a part": "{"} {
+		ctx, interrupt := context.WithCancelCause(t.Context())
+		url, root := server(t, func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body) // or the server does not see that the caller has gone
+			w.Header().Set("Content-Length", "10")
+			if first != "" {
+				io.WriteString(w, first)
+				w.(http.Flusher).Flush()
+				time.Sleep(50 * time.Millisecond)
+			}
+			interrupt(signal)
+			<-r.Context().Done()
+		})
+		cl, err := Load(write(t, url, root, 24*time.Hour), func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = cl.MoveJob(ctx, "j1", "cancel")
+		var u *Unreachable
+		if !errors.As(err, &u) || !errors.Is(err, ErrInterrupted) || !strings.Contains(u.Hint, "may or may not have done") {
+			t.Errorf("%s: %v (%+v)", name, err, u)
+		}
+	}
+}
+
 // nowhere is an address at which nobody listens.
 func nowhere(t *testing.T) string {
 	t.Helper()

@@ -177,7 +177,7 @@ func dial(ctx context.Context, server string, config *tls.Config) (*tls.Conn, er
 	defer cancel()
 	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, unreachable(server, err)
+		return nil, unreachable(ctx, server, err)
 	}
 	return conn.(*tls.Conn), nil
 }

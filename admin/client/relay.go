@@ -18,7 +18,7 @@ func (c *Client) Send(ctx context.Context, method, path string, header http.Head
 	req.Header = header
 	resp, err := (&http.Client{Transport: c.http.Transport, CheckRedirect: c.http.CheckRedirect}).Do(req)
 	if err != nil {
-		return nil, unreachable(c.settings.Server, err)
+		return nil, unreachable(ctx, c.settings.Server, err)
 	}
 	return resp, nil
 }

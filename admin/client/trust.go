@@ -225,7 +225,7 @@ func fetchTrust(ctx context.Context, server string, pinned func([32]byte) bool) 
 		return newest, nil, err
 	}
 	if _, err := shown[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: pool(newest), Intermediates: intermediates}); err != nil {
-		return newest, nil, unreachable(server, err)
+		return newest, nil, unreachable(ctx, server, err)
 	}
 	for _, s := range way {
 		if b, err := wire.ReadBundle(s); err == nil && b.Number < newest.Number {

@@ -43,9 +43,9 @@ func (s *Service) Unsigned(shards []record.Shard) map[string]string {
 		if all == nil {
 			all = map[string]string{}
 		}
-		all[sh.Issuer] = "its certificates count on this server alone, which goes by the record"
+		all[sh.Issuer] = "this CA is lost; nobody but this server goes by its certificates, and it goes by the record"
 		if profile.LineOf(sh.Issuer) == profile.Operational {
-			all[sh.Issuer] = "relying parties are not told of this change to its certificates: they go by the last list that they have, until it ends, at most seven days after it was signed"
+			all[sh.Issuer] = "this CA is lost, and nobody can sign its CRLs and OCSP answers: relying parties are not told of this change to its certificates; they go by the last list that they have, until it ends, at most seven days after it was signed"
 		}
 	}
 	return all

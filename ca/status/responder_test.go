@@ -527,7 +527,7 @@ func TestIssuerThatIsNotHere(t *testing.T) {
 		t.Error("the list of the issuer that is here was not published")
 	}
 	got := p.service.Unsigned(lost)
-	if len(got) != 2 || !strings.Contains(got["operational-2"], "not told") || !strings.Contains(got["manufacturing-2"], "this server alone") {
+	if len(got) != 2 || !strings.Contains(got["operational-2"], "not told") || !strings.Contains(got["manufacturing-2"], "nobody but this server") {
 		t.Errorf("named: %q", got)
 	}
 	if got := p.service.Unsigned(lost[1:2]); got != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
@@ -56,6 +57,15 @@ func TestTellWhoseItWas(t *testing.T) {
 		want := owner == 4711 && os.Geteuid() == 0
 		if strings.Contains(out.String(), "  chown -R 4711: /srv/hallmark ") != want || strings.Contains(out.String(), "chown") != want {
 			t.Errorf("by user %d of user %d's:\n%s", os.Geteuid(), owner, out.String())
+		}
+	}
+}
+
+// A record on a disk that is away, read-only or full is told from one that is gone.
+func TestNextOfDisk(t *testing.T) {
+	for _, err := range []error{record.ErrUnavailable, &os.PathError{Op: "open", Path: "x", Err: syscall.EROFS}, syscall.ENOSPC} {
+		if next := installation.Next(fmt.Errorf("open database: %w", err)); !strings.Contains(next, "df -h") {
+			t.Errorf("%v: hint: %q", err, next)
 		}
 	}
 }

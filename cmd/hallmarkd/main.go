@@ -117,6 +117,9 @@ func report(err error) int {
 	if strings.HasPrefix(err.Error(), "unknown command") { // cobra's own
 		c.code, hint = exitUsage, "hallmarkd --help lists the commands"
 	}
+	if errors.Is(err, context.Canceled) { // by a signal: what was begun is not done
+		err = fmt.Errorf("interrupted: %w", err)
+	}
 	fmt.Fprintf(os.Stderr, "hallmarkd: %v\n", err)
 	if hint != "" {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", hint)

@@ -5,6 +5,7 @@ package terminal
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -148,7 +149,7 @@ func Note(c *cobra.Command, format string, args ...any) { say(c.ErrOrStderr(), f
 // Unsigned tells whose CRLs a change could not be put on (wire.StatusChange), also beside JSON.
 func Unsigned(c *cobra.Command, all map[string]string) {
 	for _, issuer := range slices.Sorted(maps.Keys(all)) {
-		Note(c, "hallmark: this CA is not on the server any more, and nobody can sign its CRLs: %s: %s; hallmarkd check on the server says what to do", issuer, all[issuer])
+		Note(c, "hallmark: warning: %s: %s\nhint: hallmarkd check, on the server, says what to bring back", issuer, all[issuer])
 	}
 }
 
@@ -205,7 +206,7 @@ func List[T any](c *cobra.Command, asJSON bool, limit int, header string, row fu
 		if limit > 0 && printed >= limit {
 			got.After = ""
 		}
-		return got.After, errors.Join(table.Flush(), out.Flush())
+		return got.After, cmp.Or(table.Flush(), out.Flush())
 	})
 	if err != nil {
 		return err

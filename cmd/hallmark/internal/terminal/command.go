@@ -137,6 +137,8 @@ func Diagnose(err error) (code int, hint string) {
 	switch {
 	case !errors.As(err, &own) || errors.As(err, &wrong):
 		return ExitUsage, "add --help to see an example"
+	case errors.As(err, &unreachable) && errors.Is(err, client.ErrInterrupted):
+		return ExitError, unreachable.Hint
 	case errors.As(err, &unreachable):
 		return ExitNetwork, unreachable.Hint
 	case errors.As(err, &waiting):

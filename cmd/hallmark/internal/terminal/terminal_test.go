@@ -31,6 +31,9 @@ func TestDiagnose(t *testing.T) {
 	if code, _ := Diagnose(does(&client.Unreachable{Err: net.ErrClosed})); code != ExitNetwork {
 		t.Errorf("unreachable: exit %d", code)
 	}
+	if code, _ := Diagnose(does(&client.Unreachable{Err: client.ErrInterrupted})); code != ExitError {
+		t.Errorf("interrupted: exit %d", code)
+	}
 }
 
 // Whoever has no settings is told where they come from, whoever may not read them whose they are.

@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
+	"github.com/hallmark-pki/hallmark/record"
 )
 
 // Hinted is an error with what to do next.
@@ -30,6 +32,9 @@ func Next(err error) string {
 	}
 	if path, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(path, fs.ErrPermission) {
 		return "run this as the user whose it is, or as root. What root left in the folder of a server with a user of its own: chown -R USER: FOLDER"
+	}
+	if errors.Is(err, record.ErrUnavailable) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) {
+		return "is the disk there, writable, and with room (df -h, mount)? A record that is damaged comes back with hallmarkd restore"
 	}
 	return ""
 }
