@@ -28,6 +28,12 @@ import (
 // inOtherHands is the server of the operator's settings, and answers everything with answer.
 func inOtherHands(t *testing.T, answer string) {
 	t.Helper()
+	serving(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, answer) })
+}
+
+// serving is the server of the operator's settings.
+func serving(t *testing.T, answer http.HandlerFunc) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +44,7 @@ func inOtherHands(t *testing.T, answer string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, answer) }))
+	s := httptest.NewUnstartedServer(answer)
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, ClientAuth: tls.RequestClientCert}
 	s.StartTLS()
 	t.Cleanup(s.Close)
@@ -53,7 +59,7 @@ func inOtherHands(t *testing.T, answer string) {
 func TestServerSteersNoTerminal(t *testing.T) {
 	const evil = "x\x1b[2J\x1b]52;c;eA==\a\u009b1m\u202e\x7f\r"
 	thing := map[string]any{"total": 1, "sequence": 1, "time": "9999-12-31T23:59:59Z", "expires": "0001-02-01T00:00:00Z", "due": "9999-12-31T23:59:59Z", "created": "0001-02-01T00:00:00Z",
-		"approval": evil, "changed": true, "labels": map[string]string{evil: evil}, "detail": map[string]string{evil: evil}, "tickets": []string{evil}, "formats": []string{evil}}
+		"approval": evil, "changed": true, "labels": map[string]string{evil: evil}, "detail": map[string]string{evil: evil}, "tickets": []string{evil}, "formats": []string{evil}, "unsigned": map[string]string{evil: evil}}
 	for _, key := range strings.Fields(`id name model lot serial state assurance device issuer profile subject status reason why operator actor verb object kind value maker type
 		version certificate fingerprint invitation ticket where requester approver problem program fail pem purpose successor job key_algorithm added_by predecessor key outcome added break_glass`) {
 		thing[key] = evil
@@ -96,5 +102,19 @@ func TestNoTickets(t *testing.T) {
 	inOtherHands(t, `{"tickets":[]}`)
 	if out, _, err := run1(t, "ticket", "create", "--count", "2"); err == nil || !strings.Contains(fmt.Sprint(err), "0 tickets in place of 2") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Whoever watches a job when the server goes away is told that the job does not.
+func TestServerGoesWhileAJobIsWatched(t *testing.T) {
+	serving(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(w, `{"id":"j7","kind":"suspend","state":"running","total":9}`)
+	})
+	_, _, err := run1(t, "device", "suspend", "--where", "lot=x", "--why", "y")
+	if code, hint := terminal.Diagnose(err); code != terminal.ExitNetwork || !strings.Contains(hint, "hallmark job show j7 --wait") {
+		t.Errorf("exit %d, hint %q: %v", code, hint, err)
 	}
 }

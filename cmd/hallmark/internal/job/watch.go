@@ -1,6 +1,7 @@
 package job
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -34,6 +35,8 @@ func follow(c *cobra.Command, cl *client.Client, id string) (jobs.Progress, erro
 			show("\n")
 			if c.Context().Err() != nil {
 				err = terminal.Hinted(fmt.Errorf("not waiting any longer; job %s goes on", id), "hallmark job show "+id)
+			} else if away := (*client.Unreachable)(nil); errors.As(err, &away) {
+				away.Hint = "job " + id + " goes on as soon as the server does: hallmark job show " + id + " --wait"
 			}
 			return p, err
 		}

@@ -33,7 +33,10 @@ func Next(err error) string {
 	if path, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(path, fs.ErrPermission) {
 		return "run this as the user whose it is, or as root. What root left in the folder of a server with a user of its own: chown -R USER: FOLDER"
 	}
-	if errors.Is(err, record.ErrUnavailable) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) {
+	switch {
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOSPC):
+		return "make room on the disk, or mount it so that it can be written: df -h, mount"
+	case errors.Is(err, record.ErrUnavailable):
 		return "is the disk there, writable, and with room (df -h, mount)? A record that is damaged comes back with hallmarkd restore"
 	}
 	return ""
