@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -44,7 +43,7 @@ func serve(ctx context.Context, path string) error {
 		next, err = serveUntil(ctx, &doors, in, path, again)
 		switch {
 		case err != nil && before != nil && !doors.Served() && ctx.Err() == nil: // a port is taken, say
-			notReloaded(err)
+			notReloaded(before, err)
 			in, before, err = before, nil, nil
 		case next == nil:
 			return err
@@ -55,8 +54,13 @@ func serve(ctx context.Context, path string) error {
 	return err
 }
 
-func notReloaded(err error) {
-	fmt.Fprintf(os.Stderr, "hallmarkd: not reloaded, serving on as before: %v\n", err)
+// notReloaded is told in the log, as all that a server that goes on has to say.
+func notReloaded(in *installation.Installation, err error) {
+	var hint []any
+	if next := installation.Next(err); next != "" {
+		hint = []any{"hint", next}
+	}
+	server.Logger(in.Config.Log).Error("not reloaded, serving on as before: "+err.Error(), hint...)
 }
 
 // serveUntil serves until ctx ends or, told to by again, there is another installation to
@@ -79,7 +83,7 @@ func serveUntil(ctx context.Context, doors *server.Doors, in *installation.Insta
 				stop()
 				return
 			}
-			notReloaded(err)
+			notReloaded(in, err)
 		}
 	}()
 	err = doors.Run(run, in, version)

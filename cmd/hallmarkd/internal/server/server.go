@@ -32,7 +32,7 @@ import (
 
 // Run serves an installation until ctx ends, and then finishes what it is doing.
 func (d *Doors) Run(ctx context.Context, in *installation.Installation, version string) error {
-	log := logger(in.Config.Log)
+	log := Logger(in.Config.Log)
 	d.served = false
 	collectSeldom()
 	record, err := in.Database()
@@ -230,8 +230,8 @@ func (m *makers) changed() {
 	}
 }
 
-// logger writes to standard error in the form that the configuration wants.
-func logger(c config.Log) *slog.Logger {
+// Logger writes to standard error in the form that the configuration wants.
+func Logger(c config.Log) *slog.Logger {
 	var level slog.Level
 	level.UnmarshalText([]byte(c.Level)) // config has checked it
 	o := &slog.HandlerOptions{Level: level}
