@@ -404,6 +404,22 @@ func TestApprovalUsedAtOnce(t *testing.T) {
 	}
 }
 
+// TestNobodyIsLeftToApprove: whoever is alone, and counts as one of two still, is told the way out.
+func TestNobodyIsLeftToApprove(t *testing.T) {
+	h, ctx := newHouse(t), t.Context()
+	h.second("bo")
+	_, err := h.anna.Invite(ctx, wire.NewOperator{Name: "cleo"})
+	if p := wantProblem(t, err, wire.CodeApproval); !strings.Contains(p.Hint, "hallmark approve a") {
+		t.Errorf("hint: %s", p.Hint)
+	}
+	_, err = h.anna.DisableOperator(ctx, "bo")
+	check(t, err)
+	_, err = h.anna.Invite(ctx, wire.NewOperator{Name: "cleo"})
+	if p := wantProblem(t, err, wire.CodeApproval); !strings.Contains(p.Hint, "hallmarkd operator recover") {
+		t.Errorf("hint: %s", p.Hint)
+	}
+}
+
 // TestTwoActOnOneDevice: whoever made the change hears that it was made, with all its certificates,
 // and nobody else does.
 func TestTwoActOnOneDevice(t *testing.T) {

@@ -87,7 +87,15 @@ func (w *Watch) Need(ctx context.Context, c *gate.Call, act *record.Event, kind,
 	if err != nil {
 		return err
 	}
-	return gate.Refuse(http.StatusForbidden, wire.CodeApproval, "another operator types: hallmark approve "+a.ID+"; then type this again",
+	hint := "another operator types: hallmark approve " + a.ID + "; then type this again"
+	others, err := w.Others(ctx, c.Caller.Name, c.Now)
+	if err != nil {
+		return err
+	}
+	if len(others) == 0 {
+		hint = "nobody else can approve it now, and who left within a day counts still: type this again after that, or make another operator on the server: hallmarkd operator recover --name NAME"
+	}
+	return gate.Refuse(http.StatusForbidden, wire.CodeApproval, hint,
 		"this takes two operators: request %s waits for the other until %s", a.ID, a.Expires.UTC().Format(time.DateTime+" UTC"))
 }
 
