@@ -405,6 +405,18 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// A server whose clock was set back says so: no certificate has ended, and no invitation helps.
+func TestClockIsBehind(t *testing.T) {
+	h := newHouse(t)
+	anna := tlsPair(h.issue(ca.Request{Profile: profile.Operator, Content: profile.Content{Principal: "anna", Lifetime: time.Hour}}))
+	for offset, want := range map[time.Duration]string{-48 * time.Hour: "clock", 48 * time.Hour: "invitation"} {
+		h.offset.Store(int64(offset))
+		if _, p := h.ask("GET", wire.PathWhoami, "", anna); p.Code != wire.CodeUnauthorised || !strings.Contains(p.Hint, want) {
+			t.Errorf("%v: %+v", offset, p)
+		}
+	}
+}
+
 // forge makes a certificate like an operator's with the issuer's own key, past the record.
 func (h *house) forge(issuer ca.Founded, content profile.Content) *tls.Certificate {
 	h.t.Helper()

@@ -52,8 +52,11 @@ func (p *Pin) Recognise(ctx context.Context, state *tls.ConnectionState) (gate.C
 	if !ours || kind != p.Profile {
 		return gate.Caller{}, p.no("the certificate shown is none of this installation's %ss", p.Noun)
 	}
-	if now := p.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
-		return gate.Caller{}, p.no("the certificate shown ended on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+	switch now := p.Now(); {
+	case now.Before(leaf.NotBefore):
+		return gate.Caller{}, gate.Unauthorised(fmt.Sprintf("the certificate shown begins on %s, and here it is %s", leaf.NotBefore.UTC().Format(time.DateTime+" UTC"), now.UTC().Format(time.DateTime+" UTC")), "set the server's clock")
+	case now.After(leaf.NotAfter):
+		return gate.Caller{}, p.no("the certificate shown ended on %s, and here it is %s", leaf.NotAfter.UTC().Format(time.DateOnly), now.UTC().Format(time.DateOnly))
 	}
 	name := leaf.Subject.CommonName
 	row, err := p.Status(ctx, issuer, profile.SerialText(leaf.SerialNumber))
