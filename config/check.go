@@ -15,6 +15,7 @@ import (
 
 // check checks every value against what Config says about it and makes paths absolute.
 func check(c *Config, p *problems) {
+	c.Anchored = c.anchored()
 	checkName(c.Name, p)
 	checkListen(c.Listen, p)
 	checkPublic(c.Public, p)
@@ -44,6 +45,23 @@ func check(c *Config, p *problems) {
 	checkChoice("channel_binding", c.ChannelBinding, p, BindingExporter, BindingNonce)
 	checkChoice("log.level", c.Log.Level, p, "debug", "info", "warn", "error")
 	checkChoice("log.format", c.Log.Format, p, "text", "json")
+}
+
+// anchored finds what Config.Anchored lists, before paths are made absolute.
+func (c *Config) anchored() (keys []string) {
+	paths := map[string]string{"database": c.Database, "journal": c.Journal, "issuer_keys": c.IssuerKeys, "trust.bundle": c.Trust.Bundle, "trust.roots": c.Trust.Roots,
+		"time_key": c.TimeKey, "server_secret": c.ServerSecret}
+	for _, i := range c.issuers() {
+		paths[i.key+".certificate"], paths[i.key+".key"] = i.Certificate, i.Key
+	}
+	for key, path := range paths {
+		path = strings.TrimPrefix(strings.TrimPrefix(path, "sqlite:"), "file:")
+		if _, inside := c.Inside(path); inside && filepath.IsAbs(path) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 // checkFiles checks that the files named in the configuration exist. Their users check the

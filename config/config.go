@@ -73,6 +73,9 @@ type Config struct {
 	Dir string `yaml:"-"`
 	// File is the path of the file itself.
 	File string `yaml:"-"`
+	// Anchored are the keys whose paths lead into Dir without being relative to it: those of a
+	// copy of the folder lead back to this one.
+	Anchored []string `yaml:"-"`
 }
 
 // Listen holds addresses as HOST:PORT; an empty host means every interface. No two

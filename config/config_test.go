@@ -88,6 +88,26 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// A copy of the folder must not lead back to it without anybody knowing.
+func TestAnchored(t *testing.T) {
+	path := write(t, good)
+	dir := filepath.Dir(path)
+	text := strings.NewReplacer("sqlite:hallmark.db", "sqlite:"+dir+"/hallmark.db", "file:keys/time.key", "file:"+dir+"/keys/time.key",
+		"issuers/operational.pem", dir+"/issuers/operational.pem", "server_secret:", "journal: /mnt/journal\nserver_secret:").Replace(good)
+	for want, text := range map[string]string{"": good, "database issuers.operational.certificate time_key": text} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(c.Anchored, " "); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+}
+
 func TestErrorsSayWhereAndWhy(t *testing.T) {
 	for name, c := range map[string]struct{ old, new, where, why string }{
 		"unknown key":        {"listen:", "listn:", ":2:1: ", `unknown field "listn"`},

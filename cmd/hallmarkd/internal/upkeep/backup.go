@@ -68,6 +68,10 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 	if _, err := os.Lstat(to); err == nil {
 		return done, installation.Hint(fmt.Errorf("%s exists", to), "name a new file: a backup never replaces another")
 	}
+	if keys := in.Config.Anchored; len(keys) > 0 {
+		return done, installation.Hint(fmt.Errorf("%s leads into its own folder by absolute paths, which lead back there from every other: %s", in.Config.File, strings.Join(keys, ", ")),
+			"write them relative to the file, as in database: sqlite:hallmark.db")
+	}
 	recordName, err := recordIn(in)
 	if err != nil {
 		return done, err
@@ -87,6 +91,9 @@ func Backup(ctx context.Context, in *installation.Installation, to, version stri
 	names, outside, err := members(in)
 	if err != nil {
 		return done, err
+	}
+	if slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, filepath.Base(work)+"/") }) {
+		return done, installation.Hint(fmt.Errorf("the folder of %s is backed up itself", to), "name a file elsewhere: every backup would hold those before it")
 	}
 	done.Outside = outside
 	m := manifest{Format: format, Name: in.Config.Name, Version: version, Created: now.UTC(), Record: recordName, Journal: in.Config.Journal}
@@ -206,23 +213,28 @@ func members(in *installation.Installation) (names, outside []string, err error)
 	return slices.Compact(names), slices.Compact(outside), nil
 }
 
+// filesBelow follows links: what is left out without a word would be missed too late.
 func filesBelow(pattern string) (found []string, err error) {
-	tops, err := filepath.Glob(pattern)
-	if err != nil {
-		return nil, err
-	}
-	for _, top := range tops {
-		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				found = append(found, path)
+	all, err := filepath.Glob(pattern)
+	for n := 0; n < len(all) && err == nil; n++ {
+		if n > maxMembers {
+			return nil, fmt.Errorf("%s: there are more than %d files, or links that go round in a circle", all[n], maxMembers)
+		}
+		info, e := os.Stat(all[n])
+		switch {
+		case e != nil:
+			err = e
+		case info.Mode().IsRegular():
+			found = append(found, all[n])
+		case info.IsDir():
+			entries, e := os.ReadDir(all[n])
+			for _, entry := range entries {
+				all = append(all, filepath.Join(all[n], entry.Name()))
 			}
-			return err
-		})
-		if err != nil {
-			return nil, err
+			err = e
 		}
 	}
-	return found, nil
+	return found, err
 }
 
 func holdsRootKey(in *installation.Installation, text []byte) bool {

@@ -82,7 +82,7 @@ func (r Restoring) Restore(ctx context.Context) (done Restored, err error) {
 		if err := r.recover(ctx, work, m, &done); err != nil {
 			return err
 		}
-		return r.settle(ctx, work, &done)
+		return r.settle(ctx, work, m.Record, &done)
 	})
 	done.Config = filepath.Join(r.Dir, installation.ConfigFile)
 	return done, err
@@ -120,7 +120,7 @@ func refuse(err error, since time.Time) error {
 }
 
 // settle records the restore itself and verifies the result.
-func (r Restoring) settle(ctx context.Context, work string, done *Restored) error {
+func (r Restoring) settle(ctx context.Context, work, recorded string, done *Restored) error {
 	// As it will be found: relative paths lead into the new folder.
 	path := filepath.Join(work, installation.ConfigFile)
 	if err := closeSecrets(path); err != nil {
@@ -134,8 +134,11 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 	if relative, inside := in.Config.Inside(done.Journal); inside {
 		done.Journal = filepath.Join(r.Dir, relative)
 	}
-	if old, err := filepath.Glob(filepath.Join(in.Config.Journal, "*.journal")); err == nil && done.Lost && len(old) > 0 {
-		return installation.Hint(fmt.Errorf("there is a journal at %s", in.Config.Journal), "restore with it, or move it away: a record without its past begins another")
+	if err := startsAfresh(in, done); err != nil {
+		return err
+	}
+	if path, err := in.Database(); err != nil || path != filepath.Join(work, filepath.FromSlash(recorded)) {
+		return errors.Join(err, fmt.Errorf("%s names the record by a path that leads elsewhere, to %s", installation.ConfigFile, in.Config.Database))
 	}
 	store, err := in.UpgradeStore(ctx)
 	if err != nil {
@@ -145,21 +148,7 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 	e := record.Event{Time: r.Now, Actor: "host", Verb: "record.restored", Reason: fmt.Sprintf("backup of %s and %d groups of the journal", done.Snapshot.Format(time.RFC3339), done.Replayed)}
 	if done.Lost {
 		e.Reason = fmt.Sprintf("backup of %s without a journal: what was recorded later is lost", done.Snapshot.Format(time.RFC3339))
-		if done.ClosedLots, err = closeLots(ctx, store, e); err != nil {
-			return err
-		}
-		if done.Disabled, err = withdraw(ctx, store, e); err != nil {
-			return err
-		}
-		if done.Paused, err = pauseJobs(ctx, store, e); err != nil {
-			return err
-		}
-		if err := leaveShards(ctx, in, store); err != nil {
-			return err
-		}
-		// Followers of the feed know numbers that are lost. The milliseconds since 1970 are beyond
-		// them: no installation revokes a thousand certificates a second all its life.
-		if err := store.SkipChanges(ctx, r.Now.UnixMilli()); err != nil {
+		if err := giveUp(ctx, in, store, e, done); err != nil {
 			return err
 		}
 	}
@@ -167,6 +156,46 @@ func (r Restoring) settle(ctx context.Context, work string, done *Restored) erro
 		return err
 	}
 	return errors.Join(store.Note(ctx, e), store.Verify(ctx))
+}
+
+// giveUp ends what may have been used, spent or cancelled after the backup, without a journal to tell.
+func giveUp(ctx context.Context, in *installation.Installation, store record.Store, e record.Event, done *Restored) (err error) {
+	if done.ClosedLots, err = closeLots(ctx, store, e); err != nil {
+		return err
+	}
+	if done.Disabled, err = withdraw(ctx, store, e); err != nil {
+		return err
+	}
+	if done.Paused, err = pauseJobs(ctx, store, e); err != nil {
+		return err
+	}
+	if err := leaveShards(ctx, in, store); err != nil {
+		return err
+	}
+	// Followers of the feed know numbers that are lost. The milliseconds since 1970 are beyond
+	// them: no installation revokes a thousand certificates a second all its life.
+	return store.SkipChanges(ctx, e.Time.UnixMilli())
+}
+
+// startsAfresh refuses to go on in a folder with a journal other than the one that was restored with: a
+// server may be writing that, and what is put among its segments is in the way of its own restore.
+func startsAfresh(in *installation.Installation, done *Restored) error {
+	dir := in.Config.Journal
+	segments, err := filepath.Glob(filepath.Join(dir, "*.journal"))
+	if err != nil || len(segments) == 0 {
+		return err
+	}
+	if !done.Lost {
+		used, err := os.Stat(done.OldJournal)
+		if err != nil {
+			return err
+		}
+		if here, err := os.Stat(dir); err == nil && os.SameFile(used, here) {
+			return nil
+		}
+	}
+	return installation.Hint(fmt.Errorf("there is a journal at %s, where the restored record would go on with its own", dir),
+		"restore with that one, or move it away if it is nobody's any more; to rehearse a restore, use another machine")
 }
 
 // closeSecrets gives keys and the secret to their owner alone: an older server may have run with one

@@ -250,22 +250,32 @@ func TestRestoreLosesNothing(t *testing.T) {
 	}
 }
 
-// TestRestoreOverTheSameJournal keeps the journal on a disk of its own, as one should.
-func TestRestoreOverTheSameJournal(t *testing.T) {
-	f := newFactory(t)
-	journal := filepath.Join(t.TempDir(), "other disk")
+// newFactoryWithDisks keeps the journal on a disk of its own, as one should.
+func newFactoryWithDisks(t *testing.T) (f *factory, journal string) {
+	t.Helper()
+	f, journal = newFactory(t), filepath.Join(t.TempDir(), "other disk")
 	f.store.Close()
 	if err := os.Rename(f.in.Config.Journal, journal); err != nil {
 		t.Fatal(err)
 	}
+	f.configure("journal: journal", fmt.Sprintf("journal: %q", journal))
+	return open(t, f.in.Config.File), journal
+}
+
+// configure changes hallmark.yaml.
+func (f *factory) configure(before, after string) {
+	f.Helper()
 	text, err := os.ReadFile(f.in.Config.File)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || !bytes.Contains(text, []byte(before)) {
+		f.Fatalf("%q is not in it: %v", before, err)
 	}
-	if err := os.WriteFile(f.in.Config.File, bytes.Replace(text, []byte("journal: journal"), fmt.Appendf(nil, "journal: %q", journal), 1), 0o600); err != nil {
-		t.Fatal(err)
+	if err := os.WriteFile(f.in.Config.File, bytes.Replace(text, []byte(before), []byte(after), 1), 0o600); err != nil {
+		f.Fatal(err)
 	}
-	f = open(t, f.in.Config.File)
+}
+
+func TestRestoreOverTheSameJournal(t *testing.T) {
+	f, journal := newFactoryWithDisks(t)
 	file := f.backup()
 	for i := range 3 { // three disasters, one backup
 		f.enrol(fmt.Sprint("device-", i), record.DefaultLot)
@@ -290,6 +300,26 @@ func TestRestoreOverTheSameJournal(t *testing.T) {
 				t.Errorf("after disaster %d: %v", i, err)
 			}
 		}
+	}
+}
+
+// A rehearsal beside the server, of a copy of its journal: the configuration names the journal that the
+// server writes, and a segment of the rehearsal in there would be in the way of every later restore.
+func TestRestoreLeavesAnotherJournalAlone(t *testing.T) {
+	f, journal := newFactoryWithDisks(t)
+	file := f.backup()
+	f.enrol("one", record.DefaultLot)
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(journal)); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := restore(t, Restoring{From: file, Journal: copied}); err == nil || !strings.Contains(err.Error(), "there is a journal at "+journal) {
+		t.Errorf("restored beside it: %+v, %v", done, err)
+	}
+	f.enrol("two", record.DefaultLot)
+	f.store.Close()
+	if done, err := restore(t, Restoring{From: file}); err != nil {
+		t.Errorf("the server's own: %+v, %v", done, err)
 	}
 }
 
@@ -638,6 +668,60 @@ func about(found Findings, subject string) Finding {
 		return Finding{}
 	}
 	return found[i]
+}
+
+// A configuration that leads back to its folder from every copy: the restored one would change the
+// record of the old, and be nothing without it.
+func TestPathsThatLeadBack(t *testing.T) {
+	f, _ := newFactoryWithDisks(t)
+	f.configure("sqlite:hallmark.db", "sqlite:"+filepath.Join(f.in.Config.Dir, "hallmark.db"))
+	f = open(t, f.in.Config.File)
+	to := filepath.Join(t.TempDir(), "backup.tar")
+	if _, err := Backup(t.Context(), f.in, to, "test", time.Now()); err == nil || !strings.Contains(err.Error(), "database") {
+		t.Errorf("backed up: %v", err)
+	}
+	f.in.Config.Anchored = nil // one that was made before
+	file := f.backup()
+	f.enrol("later", record.DefaultLot)
+	before, err := f.store.LastEvents(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.store.Close()
+	_, err = restore(t, Restoring{From: file, Journal: f.in.Config.Journal})
+	if err == nil || !strings.Contains(err.Error(), "leads elsewhere") {
+		t.Errorf("restored: %v", err)
+	}
+	if after, err := open(t, f.in.Config.File).store.LastEvents(t.Context(), 1); err != nil || after[0].Sequence != before[0].Sequence {
+		t.Errorf("the old record has changed: %+v, %v", after, err)
+	}
+}
+
+// Folders that are links, to a share say, are backed up as well.
+func TestBackupFollowsLinks(t *testing.T) {
+	f := newFactory(t)
+	share := t.TempDir()
+	for _, name := range []string{"trust", "operator/roots.pem"} {
+		path, there := filepath.Join(f.in.Config.Dir, name), filepath.Join(share, filepath.Base(name))
+		if err := errors.Join(os.Rename(path, there), os.Symlink(there, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	headers, _ := read(t, f.backup())
+	for _, want := range []string{"trust/bundle.json", "trust/relying-parties.pem", "trust/roots/operational-root.crl", "operator/roots.pem"} {
+		if !slices.ContainsFunc(headers, func(h *tar.Header) bool { return h.Name == want }) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}
+
+// Each backup in there would hold all those before it.
+func TestBackupIntoWhatIsBackedUp(t *testing.T) {
+	f := newFactory(t)
+	to := filepath.Join(f.in.Config.Dir, "trust", "backup.tar")
+	if _, err := Backup(t.Context(), f.in, to, "test", time.Now()); err == nil || !strings.Contains(err.Error(), "is backed up itself") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestBackupHoldsNoRootKey(t *testing.T) {

@@ -126,6 +126,14 @@ func (p place) save(c *Conn) error {
 	return err
 }
 
+// next is where the next group goes: into another segment if this one has reached the limit.
+func (p place) next(limit int64) place {
+	if p.size >= limit {
+		p.segment, p.size = p.number+1, 0
+	}
+	return p
+}
+
 // append makes a group durable, within the transaction that is about to commit it.
 func (j *journal) append(c *Conn, payload []byte) error {
 	at, err := placeIn(c)
@@ -135,9 +143,7 @@ func (j *journal) append(c *Conn, payload []byte) error {
 	if len(payload) > maxPayload {
 		return fmt.Errorf("%w: one group changes %d bytes, and the journal takes %d", record.ErrUnavailable, len(payload), maxPayload)
 	}
-	if at.size >= j.limit {
-		at.segment, at.size = at.number+1, 0
-	}
+	at = at.next(j.limit)
 	if err := j.open(at); err != nil {
 		return fmt.Errorf("%w: journal: %w", record.ErrUnavailable, err)
 	}
@@ -184,6 +190,9 @@ func openSegment(path string, first bool) (f *os.File, err error) {
 func (j *journal) open(at place) error {
 	if j.file == nil || j.segment != at.segment || !j.inPlace() {
 		j.close()
+		if err := at.last(j.dir); err != nil {
+			return err
+		}
 		path := segmentPath(j.dir, at.segment)
 		f, err := openSegment(path, at.size == 0)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -198,17 +207,19 @@ func (j *journal) open(at place) error {
 		}
 		j.file, j.segment = f, at.segment
 	}
-	info, err := j.file.Stat()
-	switch {
-	case err != nil:
-		return err
-	case info.Size() < at.size:
-		return at.lacks(j.file.Name(), info.Size())
-	case info.Size() > at.size:
-		if err := at.unanswered(j.file, info.Size()-at.size); err != nil {
-			return err
-		}
-		return j.file.Truncate(at.size)
+	behind, err := at.behind(j.file)
+	if err == nil && behind > 0 {
+		err = errors.Join(j.file.Truncate(at.size), j.file.Sync())
+	}
+	return err
+}
+
+// last refuses a journal with a later segment: a record that was restored from it has begun that, and
+// groups of another in between would keep a restore from going past them.
+func (p place) last(dir string) error {
+	all, _ := segments(dir) // Needless tells of a file that is none
+	if len(all) > 0 && all[len(all)-1] > p.segment {
+		return fmt.Errorf("a record that was restored from this journal goes on with it in %s, and the one before must not run again; if that was a rehearsal, delete what it restored and that file", segmentPath(dir, all[len(all)-1]))
 	}
 	return nil
 }
@@ -227,9 +238,18 @@ func (j *journal) inPlace() bool {
 // beginAnother is what to do when a journal is lost and its record is not.
 const beginAnother = "if it is lost begin another, which a new backup goes with: hallmarkd backup --new-journal"
 
-// lacks says that a segment ends before the place.
-func (p place) lacks(segment string, size int64) error {
-	return fmt.Errorf("%s has %d bytes and the record wrote %d: it was cut or replaced; %s", segment, size, p.size, beginAnother)
+// behind is how much a segment has behind the place, which is refused if it can have been answered.
+func (p place) behind(segment *os.File) (int64, error) {
+	info, err := segment.Stat()
+	switch {
+	case err != nil:
+		return 0, err
+	case info.Size() < p.size:
+		return 0, fmt.Errorf("%s has %d bytes and the record wrote %d: it was cut or replaced; %s", segment.Name(), info.Size(), p.size, beginAnother)
+	case info.Size() > p.size:
+		return info.Size() - p.size, p.unanswered(segment, info.Size()-p.size)
+	}
+	return 0, nil
 }
 
 // Continues says why a file could not go on writing the journal in a folder, or nil. It
@@ -241,10 +261,21 @@ func Continues(ctx context.Context, path, dir string) error {
 	}
 	defer c.close()
 	at, err := placeIn(c)
-	if err != nil || at.size == 0 { // a segment that was never written to is made
+	if err != nil {
 		return classify(err)
 	}
-	f, err := os.OpenFile(segmentPath(dir, at.segment), os.O_RDWR, 0)
+	if err = at.next(segmentLimit).last(dir); err == nil && at.size > 0 { // a segment that was never written to is made
+		err = at.stands(dir)
+	}
+	if now, moved := placeIn(c); moved != nil || now != at { // it is being written
+		return classify(moved)
+	}
+	return err
+}
+
+// stands says why the segment of a place could not be written on.
+func (p place) stands(dir string) error {
+	f, err := os.OpenFile(segmentPath(dir, p.segment), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s", err, beginAnother)
 	}
@@ -252,18 +283,7 @@ func Continues(ctx context.Context, path, dir string) error {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return err
-	case info.Size() < at.size:
-		return at.lacks(f.Name(), info.Size())
-	case info.Size() > at.size:
-		err = at.unanswered(f, info.Size()-at.size)
-		if now, moved := placeIn(c); moved != nil || now != at { // it is being written
-			return classify(moved)
-		}
-	}
+	_, err = p.behind(f)
 	return err
 }
 

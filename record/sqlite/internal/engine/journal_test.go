@@ -317,6 +317,38 @@ func TestOlderRecordDoesNotCutItsJournal(t *testing.T) {
 	}
 }
 
+// The journal goes on with the record that was restored from it: what the one before wrote into it
+// would stand in the way of the next restore.
+func TestRecordBeforeARestoreWritesNoMore(t *testing.T) {
+	h := newHouse(t)
+	restored := h.snapshot()
+	h.add("one")
+	h.db.Close()
+	if _, err := Replay(context.Background(), restored, h.dir); err != nil {
+		t.Fatal(err)
+	}
+	before := h.path
+	h.path = restored
+	h.open()
+	base := h.snapshot()
+	h.add("two")
+	db, err := Open(context.Background(), before, h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := try(db, "INSERT INTO things (name) VALUES ('x')"); !errors.Is(err, record.ErrUnavailable) || !strings.Contains(err.Error(), "goes on with it") {
+		t.Errorf("the record of before writes to the journal: %v", err)
+	}
+	if err := Continues(context.Background(), before, h.dir); err == nil || !strings.Contains(err.Error(), "goes on with it") {
+		t.Errorf("asked before: %v", err)
+	}
+	if err := Continues(context.Background(), restored, h.dir); err != nil {
+		t.Errorf("the restored one: %v", err)
+	}
+	h.recovers(base)
+}
+
 // A record that is in use goes on writing its journal, whenever it is asked.
 func TestContinuesWhileWritten(t *testing.T) {
 	h := newHouse(t)
