@@ -23,6 +23,20 @@ func ReplaceForOwner(path string, contents []byte, mode fs.FileMode) error {
 	return replace(path, contents, mode, HandOver)
 }
 
+// MkdirAll makes a folder, and those above it that are missing, with a mode.
+func MkdirAll(path string, mode fs.FileMode) error {
+	above := filepath.Dir(path)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && above != path {
+		if err := MkdirAll(above, mode); err != nil {
+			return err
+		}
+		if err := os.Mkdir(path, mode); err == nil {
+			return Sync(above)
+		}
+	}
+	return os.MkdirAll(path, mode) // it is there, or says why not
+}
+
 // MkdirForOwner makes a folder with a mode, whatever the umask, for a service as
 // ReplaceForOwner does.
 func MkdirForOwner(path string, mode fs.FileMode) error {
@@ -38,7 +52,7 @@ func MkdirForOwnerOf(file, path string, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(made.Chmod(mode), handTo(made, file), made.Close())
+	return errors.Join(made.Chmod(mode), handTo(made, file), made.Close(), Sync(filepath.Dir(path)))
 }
 
 // HandOver gives a file that was just made to the owner of its folder, if the process is

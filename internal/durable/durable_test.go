@@ -48,6 +48,28 @@ func TestCreateReplacesNothing(t *testing.T) {
 	}
 }
 
+func TestMkdirAll(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a", "b", "c")
+	for range 2 { // made, and there
+		if err := MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info, err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, filepath.Join(file, "below")} {
+		if err := MkdirAll(path, 0o700); err == nil {
+			t.Errorf("%s is a folder", path)
+		}
+	}
+}
+
 // What root makes for a service belongs to the owner of the folder, who reads it; what
 // anybody else makes is his own.
 func TestReplaceForOwner(t *testing.T) {

@@ -61,7 +61,7 @@ func Free(dir string) error {
 // Make fills a new folder beside dir and renames it at the end: what was interrupted
 // leaves no half installation that could be served.
 func Make(dir string, fill func(work string) error) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
 	work, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700

@@ -161,7 +161,7 @@ func (k Keys) Make(name string) (crypto.Signer, error) {
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(k.Dir, path)
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, err
 		}
 	}
@@ -530,7 +530,7 @@ func moveKeys(from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(to, 0o700); err != nil {
+	if err := durable.MkdirAll(to, 0o700); err != nil {
 		return err
 	}
 	for _, e := range entries {

@@ -138,7 +138,7 @@ func wouldServe(in *installation.Installation, before, after []byte) error {
 
 func install(in *installation.Installation, before, after []byte, next wire.Bundle) error {
 	earlier := installation.EarlierBundle(in.Config, next.Number-1)
-	if err := os.MkdirAll(filepath.Dir(earlier), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(earlier), 0o700); err != nil {
 		return err
 	}
 	if err := durable.ReplaceForOwner(earlier, before, 0o600); err != nil {

@@ -287,7 +287,7 @@ func found(in *installation.Installation, name, rootOut string, now time.Time) (
 			}
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(in.Config.Dir, "issuers"), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Join(in.Config.Dir, "issuers"), 0o700); err != nil {
 		return ca.Founded{}, err
 	}
 	root, rootKeys := profile.RootOf(name), installation.KeysIn(rootOut)

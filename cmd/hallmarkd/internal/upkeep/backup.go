@@ -148,7 +148,7 @@ func NewJournal(ctx context.Context, in *installation.Installation) error {
 		return installation.Hint(fmt.Errorf("the journal in %s can go on; older backups would not go with a new one", in.Config.Journal), "leave out --new-journal")
 	}
 	// Whose the record is, whose the journal: not root's, who does this for a service.
-	if err := os.MkdirAll(filepath.Dir(in.Config.Journal), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(in.Config.Journal), 0o755); err != nil {
 		return err
 	}
 	if err := durable.MkdirForOwnerOf(path, in.Config.Journal, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

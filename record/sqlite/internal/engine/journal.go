@@ -69,7 +69,7 @@ func (j *journal) start(c *Conn) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(j.dir, 0o700); err != nil {
+	if err := durable.MkdirAll(j.dir, 0o700); err != nil {
 		return err
 	}
 	// In a transaction: another process may be about to write the first group.
