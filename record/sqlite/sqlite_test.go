@@ -346,6 +346,17 @@ func TestVerifyFinds(t *testing.T) {
 	}
 }
 
+// No question of Verify reads an issuer's certificates once for each of its shards.
+func TestVerifyReadsCertificatesOnce(t *testing.T) {
+	s := newStore(t)
+	for _, sql := range invariants {
+		steps, err := engine.List(t.Context(), s.db, func(r engine.Row) string { return r.Text(3) }, "EXPLAIN QUERY PLAN "+sql)
+		if err != nil || strings.Contains(fmt.Sprint(steps), "(issuer=?)") {
+			t.Errorf("%s\n\tis run as %q, %v", sql, steps, err)
+		}
+	}
+}
+
 // faultless is a closed database with an active and a revoked device, in which Verify
 // finds nothing.
 func faultless(t *testing.T) (path string) {
