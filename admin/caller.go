@@ -6,6 +6,8 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/ca/profile"
+	"github.com/hallmark-pki/hallmark/record"
+	"github.com/hallmark-pki/hallmark/wire"
 )
 
 // callers says whose certificates may speak to operators' listener.
@@ -16,6 +18,18 @@ func (s *Service) callers() *credential.Pin {
 		Disabled: func(ctx context.Context, name string) (time.Time, error) {
 			o, err := s.Store.Operator(ctx, name)
 			return o.Disabled, err
+		},
+	}
+}
+
+// issuance is how they get theirs.
+func (s *Service) issuance() credential.Issuance {
+	return credential.Issuance{
+		Invited: "operator", Actor: "operator", AcceptLabel: wire.LabelAccept, RenewLabel: wire.LabelOperator, Kind: wire.KindInvitation,
+		Permissions: s.Permissions, Issue: s.Issuer.IssueOperator,
+		Take: func(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (string, error) {
+			o, err := s.Store.AcceptInvitation(ctx, id, key, at, e)
+			return o.Name, err
 		},
 	}
 }

@@ -17,7 +17,7 @@ import (
 func (s *Service) routes() []gate.Route {
 	return []gate.Route{
 		{Pattern: "GET " + wire.PathTrust, Handle: s.trust, Open: true},
-		{Pattern: "POST " + wire.PathAccept, Handle: s.accept, Open: true},
+		{Pattern: "POST " + wire.PathAccept, Handle: s.issuance().Accept, Open: true},
 		{Pattern: "GET " + wire.PathWhoami, Handle: s.whoami},
 
 		{Pattern: "GET " + wire.PathModels, Handle: s.models},
@@ -44,7 +44,7 @@ func (s *Service) routes() []gate.Route {
 		{Pattern: "GET " + wire.PathOperators, Handle: s.operators},
 		{Pattern: "POST " + wire.PathOperators, Handle: s.invite},
 		{Pattern: "POST " + wire.PathOperators + "/{name}/disable", Handle: s.disable},
-		{Pattern: "POST " + wire.PathRenewal, Handle: s.renew},
+		{Pattern: "POST " + wire.PathRenewal, Handle: s.issuance().Renew},
 
 		{Pattern: "GET " + makers.PathVendorCA, Handle: s.authorities},
 		{Pattern: "POST " + makers.PathVendorCA, Handle: s.importAuthorities, Limit: 4 << 20},

@@ -3,13 +3,10 @@ package admin
 import (
 	"cmp"
 	"context"
-	"crypto"
-	"crypto/sha256"
 	"errors"
 	"net/http"
 	"time"
 
-	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/admin/gate"
 	"github.com/hallmark-pki/hallmark/admin/view"
 	"github.com/hallmark-pki/hallmark/record"
@@ -45,43 +42,6 @@ func (s *Service) invite(ctx context.Context, c *gate.Call) (any, error) {
 			"%q is an operator with a certificate, or with one that is being signed, or a relying party", o.Name)
 	}
 	return wire.Invitation{Invitation: s.permission(wire.KindInvitation, o.Invitation, s.OperatorServer), Expires: o.InvitedUntil}, err
-}
-
-// accept makes the first certificate of an invited operator. The invitation is bound to
-// the key before anything is signed: while it lasts that key may ask again, since the
-// answer may be lost, and gets the same certificate; no other key gets one.
-func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
-	message, key, err := credential.Open(c, wire.LabelAccept, wire.KindInvitation, s.Permissions)
-	if err != nil {
-		return nil, err
-	}
-	e := c.Event("operator.accepted", "") // the record knows whose it is
-	e.Actor = "invitation:" + message.Invitation
-	o, err := s.Store.AcceptInvitation(ctx, message.Invitation, sha256.Sum256(message.Key), c.Now, e)
-	if errors.Is(err, record.ErrNotFound) {
-		return nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark operator invite NAME",
-			"the invitation is unknown, used or expired")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return s.issue(ctx, c, o.Name, key)
-}
-
-// renew gives a recognised operator a certificate for a new key.
-func (s *Service) renew(ctx context.Context, c *gate.Call) (any, error) {
-	_, key, err := credential.Open(c, wire.LabelOperator, "", nil)
-	if err != nil {
-		return nil, err
-	}
-	return s.issue(ctx, c, c.Caller.Name, key)
-}
-
-func (s *Service) issue(ctx context.Context, c *gate.Call, operator string, key crypto.PublicKey) (any, error) {
-	e := c.Event("certificate.issued", operator)
-	e.Actor = "operator:" + operator
-	chain, err := s.Issuer.IssueOperator(ctx, operator, key, e)
-	return wire.OperatorChain{Operator: operator, Chain: chain}, err
 }
 
 // disable bars an operator, revokes the operator's certificates and publishes that.

@@ -1,5 +1,5 @@
-// Package credential authenticates the holders of the installation's own client certificates,
-// operators and relying parties' relays, and opens requests for new ones.
+// Package credential is the installation's own client certificates, those of operators and of
+// relying parties' relays: who holds one, and how they get them.
 //
 // Both listeners request client certificates and verify none. A holder is recognised here by a
 // certificate of the wanted issuer and profile that the record knows and that has not been ended.
@@ -92,10 +92,10 @@ type Permissions interface {
 	Verify(kind, id string, binding [32]byte, mac []byte) bool
 }
 
-// Open reads a request for a certificate (wire.KeyRequest) and checks that it was made on
+// open reads a request for a certificate (wire.KeyRequest) and checks that it was made on
 // its connection, under the binding's label, by the holder of the new key and, where a
 // kind of permission is wanted, of its secret, which p checks.
-func Open(c *gate.Call, label, kind string, p Permissions) (message wire.NewKey, key *ecdsa.PublicKey, err error) {
+func open(c *gate.Call, label, kind string, p Permissions) (message wire.NewKey, key *ecdsa.PublicKey, err error) {
 	var in wire.KeyRequest
 	if err := c.Read(&in); err != nil {
 		return message, nil, err

@@ -108,8 +108,8 @@ func (s *Service) Handler() http.Handler {
 	lists := func(context.Context, *gate.Call) (any, error) { return s.unhurried(s.Lists), nil }
 	g := gate.Gate{Kind: "relay", Authenticate: s.callers().Recognise, Note: s.Store.Note, Now: s.Now, Log: s.Log}
 	return g.Handler([]gate.Route{
-		{Pattern: "POST " + wire.PathRelayAccept, Handle: s.accept, Open: true},
-		{Pattern: "POST " + wire.PathRelayRenewal, Handle: s.renew},
+		{Pattern: "POST " + wire.PathRelayAccept, Handle: s.issuance().Accept, Open: true},
+		{Pattern: "POST " + wire.PathRelayRenewal, Handle: s.issuance().Renew},
 		{Pattern: "POST " + wire.PathRelayReport, Handle: s.report},
 		{Pattern: "GET " + wire.PathRelayTrust, Handle: func(context.Context, *gate.Call) (any, error) {
 			return wire.RelayTrust{Bundle: s.Bundle(), Steps: s.steps(), Issuers: s.Followed()}, nil

@@ -2,12 +2,10 @@ package party
 
 import (
 	"context"
-	"crypto"
-	"crypto/sha256"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/admin/credential"
 	"github.com/hallmark-pki/hallmark/admin/gate"
@@ -15,40 +13,16 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
-// accept makes the first certificate of an invited relay. As with operators, the
-// invitation is bound to the key first: that key may ask again while it lasts.
-func (s *Service) accept(ctx context.Context, c *gate.Call) (any, error) {
-	message, key, err := credential.Open(c, wire.LabelRelayAccept, wire.KindRelay, s.Permissions)
-	if err != nil {
-		return nil, err
+// issuance is how relays get their certificates.
+func (s *Service) issuance() credential.Issuance {
+	return credential.Issuance{
+		Invited: "relying-party", Actor: "relay", AcceptLabel: wire.LabelRelayAccept, RenewLabel: wire.LabelRelay, Kind: wire.KindRelay,
+		Permissions: s.Permissions, Issue: s.Issuer.IssueRelay,
+		Take: func(ctx context.Context, id string, key [32]byte, at time.Time, e record.Event) (string, error) {
+			p, err := s.Store.AcceptRelyingParty(ctx, id, key, at, e)
+			return p.Name, err
+		},
 	}
-	e := c.Event("relying-party.accepted", "") // the record knows whose it is
-	e.Actor = "invitation:" + message.Invitation
-	p, err := s.Store.AcceptRelyingParty(ctx, message.Invitation, sha256.Sum256(message.Key), c.Now, e)
-	if errors.Is(err, record.ErrNotFound) {
-		return nil, gate.Refuse(http.StatusForbidden, wire.CodeInvitation, "ask for a new one: hallmark relying-party invite NAME",
-			"the invitation is unknown, used or expired")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return s.issue(ctx, c, p.Name, key)
-}
-
-// renew gives a recognised relay a certificate for a new key.
-func (s *Service) renew(ctx context.Context, c *gate.Call) (any, error) {
-	_, key, err := credential.Open(c, wire.LabelRelay, "", nil)
-	if err != nil {
-		return nil, err
-	}
-	return s.issue(ctx, c, c.Caller.Name, key)
-}
-
-func (s *Service) issue(ctx context.Context, c *gate.Call, name string, key crypto.PublicKey) (any, error) {
-	e := c.Event("certificate.issued", name)
-	e.Actor = "relay:" + name
-	chain, err := s.Issuer.IssueRelay(ctx, name, key, e)
-	return wire.OperatorChain{Operator: name, Chain: chain}, err
 }
 
 // report keeps what a relay says of its relying party. What cannot be so is refused: a

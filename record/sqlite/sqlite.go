@@ -102,7 +102,7 @@ func Create(ctx context.Context, path string, o Options) (*Store, error) {
 }
 
 func create(ctx context.Context, path string, o Options) (*Store, error) {
-	s, err := open(ctx, path, o, true)
+	s, err := open(ctx, path, o, migrations.Create)
 	if err != nil {
 		return nil, err
 	}
@@ -128,21 +128,19 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open database: %w; a new one is made by init, a lost one comes back by restore", err)
 	}
-	s, err := open(ctx, path, o, false)
+	migrate := migrations.Current
+	if o.Upgrade {
+		migrate = migrations.Up
+	}
+	s, err := open(ctx, path, o, migrate)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func open(ctx context.Context, path string, o Options, fresh bool) (*Store, error) {
-	var err error
-	if fresh || o.Upgrade {
-		err = migrations.Up(ctx, path, fresh)
-	} else {
-		err = migrations.Current(ctx, path)
-	}
-	if err != nil {
+func open(ctx context.Context, path string, o Options, migrate func(context.Context, string) error) (*Store, error) {
+	if err := migrate(ctx, path); err != nil {
 		return nil, err
 	}
 	db, err := engine.Open(ctx, path, o.Journal)

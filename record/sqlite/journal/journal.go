@@ -21,7 +21,7 @@ type Recovered = engine.Replayed
 // is another's or lacks a part. The record goes on in a new segment, under this program's
 // schema: the backup may be of the program before.
 func Recover(ctx context.Context, path, journal string) (Recovered, error) {
-	if err := migrations.Up(ctx, path, false); err != nil {
+	if err := migrations.Up(ctx, path); err != nil {
 		return Recovered{}, err
 	}
 	return engine.Replay(ctx, path, journal)

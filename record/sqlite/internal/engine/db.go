@@ -10,7 +10,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -123,15 +122,9 @@ func (db *DB) closeReaders(n int) {
 	}
 }
 
-// Migrate brings the schema of a file up to date. An existing file must carry the
-// mark (PRAGMA application_id) that the first migration gives a fresh one, and must
-// not be newer than the last; without up, not older either.
-func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fresh, up bool) error {
-	if !fresh {
-		if err := marked(ctx, path, mark); err != nil {
-			return classify(err)
-		}
-	}
+// Migrate takes the steps of a schema that a file lacks, if may, told the file's version and those of
+// the first step and the last, does not refuse.
+func Migrate(ctx context.Context, path string, steps fs.FS, may func(current, first, last int64) error) error {
 	connector, err := sqlite.NewConnector(dsn(path, forWriter))
 	if err != nil {
 		return err
@@ -139,41 +132,34 @@ func Migrate(ctx context.Context, path string, migrations fs.FS, mark int64, fre
 	db := sql.OpenDB(connector)
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, migrations, goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, steps, goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
 	}
-	current, target, err := p.GetVersions(ctx)
+	current, last, err := p.GetVersions(ctx)
 	if err != nil {
 		return classify(err)
 	}
-	if first := p.ListSources()[0].Version; current > 0 && current < first {
-		return fmt.Errorf("its schema is version %d, of before the first release, and cannot be brought to %d", current, target)
+	if err := may(current, p.ListSources()[0].Version, last); err != nil || current == last {
+		return err
 	}
-	if current > target {
-		return fmt.Errorf("its schema is version %d and this program knows %d: use the newer program that wrote it", current, target)
-	}
-	if current < target && !up {
-		return fmt.Errorf("its schema is version %d and this program's is %d: this program's server brings it there when it starts, and from then on an older program refuses it", current, target)
-	}
-	if current < target {
-		_, err = p.Up(ctx)
-	}
+	_, err = p.Up(ctx)
 	return classify(err)
 }
 
-// marked asks on a reader's connection: a writer's would already change the file.
-func marked(ctx context.Context, path string, mark int64) error {
+// Mark is whose a file says that it is (PRAGMA application_id). It is asked on a reader's connection: a
+// writer's would already change the file.
+func Mark(ctx context.Context, path string) (int64, error) {
 	c, err := connect(ctx, path, forReader)
 	if err != nil {
-		return err
+		return 0, classify(err)
 	}
 	defer c.close()
 	id, err := First(c, Number, "PRAGMA application_id")
-	if err == nil && *id != mark {
-		err = errors.New("this is another program's database")
+	if err != nil {
+		return 0, classify(err)
 	}
-	return err
+	return *id, nil
 }
 
 // Snapshot writes the last commit, compacted, into a new file (mode 0600). It works
