@@ -12,8 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -234,7 +234,7 @@ func (k Key) String() string {
 	if k.Root == nil {
 		return k.Name[:16]
 	}
-	return fmt.Sprintf("%s (%s)", k.Name[:16], plain(k.Root.Subject.CommonName))
+	return fmt.Sprintf("%s (%s)", k.Name[:16], plain.Line(k.Root.Subject.CommonName))
 }
 
 // Signed is the bundle that devices follow; an error if signatures are missing.
@@ -295,7 +295,7 @@ func (p *Proposal) Changes() (all []Change) {
 	compare("manufacturing root", b.Manufacturing, n.Manufacturing, NameOf)
 	compare("time key", b.TimeKeys, n.TimeKeys, NameOf)
 	compare("signer", b.Signers, n.Signers, NameOf)
-	verbatim := func(text []byte) string { return plain(string(text)) }
+	verbatim := func(text []byte) string { return plain.Line(string(text)) }
 	compare("server", texts(b.Servers), texts(n.Servers), verbatim)
 	compare("name", [][]byte{[]byte(b.Name)}, [][]byte{[]byte(n.Name)}, verbatim)
 	value := func(v any) [][]byte {
@@ -332,18 +332,7 @@ func texts(all []string) (out [][]byte) {
 func NameOf(der []byte) string {
 	sum := sha256.Sum256(der)
 	if root, err := x509.ParseCertificate(der); err == nil {
-		return fmt.Sprintf("%x (%s)", sum, plain(root.Subject.CommonName))
+		return fmt.Sprintf("%x (%s)", sum, plain.Line(root.Subject.CommonName))
 	}
 	return fmt.Sprintf("%x", sum)
-}
-
-// plain keeps a proposal's text from controlling the terminal on which somebody decides whether
-// to sign it.
-func plain(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, text)
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
 	"github.com/hallmark-pki/hallmark/device"
-	"github.com/hallmark-pki/hallmark/device/agent"
 	"github.com/hallmark-pki/hallmark/device/serial"
 	"github.com/hallmark-pki/hallmark/device/state"
 	"github.com/hallmark-pki/hallmark/internal/plain"
@@ -92,7 +91,7 @@ func (o *commonFlags) jsonFlag(c *cobra.Command) {
 
 func (o *commonFlags) options(c *cobra.Command) device.Options {
 	return device.Options{State: o.state, TPM: o.tpm, Key: o.key, Proxy: o.proxy, Built: buildTime(),
-		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), agent.Printable(line)) }}
+		Report: func(line string) { fmt.Fprintln(c.ErrOrStderr(), plain.Text(line)) }}
 }
 
 // print prints v as JSON if requested, else the lines.
@@ -105,7 +104,7 @@ func (o *commonFlags) print(c *cobra.Command, v any, lines ...string) error {
 		return err
 	}
 	for _, l := range lines {
-		fmt.Fprintln(c.OutOrStdout(), agent.Printable(l))
+		fmt.Fprintln(c.OutOrStdout(), plain.Text(l))
 	}
 	return nil
 }

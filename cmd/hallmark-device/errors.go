@@ -13,6 +13,7 @@ import (
 	"github.com/hallmark-pki/hallmark/device/client"
 	"github.com/hallmark-pki/hallmark/device/page"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -90,9 +91,9 @@ func exitCode(err error) int {
 
 // complain prints what is wrong and what to do next.
 func complain(w io.Writer, err error) {
-	fmt.Fprintln(w, "error:", agent.Printable(err.Error()))
+	fmt.Fprintln(w, "error:", plain.Text(err.Error()))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintln(w, "hint:", agent.Printable(hint))
+		fmt.Fprintln(w, "hint:", plain.Text(hint))
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -346,7 +347,7 @@ func printTickets(c *cobra.Command, cl *client.Client, in wire.NewTickets) error
 		got, err := cl.CreateTickets(c.Context(), part)
 		if err == nil {
 			for _, ticket := range got.Tickets {
-				fmt.Fprintln(out, terminal.Printable(ticket))
+				fmt.Fprintln(out, plain.Line(ticket))
 			}
 			if err = out.Flush(); err == nil && len(got.Tickets) != max(part.Count, len(part.For)) {
 				err = fmt.Errorf("the server made %d tickets in place of %d", len(got.Tickets), max(part.Count, len(part.For)))

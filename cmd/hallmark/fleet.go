@@ -12,6 +12,7 @@ import (
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/job"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
@@ -174,7 +175,7 @@ func (a *app) certShow() *cobra.Command {
 		if err != nil || *asJSON {
 			return err
 		}
-		_, err = fmt.Fprint(c.OutOrStdout(), "\n", terminal.PrintableLines(v.PEM))
+		_, err = fmt.Fprint(c.OutOrStdout(), "\n", plain.Text(v.PEM))
 		return err
 	})
 	return c

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -216,7 +217,7 @@ func FuzzLists(f *testing.F) {
 				}
 			}
 		}
-		for _, r := range terminal.Printable(text) {
+		for _, r := range plain.Line(text) {
 			if unicode.IsControl(r) {
 				t.Errorf("%U is printed", r)
 			}

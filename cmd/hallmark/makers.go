@@ -14,6 +14,7 @@ import (
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/vendorca"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/makers"
 )
@@ -79,7 +80,7 @@ func printImported(w io.Writer, imported []makers.Authority, skipped int) error 
 			word = "new  "
 			fresh++
 		}
-		fmt.Fprintf(w, "%s  %s  %s\n", word, short(v.Fingerprint), terminal.Printable(v.Subject))
+		fmt.Fprintf(w, "%s  %s  %s\n", word, short(v.Fingerprint), plain.Line(v.Subject))
 	}
 	_, err := fmt.Fprintf(w, "imported %s, %d known already; skipped %s without any\n", terminal.Count(fresh, "CA certificate"), len(imported)-fresh, terminal.Count(skipped, "file"))
 	return err
@@ -157,12 +158,12 @@ func (a *app) vendorcaRemove() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "removed %s  %s\n", short(v.Fingerprint), terminal.Printable(v.Subject))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "removed %s  %s\n", short(v.Fingerprint), plain.Line(v.Subject))
 			return err
 		})}
 }
 
 // short is as much of a fingerprint as a person compares.
 func short(fingerprint string) string {
-	return terminal.Printable(fingerprint[:min(16, len(fingerprint))])
+	return plain.Line(fingerprint[:min(16, len(fingerprint))])
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/state"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/internal/program"
 )
 
@@ -178,5 +179,5 @@ func hookEnvironment(folder string, s device.Status) []string {
 func lastLine(text []byte) string {
 	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
 	last := bytes.TrimSpace(lines[len(lines)-1])
-	return Printable(string(last[:min(len(last), maxHookLine)]))
+	return plain.Text(string(last[:min(len(last), maxHookLine)]))
 }

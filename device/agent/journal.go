@@ -8,7 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode"
+
+	"github.com/hallmark-pki/hallmark/internal/plain"
 )
 
 // Priority is the priority of a log line, as in syslog(3).
@@ -28,7 +29,7 @@ const maxText = 1 << 10
 // clip is the beginning of a text, in one printable line: a server's text must neither fake log
 // lines nor control the terminal on which the health file or systemd's status is shown.
 func clip(text string) string {
-	text = strings.ReplaceAll(Printable(text), "\n", " ")
+	text = strings.ReplaceAll(plain.Text(text), "\n", " ")
 	if len(text) <= maxText {
 		return text
 	}
@@ -49,20 +50,6 @@ func NewLog(w io.Writer, journal bool, now func() time.Time) func(Priority, stri
 		}
 		fmt.Fprintf(w, "%s %s\n", now().UTC().Format(time.RFC3339), text)
 	}
-}
-
-// Printable keeps untrusted text, such as names in an impostor's certificate, from controlling
-// the terminal. Line feeds stay.
-func Printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t': // as in cobra's suggestions
-			return ' '
-		case r == '\n' || unicode.IsPrint(r):
-			return r
-		}
-		return '?'
-	}, text)
 }
 
 // IsJournal reports whether a file is connected to the journal: then JOURNAL_STREAM

@@ -144,7 +144,7 @@ var doors = []door{
 	{module + "/internal/program", "device device/agent device/serial attest/*/collect relay cmd/hallmark-device/internal/settings cmd/hallmark/internal/relying", "",
 		"what others wrote is run, and ended, in one way"},
 	{module + "/internal/crl", "relay/crls device/page", "", "whose a list is shows before it is parsed, in one way"},
-	{module + "/internal/plain", "cmd/hallmark/internal/* cmd/hallmark-device", "", "what others wrote is shown to people in one way"},
+	{module + "/internal/plain", "cmd/hallmark cmd/hallmark/internal/* cmd/hallmark-device device/agent ca/trust", "", "what others wrote is shown to people in one way"},
 	{"testing", "record/recordtest", "", "test code does not belong in the product"},
 	{"unsafe", "", "", "memory safety is a promise of the product"},
 }

@@ -9,6 +9,23 @@ import (
 	"unicode/utf8"
 )
 
+// Line keeps a text from controlling the terminal, from turning the direction of writing, from having
+// several lines, and from holding what is not seen: two names that look the same are.
+func Line(text string) string { return strings.ReplaceAll(Text(text), "\n", "?") }
+
+// Text is Line for what may have several lines.
+func Text(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t': // as in cobra's suggestions
+			return ' '
+		case r == '\n' || unicode.IsPrint(r):
+			return r
+		}
+		return '?'
+	}, text)
+}
+
 // JSON writes a JSON text anew so that it means the same and holds nothing that is not seen:
 // encoding/json leaves U+009B alone, which begins an escape sequence, and what turns the
 // direction of writing. Such characters stand in strings alone, and are escaped there.

@@ -20,6 +20,7 @@ import (
 	"github.com/hallmark-pki/hallmark/wire"
 
 	"github.com/hallmark-pki/hallmark/internal/durable"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 )
 
 // pause is how long follow waits when it has seen everything.
@@ -145,7 +146,7 @@ func (f *follower) run(ctx context.Context) error {
 }
 
 func waiting(out io.Writer, err error) {
-	fmt.Fprintln(out, "hallmark: waiting for", terminal.Printable(err.Error()))
+	fmt.Fprintln(out, "hallmark: waiting for", plain.Line(err.Error()))
 }
 
 func (f *follower) deliver(ctx context.Context, events []wire.Event) error {

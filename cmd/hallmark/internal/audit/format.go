@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
 	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
@@ -80,7 +79,7 @@ func cefLine(host, version string, e wire.Event) (string, error) {
 // cef escapes what has a meaning in the format, and what has one to a terminal.
 type cef struct{ meant *strings.Replacer }
 
-func (c cef) Replace(text string) string { return terminal.Printable(c.meant.Replace(text)) }
+func (c cef) Replace(text string) string { return plain.Line(c.meant.Replace(text)) }
 
 // alarming verbs are those that somebody should look at: what was refused, ended, or
 // done in the way that is meant for emergencies.

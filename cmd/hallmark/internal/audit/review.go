@@ -12,6 +12,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -132,7 +133,7 @@ func cell(text string) string {
 	if strings.IndexAny(text, "=+-@") == 0 {
 		text = "'" + text
 	}
-	return terminal.Printable(text)
+	return plain.Line(text)
 }
 
 // stamp is a time in a review: a date that sorts, or nothing.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire/issuers"
 )
 
@@ -42,7 +43,7 @@ func show(a *terminal.App) *cobra.Command {
 		if err != nil || *asJSON {
 			return err
 		}
-		_, err = fmt.Fprint(c.OutOrStdout(), "\n", terminal.PrintableLines(i.PEM))
+		_, err = fmt.Fprint(c.OutOrStdout(), "\n", plain.Text(i.PEM))
 		return err
 	})
 	return c
@@ -65,7 +66,7 @@ only purpose is this one.`,
 		if err != nil || *asJSON {
 			return terminal.Shown(c, p, err)
 		}
-		_, err = fmt.Fprint(c.OutOrStdout(), terminal.PrintableLines(p.PEM))
+		_, err = fmt.Fprint(c.OutOrStdout(), plain.Text(p.PEM))
 		return err
 	})
 	return c

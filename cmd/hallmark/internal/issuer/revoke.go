@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/issuers"
 )
@@ -56,7 +57,7 @@ reviewed. What takes the root's key is said at the end.`,
 		if err != nil || *asJSON {
 			err = terminal.Shown(c, r, err)
 		} else {
-			_, err = io.WriteString(c.OutOrStdout(), terminal.PrintableLines(said(r, in.Reason)))
+			_, err = io.WriteString(c.OutOrStdout(), plain.Text(said(r, in.Reason)))
 		}
 		if err == nil && r.State == "waiting" {
 			err = terminal.Waiting(fmt.Errorf("job %s, the revocation of %s, waits for another operator", r.Job, r.Issuer), "another operator types: hallmark approve "+r.Approval)

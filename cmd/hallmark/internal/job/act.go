@@ -13,6 +13,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
@@ -116,7 +117,7 @@ func (t acting) run(a *terminal.App, c *cobra.Command, args []string) error {
 		if !destroys(t.Kind) || !errors.As(err, &problem) || problem.Code != wire.CodeApproval {
 			return err
 		}
-		fmt.Fprintln(c.ErrOrStderr(), "hallmark:", terminal.PrintableLines(problem.Detail)) // why it becomes a job
+		fmt.Fprintln(c.ErrOrStderr(), "hallmark:", plain.Text(problem.Detail)) // why it becomes a job
 	}
 	return t.many(c, cl)
 }
@@ -200,13 +201,13 @@ func (t acting) ended(c *cobra.Command, p jobs.Progress) error {
 	if line := enforced(p); line != "" {
 		text += "\n" + line
 	}
-	_, err := fmt.Fprintln(c.OutOrStdout(), terminal.PrintableLines(text))
+	_, err := fmt.Fprintln(c.OutOrStdout(), plain.Text(text))
 	return err
 }
 
 // typedBack asks for the number of devices; whoever does not type it gets the refusal.
 func typedBack(c *cobra.Command, refusal *wire.Problem) (int64, error) {
-	fmt.Fprintf(c.ErrOrStderr(), "%s\nType the number to go on: ", terminal.PrintableLines(refusal.Detail))
+	fmt.Fprintf(c.ErrOrStderr(), "%s\nType the number to go on: ", plain.Text(refusal.Detail))
 	n, err := strconv.ParseInt(strings.TrimSpace(terminal.Line(c.InOrStdin(), 4096)), 10, 64)
 	if err != nil || n == 0 {
 		return 0, refusal

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
@@ -43,7 +44,7 @@ Of a job that broke the glass it is the review. "hallmark approve list" shows wh
 		case "review":
 			text = "reviewed: " + about(p)
 		}
-		_, err = fmt.Fprintln(c.OutOrStdout(), terminal.Printable(text))
+		_, err = fmt.Fprintln(c.OutOrStdout(), plain.Line(text))
 		return err
 	})
 	c.AddCommand(approvals(a))

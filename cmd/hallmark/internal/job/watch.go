@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire/jobs"
 )
 
@@ -78,7 +79,7 @@ func bar(c *cobra.Command) func(line string) {
 			fmt.Fprint(out, "\r\x1b[K")
 			return
 		}
-		fmt.Fprint(out, "\r\x1b[K"+terminal.Printable(line))
+		fmt.Fprint(out, "\r\x1b[K"+plain.Line(line))
 	}
 }
 

@@ -132,7 +132,7 @@ func Show(c *cobra.Command, asJSON bool, v any, lines ...[2]string) error {
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, line := range lines {
 		if line[1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", line[0]+":", Printable(line[1]))
+			fmt.Fprintf(w, "%s\t%s\n", line[0]+":", plain.Line(line[1]))
 		}
 	}
 	return w.Flush()
@@ -156,7 +156,7 @@ func Unsigned(c *cobra.Command, all map[string]string) {
 func say(w io.Writer, format string, args ...any) error {
 	for i, a := range args {
 		if text, ok := a.(string); ok {
-			args[i] = Printable(text)
+			args[i] = plain.Line(text)
 		}
 	}
 	_, err := fmt.Fprintf(w, format+"\n", args...)
@@ -269,7 +269,7 @@ func cells(values []string) string {
 		if len(v) > maxCell {
 			v = strings.ToValidUTF8(v[:maxCell], "") + "…"
 		}
-		if values[i] = Printable(v); v == "" {
+		if values[i] = plain.Line(v); v == "" {
 			values[i] = "-"
 		}
 	}

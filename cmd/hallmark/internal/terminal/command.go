@@ -6,11 +6,11 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -119,9 +119,9 @@ func Report(err error) int {
 	code, hint := Diagnose(err)
 	// A problem's text repeats its hint.
 	text := strings.TrimSuffix(strings.TrimSpace(err.Error()), " ("+hint+")")
-	fmt.Fprintln(os.Stderr, "hallmark:", PrintableLines(text))
+	fmt.Fprintln(os.Stderr, "hallmark:", plain.Text(text))
 	if hint != "" {
-		fmt.Fprintln(os.Stderr, "hint:", PrintableLines(hint))
+		fmt.Fprintln(os.Stderr, "hint:", plain.Text(hint))
 	}
 	return code
 }
@@ -160,22 +160,4 @@ func Diagnose(err error) (code int, hint string) {
 		return ExitError, next.hint
 	}
 	return ExitError, ""
-}
-
-// Printable keeps foreign text from steering the terminal, by control characters or by
-// turning the direction of writing, from having several lines, and from holding what is not
-// seen: two names that look the same are.
-func Printable(text string) string { return strings.ReplaceAll(PrintableLines(text), "\n", "?") }
-
-// PrintableLines is Printable for text that may have several lines.
-func PrintableLines(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return ' '
-		}
-		if r == '\n' || unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, text)
 }

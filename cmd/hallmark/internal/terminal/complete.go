@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hallmark-pki/hallmark/admin/client"
+	"github.com/hallmark-pki/hallmark/internal/plain"
 	"github.com/hallmark-pki/hallmark/wire"
 )
 
@@ -79,16 +80,16 @@ const maxCompletion = 500
 
 // plainly leaves out what would steer the terminal or the shell, which shows what begins with
 // cobra's mark for help as it is, and takes each line for a name.
-func plainly(names []string) (plain []string) {
+func plainly(names []string) (kept []string) {
 	for _, line := range names {
 		name, about, described := strings.Cut(line, "\t")
-		if len(name) > maxCompletion || Printable(name) != name || strings.HasPrefix(name, "_activeHelp_") {
+		if len(name) > maxCompletion || plain.Line(name) != name || strings.HasPrefix(name, "_activeHelp_") {
 			continue
 		}
 		if described { // as with an expression of several lines
-			name += "\t" + Printable(strings.ToValidUTF8(about[:min(len(about), maxCompletion)], ""))
+			name += "\t" + plain.Line(strings.ToValidUTF8(about[:min(len(about), maxCompletion)], ""))
 		}
-		plain = append(plain, name)
+		kept = append(kept, name)
 	}
-	return plain
+	return kept
 }
