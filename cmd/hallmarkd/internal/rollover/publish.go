@@ -2,6 +2,7 @@ package rollover
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,7 +118,7 @@ type Noter interface {
 
 // Revoked also says which issuers were revoked.
 type Revoked interface {
-	Noter
+	Teller
 	IssuerRevocations(ctx context.Context) ([]record.Job, error)
 }
 
@@ -184,9 +185,13 @@ func Activate(ctx context.Context, in *installation.Installation, note Revoked, 
 	if err != nil {
 		return err
 	}
+	e := record.Event{Time: now, Actor: "host", Verb: record.VerbActivated, Object: name}
 	before := in.Issuer(line).Name
 	if before == name {
-		return fmt.Errorf("%s is in use already", name)
+		if told, err := activeIsTold(ctx, note, name); err != nil || told {
+			return cmp.Or(err, fmt.Errorf("%s is in use already", name))
+		}
+		return note.Note(ctx, e)
 	}
 	if s.InUse == nil {
 		s.InUse = map[string]string{}
@@ -195,5 +200,6 @@ func Activate(ctx context.Context, in *installation.Installation, note Revoked, 
 	if err := s.Write(in.Config); err != nil {
 		return err
 	}
-	return note.Note(ctx, record.Event{Time: now, Actor: "host", Verb: record.VerbActivated, Object: name, Detail: map[string]string{"before": before}})
+	e.Detail = map[string]string{"before": before}
+	return note.Note(ctx, e)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -154,6 +155,60 @@ func TestImportList(t *testing.T) {
 	h.check(err)
 	if len(done.Named) != 0 {
 		t.Errorf("%+v", done)
+	}
+}
+
+// TestCutOffBeforeItWasTold: what is in the files and not in the audit is told when it is done again. A
+// restore from before it would not miss it otherwise.
+func TestCutOffBeforeItWasTold(t *testing.T) {
+	h := newHouse(t)
+	_, err := AddRoot(t.Context(), h.in, h.store, profile.Operational, h.safe, time.Now())
+	h.check(err)
+	h.read()
+	h.publish()
+	root, err := keys.Open("file:operational-root.key", h.safe)
+	h.check(err)
+	var imported []byte
+	for _, step := range []struct {
+		want string
+		do   func(record.Store) error
+	}{
+		{"issuer.activated operational-2", func(by record.Store) error {
+			return Activate(t.Context(), h.in, by, "operational-2", time.Now())
+		}},
+		{"issuer.listed operational", func(by record.Store) error {
+			_, err := RevokeIssuer(t.Context(), h.in, by, profile.Operational, root, 2, time.Now())
+			return err
+		}},
+		{"list.imported operational-root", func(by record.Store) error {
+			if imported == nil {
+				at, err := h.in.Find(profile.Operational)
+				h.check(err)
+				list, err := x509.ParseRevocationList(h.in.Roots[at].CRL)
+				h.check(err)
+				next := &x509.RevocationList{Number: big.NewInt(9), ThisUpdate: time.Now(), NextUpdate: list.NextUpdate, RevokedCertificateEntries: list.RevokedCertificateEntries}
+				imported, err = x509.CreateRevocationList(rand.Reader, next, h.in.Roots[at].Certificate, root)
+				h.check(err)
+			}
+			_, err := ImportList(t.Context(), h.in, by, imported, time.Now())
+			return err
+		}},
+	} {
+		if err := step.do(deaf{h.store}); !errors.Is(err, errDeaf) {
+			t.Fatalf("%s, untold: %v", step.want, err)
+		}
+		h.read()
+		if err := step.do(h.store); err != nil {
+			t.Errorf("%s, again: %v", step.want, err)
+		}
+		events, err := h.store.LastEvents(t.Context(), 1)
+		h.check(err)
+		if got := events[0].Verb + " " + events[0].Object; got != step.want {
+			t.Errorf("the audit says %s, not %s", got, step.want)
+		}
+		if step.do(h.store) == nil {
+			t.Errorf("%s: done a third time", step.want)
+		}
 	}
 }
 

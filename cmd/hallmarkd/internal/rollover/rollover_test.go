@@ -241,12 +241,12 @@ func TestPublishCutOff(t *testing.T) {
 	}
 }
 
-// deaf is an audit log on a disk that is full.
-type deaf struct{}
+// deaf is a record whose audit log is on a disk that is full.
+type deaf struct{ record.Store }
 
-func (deaf) Note(context.Context, ...record.Event) error {
-	return errors.New("no space left on device")
-}
+var errDeaf = errors.New("no space left on device")
+
+func (deaf) Note(context.Context, ...record.Event) error { return errDeaf }
 
 // Root adds the root of a server that has a user of its own, who must be able to read all.
 func TestAddRootForTheServersUser(t *testing.T) {
