@@ -204,7 +204,7 @@ func tellRestored(out io.Writer, done upkeep.Restored) error {
 	} else {
 		fmt.Fprintf(&text, "Restored: the backup of %s, and %d groups of changes from %s.\n", since, done.Replayed, done.OldJournal)
 		if done.Torn {
-			text.WriteString("The journal ended within a group that was never answered; it was left out.\n")
+			text.WriteString("The journal ended within a group, as when the power goes before it is answered; it was left out.\n")
 		}
 	}
 	if len(done.Losses) > 0 {

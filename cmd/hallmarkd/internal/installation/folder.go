@@ -42,7 +42,7 @@ func Next(err error) string {
 	return ""
 }
 
-// Free refuses a folder that holds a CA, or anything.
+// Free refuses a folder that holds a CA, or anything, and what Make could not put another in place of.
 func Free(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -52,10 +52,24 @@ func Free(dir string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return Hint(fmt.Errorf("%s holds a CA already", dir), "serve it: hallmarkd serve --config %s; or name a folder that does not exist yet", path)
 	}
+	if info, err := os.Lstat(dir); err == nil && (info.Mode()&fs.ModeSymlink != 0 || mounted(info, filepath.Dir(dir))) {
+		return Hint(fmt.Errorf("%s is a link, or a disk of its own: a new folder cannot take its place", dir), "name a new folder in it: %s", filepath.Join(dir, "hallmark"))
+	}
 	if len(entries) > 0 {
 		return Hint(fmt.Errorf("%s is not empty", dir), "name a folder that does not exist yet")
 	}
 	return nil
+}
+
+// mounted reports whether a folder is on another disk than the one that it is in.
+func mounted(info fs.FileInfo, above string) bool {
+	outer, err := os.Stat(above)
+	if err != nil {
+		return false
+	}
+	here, ok := info.Sys().(*syscall.Stat_t)
+	there, known := outer.Sys().(*syscall.Stat_t)
+	return ok && known && here.Dev != there.Dev
 }
 
 // Make fills a new folder beside dir and renames it at the end: what was interrupted

@@ -1,8 +1,11 @@
 package installation
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/hallmark-pki/hallmark/config"
@@ -21,6 +24,25 @@ func TestConfigurationHasEverySetting(t *testing.T) {
 		}
 		if found, err := regexp.Match("(?m)^"+name+":", files[ConfigFile]); err != nil || !found {
 			t.Errorf("%s is not there", name)
+		}
+	}
+}
+
+// What is made beside a folder and renamed in the end must be able to take its place.
+func TestFree(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, taken := range []string{link, "/proc"} {
+		if err := Free(taken); err == nil || !strings.Contains(Next(err), "in it") {
+			t.Errorf("%s: %v", taken, err)
+		}
+	}
+	for _, free := range []string{dir, filepath.Join(link, "new"), filepath.Join(dir, "a", "b")} {
+		if err := Free(free); err != nil {
+			t.Errorf("%s: %v", free, err)
 		}
 	}
 }

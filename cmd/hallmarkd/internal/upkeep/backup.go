@@ -65,14 +65,7 @@ type BackedUp struct {
 // Backup writes the installation, which may be running, to a new file that only its
 // owner can read: it holds every key but the roots'.
 func Backup(ctx context.Context, in *installation.Installation, to, version string, now time.Time) (done BackedUp, err error) {
-	if _, err := os.Lstat(to); err == nil {
-		return done, installation.Hint(fmt.Errorf("%s exists", to), "name a new file: a backup never replaces another")
-	}
-	if keys := in.Config.Anchored; len(keys) > 0 {
-		return done, installation.Hint(fmt.Errorf("%s leads into its own folder by absolute paths, which lead back there from every other: %s", in.Config.File, strings.Join(keys, ", ")),
-			"write them relative to the file, as in database: sqlite:hallmark.db")
-	}
-	recordName, err := recordIn(in)
+	recordName, err := restorable(in, to)
 	if err != nil {
 		return done, err
 	}
@@ -157,8 +150,16 @@ func NewJournal(ctx context.Context, in *installation.Installation) error {
 	return journal.Restart(ctx, path)
 }
 
-// recordIn is the record's path relative to the installation's folder.
-func recordIn(in *installation.Installation) (string, error) {
+// restorable refuses a file that is there, and an installation that could not be restored from it. It
+// gives the record's path relative to the installation's folder.
+func restorable(in *installation.Installation, to string) (recordName string, err error) {
+	if _, err := os.Lstat(to); err == nil {
+		return "", installation.Hint(fmt.Errorf("%s exists", to), "name a new file: a backup never replaces another")
+	}
+	if keys := in.Config.Anchored; len(keys) > 0 {
+		return "", installation.Hint(fmt.Errorf("%s leads into its own folder by absolute paths, which lead back there from every other: %s", in.Config.File, strings.Join(keys, ", ")),
+			"write them relative to the file, as in database: sqlite:hallmark.db")
+	}
 	path, err := in.Database()
 	if err != nil {
 		return "", err

@@ -375,7 +375,7 @@ func segments(dir string) ([]int64, error) {
 		}
 		first, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil || segmentPath(dir, first) != filepath.Join(dir, e.Name()) {
-			return nil, fmt.Errorf("%s is not a journal's segment", e.Name())
+			return nil, fmt.Errorf("%s is not a journal's segment: move it elsewhere", filepath.Join(dir, e.Name()))
 		}
 		found = append(found, first)
 	}
