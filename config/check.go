@@ -55,7 +55,9 @@ func (c *Config) anchored() (keys []string) {
 		paths[i.key+".certificate"], paths[i.key+".key"] = i.Certificate, i.Key
 	}
 	for key, path := range paths {
-		path = strings.TrimPrefix(strings.TrimPrefix(path, "sqlite:"), "file:")
+		for _, scheme := range append([]string{"sqlite:"}, fileSchemes...) {
+			path = strings.TrimPrefix(path, scheme)
+		}
 		if _, inside := c.Inside(path); inside && filepath.IsAbs(path) {
 			keys = append(keys, key)
 		}

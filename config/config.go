@@ -182,11 +182,16 @@ const (
 
 // KeyFile is the path of the file that a key URI names; false if it names none.
 func (c *Config) KeyFile(uri string) (path string, ok bool) {
-	if path, ok = strings.CutPrefix(uri, "file:"); ok {
-		path = c.abs(path)
+	for _, scheme := range fileSchemes {
+		if path, ok = strings.CutPrefix(uri, scheme); ok {
+			return c.abs(path), true
+		}
 	}
-	return path, ok
+	return "", false
 }
+
+// fileSchemes are how the URIs of keys in files begin (ca/keys).
+var fileSchemes = []string{"file:", "softkms:path=", "softkms:"}
 
 // Secrets lists the local files with keys and the server's secret.
 func (c *Config) Secrets() []string {

@@ -715,6 +715,17 @@ func TestBackupFollowsLinks(t *testing.T) {
 	}
 }
 
+// A key's file may be named in the way of step-ca as well.
+func TestBackupHoldsEveryKey(t *testing.T) {
+	f := newFactory(t)
+	f.configure(`"file:keys/operational.key"`, "softkms:path=keys/operational.key")
+	f = open(t, f.in.Config.File)
+	headers, _ := read(t, f.backup())
+	if !slices.ContainsFunc(headers, func(h *tar.Header) bool { return h.Name == "keys/operational.key" }) {
+		t.Error("the key of the operational CA is missing")
+	}
+}
+
 // Each backup in there would hold all those before it.
 func TestBackupIntoWhatIsBackedUp(t *testing.T) {
 	f := newFactory(t)
