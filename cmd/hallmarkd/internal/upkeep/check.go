@@ -113,6 +113,9 @@ func (in checked) checkSettings(r *Findings, now time.Time) {
 	if in.Config.AcceptSimulatedTPMs {
 		r.add(Warning, "configuration", "set accept_simulated_tpms: false", "simulated TPMs are accepted: anybody with a ticket can make up a device")
 	}
+	if keys := in.Config.Anchored; len(keys) > 0 {
+		r.add(Warning, "configuration", "write them relative to the file", "%s: absolute paths into its own folder, with which no backup is made", strings.Join(keys, ", "))
+	}
 	bundle := in.Trust.Bundle()
 	if !slices.Equal(bundle.Servers, in.Config.Public.Devices) {
 		r.add(Warning, "trust bundle", "hallmarkd trust propose --from-config --config "+in.Config.File+", then sign and publish it",

@@ -680,6 +680,9 @@ func TestPathsThatLeadBack(t *testing.T) {
 	if _, err := Backup(t.Context(), f.in, to, "test", time.Now()); err == nil || !strings.Contains(err.Error(), "database") {
 		t.Errorf("backed up: %v", err)
 	}
+	if found := Check(t.Context(), f.in.Config.File, time.Now()); !slices.ContainsFunc(found, func(f Finding) bool { return f.Level == Warning && strings.HasPrefix(f.Detail, "database: ") }) {
+		t.Errorf("check does not say so: %+v", found)
+	}
 	f.in.Config.Anchored = nil // one that was made before
 	file := f.backup()
 	f.enrol("later", record.DefaultLot)
