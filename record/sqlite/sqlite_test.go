@@ -107,6 +107,10 @@ func (p *plans) check(t *testing.T) {
 					t.Errorf("%s\n\tis run as %q", sql, steps)
 				}
 			}
+			// Everybody who wants to write waits for the end of an issuer, which may have signed millions.
+			if (strings.Contains(sql, "profile <> 'ocsp'") || strings.Contains(sql, "INDEXED BY certificates_revoked WHERE issuer")) && regexp.MustCompile(`USING INDEX \w+ \(issuer=`).MatchString(fmt.Sprint(steps)) {
+				t.Errorf("%s\n\treads every certificate of the issuer: %q", sql, steps)
+			}
 			// Each poll of a job asks; it may have a million devices.
 			if strings.Contains(sql, "FROM enforcement_failures f") && !strings.Contains(fmt.Sprint(steps), "job_devices_done (device=? AND job=?)") {
 				t.Errorf("%s\n\treads a job: %q", sql, steps)

@@ -154,9 +154,18 @@ func EndHeld(c *engine.Conn, device int64, issuer string, at time.Time, reason i
 // EndIssued revokes all that an issuer has issued and that has not expired, but for OCSP
 // responders' certificates.
 func EndIssued(c *engine.Conn, issuer string, at time.Time, reason int) ([]record.Shard, error) {
-	changed, _, err := endWhere(c, at, reason, "issuer = ? AND profile <> 'ocsp' AND (revoked IS NULL OR reason = 6) AND not_after >= ?", issuer, at)
+	left, err := engine.First(c, engine.Text, "SELECT json_group_array(seq) FROM ("+unended+") o", issuer, at, issuer, at)
+	if err != nil {
+		return nil, err
+	}
+	changed, _, err := endWhere(c, at, reason, "seq IN (SELECT value FROM json_each(?)) AND profile <> 'ocsp'", *left)
 	return changed, err
 }
+
+// unended finds what an issuer has signed that is good or on hold and has not expired by indexes alone:
+// when it is asked for, nearly all has ended.
+const unended = `SELECT seq FROM certificates WHERE issuer = ? AND not_after >= ? AND revoked IS NULL UNION ALL
+	SELECT seq FROM certificates INDEXED BY certificates_revoked WHERE issuer = ? AND not_after >= ? AND revoked IS NOT NULL AND reason = 6`
 
 // endWhere revokes certificates and counts them; those on hold keep their date.
 func endWhere(c *engine.Conn, at time.Time, reason int, where string, args ...any) (changed []record.Shard, n int64, err error) {
