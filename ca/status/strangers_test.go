@@ -11,11 +11,16 @@ import (
 	"testing"
 	"time"
 
+	zcrypto "github.com/zmap/zcrypto/x509"
+	"github.com/zmap/zlint/v3/lint"
+	_ "github.com/zmap/zlint/v3/lints/community" // register their rules
+	_ "github.com/zmap/zlint/v3/lints/rfc"
+
 	"github.com/hallmark-pki/hallmark/ca/status/ocsp"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// These tests ask OpenSSL and GnuTLS what they make of us.
+// These tests ask OpenSSL, GnuTLS and zlint what they make of us.
 
 type files struct {
 	*pki
@@ -126,6 +131,43 @@ func TestOpenSSLAndGnuTLSReadTheList(t *testing.T) {
 	f.want([]string{"verify OK"}, "openssl", "crl", "-in", list, "-noout", "-CAfile", issuer, "-verify")
 	f.want([]string{"Verified"}, "certtool", "--verify-crl", "--load-ca-certificate", issuer, "--infile", list)
 	f.want([]string{"Revoked certificates (4)", "Issuer: CN=Issuer"}, "certtool", "--crl-info", "--infile", list)
+}
+
+// TestZlintReadsTheLists: the rules are those for certificates (package ca).
+func TestZlintReadsTheLists(t *testing.T) {
+	p := newPKI(t)
+	p.leaf("a", 7)
+	p.leaf("b", 7)
+	p.complete()
+	if _, err := p.service.Suspend(background, "a", record.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.service.Revoke(background, "b", record.ReasonKeyCompromise, "", record.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	rules, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: lint.SourceList{lint.RFC5280, lint.RFC5480, lint.RFC8813, lint.Community}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, der := range map[string][]byte{"shard": p.crl(7).Raw, "complete": p.complete().Raw, "delta": p.delta().Raw} {
+		list, err := zcrypto.ParseRevocationList(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		applied := 0
+		for _, rule := range rules.RevocationListLints().Lints() {
+			found := rule.Execute(list, rules.GetConfiguration())
+			if found.Status > lint.Pass {
+				t.Errorf("%s: zlint %s: %s %s", name, found.Status, rule.Name, found.Details)
+			}
+			if found.Status == lint.Pass {
+				applied++
+			}
+		}
+		if applied < 5 {
+			t.Errorf("%s: %d rules applied", name, applied)
+		}
+	}
 }
 
 func TestStrangersAskOCSP(t *testing.T) {
