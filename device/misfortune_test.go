@@ -195,7 +195,8 @@ func TestFlippedBit(t *testing.T) {
 		{"ldevid.pem", "CERTIFICATE-----\n", 1},
 		{"idevid.pem", "CERTIFICATE-----\n", 1},
 		{"settings.json", `"bundle": "eyJudW1iZXIiOjEsIm5hbWUiOiJBY21`, 1}, // the last letter of its name
-		{"settings.json", "\"pins\": [\n    \"", 0x10},                     // no digit any more
+		{"settings.json", `"server": "`, 1},
+		{"settings.json", "\"pins\": [\n    \"", 0x10}, // no digit any more
 	} {
 		u.sleep(time.Minute)
 		must[device.Result](t)(device.Renew(t.Context(), u.options()))
@@ -214,6 +215,26 @@ func TestFlippedBit(t *testing.T) {
 		u.live(t, a, 2*time.Minute)
 		if s := a.Status(); !s.Healthy {
 			t.Fatalf("%s: %+v; said %q", path, s, u.said)
+		}
+	}
+}
+
+// A challenge that the server does not take is not offered to it for ever: it may be damaged, or
+// be a mistake of the server's.
+func TestUselessChallenge(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	for _, session := range [][]byte{nil, make([]byte, 60_000)} {
+		s := u.load(t)
+		s.Next.Session = session
+		if err := state.At(u.dir).Save(s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := device.Renew(t.Context(), u.options()); err == nil {
+			t.Fatal("the challenge was taken")
+		}
+		if _, err := device.Renew(t.Context(), u.options()); err != nil {
+			t.Errorf("with a session of %d bytes: %v", len(session), err)
 		}
 	}
 }

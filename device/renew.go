@@ -158,6 +158,9 @@ func (a *action) renew(ctx context.Context) (shown string, err error) {
 			if err == nil {
 				got, err = a.finish(ctx, answer, id)
 			}
+			if err != nil && !retryable(err) {
+				a.set.Next = nil // whatever is wrong, the next attempt does without
+			}
 			return err
 		})
 	}

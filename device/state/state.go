@@ -329,6 +329,9 @@ func (s Settings) check() error {
 	if s.Device == "" {
 		return errors.New("no device is named")
 	}
+	if _, err := wire.ServerURL(s.Server); err != nil {
+		return fmt.Errorf("server %q: %w", s.Server, err)
+	}
 	for _, text := range s.Pins {
 		if _, err := client.ParsePin(text); err != nil {
 			return err
