@@ -498,6 +498,24 @@ func TestNothingLeftAfterFailure(t *testing.T) {
 	}
 }
 
+// A software TPM takes the rest of a command that is too large for the next command.
+func TestChallengeLargerThanACommand(t *testing.T) {
+	chip := swtpm.Start(t)
+	d := open(t, chip)
+	key, err := d.IDevID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := d.Activate(attest.Challenge{Credential: make([]byte, 40_000), Secret: []byte{1}}); err == nil {
+			t.Fatal("the challenge was opened")
+		}
+		if _, err := key.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestErrorsForTechnicians(t *testing.T) {
 	hierarchy := swtpm.Start(t)
 	raw(t, hierarchy, func(tpm rawTPM) {

@@ -148,7 +148,7 @@ func FuzzResponse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(r) > maxResponse || len(r) > len(raw) {
+		if len(r) > maxSize || len(r) > len(raw) {
 			t.Fatalf("%d bytes out of %d", len(r), len(raw))
 		}
 		if checkResponse(r) == nil {

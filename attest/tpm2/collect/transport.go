@@ -19,8 +19,8 @@ import (
 const (
 	// headerSize is the length of a command's and of a response's header.
 	headerSize = 10
-	// maxResponse is the largest response of any TPM (the kernel's TPM_BUFSIZE).
-	maxResponse = 4096
+	// maxSize is the size of the largest command and response of any TPM (the kernel's TPM_BUFSIZE).
+	maxSize = 4096
 	// greetTimeout bounds the first exchange: a software TPM serves one client at a time and
 	// silently keeps others waiting.
 	greetTimeout = 10 * time.Second
@@ -72,6 +72,9 @@ func dial(spec string) (*link, error) {
 func (l *link) Send(command []byte) ([]byte, error) {
 	if l.broken != nil {
 		return nil, l.broken
+	}
+	if len(command) > maxSize { // a server's challenge may be of any size
+		return nil, fmt.Errorf("a command of %d bytes is too large for a TPM", len(command))
 	}
 	timeout := commandTimeout
 	if l.commands == 0 {
@@ -134,14 +137,14 @@ func (s stream) exchange(command []byte, timeout time.Duration) ([]byte, error) 
 	return readResponse(s)
 }
 
-// readResponse reads exactly one response and no more than maxResponse bytes.
+// readResponse reads exactly one response and no more than maxSize bytes.
 func readResponse(r io.Reader) ([]byte, error) {
 	header := make([]byte, headerSize)
 	if _, err := io.ReadFull(r, header); err != nil {
 		return nil, err
 	}
 	size := binary.BigEndian.Uint32(header[2:6])
-	if size < headerSize || size > maxResponse {
+	if size < headerSize || size > maxSize {
 		return nil, fmt.Errorf("the TPM announced a response of %d bytes", size)
 	}
 	response := make([]byte, size)
@@ -178,7 +181,7 @@ func (c charDevice) exchange(command []byte, _ time.Duration) ([]byte, error) {
 	if _, err := c.Write(command); err != nil {
 		return nil, err
 	}
-	response := make([]byte, maxResponse)
+	response := make([]byte, maxSize)
 	n, err := c.Read(response)
 	if err != nil {
 		return nil, err
