@@ -60,8 +60,8 @@ type Agent struct {
 	hookPause time.Duration
 	// tried: the chip was checked; foreign is the result.
 	tried, foreign bool
-	// renewed is when this process last renewed.
-	renewed time.Time
+	// renewals are when this process last renewed, the oldest first; zero if it has not.
+	renewals [maxRenewals]time.Time
 	// last and unwritten are the last complaints, which are not repeated.
 	last, unwritten string
 }
@@ -226,7 +226,7 @@ func (a *Agent) do(ctx context.Context, what act) error {
 		a.logDone(what, r)
 	}
 	if err == nil && what == renew {
-		a.renewed = a.now()
+		a.renewals = [maxRenewals]time.Time(append(a.renewals[1:], a.now()))
 	}
 	return err
 }

@@ -39,21 +39,22 @@ func TestPlan(t *testing.T) {
 		d          knowledge
 		want       step
 	}{
-		"all is well":         {good(), nil, contact, knowledge{}, step{ask, polled}},
-		"no polls wanted":     {with(func(s *device.Status) { s.Poll = 0 }), nil, contact, knowledge{}, step{renew, good().RenewAfter}},
-		"due":                 {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{}, step{renew, noon.Add(-1)}},
-		"clock was set back":  {good(), nil, state.Outcome{Contact: noon.Add(time.Hour)}, knowledge{}, step{ask, noon}},
-		"not enrolled":        {device.Status{Condition: device.NotEnrolled}, nil, state.Outcome{}, knowledge{}, step{enrol, noon}},
-		"unreadable":          {device.Status{}, errors.New("torn"), state.Outcome{}, knowledge{}, step{enrol, noon}},
-		"no certificate yet":  {device.Status{Condition: device.NoLDevID}, nil, contact, knowledge{unsure: true, impossible: true}, step{renew, noon}},
-		"ended":               {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, knowledge{}, step{renew, noon}},
-		"ended, says a clock": {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, knowledge{unsure: true}, step{ask, noon}},
-		"1970":                {good(), nil, contact, knowledge{unsure: true, impossible: true}, step{ask, noon}},
-		"another chip":        {good(), nil, contact, knowledge{foreign: true}, step{ask, noon}},
-		"failed":              {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(time.Hour)}, knowledge{}, step{renew, noon.Add(time.Hour)}},
-		"renewed, due":        {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{renewed: noon}, step{renew, noon.Add(time.Hour)}},
-		"renewed in 2099":     {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{renewed: noon.Add(1e6 * time.Hour)}, step{renew, noon.Add(-1)}},
-		"failed in 2099":      {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(1e6 * time.Hour)}, knowledge{}, step{renew, noon.Add(-1)}},
+		"all is well":          {good(), nil, contact, knowledge{}, step{ask, polled}},
+		"no polls wanted":      {with(func(s *device.Status) { s.Poll = 0 }), nil, contact, knowledge{}, step{renew, good().RenewAfter}},
+		"due":                  {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{}, step{renew, noon.Add(-1)}},
+		"clock was set back":   {good(), nil, state.Outcome{Contact: noon.Add(time.Hour)}, knowledge{}, step{ask, noon}},
+		"not enrolled":         {device.Status{Condition: device.NotEnrolled}, nil, state.Outcome{}, knowledge{}, step{enrol, noon}},
+		"unreadable":           {device.Status{}, errors.New("torn"), state.Outcome{}, knowledge{}, step{enrol, noon}},
+		"no certificate yet":   {device.Status{Condition: device.NoLDevID}, nil, contact, knowledge{unsure: true, impossible: true}, step{renew, noon}},
+		"ended":                {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, knowledge{}, step{renew, noon}},
+		"ended, says a clock":  {with(func(s *device.Status) { s.Condition = device.Expired }), nil, contact, knowledge{unsure: true}, step{ask, noon}},
+		"1970":                 {good(), nil, contact, knowledge{unsure: true, impossible: true}, step{ask, noon}},
+		"another chip":         {good(), nil, contact, knowledge{foreign: true}, step{ask, noon}},
+		"failed":               {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(time.Hour)}, knowledge{}, step{renew, noon.Add(time.Hour)}},
+		"renewed thrice, due":  {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{renewals: [maxRenewals]time.Time{noon, noon, noon}}, step{renew, noon.Add(time.Hour)}},
+		"renewed, wanted anew": {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{renewals: [maxRenewals]time.Time{{}, noon, noon}}, step{renew, noon.Add(-1)}},
+		"renewed in 2099":      {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{}, knowledge{renewals: [maxRenewals]time.Time{noon.Add(1e6 * time.Hour)}}, step{renew, noon.Add(-1)}},
+		"failed in 2099":       {with(func(s *device.Status) { s.RenewAfter = noon.Add(-1) }), nil, state.Outcome{NotBefore: noon.Add(1e6 * time.Hour)}, knowledge{}, step{renew, noon.Add(-1)}},
 	} {
 		if got := plan(c.s, c.unreadable, c.o, noon, c.d); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)

@@ -35,13 +35,13 @@ type knowledge struct {
 	unsure, impossible bool
 	// foreign: the working key is not this chip's.
 	foreign bool
-	// renewed is when it last renewed; zero if it has not.
-	renewed time.Time
+	// renewals are when it last renewed, the oldest first; zero if it has not.
+	renewals [maxRenewals]time.Time
 }
 
 // next derives what comes next.
 func (a *Agent) next(s device.Status, unreadable error, o state.Outcome, now time.Time) step {
-	return plan(s, unreadable, o, now, knowledge{!a.clock.sure, a.clock.impossible(), a.foreign, a.renewed})
+	return plan(s, unreadable, o, now, knowledge{!a.clock.sure, a.clock.impossible(), a.foreign, a.renewals})
 }
 
 // plan is next by what is on file and what is known.
@@ -64,7 +64,8 @@ func plan(s device.Status, unreadable error, o state.Outcome, now time.Time, k k
 		}
 	}
 	// A server whose clock is wrong may want each new certificate renewed at once, for ever.
-	if again := k.renewed.Add(longest(life(s))); next.act == renew && s.LDevID != nil && again.After(next.at) && !now.Before(k.renewed) {
+	// Operators may want it once more within the hour.
+	if again := k.renewals[0].Add(longest(life(s))); next.act == renew && s.LDevID != nil && again.After(next.at) && !now.Before(k.renewals[0]) {
 		next.at = again
 	}
 	// A moment far ahead is from a clock that was set back since.
@@ -90,6 +91,8 @@ const (
 	// lowers the maximum.
 	firstBackoff = 15 * time.Second
 	maxBackoff   = time.Hour
+	// maxRenewals is how often a device renews within the longest delay.
+	maxRenewals = 3
 	// finalBackoff is how often a device asks that was refused for good.
 	finalBackoff = 24 * time.Hour
 	// maxWait is the longest delay before another attempt.
