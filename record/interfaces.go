@@ -20,8 +20,8 @@ type Query struct {
 	AK     []byte
 	// Chip is the make and model of a certified TPM (Maker and Model); nil is not looked up.
 	Chip *EKType
-	// Key is the SHA-256 of the IDevID key's SubjectPublicKeyInfo; it finds devices
-	// without hardware alone.
+	// Key is the SHA-256 of the IDevID key's SubjectPublicKeyInfo. Of several devices with it, it
+	// finds the one without hardware, which is known by it.
 	Key [32]byte
 	// Device is a device's ID.
 	Device string

@@ -46,7 +46,7 @@ const (
 	CodeTicketNeeded  = "ticket-needed"     // 403: this TPM is not known and brought no ticket
 	CodeSerialInvalid = "serial-invalid"    // 400: placeholder, blank or outside the alphabet
 	CodeSerialTaken   = "serial-taken"      // 409: another TPM has this serial number
-	CodeEKTaken       = "ek-taken"          // 409: this TPM has another serial number
+	CodeEKTaken       = "ek-taken"          // 409: this TPM or key has another serial number
 	CodeAKChanged     = "ak-changed"        // 409: this TPM is enrolled with another attestation key
 	CodeKeyChanged    = "key-changed"       // 409: this TPM is enrolled with another IDevID key
 	CodeAssurance     = "assurance-too-low" // 403: the model asks for more than the TPM could prove

@@ -39,7 +39,7 @@ func Query(f attest.Facts) record.Query {
 	if f.TPM == nil {
 		return record.Query{Key: sha256.Sum256(f.Birth)}
 	}
-	q := record.Query{EK: f.TPM.EKFingerprint, EKName: f.TPM.EKName, AK: f.TPM.AKName}
+	q := record.Query{EK: f.TPM.EKFingerprint, EKName: f.TPM.EKName, AK: f.TPM.AKName, Key: sha256.Sum256(f.Key)}
 	if f.TPM.Certified { // otherwise make and model are only what the device claims
 		q.Chip = &record.EKType{Maker: f.TPM.Maker, Model: f.TPM.Model}
 	}
@@ -51,8 +51,17 @@ func Query(f attest.Facts) record.Query {
 // in the record if it is new; v must have been looked up by Query and the serial number.
 func Enrolling(f attest.Facts, ticket, serial, newID string, v record.View, now time.Time) (Identity, error) {
 	// A further EK of a known chip has activated the recorded AK (decision 5).
-	if known := cmp.Or(v.ByEK, v.ByAK, v.ByKey); known != nil {
+	known := cmp.Or(v.ByEK, v.ByAK)
+	if f.TPM == nil && v.ByKey != nil && !v.ByKey.Assurance.Hardware {
+		known = v.ByKey
+	}
+	switch {
+	case known != nil:
 		return returning(f, serial, *known, now)
+	case v.ByKey != nil:
+		// ETSI EN 303 645 §5.1: no two devices share a key. A software TPM can certify a public key
+		// that it does not hold.
+		return Identity{}, &Clash{Code: "ek-taken", Detail: fmt.Sprintf("this IDevID key is that of %s", v.ByKey.Name())}
 	}
 	if g := v.Grant; g != nil && g.ID == ticket && g.NewKey && g.Redeemed.IsZero() && v.ByID != nil && !v.ByID.Assurance.Hardware && f.TPM == nil {
 		d := *v.ByID

@@ -55,6 +55,8 @@ func TestEnrolling(t *testing.T) {
 		"further EK of the chip":       {facts(2), "SN-1", record.View{ByAK: &d, BySerial: &d}, "", true, true},
 		"same EK, other serial":        {facts(1), "SN-2", record.View{ByEK: &d, ByAK: &d}, "ek-taken", false, false},
 		"same serial, other EK and AK": {facts(2), "SN-1", record.View{BySerial: &d}, "serial-taken", false, false},
+		"other chip, its public key":   {facts(2), "SN-2", record.View{ByKey: &d, Lot: lot}, "ek-taken", false, false},
+		"no chip, a chip's key":        {attest.Facts{Key: []byte("key"), Birth: []byte("key")}, "SN-1", record.View{ByKey: &d, BySerial: &d}, "ek-taken", false, false},
 	} {
 		who, err := Enrolling(c.facts, "", c.serial, "new", c.view, now)
 		var clash *Clash

@@ -322,3 +322,17 @@ func (p proxied) renewalWith(t *testing.T, activated *wire.Activate) (wire.Envel
 	return wire.Envelope{Message: message, Statement: proof.Statement, Signature: proof.Signature, Nonce: binding.Nonce,
 		Client: &wire.ClientProof{Certificates: p.IDevID.Certificate, Signature: signature}}, err
 }
+
+// A software TPM certifies any public key, also one that is in another's certificates.
+func TestKeyOfAnother(t *testing.T) {
+	i := install(t, settings{})
+	u := i.enrolled(t)
+	thief := i.unit(t, simtpm.Options{})
+	thief.TPM.IDevID = u.TPM.IDevID
+	if _, err := thief.Enrol(i.ticket(t, nil), "SN-2"); code(err) != wire.CodeEKTaken {
+		t.Errorf("enrolled with another device's key: %v", err)
+	}
+	if _, err := u.Enrol(wire.Permission{}, ""); err != nil {
+		t.Errorf("the device itself comes back: %v", err)
+	}
+}

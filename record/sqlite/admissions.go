@@ -135,7 +135,7 @@ func lookDevices(c *engine.Conn, q record.Query, v *record.View) (err error) {
 		}
 	}
 	if q.Key != [32]byte{} {
-		v.ByKey, err = rows.Device(c, "idevid_key = ? AND hardware = 0", q.Key[:])
+		v.ByKey, err = rows.Device(c, "idevid_key = ? ORDER BY d.hardware", q.Key[:])
 	}
 	return err
 }
