@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -340,18 +341,56 @@ func TestClearedTPM(t *testing.T) {
 	t.Parallel()
 	u := install(t, false).unit(t).enrolled(t, "SN-1")
 	u.renew(t, "idevid")
-	tpm, err := u.chip.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := (gotpm.Clear{AuthHandle: gotpm.AuthHandle{Handle: gotpm.TPMRHLockout, Auth: gotpm.PasswordAuth(nil)}}).Execute(tpm); err != nil {
-		t.Fatal(err)
-	}
+	u.clearChip(t)
 	if _, err := device.OpenCredential(u.dir, ""); !errors.Is(err, collect.ErrOtherTPM) {
 		t.Fatalf("the key of a cleared TPM: %v", err)
 	}
 	u.renew(t, "idevid")
 	u.renew(t, "ldevid")
+}
+
+// An agent at rest learns from who uses the key that the TPM was cleared.
+func TestClearedUnderTheAgent(t *testing.T) {
+	t.Parallel()
+	u := install(t, false).unit(t).enrolled(t, "SN-1")
+	u.renew(t, "idevid")
+	identity := must[*device.Identity](t)(device.OpenIdentity(u.options()))
+	defer identity.Close()
+	use := func() error {
+		c, err := identity.Credential()
+		if err == nil {
+			_, err = c.Signer().Sign(rand.Reader, make([]byte, 32), crypto.SHA256)
+		}
+		return err
+	}
+	ctx, end := context.WithTimeout(t.Context(), time.Minute)
+	defer end()
+	a := u.agent()
+	a.Beside = func(ctx context.Context) {
+		defer end()
+		for err := use(); err != nil && ctx.Err() == nil; err = use() {
+			a.Failed(err)
+			time.Sleep(time.Second)
+		}
+	}
+	must[time.Duration](t)(a.Turn(ctx)) // it has seen its key
+	u.clearChip(t)
+	if err := use(); !errors.Is(err, collect.ErrOtherTPM) {
+		t.Fatalf("the key of a cleared TPM: %v", err)
+	}
+	if err := a.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := use(); err != nil {
+		t.Fatalf("the agent rests: %v; said %q", err, u.said)
+	}
+}
+
+func (u *unit) clearChip(t *testing.T) {
+	t.Helper()
+	tpm := u.raw(t)
+	defer tpm.Close()
+	must[*gotpm.ClearResponse](t)(gotpm.Clear{AuthHandle: gotpm.AuthHandle{Handle: gotpm.TPMRHLockout, Auth: gotpm.PasswordAuth(nil)}}.Execute(tpm))
 }
 
 func TestFoldersAndTicketsOfOthers(t *testing.T) {

@@ -144,7 +144,7 @@ func hangups(ctx context.Context) <-chan struct{} {
 // serve lends the identity to other programs until ctx ends. A socket that cannot be opened stops
 // neither the agent nor the other sockets.
 func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
-	identity := &lazyIdentity{o: a.Options}
+	identity := &lazyIdentity{o: a.Options, failed: a.Failed}
 	identity.o.Now = a.Now
 	defer identity.close()
 	var all sync.WaitGroup
@@ -171,9 +171,10 @@ func serve(ctx context.Context, found settings.Found, a *agent.Agent) {
 
 // lazyIdentity is an identity that is opened when needed, for it may not exist yet.
 type lazyIdentity struct {
-	o  device.Options
-	mu sync.Mutex
-	i  *device.Identity
+	o      device.Options
+	failed func(error)
+	mu     sync.Mutex
+	i      *device.Identity
 
 	lists page.Lists
 }
@@ -199,6 +200,12 @@ func (l *lazyIdentity) close() {
 
 // Dial makes a connection with the newest working certificate.
 func (l *lazyIdentity) Dial(ctx context.Context, c device.Connection) (*tls.Conn, error) {
+	conn, err := l.dial(ctx, c)
+	l.failed(err)
+	return conn, err
+}
+
+func (l *lazyIdentity) dial(ctx context.Context, c device.Connection) (*tls.Conn, error) {
 	i, err := l.identity()
 	if err != nil {
 		return nil, err

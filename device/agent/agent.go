@@ -58,8 +58,9 @@ type Agent struct {
 	// hookAgain is when failed hooks are retried, hookPause the current delay.
 	hookAgain time.Time
 	hookPause time.Duration
-	// tried: the chip was checked; foreign is the result.
+	// tried: the chip was checked; foreign is the result. doubts are of whoever used the key.
 	tried, foreign bool
+	doubts         chan struct{}
 	// renewals are when this process last renewed, the oldest first; zero if it has not.
 	renewals [maxRenewals]time.Time
 	// last and unwritten are the last complaints, which are not repeated.
@@ -89,6 +90,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if why := a.dir().Volatile(); why != "" {
 		a.log(Warning, "what is in the state folder will not survive: %s", why)
 	}
+	a.doubts = make(chan struct{}, 1)
 	defer a.startBeside(ctx)()
 	a.Systemd.Ready()
 	defer a.Systemd.Stopping()
@@ -104,7 +106,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.Wake:
+		case <-a.doubts:
+			a.foreign = true
 		case <-time.After(min(wait, lookAgain, a.Systemd.Rest())):
+		}
+	}
+}
+
+// Failed tells a running agent of an error of whoever uses the working key (device.Identity). If the
+// chip no longer knows the key, as after TPM2_Clear, the agent gets another at once; until then
+// nobody could use the identity.
+func (a *Agent) Failed(err error) {
+	if errors.Is(err, collect.ErrOtherTPM) {
+		select {
+		case a.doubts <- struct{}{}:
+		default:
 		}
 	}
 }
