@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/build"
 	"github.com/hallmark-pki/hallmark/record"
 )
 
@@ -30,12 +31,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(built, "hallmark-device")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "../cmd/hallmark-device")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return path, nil
+	return path, build.Programs(path, []string{"CGO_ENABLED=0"}, []string{"-trimpath", "-ldflags", "-s -w"}, "./cmd/hallmark-device")
 })
 
 func TestMain(m *testing.M) {

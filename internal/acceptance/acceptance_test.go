@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/internal/build"
 	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
@@ -24,12 +25,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-o", dir+string(os.PathSeparator), "../../cmd/...")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
+	return dir, build.Programs(dir+"/", []string{"CGO_ENABLED=0"}, nil, "./cmd/...")
 })
 
 // serverWithPKCS11 builds hallmarkd, once, as `make build HSM=1` does, in a folder of programs.
@@ -39,12 +35,7 @@ var serverWithPKCS11 = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	dir = filepath.Join(dir, "hsm")
-	build := exec.Command("go", "build", "-o", dir+string(os.PathSeparator), "../../cmd/hallmarkd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
+	return dir, build.Programs(dir+"/", []string{"CGO_ENABLED=1"}, nil, "./cmd/hallmarkd")
 })
 
 func TestMain(m *testing.M) {

@@ -27,7 +27,7 @@ var rows = []row{
 		"both ends of the network meet here and nowhere else, so either can be rewritten and the device stays small"},
 	{"wire/denylist", "wire",
 		"a signed document is read in places that never talk to a server, and by readers in other languages"},
-	{"config record attest/internal/seal internal/swtpm internal/archtest internal/ports internal/durable internal/powercut internal/sdnotify internal/program internal/plain internal/origin internal/ration internal/crl", "",
+	{"config record attest/internal/seal internal/swtpm internal/archtest internal/build internal/ports internal/durable internal/powercut internal/sdnotify internal/program internal/plain internal/origin internal/ration internal/crl", "",
 		"a leaf can be understood, and trusted, by itself"},
 
 	{"attest", "attest/internal/seal",

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/device"
+	"github.com/hallmark-pki/hallmark/internal/build"
 	"github.com/hallmark-pki/hallmark/internal/swtpm"
 )
 
@@ -29,11 +30,8 @@ const mebibyte = 1 << 20
 func BenchmarkDeviceSize(b *testing.B) {
 	for range b.N {
 		file := filepath.Join(b.TempDir(), "hallmark-device")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -R 0x1000", "-o", file, "../../cmd/hallmark-device")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=7")
-		if out, err := build.CombinedOutput(); err != nil {
-			b.Fatalf("%v\n%s", err, out)
-		}
+		must(b, build.Programs(file, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=7"},
+			[]string{"-trimpath", "-ldflags", "-s -w -R 0x1000"}, "./cmd/hallmark-device"))
 		info, err := os.Stat(file)
 		must(b, err)
 		b.ReportMetric(float64(info.Size())/mebibyte, "MiB-armv7")

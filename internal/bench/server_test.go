@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/simtpm"
+	"github.com/hallmark-pki/hallmark/internal/build"
 	"github.com/hallmark-pki/hallmark/internal/ports"
 	"github.com/hallmark-pki/hallmark/internal/simdevice"
 	"github.com/hallmark-pki/hallmark/provisioner/factory"
@@ -47,11 +48,7 @@ type server struct {
 func programs(b *testing.B) string {
 	b.Helper()
 	dir := filepath.Join(os.TempDir(), "hallmark-bench-programs")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+string(os.PathSeparator), "../../cmd/...")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
+	must(b, build.Programs(dir+"/", []string{"CGO_ENABLED=0"}, []string{"-trimpath", "-ldflags", "-s -w"}, "./cmd/..."))
 	return dir
 }
 
