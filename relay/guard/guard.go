@@ -250,12 +250,11 @@ func (g *Guard) trusts(chain []*x509.Certificate, at time.Time) error {
 	return err
 }
 
-// Listener speaks TLS on inner as config says, except that clients are judged here: it refuses those
-// that are not trusted or are denied, and closes the connection of one that becomes so.
+// Listener speaks TLS on inner as config, or its GetConfigForClient, says, except that clients are
+// judged here: it refuses those that are not trusted or are denied, and closes the connection of one
+// that becomes so.
 func (g *Guard) Listener(inner net.Listener, config *tls.Config) net.Listener {
-	config = config.Clone()
-	config.ClientAuth = tls.RequireAnyClientCert
-	return &listener{inner, g, config}
+	return &listener{inner, g, config.Clone()}
 }
 
 type listener struct {
@@ -271,8 +270,15 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	c := &conn{Conn: raw, guard: l.guard, since: l.guard.Now()}
-	config := l.config.Clone()
-	before := config.VerifyConnection
+	return tls.Server(c, c.judged(l.config)), nil
+}
+
+// judged is a configuration, and what its GetConfigForClient puts in its place, in which the guard
+// judges the client of this connection.
+func (c *conn) judged(by *tls.Config) *tls.Config {
+	config := by.Clone()
+	config.ClientAuth = tls.RequireAnyClientCert
+	before, choose := config.VerifyConnection, config.GetConfigForClient
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if before != nil {
 			if err := before(state); err != nil {
@@ -280,9 +286,18 @@ func (l *listener) Accept() (net.Conn, error) {
 			}
 		}
 		c.track(state.PeerCertificates) // before it is judged: a sweep finds what is denied from now on
-		return l.guard.VerifyConnection(state)
+		return c.guard.VerifyConnection(state)
 	}
-	return tls.Server(c, config), nil
+	if choose != nil {
+		config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			chosen, err := choose(hello)
+			if chosen == nil || err != nil {
+				return nil, err
+			}
+			return c.judged(chosen), nil
+		}
+	}
+	return config
 }
 
 // conn is the raw connection beneath TLS: closing it ends both.

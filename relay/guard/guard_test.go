@@ -139,9 +139,12 @@ func (m *maker) replace(path string, data []byte) {
 
 // serve answers "hello" to each line, over a guarded listener.
 func (m *maker) serve(g *guard.Guard) (address string) {
+	return m.serveWith(g, &tls.Config{Certificates: []tls.Certificate{m.device("server")}})
+}
+
+func (m *maker) serveWith(g *guard.Guard, config *tls.Config) (address string) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	m.must(err)
-	config := &tls.Config{Certificates: []tls.Certificate{m.device("server")}}
 	listener := g.Listener(tcp, config)
 	m.Cleanup(func() { listener.Close() })
 	go func() {
@@ -226,6 +229,46 @@ func TestDeniedAtTheHandshakeAndAfterwards(t *testing.T) {
 	}
 	stop()
 	m.must(<-watched)
+}
+
+// A configuration that chooses another for each client is judged like any other.
+func TestGuardsWhatGetConfigForClientGives(t *testing.T) {
+	m := newMaker(t)
+	path := filepath.Join(t.TempDir(), "denylist")
+	good, stolen := m.device("good"), m.device("stolen")
+	number, begun := int64(1), time.Now()
+	m.list(path, number, begun, stolen)
+	g, err := guard.New(path, guard.Options{Roots: m.trusted})
+	m.must(err)
+	write := func(denied tls.Certificate) {
+		number++
+		m.list(path, number, begun.Add(time.Duration(number)*time.Second), denied)
+		m.must(g.Reload())
+	}
+	own := []tls.Certificate{m.device("server")}
+	for name, choose := range map[string]func(*tls.ClientHelloInfo) (*tls.Config, error){
+		"another":  func(*tls.ClientHelloInfo) (*tls.Config, error) { return &tls.Config{Certificates: own}, nil },
+		"the same": func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, nil },
+	} {
+		address := m.serveWith(g, &tls.Config{Certificates: own, GetConfigForClient: choose})
+		standing, err := m.dial(address, good, nil)
+		m.must(err)
+		if _, err := m.dial(address, stolen, nil); err == nil {
+			t.Errorf("%s: a denied client is let in", name)
+		}
+		if _, err := m.dial(address, tls.Certificate{}, nil); err == nil {
+			t.Errorf("%s: a client without a certificate is let in", name)
+		}
+		write(good)
+		if _, err := standing.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection that stands: %v", name, err)
+		}
+		write(stolen)
+	}
+	address := m.serveWith(g, &tls.Config{Certificates: own, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("no") }})
+	if _, err := m.dial(address, good, nil); err == nil {
+		t.Error("a client for whom there is no configuration is let in")
+	}
 }
 
 // What cannot be believed changes nothing, and is said.
