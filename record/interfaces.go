@@ -263,7 +263,9 @@ type Operators interface {
 	AcceptInvitation(ctx context.Context, id string, key [32]byte, at time.Time, e Event) (Operator, error)
 	// DisableOperator bars an operator and withdraws an invitation; disabling a disabled
 	// one changes nothing. ErrConflict if nobody else could act (Able). The operator's
-	// certificates are ended by RevokePrincipal.
+	// certificates are ended by RevokePrincipal. What the operator gave out (Event.By) ends with it,
+	// on any clock, unless it was used: tickets, grants, and the invitations of others, of operators and
+	// relying parties, who are disabled too. The event says how many, and who.
 	DisableOperator(ctx context.Context, name string, at time.Time, e Event) error
 	// RecoverOperator makes or re-enables an operator, and withdraws an invitation; only the
 	// host may. Its event is written in any case.

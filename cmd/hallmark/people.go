@@ -79,13 +79,17 @@ func (a *app) operatorList() *cobra.Command {
 
 func (a *app) operatorDisable() *cobra.Command {
 	return &cobra.Command{Use: "disable NAME", Short: "Bar an operator and revoke the operator's certificates",
+		Long: `Disable bars an operator at once, revokes the operator's certificates and withdraws what the
+operator gave out and nobody has used: tickets, grants, and the invitations of operators and
+relying parties. Whoever stole the key may hold these, too. The audit log says how many. If the
+operator merely leaves, somebody else makes what is still needed again.`,
 		Example: "  hallmark operator disable bo", Args: cobra.ExactArgs(1), ValidArgsFunction: a.Arguments(operatorNames),
 		RunE: a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {
 			o, err := cl.DisableOperator(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return terminal.Say(c, "disabled %s: certificates revoked and published", o.Name)
+			return terminal.Say(c, "disabled %s: certificates revoked and published; what %[1]s gave out and nobody has used is withdrawn", o.Name)
 		})}
 }
 

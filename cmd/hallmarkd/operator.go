@@ -25,7 +25,10 @@ func recoverCommand() *cobra.Command {
 		Use: "recover", Short: "Make or re-enable an operator when nobody else can", Args: noArguments,
 		Long: `Recover makes an operator, or re-enables a disabled one, and writes settings with a
 fresh certificate to a new folder. It needs the issuer's key and so works on the host
-alone; every other operator is alerted. The server may be running.`,
+alone; every other operator is alerted. The server may be running.
+
+Certificates that the operator has already stay good. If the only operator's key was stolen,
+make another one with --name, who then disables the first: hallmark operator disable NAME`,
 		Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml --name anna",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return recoverOperator(c.Context(), c.OutOrStdout(), path, name, to)

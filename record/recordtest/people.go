@@ -129,6 +129,90 @@ func actsOfTheDisabled(t *testing.T, b *bench) {
 	b.must(b.Note(b.ctx, event("operator.refused")))
 }
 
+// givenByTheDisabled: whoever stole an operator's key may hold tickets, grants and invitations of that
+// operator's. They end with the operator, unless they were used, and others' do not.
+func givenByTheDisabled(t *testing.T, b *bench) {
+	b.people("anna", "bert")
+	by := func(name string) record.Event {
+		e := event("given")
+		e.By = name
+		return e
+	}
+	tickets, devices := map[string]string{}, map[string]string{}
+	for _, name := range []string{"anna", "bert", ""} {
+		ticket := record.Ticket{ID: id("ticket"), Lot: "default", Created: Now, Expires: Now.Add(time.Hour)}
+		b.must(b.CreateTickets(b.ctx, []record.Ticket{ticket}, by(name)))
+		d := softDevice()
+		b.must(b.admit(d))
+		g := record.Grant{ID: id("grant"), Device: d.ID, NewKey: true, Created: Now, Expires: Now.Add(time.Hour)}
+		_, err := b.Grant(b.ctx, g, by(name))
+		b.must(err)
+		tickets[name], devices[name] = ticket.ID, d.ID
+	}
+	used := record.Ticket{ID: id("ticket"), Lot: "default", Created: Now, Expires: Now.Add(time.Hour)}
+	b.must(b.CreateTickets(b.ctx, []record.Ticket{used}, by("anna")))
+	_, err := b.Admit(b.ctx, record.Query{Ticket: used.ID}, func(record.View) (record.Admission, error) {
+		return record.Admission{Device: newDevice(), Ticket: used.ID, Event: event("device.enrolled")}, nil
+	})
+	b.must(err)
+	invite := func(name, by string) {
+		t.Helper()
+		e := event("invited")
+		e.By = by
+		b.must(b.Invite(b.ctx, record.Operator{Name: name, Created: Now, Invitation: "i-" + name, InvitedUntil: Now.Add(time.Hour)}, e))
+	}
+	accept := func(name string) error {
+		_, err := b.AcceptInvitation(b.ctx, "i-"+name, [32]byte{1}, Now, event("operator.accepted"))
+		return err
+	}
+	invite("cleo", "anna") // and has a certificate
+	b.must(accept("cleo"))
+	c := newIntent("")
+	c.Principal, c.Key = "cleo", [32]byte{1}
+	b.issue(c)
+	invite("dora", "bert")
+	invite("eve", "anna")
+	invite("fred", "anna") // and has accepted
+	b.must(accept("fred"))
+	invite("gina", "anna")
+	invite("gina", "bert") // again
+	b.must(b.InviteRelyingParty(b.ctx, record.RelyingParty{Name: "broker", Created: Now, Invitation: "i-broker", InvitedUntil: Now.Add(time.Hour)}, by("anna")))
+
+	b.must(b.DisableOperator(b.ctx, "anna", Now.Add(time.Minute), event("operator.disabled")))
+	detail := b.last().Detail
+	b.equal("tickets withdrawn", detail["withdrawn_tickets"], "1")
+	b.equal("grants withdrawn", detail["withdrawn_grants"], "1")
+	b.equal("invitations withdrawn", detail["withdrawn_invitations"], "broker, eve, fred")
+	for name, ticket := range tickets {
+		got, err := b.Ticket(b.ctx, ticket)
+		b.must(err)
+		given, err := b.GrantsOf(b.ctx, devices[name])
+		b.must(err)
+		if stands := name != "anna"; got.Expires.After(got.Created) != stands || len(given) != 1 || given[0].Expires.After(given[0].Created) != stands {
+			t.Errorf("%q: the ticket ends %v, the grants are %+v", name, got.Expires, given)
+		}
+	}
+	for _, name := range []string{"cleo", "dora", "gina"} {
+		o, err := b.Operator(b.ctx, name)
+		b.must(err)
+		if !o.Disabled.IsZero() || o.Invitation == "" {
+			t.Errorf("%+v", o)
+		}
+	}
+	b.isErr("invited by the disabled", accept("eve"), record.ErrNotFound)
+	c = newIntent("")
+	c.Principal, c.Key = "fred", [32]byte{1}
+	b.refused("a certificate for who had accepted", record.ErrDisabled, func() error { return b.Intend(b.ctx, []record.Certificate{c}, nil) })
+	_, err = b.AcceptRelyingParty(b.ctx, "i-broker", [32]byte{1}, Now, event("accepted"))
+	b.isErr("a relying party invited by the disabled", err, record.ErrNotFound)
+	_, err = b.RevokePrincipal(b.ctx, "anna", Now, record.ReasonPrivilege, event("operator.revoked"))
+	b.must(err)
+	invite("anna", "bert") // what stood before does not come back
+	got, err := b.Ticket(b.ctx, tickets["anna"])
+	b.must(err)
+	b.equal("the ticket ends", got.Expires.After(got.Created), false)
+}
+
 // invitedAnew: who is invited again comes in by that invitation alone. A key that had accepted
 // the one before, or a certificate that has ended since, may be on its way to another certificate.
 func invitedAnew(t *testing.T, b *bench) {

@@ -47,6 +47,7 @@ func Run(t *testing.T, p Place) {
 		"models and lots":      modelsAndLots,
 		"rules race":           rulesRace,
 		"tickets":              tickets,
+		"given by disabled":    givenByTheDisabled,
 		"admission":            admission,
 		"admission refused":    admissionRefused,
 		"admission again":      admissionAgain,

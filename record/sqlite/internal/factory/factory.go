@@ -181,7 +181,7 @@ func (s Factory) CloseLot(ctx context.Context, name string, at time.Time, e reco
 func (s Factory) CreateTickets(ctx context.Context, ts []record.Ticket, e record.Event) error {
 	return audit.Change(ctx, s.db, e, func(c *engine.Conn) error {
 		for _, t := range ts {
-			if err := createTicket(c, t); err != nil {
+			if err := createTicket(c, t, e.By); err != nil {
 				return err
 			}
 		}
@@ -189,7 +189,7 @@ func (s Factory) CreateTickets(ctx context.Context, ts []record.Ticket, e record
 	})
 }
 
-func createTicket(c *engine.Conn, t record.Ticket) error {
+func createTicket(c *engine.Conn, t record.Ticket, operator string) error {
 	l, err := lot(c, t.Lot)
 	switch {
 	case err != nil:
@@ -199,8 +199,8 @@ func createTicket(c *engine.Conn, t record.Ticket) error {
 	case !l.Closed.IsZero():
 		return fmt.Errorf("%w: lot %s is closed", record.ErrConflict, t.Lot)
 	}
-	_, err = c.Exec("INSERT INTO tickets (id, lot, serial, ek_name, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
-		t.ID, t.Lot, t.Serial, engine.OrNull(t.EKName), t.Created, t.Expires)
+	_, err = c.Exec("INSERT INTO tickets (id, lot, serial, ek_name, created, expires, operator) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		t.ID, t.Lot, t.Serial, engine.OrNull(t.EKName), t.Created, t.Expires, engine.OrNull(operator))
 	return engine.Exists(err, "ticket "+t.ID)
 }
 

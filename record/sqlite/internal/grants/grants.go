@@ -36,8 +36,8 @@ func (s Grants) Grant(ctx context.Context, g record.Grant, e record.Event) (chan
 		if _, err := c.Exec(end+" AND device = ?2", g.Created, d.Seq); err != nil {
 			return err
 		}
-		if _, err := c.Exec("INSERT INTO grants (id, device, new_key, created, expires) VALUES (?, ?, ?, ?, ?)",
-			g.ID, d.Seq, g.NewKey, g.Created, g.Expires); err != nil {
+		if _, err := c.Exec("INSERT INTO grants (id, device, new_key, created, expires, operator) VALUES (?, ?, ?, ?, ?, ?)",
+			g.ID, d.Seq, g.NewKey, g.Created, g.Expires, engine.OrNull(e.By)); err != nil {
 			return engine.Exists(err, "grant "+g.ID)
 		}
 		if g.NewKey {

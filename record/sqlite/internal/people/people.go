@@ -4,7 +4,10 @@ package people
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -46,13 +49,48 @@ func (s People) AcceptInvitation(ctx context.Context, id string, key [32]byte, a
 // DisableOperator also withdraws an invitation. Who can act is read in its transaction and as of now:
 // of two operators who disable each other, the one whose act is later may have been written first.
 func (s People) DisableOperator(ctx context.Context, name string, at time.Time, e record.Event) error {
+	if e.Detail = maps.Clone(e.Detail); e.Detail == nil {
+		e.Detail = map[string]string{}
+	}
 	return principal.Operator.Disable(ctx, s.db, name, at, e, func(c *engine.Conn) error {
 		able, err := engine.Query(ctx, c, engine.Text, SelectAble, at, nil)
 		if err == nil && slices.Equal(able, []string{name}) {
 			err = fmt.Errorf("%s is the only operator who can act: %w", name, record.ErrConflict)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return withdraw(ctx, c, name, at, e.Detail)
 	})
+}
+
+// unused selects whom ?1 has invited and who has made no use of it by ?2.
+const unused = `SELECT name FROM operators WHERE invited_by = ?1 AND disabled IS NULL AND invitation IS NOT NULL AND (accepted IS NULL OR invited_until > ?2)
+	AND NOT EXISTS (SELECT 1 FROM certificates c WHERE c.device IS NULL AND c.operator = operators.name AND c.revoked IS NULL AND c.not_after > ?2) ORDER BY name`
+
+// withdraw ends what an operator has given out and nobody has used: whoever stole the operator's key
+// may hold it, for months. It ends on any clock, as in package grants, and is noted in detail.
+func withdraw(ctx context.Context, c *engine.Conn, name string, at time.Time, detail map[string]string) error {
+	for _, table := range []string{"tickets", "grants"} {
+		n, err := c.Exec("UPDATE "+table+" SET expires = min(created, ?1) WHERE operator = ?2 AND redeemed IS NULL AND expires > min(created, ?1)", at, name)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			detail["withdrawn_"+table] = strconv.FormatInt(n, 10)
+		}
+	}
+	invited, err := engine.Query(ctx, c, engine.Text, unused, name, at)
+	if err != nil || len(invited) == 0 {
+		return err
+	}
+	detail["withdrawn_invitations"] = strings.Join(invited, ", ")
+	for _, name := range invited {
+		if _, err := c.Exec(principal.Bar, at, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // RecoverOperator also withdraws an invitation, and always writes its event, which is no alert

@@ -35,9 +35,9 @@ func (k Kind) Invite(ctx context.Context, db *engine.DB, o record.Operator, e re
 		if held != nil {
 			return fmt.Errorf("%s has a certificate, or is no %s: %w", o.Name, k, record.ErrExists)
 		}
-		_, err = c.Exec(`INSERT INTO operators (name, kind, created, invitation, invited_until, alerted) VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) FROM events))
-			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, accepted = NULL, disabled = NULL`,
-			o.Name, string(k), o.Created, engine.OrNull(o.Invitation), o.InvitedUntil)
+		_, err = c.Exec(`INSERT INTO operators (name, kind, created, invitation, invited_until, invited_by, alerted) VALUES (?, ?, ?, ?, ?, ?, (SELECT coalesce(max(seq), 0) FROM events))
+			ON CONFLICT (name) DO UPDATE SET invitation = excluded.invitation, invited_until = excluded.invited_until, invited_by = excluded.invited_by, accepted = NULL, disabled = NULL`,
+			o.Name, string(k), o.Created, engine.OrNull(o.Invitation), o.InvitedUntil, engine.OrNull(e.By))
 		return engine.Exists(err, "invitation")
 	})
 }
@@ -63,8 +63,11 @@ func Accept[T any](ctx context.Context, db *engine.DB, k Kind, id string, key [3
 	return found, err
 }
 
+// Bar disables a name as of a time, and withdraws its invitation.
+const Bar = "UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?"
+
 // Disable also withdraws an invitation. A may that is given can still refuse, in the same
-// transaction.
+// transaction, of which it is part.
 func (k Kind) Disable(ctx context.Context, db *engine.DB, name string, at time.Time, e record.Event, may func(*engine.Conn) error) error {
 	return audit.Change(ctx, db, e, func(c *engine.Conn) error {
 		if before, err := disabled(c, string(k), name, k.only()); err != nil {
@@ -77,7 +80,7 @@ func (k Kind) Disable(ctx context.Context, db *engine.DB, name string, at time.T
 				return err
 			}
 		}
-		_, err := c.Exec("UPDATE operators SET disabled = ?, invitation = NULL, invited_until = NULL, accepted = NULL WHERE name = ?", at, name)
+		_, err := c.Exec(Bar, at, name)
 		return err
 	})
 }
