@@ -215,10 +215,16 @@ func (j *journal) open(at place) error {
 }
 
 // last refuses a journal with a later segment: a record that was restored from it has begun that, and
-// groups of another in between would keep a restore from going past them.
+// groups of another in between would keep a restore from going past them. Nor is a record whose disk was
+// put back one that was restored from: what its own segment has behind the place was answered.
 func (p place) last(dir string) error {
 	all, _ := segments(dir) // Needless tells of a file that is none
 	if len(all) > 0 && all[len(all)-1] > p.segment {
+		if p.size > 0 {
+			if err := p.stands(dir); err != nil {
+				return err
+			}
+		}
 		return fmt.Errorf("a record that was restored from this journal goes on with it in %s, and the one before must not run again; if that was a rehearsal, delete what it restored and that file", segmentPath(dir, all[len(all)-1]))
 	}
 	return nil

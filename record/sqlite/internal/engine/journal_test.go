@@ -317,6 +317,29 @@ func TestOlderRecordDoesNotCutItsJournal(t *testing.T) {
 	}
 }
 
+// A record whose disk was put back, by more than a segment, was not restored from its journal: nobody is
+// told to delete what it lacks.
+func TestMuchOlderRecordDoesNotCutItsJournal(t *testing.T) {
+	h := newHouse(t)
+	h.db.journal.limit = 64 << 10 // the writer waits for work
+	h.add("one")
+	old := h.snapshot()
+	for range 10 {
+		h.write("INSERT INTO things (value) VALUES (?)", make([]byte, 16<<10))
+	}
+	h.db.Close()
+	db, err := Open(context.Background(), old, h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for what, err := range map[string]error{"writes to the journal": try(db, "INSERT INTO things (name) VALUES ('x')"), "asked before": Continues(context.Background(), old, h.dir)} {
+		if err == nil || !strings.Contains(err.Error(), "older than its journal") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // The journal goes on with the record that was restored from it: what the one before wrote into it
 // would stand in the way of the next restore.
 func TestRecordBeforeARestoreWritesNoMore(t *testing.T) {
