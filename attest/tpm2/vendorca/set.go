@@ -142,7 +142,7 @@ func under(roots *x509.CertPool, now time.Time) x509.VerifyOptions {
 
 // unreasonable reports a key too weak to prove anything or so large that verifying with it
 // invites abuse: the device chooses what it sends. Some makers' intermediates have P-521 keys,
-// which take seven times as long as P-384 to verify with; the operator imports those.
+// which take five times as long as P-384 to verify with; the operator imports those.
 func unreasonable(c *x509.Certificate) bool {
 	switch key := c.PublicKey.(type) {
 	case *rsa.PublicKey:
