@@ -16,12 +16,6 @@ func (s *Service) Suspend(ctx context.Context, device string, e record.Event) (s
 	return s.PublishChange(ctx, shards, err)
 }
 
-// Restore lifts a suspension: the certificates leave the CRL; otherwise as Suspend.
-func (s *Service) Restore(ctx context.Context, device string, e record.Event) (shards []record.Shard, err error) {
-	shards, err = s.store.Restore(ctx, device, s.now(), e)
-	return s.PublishChange(ctx, shards, err)
-}
-
 // RevokePrincipal ends all certificates of an operator or relying party; otherwise as Suspend.
 func (s *Service) RevokePrincipal(ctx context.Context, name string, reason int, e record.Event) (shards []record.Shard, err error) {
 	shards, err = s.store.RevokePrincipal(ctx, name, s.now(), reason, e)

@@ -30,6 +30,12 @@ func (s *Service) Revoke(ctx context.Context, device string, reason int, why str
 	return s.PublishChange(ctx, shards, err)
 }
 
+// Restore lets a device in again as operators do.
+func (s *Service) Restore(ctx context.Context, device string, e record.Event) ([]record.Shard, error) {
+	shards, err := s.store.Restore(ctx, device, s.now(), e)
+	return s.PublishChange(ctx, shards, err)
+}
+
 // memory is a Store for one issuer's certificates, with a switch for
 // failure. The real stores pass record/recordtest; what is tested here is what the
 // service does with their answers.

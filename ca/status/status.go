@@ -2,8 +2,8 @@
 // shards, whole and as deltas, OCSP (RFC 6960, RFC 9919) and the CA certificates, over plain
 // HTTP.
 //
-// Its promise: when Suspend, Restore or RevokePrincipal returns nil, everybody who asks sees the
-// change, but for certificates of an issuer that was lost (Unsigned). The record is the truth; a
+// Its promise: when Suspend, RevokePrincipal or PublishChange returns nil, everybody who asks sees
+// the change, but for certificates of an issuer that was lost (Unsigned). The record is the truth; a
 // CRL is a signed copy of one shard of it, and an OCSP answer is served only while it agrees
 // with it. If the record cannot be read, the last CRLs are still served, and OCSP says "try
 // later" rather than yesterday's "good".

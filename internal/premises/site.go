@@ -133,8 +133,9 @@ func (s *Site) Suspend(device string) {
 // Restore lifts the hold.
 func (s *Site) Restore(device string) {
 	s.t.Helper()
-	_, err := s.Status.Restore(s.t.Context(), device, Happened("device.restored"))
+	shards, err := s.Store.Restore(s.t.Context(), device, time.Now(), Happened("device.restored"))
 	s.must(err)
+	s.must(s.Status.Publish(s.t.Context(), shards...))
 }
 
 // Newest is the number of the newest change.

@@ -172,7 +172,7 @@ func TestAChangeIsAnnouncedWhenItsListIsOut(t *testing.T) {
 		do     func() error
 	}{
 		{wire.StatusHold, func() error { _, err := s.Status.Suspend(t.Context(), id, premises.Happened("x")); return err }},
-		{wire.StatusGood, func() error { _, err := s.Status.Restore(t.Context(), id, premises.Happened("x")); return err }},
+		{wire.StatusGood, func() error { return s.restore(id) }},
 		{wire.StatusRevoked, func() error { return s.revoke(id, record.ReasonKeyCompromise) }},
 	} {
 		begin := time.Now()
@@ -238,7 +238,7 @@ func TestOneOpinion(t *testing.T) {
 		case 0, 1, 2:
 			_, err = s.Status.Suspend(t.Context(), id, premises.Happened("x"))
 		case 3, 4:
-			_, err = s.Status.Restore(t.Context(), id, premises.Happened("x"))
+			err = s.restore(id)
 		case 5:
 			err = s.revoke(id, record.ReasonSuperseded)
 		case 6:
@@ -410,6 +410,12 @@ func TestSlowFollowerIsDropped(t *testing.T) {
 
 func (s *site) revoke(device string, reason int) error {
 	shards, err := s.Store.Revoke(s.Context(), device, time.Now(), reason, "", premises.Happened("x"))
+	_, err = s.Status.PublishChange(s.Context(), shards, err)
+	return err
+}
+
+func (s *site) restore(device string) error {
+	shards, err := s.Store.Restore(s.Context(), device, time.Now(), premises.Happened("x"))
 	_, err = s.Status.PublishChange(s.Context(), shards, err)
 	return err
 }
