@@ -111,8 +111,8 @@ func (s *State) Enforced() int64 {
 // tell runs the command for one change, or keeps it for later.
 func (t Teller) tell(ctx, quiet context.Context, c wire.Change) error {
 	device, held := cmp.Or(c.Device, c.Serial), t.held()
-	if isOption(c.Name) && (len(t.Failing) >= wire.MaxRelayFailing/2 || held >= maxHeld/2) {
-		t.pass(c) // the places are for those whom the next try may help
+	if isOption(c.Name) && t.manyOptions() {
+		t.pass(c) // the other places are for those whom the next try may help
 		return nil
 	}
 	if n := slices.IndexFunc(t.Failing, func(f Failing) bool { return f.Device == device }); n >= 0 {
@@ -170,6 +170,17 @@ func (t Teller) run(ctx context.Context, c wire.Change) error {
 // isOption reports whether a command could take a name, or a part of it if it splits names at blanks,
 // for an option.
 func isOption(name string) bool { return strings.HasPrefix(name, "-") || strings.Contains(name, " -") }
+
+// manyOptions reports whether half of the places are taken by changes with such names.
+func (s *State) manyOptions() bool {
+	devices, changes := 0, 0
+	for _, f := range s.Failing {
+		if slices.ContainsFunc(f.Changes, func(c wire.Change) bool { return isOption(c.Name) }) {
+			devices, changes = devices+1, changes+len(f.Changes)
+		}
+	}
+	return devices >= wire.MaxRelayFailing/2 || changes >= maxHeld/2
+}
 
 // pass notes a change that the command is never run for.
 func (s *State) pass(c wire.Change) {

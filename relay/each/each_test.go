@@ -252,6 +252,35 @@ func TestManyOptions(t *testing.T) {
 	})
 }
 
+// Many failures of others take no place from such a name: once the command works again, everything but
+// this device is enforced.
+func TestOptionWhileOthersFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &program{dislikes: map[string]bool{}}
+		tell := Teller{State: &State{}, Run: p.run, Now: time.Now}
+		var all []wire.Change
+		for n := range int64(wire.MaxRelayFailing * 3 / 4) {
+			c := change(n+1, fmt.Sprint("d", n))
+			p.dislikes[c.Device] = true
+			all = append(all, c)
+		}
+		last := int64(len(all)) + 1
+		option := change(last, "o")
+		option.Name = "-o"
+		if err := tell.Tell(t.Context(), t.Context(), append(all, option), last); err != nil {
+			t.Fatal(err)
+		}
+		p.dislikes = nil
+		time.Sleep(maxWait)
+		for tell.Again(t.Context()) {
+			time.Sleep(maxWait)
+		}
+		if len(tell.Failing) != 1 || tell.Failing[0].Device != "o" || tell.Enforced() != last {
+			t.Errorf("enforced up to %d of %d: %v", tell.Enforced(), last, tell.Problem())
+		}
+	})
+}
+
 // What waits has a bound; what is beyond is not told, and not said to be.
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
