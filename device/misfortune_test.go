@@ -64,6 +64,11 @@ func TestStateFolderOnABadDisk(t *testing.T) {
 		cp -a "$AWAY/." "$STATE"
 	`)
 	u.isolated(t, fails+`
+		rm -f "$STATE/agent.lock"
+		mount --bind "$STATE" "$STATE"
+		mount -o remount,bind,ro "$STATE"
+		fails 1 'hint: the state folder must be on a file system that can be written' "$DEVICE" run --state "$STATE" # for the first time
+		umount "$STATE"
 		"$DEVICE" run --once --state "$STATE"
 		mount --bind "$STATE" "$STATE"
 		mount -o remount,bind,ro "$STATE"

@@ -210,7 +210,9 @@ func (d *Dir) lock(name string) (release func(), err error) {
 	}
 	if errors.Is(err, syscall.EROFS) && name == agentFile {
 		// A worn-out disk must not keep the agent from lending the identity to other programs.
-		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+		if there, e := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0); e == nil {
+			f, err = there, nil
+		}
 	}
 	if err != nil {
 		return nil, err
