@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,14 +38,14 @@ func (r *Relay) follow(ctx context.Context, after int64, to chan<- stream.Event)
 // read reads one response of server-sent events. A server that is silent for three heartbeats is
 // gone.
 func (r *Relay) read(ctx context.Context, after int64, to chan<- stream.Event) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	silence := time.AfterFunc(fetch.Patience, cancel)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(fetch.Patience, func() { cancel(errSilent) })
 	defer silence.Stop()
 	header := http.Header{"Accept": {wire.StreamType}, "Cache-Control": {"no-cache"}}
 	resp, err := r.Send(ctx, http.MethodGet, wire.PathChanges+"?after="+strconv.FormatInt(max(0, after), 10), header, nil)
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -57,15 +58,15 @@ func (r *Relay) read(ctx context.Context, after int64, to chan<- stream.Event) e
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
-		case err != nil && ctx.Err() != nil:
-			return fmt.Errorf("nothing was heard for %v", 3*wire.Heartbeat)
 		case err != nil:
-			return err
+			return cmp.Or(context.Cause(ctx), err)
 		}
 		select {
 		case to <- e:
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 	}
 }
+
+var errSilent = fmt.Errorf("nothing was heard for %v", 3*wire.Heartbeat)

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hallmark-pki/hallmark/admin/client"
 	"github.com/hallmark-pki/hallmark/internal/sdnotify"
 	"github.com/hallmark-pki/hallmark/relay/fetch"
 	"github.com/hallmark-pki/hallmark/relay/stream"
@@ -87,6 +88,19 @@ func TestHostileStreams(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever reads the log is told that the server is silent, and not by what the attempt was broken off.
+func TestNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Relay{Config: Config{Send: func(ctx context.Context, _, _ string, _ http.Header, _ io.Reader) (*http.Response, error) {
+			<-ctx.Done()
+			return nil, client.ErrInterrupted
+		}}}
+		if err := r.read(t.Context(), 0, nil); err == nil || !strings.Contains(err.Error(), "nothing was heard") {
+			t.Errorf("%v", err)
+		}
+	})
 }
 
 // A list that keeps coming is not waited for when those that stand have ended.
