@@ -55,6 +55,8 @@ type Proxy struct {
 	// Report receives problems, Trace each begin and end of a connection; either may be nil. They
 	// must be safe for concurrent use.
 	Report, Trace func(line string)
+	// rejudged replaces the constant unless 0.
+	rejudged time.Duration
 }
 
 // Check validates a tunnel without opening it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -39,6 +40,8 @@ const (
 	admitTimeout = 15 * time.Second
 	// programTimeout bounds connecting to the local program.
 	programTimeout = 10 * time.Second
+	// rejudged is how often a client whose connection stands is judged again.
+	rejudged = 5 * time.Minute
 )
 
 // Check validates a site without opening it.
@@ -106,7 +109,55 @@ func (p *Proxy) admit(ctx context.Context, s Site, config *tls.Config, raw net.C
 	defer local.Close()
 	who := far.ConnectionState().PeerCertificates[0].Subject.String()
 	p.trace("%s: %s from %s", s.Listen, who, raw.RemoteAddr())
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		if err := p.watch(ctx, config, far.ConnectionState()); err != nil {
+			log.problem("%s: the connection of %s is ended: %v", host(raw), who, err)
+			end()
+		}
+	}()
 	p.stand(ctx, local.(stream), far, who, host(raw), log)
+}
+
+// watch judges a client as at a handshake every now and then, until ctx ends or it would be refused: its
+// certificate may end or be revoked while its connection stands.
+func (p *Proxy) watch(ctx context.Context, config *tls.Config, client tls.ConnectionState) error {
+	tick := time.NewTicker(cmp.Or(p.rejudged, rejudged))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := judge(config, client); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// judge says why a client would be refused by now.
+func judge(config *tls.Config, client tls.ConnectionState) error {
+	if config.GetConfigForClient != nil {
+		now, err := config.GetConfigForClient(&tls.ClientHelloInfo{})
+		if err != nil {
+			return nil // it is the device that has no certificate, and its clients cannot help that
+		}
+		config = now
+	}
+	o := x509.VerifyOptions{Roots: config.ClientCAs, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	if config.Time != nil {
+		o.CurrentTime = config.Time()
+	}
+	for _, c := range client.PeerCertificates[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	var err error
+	if client.VerifiedChains, err = client.PeerCertificates[0].Verify(o); err != nil || config.VerifyConnection == nil {
+		return err
+	}
+	return config.VerifyConnection(client)
 }
 
 // host is the peer's address without the port, which differs each time.

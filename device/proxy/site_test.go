@@ -8,22 +8,34 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hallmark-pki/hallmark/device/proxy"
 )
 
-// page serves with a key in memory, and admits the holders of that key alone.
-type page struct{ *keyholder }
+// page serves with a key in memory, and admits the holders of that key alone, unless they are refused.
+type page struct {
+	*keyholder
+	refusal func() error
+}
 
 func (p page) ServerTLSConfig(clients, fail string) (*tls.Config, error) {
 	if clients != "owners" || fail != "open" {
 		return nil, fmt.Errorf("clients are %q", clients)
 	}
-	return &tls.Config{Certificates: []tls.Certificate{p.identity}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: p.roots}, nil
+	config := &tls.Config{Certificates: []tls.Certificate{p.identity}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: p.roots,
+		VerifyConnection: func(c tls.ConnectionState) error {
+			if len(c.VerifiedChains) == 0 {
+				return errors.New("no chain")
+			}
+			return p.refusal()
+		}}
+	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return config, nil }}, nil
 }
 
 // program is a local program that counts who reaches it.
@@ -50,6 +62,14 @@ func program(t *testing.T, network, address string, f func(net.Conn)) (string, *
 // runSites serves until the test ends, and gives what the proxy says.
 func runSites(t *testing.T, sites ...proxy.Site) (keys *keyholder, heard func(string) bool) {
 	t.Helper()
+	return runJudged(t, admitted, sites...)
+}
+
+func admitted() error { return nil }
+
+// runJudged also judges clients by refusal.
+func runJudged(t *testing.T, refusal func() error, sites ...proxy.Site) (keys *keyholder, heard func(string) bool) {
+	t.Helper()
 	pair, pool := certificate(t)
 	keys = &keyholder{pair, pool}
 	for i := range sites {
@@ -58,11 +78,12 @@ func runSites(t *testing.T, sites ...proxy.Site) (keys *keyholder, heard func(st
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
 	var said []string
-	p := &proxy.Proxy{Server: page{keys}, Sites: sites, Report: func(line string) {
+	p := &proxy.Proxy{Server: page{keys, refusal}, Sites: sites, Report: func(line string) {
 		mu.Lock()
 		defer mu.Unlock()
 		said = append(said, line)
 	}}
+	p.Rejudge(10 * time.Millisecond)
 	stopped := make(chan error, 1)
 	go func() { stopped <- p.Run(ctx) }()
 	t.Cleanup(func() {
@@ -152,6 +173,48 @@ func TestSite(t *testing.T) {
 	await(t, func() bool { return heard("127.0.0.1: tls: client didn't provide a certificate") })
 }
 
+// A connection that stands ends when its client would be let in no more, and no other does.
+func TestSiteJudgesClientsAgain(t *testing.T) {
+	t.Parallel()
+	echo, _ := program(t, "tcp", "127.0.0.1:0", func(c net.Conn) { io.Copy(c, c) })
+	var judged atomic.Int64
+	var revoked atomic.Bool
+	site := proxy.Site{Listen: freeAddress(t), To: echo}
+	keys, heard := runJudged(t, func() error {
+		judged.Add(1)
+		if revoked.Load() {
+			return errors.New("the certificate was revoked")
+		}
+		return nil
+	}, site)
+	c, err := tls.Dial("tcp", site.Listen, &tls.Config{RootCAs: keys.roots, ServerName: "far", Certificates: []tls.Certificate{keys.identity}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	says := func() error {
+		if _, err := io.WriteString(c, "x"); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, make([]byte, 1))
+		return err
+	}
+	if err := says(); err != nil {
+		t.Fatal(err)
+	}
+	begun := judged.Load()
+	await(t, func() bool { return judged.Load() >= begun+3 })
+	if err := says(); err != nil {
+		t.Errorf("a good client's connection: %v", err)
+	}
+	revoked.Store(true)
+	if _, err := io.ReadFull(c, make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a revoked client's connection: %v", err)
+	}
+	await(t, func() bool { return heard("is ended: the certificate was revoked") })
+}
+
 // A stranger who knocks in ever new ways does not fill the log.
 func TestStrangersAreToldOnce(t *testing.T) {
 	t.Parallel()
@@ -160,7 +223,7 @@ func TestStrangersAreToldOnce(t *testing.T) {
 	var lines atomic.Int64
 	pair, pool := certificate(t)
 	site.Clients = "owners"
-	p := &proxy.Proxy{Server: page{&keyholder{pair, pool}}, Sites: []proxy.Site{site}, Report: func(string) { lines.Add(1) }}
+	p := &proxy.Proxy{Server: page{&keyholder{pair, pool}, admitted}, Sites: []proxy.Site{site}, Report: func(string) { lines.Add(1) }}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
@@ -199,7 +262,7 @@ func TestSitesThatCannotBe(t *testing.T) {
 		if bad.Clients == "" {
 			bad.Clients = "owners"
 		}
-		p := &proxy.Proxy{Server: page{&keyholder{pair, pool}}, Sites: []proxy.Site{bad}}
+		p := &proxy.Proxy{Server: page{&keyholder{pair, pool}, admitted}, Sites: []proxy.Site{bad}}
 		if err := p.Run(t.Context()); err == nil {
 			t.Errorf("%+v: no error", bad)
 		}
