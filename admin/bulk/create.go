@@ -93,7 +93,7 @@ func counted(in jobs.New, v record.JobView) error {
 		return gate.Refuse(http.StatusConflict, wire.CodeCount, "look again with --dry-run", "%d devices are selected, not %d", v.Total, in.Count)
 	case v.Everything && len(in.Devices) == 0 && in.Count == 0:
 		return gate.Refuse(http.StatusConflict, wire.CodeCount, "if that is what you want, type the number back: --count "+strconv.FormatInt(v.Total, 10),
-			"this selects every device there is: %d", v.Total)
+			"this selects every device that there is to %s: %d", in.Kind, v.Total)
 	}
 	return nil
 }

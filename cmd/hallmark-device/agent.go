@@ -75,8 +75,8 @@ the hooks after a swap, and serve the [proxy] sections of the file of settings. 
 that was refused for good asks once a day.
 
 With --once do what is due now and end, for devices that sleep or have a timer; with
---json the answer says when there is more to do, or what failed is to be tried again. SIGHUP makes a running agent look at
-once.
+--json the answer says when there is more to do, or when to retry what failed. SIGHUP
+makes a running agent look at once.
 
 A board without identity enrols by itself if the settings (or the ticket in
 HALLMARK_TICKET) say where, and waits otherwise.

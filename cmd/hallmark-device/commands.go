@@ -14,6 +14,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/attest/tpm2/collect"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark-device/internal/settings"
+	"github.com/hallmark-pki/hallmark/cmd/internal/help"
 	"github.com/hallmark-pki/hallmark/device"
 	"github.com/hallmark-pki/hallmark/device/serial"
 	"github.com/hallmark-pki/hallmark/device/state"
@@ -27,7 +28,7 @@ func command() *cobra.Command {
 		Use:           "hallmark-device",
 		Short:         "Get, keep and renew this device's certificates",
 		Long:          "hallmark-device proves to a Hallmark server what this device's TPM is, and gets, keeps\nand renews the certificates that it is given for it.\n\n" + exitCodes,
-		Example:       "  hallmark-device enrol hmt1.abc… --serial SN-0001\n  hallmark-device run\n  hallmark-device status",
+		Example:       "  hallmark-device enrol - --serial SN-0001 < ticket\n  hallmark-device run\n  hallmark-device status",
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -35,6 +36,7 @@ func command() *cobra.Command {
 	settings.FileFlag(root)
 	root.AddCommand(enrolCommand(), renewCommand(), runCommand(), needsRenewalCommand(), statusCommand(), connectCommand(), proxyCommand(),
 		generaliseCommand(), configCommand(), versionCommand())
+	help.Switches(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{err, c.CommandPath()} })
 	return root
 }
@@ -120,10 +122,10 @@ func enrolCommand() *cobra.Command {
 leaves the TPM. "hallmark-device run" fetches the first working certificate and keeps it
 fresh from then on; "hallmark-device renew" fetches one.
 
-TICKET is a line that "hallmark ticket create" printed. Written as "-" it is read from
-standard input, and left out from the environment variable HALLMARK_TICKET: both keep
-it out of the list of processes. A device that the server knows already, because its
-state folder was lost, needs no ticket but --server and --roots.
+TICKET is a line that "hallmark ticket create" printed. Write "-" to have it read from
+standard input, or leave it out and set the environment variable HALLMARK_TICKET: both
+keep it out of the list of processes. A device that has lost its state folder, and that
+the server knows, needs no ticket, but --server and --roots.
 
 Without a TPM the key can be kept in a file (--key file, in the state folder, or --key
 file:PATH), where the model allows it: then whoever copies the file is the device. Or a
@@ -133,7 +135,7 @@ instance (--key "external:COMMAND"; docs/external-signer.md).
 Enrolling an enrolled device changes nothing.
 
 ` + exitCodes,
-		Example: "  hallmark-device enrol hmt1.abc… --serial SN-0001\n" +
+		Example: "  hallmark-device enrol - --serial SN-0001 < ticket\n" +
 			"  hallmark-device enrol - --serial-from dmi < ticket\n" +
 			"  hallmark-device enrol --server https://ca.example.com:8443 --roots infrastructure.pem\n" +
 			"  hallmark-device enrol - --key \"external:/usr/local/lib/signer\" < ticket",

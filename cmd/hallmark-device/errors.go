@@ -33,8 +33,8 @@ const exitCodes = `Exit codes:
   0  done, or there was nothing to do
   1  another error
   2  the command line is wrong
-  3  the server refused; it may not once what it names is put right, or later
-  4  the server refused for good: the device is revoked or barred
+  3  refused for now: correct what the message names, or ask later
+  4  refused for good: the device is revoked or barred
   5  a problem with the TPM, or with what else holds the key
   6  the server was not reached, or what answered is not the server
   7  it is not time yet (needs-renewal)`

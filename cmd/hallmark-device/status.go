@@ -101,7 +101,10 @@ func statusLines(s agent.Status, folder string) []string {
 	if s.Page != nil {
 		lines = append(lines, "web page     "+strings.Join(s.Page.Names, ", ")+", "+s.Page.File)
 	}
-	lines = append(lines, fmt.Sprintf("trust        bundle %d", s.Trust), "condition    "+s.Condition)
+	lines = append(lines, fmt.Sprintf("trust        bundle %d", s.Trust))
+	if s.Healthy || s.Condition != device.OK { // "ok" is said of the certificates alone
+		lines = append(lines, "condition    "+s.Condition)
+	}
 	if s.Damaged != "" {
 		lines = append(lines, "warning      the newest state is damaged, this is the one before: "+s.Damaged)
 	}
@@ -151,9 +154,7 @@ start from. What stays are the infrastructure roots, by which a board knows its 
 together with "server" in the file of settings they let each board enrol as itself.
 
 A board that starts from an image that was not prepared notices that its TPM is another
-and enrols as itself, too.
-
-` + exitCodes,
+and enrols as itself, too.`,
 		Example: "  hallmark-device generalise",
 		Args:    arguments(cobra.NoArgs),
 	}
@@ -195,9 +196,7 @@ func configShowCommand() *cobra.Command {
 default said so: the first of these that says something counts.
 
 The file has lines "name = value" and comments that begin with "#"; each section [proxy]
-is one socket for other programs.
-
-` + exitCodes,
+is one socket for other programs.`,
 		Example: "  hallmark-device config show\n  hallmark-device config show --config ./hallmark-device.conf --json",
 		Args:    arguments(cobra.NoArgs),
 	}
@@ -206,16 +205,24 @@ is one socket for other programs.
 	o.jsonFlag(c)
 	c.RunE = run(func(c *cobra.Command, _ []string) error {
 		found := o.found
-		var lines []string
+		var rows [][3]string
 		for i, v := range found.Values {
 			found.Values[i].Value = v.Shown()
-			lines = append(lines, fmt.Sprintf("%-13s %-34s %s", v.Name, v.Shown(), v.Source))
+			rows = append(rows, [3]string{v.Name, v.Shown(), v.Source})
 		}
 		for _, s := range found.Sites {
-			lines = append(lines, fmt.Sprintf("%-13s %-34s %s", "[proxy]", s.Listen+" serves "+s.To, found.File))
+			rows = append(rows, [3]string{"[proxy]", s.Listen + " serves " + s.To, found.File})
 		}
 		for _, t := range found.Tunnels {
-			lines = append(lines, fmt.Sprintf("%-13s %-34s %s", "[proxy]", t.Listen+" to "+t.To, found.File))
+			rows = append(rows, [3]string{"[proxy]", t.Listen + " to " + t.To, found.File})
+		}
+		wide := 0
+		for _, r := range rows {
+			wide = max(wide, len(r[1]))
+		}
+		var lines []string
+		for _, r := range rows {
+			lines = append(lines, fmt.Sprintf("%-13s %-*s  %s", r[0], wide, r[1], r[2]))
 		}
 		return o.print(c, found, lines...)
 	})

@@ -38,7 +38,7 @@ func (a *app) modelCreate() *cobra.Command {
 
   certified   the TPM has a certificate of a maker that you imported (hallmark vendorca)
   registered  the TPM is on the lot's list, or on the ticket
-  first-use   there is a TPM; the first to come in an open lot is believed
+  first-use   there is a TPM; which one is not known beforehand
   software    no hardware is needed
 
 Making the same model again changes nothing.`,

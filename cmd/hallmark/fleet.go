@@ -142,8 +142,8 @@ func (a *app) certList() *cobra.Command {
 		Long: "List certificates, newest first.\n\n" + filterHelp + `
 
 Fields: issuer, serial, profile (idevid, ak, ldevid, server, operator, relay, ocsp,
-proof), subject, device (MODEL:SERIAL), status (intended, good, hold, revoked, expired); times: issued,
-expires, revoked.`,
+proof), subject, device (MODEL:SERIAL), status (intended, good, hold, revoked, expired);
+times: issued, expires, revoked.`,
 		Example: "  hallmark cert list --limit 20\n  hallmark cert list 'device = sensor:SN-0001 AND profile = ldevid'\n  hallmark cert list 'status = good AND expires < 2026-12-24'",
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: terminal.Nothing,
 	}

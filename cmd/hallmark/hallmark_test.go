@@ -31,6 +31,11 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 		if (verb == "list" || verb == "show" || verb == "whoami") && c.Flags().Lookup("json") == nil {
 			t.Errorf("%s: no --json", c.CommandPath())
 		}
+		var page bytes.Buffer
+		c.SetOut(&page)
+		if err := c.Help(); err != nil || page.Len() == 0 || strings.Contains(page.String(), "[=") {
+			t.Errorf("%s: --help does not show switches as they are typed: %v\n%s", c.CommandPath(), err, &page)
+		}
 		for _, line := range strings.Split(c.Long+"\n"+c.Example, "\n") {
 			if len([]rune(line)) > 110 {
 				t.Errorf("%s: a line of the help is too long: %s", c.CommandPath(), line)

@@ -19,6 +19,7 @@ import (
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/relying"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/renewal"
 	"github.com/hallmark-pki/hallmark/cmd/hallmark/internal/terminal"
+	"github.com/hallmark-pki/hallmark/cmd/internal/help"
 )
 
 // version is set by the build.
@@ -60,6 +61,7 @@ operator/hallmark.yaml; "hallmark operator accept" writes everybody else's.
 	cmd.AddCommand(a.vendorcaCommand(), a.tpmCommand(), a.modelCommand(), a.lotCommand(), a.ticketCommand(), a.deviceCommand(),
 		a.certCommand(), a.operatorCommand(), job.Command(&a.App), job.Approve(&a.App), job.Alert(&a.App), job.Setting(&a.App), issuer.Command(&a.App), renewal.Command(&a.App), relying.Command(&a.App), relying.Relay(version), audit.Command(&a.App, version), a.whoamiCommand(), versionCommand())
 	terminal.SpellOut(cmd)
+	help.Switches(cmd)
 	return cmd
 }
 

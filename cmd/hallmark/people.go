@@ -94,7 +94,7 @@ operator merely leaves, somebody else makes what is still needed again.`,
 }
 
 func (a *app) whoamiCommand() *cobra.Command {
-	c := &cobra.Command{Use: "whoami", Short: "Show which server this is and whom it takes you for", Example: "  hallmark whoami", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "whoami", Short: "Show the server, and which operator you are", Example: "  hallmark whoami", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
 	c.RunE = a.Asking(func(c *cobra.Command, cl *client.Client, _ []string) error {
 		w, err := cl.Whoami(c.Context())

@@ -27,8 +27,8 @@ func backupCommand() *cobra.Command {
 		Use: "backup", Short: "Back up an installation, running or not, to one file", Args: noArguments,
 		Long: `Backup writes the record as it is at this moment, the configuration, certificates and
 keys to one new file. Guard it as you guard the server: it holds every key but the
-roots' and those in a PKCS #11 token. Together with the journal (journal: in hallmark.yaml), which goes on from
-there, restore loses nothing that was answered.
+roots' and those in a PKCS #11 token. Together with the journal (journal: in
+hallmark.yaml), which goes on from there, restore loses nothing that was answered.
 
 If the journal's disk is lost and the record is not, nothing can be recorded any more. Stop
 the server, and --new-journal begins a new one with this backup; older ones need the old.`,

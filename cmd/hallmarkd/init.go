@@ -61,7 +61,7 @@ the root keys: give each to another person. hallmarkd trust changes that later, 
 }
 
 func tellFounded(out io.Writer, f installation.Founding, made installation.Founded) error {
-	warning := ""
+	warning := "Keep them away from the server, which never needs them.\n"
 	if f.RootOut == "" {
 		warning = fmt.Sprintf(`
 MOVE THE ROOT KEYS AWAY: whoever has %s

@@ -24,7 +24,7 @@ import (
 )
 
 func issuerCommand() *cobra.Command {
-	return noun(&cobra.Command{Use: "issuer", Short: "What takes a root's key",
+	return noun(&cobra.Command{Use: "issuer", Short: "Revoke an issuing CA, with its root's key",
 		Example: "  hallmarkd issuer revoke operational --root-key /media/safe/operational-root.key --reason key-compromise --config /srv/hallmark"},
 		revokeIssuerCommand(), importListCommand())
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/hallmark-pki/hallmark/ca/keys"
 	"github.com/hallmark-pki/hallmark/cmd/hallmarkd/internal/installation"
+	"github.com/hallmark-pki/hallmark/cmd/internal/help"
 )
 
 // version is set by the build.
@@ -57,6 +58,7 @@ something to look at; 4 an HSM refused the PIN.`,
 	}
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
 	cmd.AddCommand(initCommand(), serveCommand(), checkCommand(), backupCommand(), restoreCommand(), operatorCommand(), issuerCommand(), trustCommand(), versionCommand())
+	help.Switches(cmd)
 	return cmd
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 func operatorCommand() *cobra.Command {
-	return noun(&cobra.Command{Use: "operator", Short: "Operators, from the host", Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml"},
+	return noun(&cobra.Command{Use: "operator", Short: "Get in when no operator can", Example: "  hallmarkd operator recover --config /srv/hallmark/hallmark.yaml"},
 		recoverCommand())
 }
 

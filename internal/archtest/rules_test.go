@@ -50,7 +50,7 @@ var rows = []row{
 	{"record/KIND", "record record/KIND/internal/*",
 		"a store implements the record's verbs; it decides nothing"},
 
-	{"device device/* cmd/hallmark-device cmd/hallmark-device/internal/*", "wire attest attest/* attest/KIND/collect attest/*/collect device device/* cmd/hallmark-device/internal/*",
+	{"device device/* cmd/hallmark-device cmd/hallmark-device/internal/*", "wire attest attest/* attest/KIND/collect attest/*/collect device device/* cmd/hallmark-device/internal/* cmd/internal/help",
 		"the agent does not link the CA: it must fit a small device and hold no server's secret"},
 
 	{"ca/trust", "record wire ca/profile",
@@ -104,7 +104,7 @@ var rows = []row{
 	{"admin", "admin/consent admin/credential admin/gate admin/selection admin/selector admin/view provisioner provisioner/factory ca/status ca/trust ca/profile record wire wire/makers wire/renewal",
 		"operators see and change the record through its verbs; they never reach a key"},
 
-	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/issuers wire/jobs wire/makers wire/renewal cmd/hallmark/internal/*",
+	{"cmd/hallmark cmd/hallmark/internal/*", "admin/client attest/tpm2/vendorca relay wire wire/issuers wire/jobs wire/makers wire/renewal cmd/hallmark/internal/* cmd/internal/help",
 		"the operator's command is a client: everything it can do passes the server's roles and audit"},
 	{"cmd/hallmarkd cmd/hallmarkd/...", "...", "wiring reaches everything, in plain sight"},
 	{"internal/demo internal/bench internal/e2e internal/premises internal/simdevice", "...", "demonstrations and measurements drive the whole house"},

@@ -34,10 +34,10 @@ Several devices, or those that --where selects, are a job: it is watched to its 
 goes on if this command is interrupted. --dry-run shows what it would touch, and changes
 nothing. An expression that selects everything needs the number typed back.`
 
-const twoOperators = ` Of more than
-"hallmark setting list" allows, or of a whole lot, it waits for another operator (exit
-code 5), unless the glass is broken: then it runs for an hour, everybody hears of it, and
-another operator must review it.`
+const twoOperators = ` More
+devices than "hallmark setting list" allows, or a whole lot, take a second operator: the
+job waits for the approval (exit code 5). With --break-glass it does not wait, and runs
+for an hour at most; everybody is alerted, and another operator must review it.`
 
 // standardReasons are spelled as in RFC 5280 §5.3.1 and in what OpenSSL shows.
 var standardReasons = map[string]string{
@@ -304,7 +304,7 @@ func labels(args []string) (in jobs.NewLabels, err error) {
 
 // Lift is `hallmark device lift`.
 func Lift(a *terminal.App, complete terminal.Completion) *cobra.Command {
-	c := &cobra.Command{Use: "lift SERIAL", Short: "Let a revoked device come back, as two operators want",
+	c := &cobra.Command{Use: "lift SERIAL", Short: "Let a revoked device come back, if two operators agree",
 		Long: `Lift the tombstones of a device that was revoked by mistake: its TPM, its attestation key
 and its serial number may enrol again, uncounted, and its certificates stay revoked. This
 takes two operators as soon as there are two: the first time it asks for the other's

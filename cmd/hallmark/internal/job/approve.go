@@ -21,7 +21,7 @@ func Approve(a *terminal.App) *cobra.Command {
 		Long: `Approve what another operator asked for and may not do alone: a job, which runs then; a
 new operator, a setting, a new key or the lifting of a tombstone, which the other types
 once more.
-Of a job that broke the glass it is the review. "hallmark approve list" shows what waits.`,
+For a job started with --break-glass it is the review. "hallmark approve list" shows what waits.`,
 		Example: "  hallmark approve list\n  hallmark approve a4", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: a.Arguments(func(ctx context.Context, cl *client.Client, _ string) ([]string, error) {
 			open, err := cl.Approvals(ctx) // list is completed as a command
@@ -120,7 +120,7 @@ func happened(e wire.Event) string {
 
 // Alert is `hallmark alert`.
 func Alert(a *terminal.App) *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "List the alerts that you have not seen, which you have then",
+	c := &cobra.Command{Use: "list", Short: "List the alerts that you have not seen, and mark them as seen",
 		Long:    "List the alerts that you have not seen: what other operators did that all must hear of.\nWith that you have seen them; \"hallmark audit list\" still has them.",
 		Example: "  hallmark alert list", Args: cobra.NoArgs}
 	asJSON := terminal.JSONFlag(c)
@@ -147,7 +147,7 @@ func Alert(a *terminal.App) *cobra.Command {
 func Setting(a *terminal.App) *cobra.Command {
 	list := terminal.Table(a, &cobra.Command{Use: "list", Short: "List the settings", Example: "  hallmark setting list"},
 		"SETTING\tVALUE\tDEFAULT", (*client.Client).Settings, func(s jobs.Setting) []string { return []string{s.Name, s.Value, s.Default} })
-	set := &cobra.Command{Use: "set NAME VALUE", Short: "Change a setting, as two operators want",
+	set := &cobra.Command{Use: "set NAME VALUE", Short: "Change a setting, if two operators agree",
 		Long: `Change a setting. This takes two operators as soon as there are two: the first time it
 asks for the other's approval (exit code 5), the second time it is done.
 

@@ -28,7 +28,7 @@ func Command(a *terminal.App) *cobra.Command {
 		list(a), show(a),
 		move(a, "pause", "Pause a running job", "What was done stays; \"hallmark job resume\" goes on."),
 		move(a, "resume", "Let a paused job go on, until the end of its next stage", ""),
-		move(a, "cancel", "End a job: what it has not come to does not happen", "What was done stays, and is said; a job of its own can restore what was suspended."),
+		move(a, "cancel", "End a job: devices that it has not reached are left alone", "What was done stays, and is listed; what was suspended can be restored by another job."),
 		report(a), verify())
 }
 

@@ -23,7 +23,7 @@ func invite(a *terminal.App) *cobra.Command {
 	ttl := terminal.Days(wire.DefaultInvite)
 	c := &cobra.Command{Use: "invite NAME", Short: "Invite the relay of a relying party and print the invitation",
 		Long: `Invite the relay of a broker, gateway or proxy and print the invitation, a secret that
-makes one certificate once. Who was disabled is let in again by it.`,
+makes one certificate once. It lets a disabled relying party in again.`,
 		Example: "  hallmark relying-party invite broker-1 > invitation", Args: cobra.ExactArgs(1), ValidArgsFunction: terminal.Nothing}
 	c.Flags().Var(&ttl, "ttl", "how long it is valid, at most 7d")
 	c.RunE = a.Changing(func(c *cobra.Command, cl *client.Client, args []string) error {

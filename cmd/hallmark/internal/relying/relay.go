@@ -80,14 +80,16 @@ func run(version string) *cobra.Command {
 
 --write FORMAT=FILE,… names the files: roots (what to trust, PEM), crl (PEM, for nginx,
 mosquitto, OpenSSL), serials (one a line, for haproxy), nginx-map, denylist and filter
-(signed, for Go). --reload is run
-after a change of files, many changes together; --each for every change, which it finds in
-$HALLMARK_STATUS (good, hold, revoked), _NAME, _DEVICE, _SERIAL, _REASON, _FINGERPRINT,
-_SUCCESSOR, _ISSUER and _CHANGE. What is enforced is reported when they have succeeded.
+(signed, for Go).
+
+--reload runs after files have changed, once for many changes; --each runs for every
+change, which is in $HALLMARK_STATUS (good, hold, revoked), _NAME, _DEVICE, _SERIAL,
+_REASON, _FINGERPRINT, _SUCCESSOR, _ISSUER and _CHANGE. What is enforced is reported when
+both have succeeded.
 
 --fail says what shall happen when the lists end without contact, after seven days: closed
-(nobody is let in) or open (whoever was not denied before is). The same can stand in
-relay.yaml in the folder.`,
+(nobody is let in) or open (whoever was not denied before is). All of these
+options can stand in relay.yaml in the folder instead.`,
 		Example: `  hallmark relay run --dir /var/lib/hallmark-relay \
     --write roots=/etc/mosquitto/devices.pem,crl=/etc/mosquitto/crls.pem \
     --reload 'systemctl try-reload-or-restart mosquitto' --fail closed`,

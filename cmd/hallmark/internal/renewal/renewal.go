@@ -2,6 +2,7 @@
 package renewal
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -79,8 +80,9 @@ are left out.`,
 }
 
 // apart is the time between two renewals of a plan.
-func apart(p renewal.Plan) time.Duration {
-	return (p.Due.Sub(p.Created) / time.Duration(max(p.Total, 1))).Round(time.Millisecond)
+func apart(p renewal.Plan) string {
+	d := terminal.Days((p.Due.Sub(p.Created) / time.Duration(max(p.Total, 1))).Round(time.Millisecond))
+	return cmp.Or(d.String(), "0s")
 }
 
 func list(a *terminal.App) *cobra.Command {

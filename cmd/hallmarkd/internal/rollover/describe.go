@@ -149,11 +149,11 @@ func (d Description) String() string {
 // String is for people.
 func (p ProposedRollover) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Proposed as trust bundle %d:\n", p.Number)
+	fmt.Fprintf(&b, "Proposed as trust bundle %d. If bundle %d, the one in use, has SHA-256 %s, this changes:\n", p.Number, p.Number-1, p.After)
 	for _, c := range p.Changes {
 		fmt.Fprintf(&b, "  %s\n", c)
 	}
-	fmt.Fprintf(&b, "if bundle %d, the one in use, is %s. Whoever signs it signs all of this:\n", p.Number-1, p.After)
+	b.WriteString("Whoever signs it signs all of this:\n")
 	for _, line := range p.Listing {
 		fmt.Fprintf(&b, "  %s\n", line)
 	}

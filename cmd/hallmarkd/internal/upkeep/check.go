@@ -64,12 +64,17 @@ func (r Findings) Write(out io.Writer, asJSON bool) error {
 			Findings Findings `json:"findings"`
 		}{r})
 	}
+	wide := 0
 	for _, f := range r {
-		if _, err := fmt.Fprintf(out, "%-8s %-14s %s\n", f.Level, f.Subject, strings.ReplaceAll(f.Detail, "\n", "\n"+strings.Repeat(" ", 24))); err != nil {
+		wide = max(wide, len(f.Subject))
+	}
+	indent := strings.Repeat(" ", len("warning  ")+wide+2)
+	for _, f := range r {
+		if _, err := fmt.Fprintf(out, "%-8s %-*s  %s\n", f.Level, wide, f.Subject, strings.ReplaceAll(f.Detail, "\n", "\n"+indent)); err != nil {
 			return err
 		}
 		if f.Hint != "" {
-			if _, err := fmt.Fprintf(out, "%24shint: %s\n", "", f.Hint); err != nil {
+			if _, err := fmt.Fprintf(out, "%shint: %s\n", indent, f.Hint); err != nil {
 				return err
 			}
 		}
