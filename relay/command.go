@@ -30,7 +30,7 @@ func (r *Relay) command(ctx context.Context, line string, environment []string) 
 		return context.Cause(ctx)
 	}
 	if said := strings.TrimSpace(string(out.Text)); err != nil && said != "" {
-		err = fmt.Errorf("%w: %s", err, said)
+		err = fmt.Errorf("%w: %s", err, strings.ReplaceAll(said, "\n", "; ")) // it is shown on one line
 	}
 	return err
 }

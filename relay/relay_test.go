@@ -702,9 +702,9 @@ func TestFilesOfIssuersNoLongerFollowed(t *testing.T) {
 	stale, others := list+".operational-2", list+".operational-notes"
 	write(t, stale, "stale")
 	write(t, others, "ours")
-	p.Reload = "false"
+	p.Reload = "echo no such unit; echo look at the journal; exit 1"
 	stop := p.run()
-	p.troubled("the reload failed: exit status 1; the last good files stay")
+	p.troubled("the reload failed: exit status 1: no such unit; look at the journal; the last good files stay")
 	if p.read(stale) != "stale" {
 		t.Error("the program has not taken the removal up, and it stands")
 	}
