@@ -194,7 +194,7 @@ func (s *Service) createLot(ctx context.Context, c *gate.Call) (any, error) {
 		have, err := s.Store.Lot(ctx, l.Name)
 		if err == nil && (have.Model != l.Model || have.Quota != l.Quota || have.Listed || l.Listed || !have.Closed.IsZero()) {
 			err = gate.Refuse(http.StatusConflict, wire.CodeConflict, "choose another name; hallmark lot show "+l.Name+" shows the one there is",
-				"there is a lot %q that is not the same", l.Name)
+				"there is a lot %q already, and its model, quota or list is another, or it is closed", l.Name)
 		}
 		return showLot(have), err
 	}
@@ -279,7 +279,7 @@ func (s *Service) createTickets(ctx context.Context, c *gate.Call) (any, error) 
 	}
 	err := s.Store.CreateTickets(ctx, tickets, e)
 	if errors.Is(err, record.ErrConflict) {
-		err = gate.Refuse(http.StatusConflict, wire.CodeLotClosed, "hallmark lot create makes a new one", "the lot %q is closed", lot)
+		err = gate.Refuse(http.StatusConflict, wire.CodeLotClosed, "hallmark lot create makes another; name it: hallmark ticket create --lot LOT", "the lot %q is closed", lot)
 	}
 	return answer, gate.Absent(err, "hallmark lot list shows those there are", "there is no lot %q", lot)
 }

@@ -83,6 +83,7 @@ func TestExitCodes(t *testing.T) {
 		{"device --reason key-compromise", terminal.ExitUsage, "unknown flag"},
 		{"device show", terminal.ExitUsage, "0 arguments given; the command is: hallmark device show SERIAL"},
 		{"device list a b", terminal.ExitUsage, "2 arguments given; the command is: hallmark device list [EXPR]"},
+		{"device list lot = w47", terminal.ExitUsage, "put EXPR in quotes, as one argument: 'lot = w47'"},
 		{"device list --colour", terminal.ExitUsage, "unknown flag"},
 		{"device revoke SN-1", terminal.ExitUsage, "--reason is needed"},
 		{"lot create W47", terminal.ExitUsage, `"quota" not set`},

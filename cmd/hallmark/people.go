@@ -58,7 +58,14 @@ processes.`,
 			if err != nil {
 				return err
 			}
-			return terminal.Say(c, "you are %s; your settings are in %s\nyour key begins with %s; hallmark operator list must show the same to whoever invited you", name, settings, short(cl.Key()))
+			terminal.Say(c, "you are %s; your settings are in %s\nyour key begins with %s; hallmark operator list must show the same to whoever invited you", name, settings, short(cl.Key()))
+			if a.Config == "" { // where every command looks
+				return nil
+			}
+			if settings, err = filepath.Abs(settings); err != nil {
+				return err
+			}
+			return terminal.Say(c, "next: export %s=%s", terminal.ConfigVariable, settings)
 		})}
 }
 

@@ -169,7 +169,7 @@ type WaitError struct {
 }
 
 func (e *WaitError) Error() string {
-	return fmt.Sprintf("not before %s: %s", e.Until.Format(time.RFC3339), e.Failure.Detail)
+	return fmt.Sprintf("%s; the server is asked again after %s", e.Failure.Detail, e.Until.Format(time.RFC3339))
 }
 
 // Turn does what is due. wait is for how long nothing is due then; the error is that of the last

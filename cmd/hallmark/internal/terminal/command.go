@@ -103,7 +103,11 @@ func SpellOut(cmd *cobra.Command) {
 		if check := c.Args; check != nil {
 			c.Args = func(c *cobra.Command, args []string) error {
 				if check(c, args) != nil {
-					return fmt.Errorf("%s given; the command is: %s", Count(len(args), "argument"), c.UseLine())
+					text := fmt.Sprintf("%s given; the command is: %s", Count(len(args), "argument"), c.UseLine())
+					if strings.Contains(c.Use, "EXPR") && len(args) > 1 {
+						text += "; put EXPR in quotes, as one argument: '" + strings.Join(args, " ") + "'"
+					}
+					return errors.New(text)
 				}
 				return nil
 			}
