@@ -229,7 +229,8 @@ func (g *Guard) Check(c *x509.Certificate) error {
 }
 
 // VerifyConnection is for a tls.Config whose ClientAuth is tls.RequireAnyClientCert. It judges
-// the client's chain and its certificate on every handshake, resumed ones included.
+// the client's chain and its certificate on every handshake, resumed ones included. Unlike a Listener,
+// it closes no connection that stands.
 func (g *Guard) VerifyConnection(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("guard: no client certificate")
