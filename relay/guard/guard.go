@@ -73,7 +73,7 @@ type known struct {
 	lists     []*denylist.List
 	filters   []*denylist.Filter
 	documents []denylist.Document // the heads of all
-	stamps    string              // of the files
+	files     []os.FileInfo       // as they were read
 }
 
 // New reads the file at path, and those of further issuers beside it (path.ISSUER). It fails if one
@@ -93,19 +93,18 @@ func New(path string, o Options) (*Guard, error) {
 // cannot be verified the last good ones stay in force.
 func (g *Guard) Reload() error {
 	paths := append([]string{g.Roots, g.path}, disk.Beside(g.path)...)
-	stamps := ""
+	k := &known{roots: x509.NewCertPool()}
 	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
 			return fmt.Errorf("guard: %w", err)
 		}
-		stamps += fmt.Sprintln(path, info.ModTime().UnixNano(), info.Size())
+		k.files = append(k.files, info)
 	}
 	before := g.known.Load()
-	if before != nil && before.stamps == stamps {
+	if before != nil && slices.EqualFunc(before.files, k.files, same) {
 		return nil
 	}
-	k := &known{stamps: stamps, roots: x509.NewCertPool()}
 	var err error
 	if k.text, err = os.ReadFile(g.Roots); err != nil {
 		return fmt.Errorf("guard: %w", err)
@@ -122,9 +121,18 @@ func (g *Guard) Reload() error {
 	if before != nil && k.older(before) {
 		return fmt.Errorf("guard: %s was made before the one that is known", g.path)
 	}
+	if before != nil && g.Fail == Open {
+		k.keep(before)
+	}
 	g.known.Store(k)
 	g.sweep(before == nil || !bytes.Equal(k.text, before.text))
 	return nil
+}
+
+// same reports whether a file has not been replaced. Two that were written one after the other may be
+// of one size, and of one time, for the kernel's clock ticks every few milliseconds.
+func same(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.Name() == b.Name() && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }
 
 // read adds one file.
@@ -171,6 +179,28 @@ func (k *known) older(before *known) bool {
 		}
 	}
 	return false
+}
+
+// keep takes over what was said of issuers that no file is about any more, as long as their roots are
+// trusted: where nobody is refused for want of a list, those that it denied would be let in. The relay
+// replaces one file after the other.
+func (k *known) keep(before *known) {
+	gone := func(issuer *x509.Certificate) bool {
+		said := slices.ContainsFunc(k.lists, func(l *denylist.List) bool { return l.Authority().Equal(issuer) }) ||
+			slices.ContainsFunc(k.filters, func(f *denylist.Filter) bool { return f.Authority().Equal(issuer) })
+		_, err := issuer.Verify(x509.VerifyOptions{Roots: k.roots, CurrentTime: issuer.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		return !said && err == nil
+	}
+	for _, l := range before.lists {
+		if gone(l.Authority()) {
+			k.lists, k.documents = append(k.lists, l), append(k.documents, l.Document)
+		}
+	}
+	for _, f := range before.filters {
+		if gone(f.Authority()) {
+			k.filters, k.documents = append(k.filters, f), append(k.documents, f.Document)
+		}
+	}
 }
 
 // Watch reloads whenever the file changed, until ctx ends, and returns why it last could

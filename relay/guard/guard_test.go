@@ -481,6 +481,58 @@ func TestTheNextCA(t *testing.T) {
 	}
 }
 
+// A file that comes within one tick of the kernel's clock, and is of the same size, is read as well.
+func TestChangesThatFollowAtOnce(t *testing.T) {
+	m := newMaker(t)
+	path, begun := filepath.Join(t.TempDir(), "denylist"), time.Now().Add(-time.Hour)
+	both := []tls.Certificate{m.device("one"), m.device("other")}
+	m.list(path, 1, begun)
+	g, err := guard.New(path, guard.Options{Roots: m.trusted})
+	m.must(err)
+	for i := range 100 {
+		m.list(path, int64(i+2), begun.Add(time.Duration(i+1)*time.Second), both[i%2])
+		m.must(g.Reload())
+		if err := g.Check(both[i%2].Leaf); !errors.Is(err, guard.ErrDenied) {
+			t.Fatalf("change %d: %v", i, err)
+		}
+	}
+}
+
+// An issuer's file goes before its root does: the relay replaces one after the other. Whom it denied is
+// let in by nobody meanwhile.
+func TestAFileGoesBeforeItsRoot(t *testing.T) {
+	for _, fail := range []guard.Fail{guard.Closed, guard.Open} {
+		m, next := newMaker(t), newMaker(t)
+		path, now := filepath.Join(t.TempDir(), "list"), time.Now()
+		next.last = 100 // not m's serial numbers
+		stolen, lost, young := m.device("stolen"), next.device("lost"), next.device("young")
+		m.trust(m, next)
+		m.seals(path, m.document(1, "operational", now), stolen)
+		next.seals(path+".operational-2", m.document(1, "operational-2", now), lost)
+		g, err := guard.New(path, guard.Options{Roots: m.trusted, Fail: fail})
+		m.must(err)
+		m.must(os.Remove(path + ".operational-2"))
+		next.seals(path, m.document(1, "operational-2", now), lost)
+		for range 2 {
+			m.must(g.Reload())
+			for _, c := range []tls.Certificate{stolen, lost} {
+				if g.Check(c.Leaf) == nil {
+					t.Errorf("%v: %s is let in", fail, c.Leaf.Subject)
+				}
+			}
+			next.seals(path, m.document(2, "operational-2", now.Add(time.Second)), lost)
+		}
+		m.trust(next)
+		m.must(g.Reload())
+		if err := g.Check(young.Leaf); err != nil {
+			t.Errorf("%v: %v", fail, err)
+		}
+		if err := g.Check(stolen.Leaf); errors.Is(err, guard.ErrDenied) {
+			t.Errorf("%v: the list of a root that is gone is kept: %v", fail, err)
+		}
+	}
+}
+
 // Of a certificate of an issuer that no file is about nobody knows anything.
 func TestAnotherIssuer(t *testing.T) {
 	m, dir := newMaker(t), t.TempDir()
