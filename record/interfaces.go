@@ -315,6 +315,10 @@ type Keeping interface {
 	// Snapshot writes a consistent copy of a running store to a new file; it fails if
 	// the file exists.
 	Snapshot(ctx context.Context, file string) error
+	// Writable says why nothing can be written now (ErrUnavailable): a verb has failed for that
+	// reason, and writing for this question, which leaves nothing behind, fails as well. Before a
+	// verb has failed it writes nothing.
+	Writable(ctx context.Context) error
 	// Verify checks the store's own integrity and returns what is wrong.
 	Verify(ctx context.Context) error
 	// Close waits for writes under way and releases the store.

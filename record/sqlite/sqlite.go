@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/hallmark-pki/hallmark/record"
@@ -76,6 +77,8 @@ type Store struct {
 	now func() time.Time
 	// redeemed counts redemptions; the writer's own.
 	redeemed int
+	// forgiven are those of the writer's failures after which it could write again.
+	forgiven atomic.Int64
 }
 
 var _ record.Store = (*Store)(nil)

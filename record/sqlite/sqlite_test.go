@@ -450,6 +450,13 @@ func TestSnapshot(t *testing.T) {
 // is in the record, who was refused is not, and when there is room again work goes on.
 func TestDiskFull(t *testing.T) {
 	s := newStore(t)
+	writable := func(when string, want bool) {
+		t.Helper()
+		if err := s.Writable(t.Context()); want && err != nil || !want && !errors.Is(err, record.ErrUnavailable) {
+			t.Errorf("%s: writable: %v", when, err)
+		}
+	}
+	writable("before", true)
 	signal.Ignore(syscall.SIGXFSZ)
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
@@ -477,8 +484,20 @@ func TestDiskFull(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	if err := enrol(s, "too late"); !errors.Is(err, record.ErrUnavailable) {
+		t.Errorf("on a full disk: %v", err)
+	}
+	for range 2 {
+		writable("full", false)
+	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		t.Fatal(err)
+	}
+	for range 2 {
+		writable("room again", true)
 	}
 	refused := 0
 	for serial, err := range outcome {

@@ -10,7 +10,7 @@ import (
 	"github.com/hallmark-pki/hallmark/record"
 )
 
-// glance is how long the record may take to be read.
+// glance is how long the record may take to be read and written.
 const glance = 2 * time.Second
 
 // health is for whatever restarts or replaces a failing server: 200, or 503 with what is
@@ -26,6 +26,8 @@ func (h *hallmark) health(store record.Store) http.HandlerFunc {
 		defer cancel()
 		if _, err := store.LastChange(ctx); err != nil {
 			answer.Problems = append(answer.Problems, "the record cannot be read: "+err.Error())
+		} else if err := store.Writable(ctx); err != nil {
+			answer.Problems = append(answer.Problems, "the record cannot be written, so no device can enrol, renew or be revoked: "+err.Error())
 		}
 		if a := h.status.Age(); a > status.LateAfter {
 			answer.Problems = append(answer.Problems, "the oldest CRL was signed "+a.Round(time.Minute).String()+" ago")

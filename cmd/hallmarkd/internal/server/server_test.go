@@ -228,6 +228,47 @@ func TestUnwell(t *testing.T) {
 	}
 }
 
+// TestRecordIsFull: nobody can enrol, renew or be revoked while the record can only be read; the
+// server says so until it can write again.
+func TestRecordIsFull(t *testing.T) {
+	in := found(t)
+	store, err := in.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	h, err := assemble(t.Context(), in, store, "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	healthy := func(when string, want int, says string) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		h.handlers.metrics.ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
+		if w.Code != want || !strings.Contains(w.Body.String(), says) {
+			t.Errorf("%s: %d %s", when, w.Code, w.Body)
+		}
+	}
+	healthy("before", http.StatusOK, "ok")
+	away := in.Config.Journal + ".away" // the disk of the journal, which is written before the record
+	if err := os.Rename(in.Config.Journal, away); err != nil {
+		t.Fatal(err)
+	}
+	event := record.Event{Time: time.Now(), Actor: "test", Verb: "test"}
+	if err := store.Note(t.Context(), event); !errors.Is(err, record.ErrUnavailable) {
+		t.Errorf("without a journal: %v", err)
+	}
+	healthy("full", http.StatusServiceUnavailable, "the record cannot be written")
+	if _, err := store.Models(t.Context()); err != nil {
+		t.Error(err)
+	}
+	healthy("still full", http.StatusServiceUnavailable, "the record cannot be written")
+	if err := os.Rename(away, in.Config.Journal); err != nil {
+		t.Fatal(err)
+	}
+	healthy("room again", http.StatusOK, "ok")
+}
+
 func TestSecondServerIsRefused(t *testing.T) {
 	in := found(t)
 	start(t, in)

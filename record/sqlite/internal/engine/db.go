@@ -37,15 +37,15 @@ const (
 
 // DB is an open file. Its methods may be called from any number of goroutines.
 type DB struct {
-	path    string
-	journal *journal // nil: none is kept
-	queue   chan *write
-	readers chan *Conn
-	closing chan struct{}
-	alone   chan struct{} // closed when the readers have gone
-	written chan struct{} // closed when the writer has gone
-	commits atomic.Int64
-	once    sync.Once
+	path              string
+	journal           *journal // nil: none is kept
+	queue             chan *write
+	readers           chan *Conn
+	closing           chan struct{}
+	alone             chan struct{} // closed when the readers have gone
+	written           chan struct{} // closed when the writer has gone
+	commits, failures atomic.Int64
+	once              sync.Once
 }
 
 // Open opens an existing file that keeps its journal in a folder, made if missing; with
@@ -94,6 +94,9 @@ func (db *DB) openJournal(c *Conn, dir string) error {
 
 // Commits counts the groups that were committed: one wait for the disk each.
 func (db *DB) Commits() int64 { return db.commits.Load() }
+
+// Failures counts the writes that were answered with record.ErrUnavailable.
+func (db *DB) Failures() int64 { return db.failures.Load() }
 
 // Closed reports whether Close was called.
 func (db *DB) Closed() bool {

@@ -86,6 +86,9 @@ func (db *DB) run(c *Conn) {
 		}
 		db.commit(c, group)
 		for _, w := range group {
+			if errors.Is(w.err, record.ErrUnavailable) {
+				db.failures.Add(1)
+			}
 			close(w.done)
 		}
 	}
