@@ -20,8 +20,11 @@ func (h *house) left(d record.Device) {
 	h.t.Helper()
 	shard, _, err := h.store.ReserveShard(h.t.Context(), "operational-2", 1, 16)
 	check(h.t, err)
-	check(h.t, h.store.Intend(h.t.Context(), []record.Certificate{{Issuer: "operational-2", Serial: strings.Repeat("0123456789abcde", 2) + d.Serial[len(d.Serial)-2:], Profile: string(profile.LDevID),
-		Device: d.ID, Subject: "CN=" + d.Name(), Shard: shard, TBS: []byte{1}, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour), Intended: h.now()}}, nil))
+	c := record.Certificate{Issuer: "operational-2", Serial: strings.Repeat("0123456789abcde", 2) + d.Serial[len(d.Serial)-2:], Profile: string(profile.LDevID),
+		Device: d.ID, Subject: "CN=" + d.Name(), Shard: shard, TBS: []byte{1}, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour), Intended: h.now()}
+	check(h.t, h.store.Intend(h.t.Context(), []record.Certificate{c}, nil))
+	c.DER, c.Issued = []byte{2}, h.now()
+	check(h.t, h.store.Complete(h.t.Context(), []record.Certificate{c}, record.Event{Time: h.now(), Actor: "test", Verb: "certificate.issued", Object: d.Name()}))
 }
 
 // What ends certificates of an issuer that is gone is done, and the answer says whose lists cannot
@@ -35,6 +38,15 @@ func TestIssuerIsGone(t *testing.T) {
 		}
 	}
 	h.left(h.device("default", "default", "SN-11"))
+	h.device("default", "default", "SN-10")
+	survey, err := h.anna.Survey(ctx, jobs.Selection{Devices: []string{"SN-11"}})
+	check(t, err)
+	told("looked at", survey.Unsigned)
+	survey, err = h.anna.Survey(ctx, jobs.Selection{Devices: []string{"SN-10"}})
+	check(t, err)
+	if survey.Unsigned != nil {
+		t.Errorf("a look at what is not about it: %q", survey.Unsigned)
+	}
 	for _, again := range []bool{false, true} {
 		got, err := h.anna.Suspend(ctx, "SN-11", wire.StatusRequest{Why: "stolen?"})
 		check(t, err)

@@ -93,7 +93,7 @@ func (s *Service) survey(ctx context.Context, c *gate.Call) (any, error) {
 	v, err := s.Store.Survey(ctx, of, c.Now)
 	return jobs.Survey{Devices: v.Devices, Fleet: v.Fleet,
 		States: view.Each(v.States, tally), Models: view.Each(v.Models, tally), Lots: view.Each(v.Lots, tally), Contact: view.Each(v.Contact, tally),
-		Sample: view.Each(v.Sample, view.Device), Certificates: v.Certificates, Shards: view.Each(v.Shards, shard)}, err
+		Sample: view.Each(v.Sample, view.Device), Certificates: v.Certificates, Shards: view.Each(v.Shards, shard), Unsigned: s.Unsigned(v.Shards)}, err
 }
 
 func tally(t record.Tally) jobs.Tally { return jobs.Tally{Name: t.Name, Count: t.Count} }

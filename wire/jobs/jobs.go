@@ -49,6 +49,8 @@ type Survey struct {
 	// hold; Shards are the CRLs of those.
 	Certificates int64   `json:"certificates"`
 	Shards       []Shard `json:"shards"`
+	// Unsigned is as in wire.StatusChange, of those shards.
+	Unsigned map[string]string `json:"unsigned,omitempty"`
 }
 
 // Tally is a named count.

@@ -217,6 +217,7 @@ func typedBack(c *cobra.Command, refusal *wire.Problem) (int64, error) {
 
 func (t acting) survey(c *cobra.Command, cl *client.Client) error {
 	s, err := cl.Survey(c.Context(), t.in.Selection)
+	terminal.Unsigned(c, s.Unsigned)
 	if err != nil || *t.asJSON {
 		return terminal.Shown(c, s, err)
 	}
