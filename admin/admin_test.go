@@ -161,8 +161,12 @@ func TestTickets(t *testing.T) {
 	_, err = h.anna.Revoke(ctx, "SN-9", wire.StatusRequest{Reason: "superseded"})
 	check(t, err)
 	_, err = h.anna.CreateTickets(ctx, wire.NewTickets{For: []wire.TicketFor{{Serial: "SN-8"}, {Serial: "sn-9"}}})
-	if p := wantProblem(t, err, wire.CodeRevoked); !strings.Contains(p.Hint, "hallmark device lift default:SN-9") {
+	if p := wantProblem(t, err, wire.CodeRevoked); !strings.Contains(p.Hint, "hallmark device lift default:SN-9") || !strings.Contains(p.Hint, "a new board") {
 		t.Errorf("hint: %s", p.Hint)
+	}
+	_, err = h.anna.CreateTickets(ctx, wire.NewTickets{For: []wire.TicketFor{{Serial: "SN-7"}, {Serial: "SN-8", EKName: "000b00"}}})
+	if p := wantProblem(t, err, wire.CodeMalformed); !strings.Contains(p.Detail, `"000b00" is no EK Name`) { // to be found in a list of a thousand
+		t.Errorf("detail: %s", p.Detail)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -227,7 +228,7 @@ func ekName(text string) ([]byte, error) {
 	name, err := hex.DecodeString(text)
 	lengths := map[int]byte{2 + 32: 0x0b, 2 + 48: 0x0c, 2 + 64: 0x0d}
 	if err != nil || lengths[len(name)] == 0 || name[0] != 0 || name[1] != lengths[len(name)] {
-		return nil, errors.New("an EK Name is the hex of its hash algorithm and digest, 000b… with 68 digits for SHA-256")
+		return nil, fmt.Errorf("%.140q is no EK Name: that is the hex of its hash algorithm and digest, 000b… with 68 digits for SHA-256", text)
 	}
 	return name, nil
 }
@@ -303,7 +304,7 @@ func (s *Service) mayEnrol(ctx context.Context, lot string, tickets []record.Tic
 		}
 		for _, d := range found {
 			if d.State == record.StateRevoked {
-				return gate.Refuse(http.StatusConflict, wire.CodeRevoked, "if it may come back after all, two operators lift that: hallmark device lift "+d.Name(), "%s was revoked, and could not enrol", d.Name())
+				return gate.Refuse(http.StatusConflict, wire.CodeRevoked, "give a new board a serial number of its own; if this very device may come back, two operators lift that: hallmark device lift "+d.Name(), "%s was revoked, and could not enrol", d.Name())
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -60,7 +61,11 @@ const maxReason = 500
 func (s *Service) refused(ctx context.Context, verb string, who subject, err error) error {
 	code, detail, _, ok := Reason(err)
 	if !ok {
-		s.Log.Error("could not decide", "verb", verb, "err", err)
+		level := slog.LevelError
+		if errors.Is(err, context.Canceled) { // the device is gone: it lost its power, for instance
+			level = slog.LevelInfo
+		}
+		s.Log.Log(ctx, level, "could not decide", "verb", verb, "err", err)
 		return err
 	}
 	if identity.CheckSerial(who.serial) != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/csv"
@@ -294,7 +295,8 @@ once. It carries a secret, the server's address and the fingerprint of its root:
 "hallmark-device enrol TICKET" needs nothing more.
 
 --from reads a CSV file with the header "serial" or "serial,ek" and prints the tickets
-in its order; "ek" is the Name of the TPM's endorsement key (hex), and may be empty.`,
+in its order; "ek" is the Name of the TPM's endorsement key (hex), and may be empty.
+Semicolons, quotes, blanks and empty rows, as spreadsheets write them, are accepted.`,
 		Example: "  hallmark ticket create --serial SN-0001\n  hallmark ticket create --lot W47 --count 100 --ttl 8h > tickets.txt\n" +
 			"  hallmark ticket create --lot W47 --from serials.csv --ttl 90d > tickets.txt",
 		Args: cobra.NoArgs,
@@ -397,17 +399,20 @@ func readFile[T any](path string, read func(io.Reader) ([]T, error)) ([]T, error
 
 // readDevices reads CSV with the header serial[,ek]. Every device stands in it once.
 func readDevices(r io.Reader) ([]wire.TicketFor, error) {
-	rows := csv.NewReader(r)
+	in := unmarked(r)
+	rows := csv.NewReader(in)
 	rows.TrimLeadingSpace = true
+	head, _ := in.Peek(len(`"serial";`))
+	if bytes.ContainsRune(head, ';') { // spreadsheets write it where the comma is in decimal numbers
+		rows.Comma = ';'
+	}
 	header, err := rows.Read()
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	if len(header) > 0 {
-		header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets begin with a byte order mark
-	}
+	trim(header)
 	if got := strings.ToLower(strings.Join(header, ",")); got != "serial" && got != "serial,ek" {
-		return nil, fmt.Errorf("line 1: the header is %q; it must be serial or serial,ek", got)
+		return nil, fmt.Errorf("line 1: the header is %q; it must be serial or serial,ek, separated by commas or semicolons", got)
 	}
 	var devices []wire.TicketFor
 	seen := map[string]int{}
@@ -420,26 +425,48 @@ func readDevices(r io.Reader) ([]wire.TicketFor, error) {
 			return nil, err
 		}
 		line, _ := rows.FieldPos(0)
-		d := wire.TicketFor{Serial: strings.TrimSpace(row[0])}
+		trim(row)
+		d := wire.TicketFor{Serial: row[0]}
 		if len(row) > 1 {
-			d.EKName = strings.TrimSpace(row[1])
+			d.EKName = strings.ToLower(row[1])
 		}
-		key := strings.ToLower(d.Serial)
+		key := "serial " + strings.ToLower(d.Serial)
 		switch {
+		case d == wire.TicketFor{}: // a spreadsheet's empty row
+			continue
 		case d.Serial == "":
 			return nil, fmt.Errorf("line %d: no serial number", line)
 		case seen[key] != 0:
 			return nil, fmt.Errorf("line %d: the serial number %q stands in line %d already", line, d.Serial, seen[key])
+		case d.EKName != "" && seen[d.EKName] != 0:
+			return nil, fmt.Errorf("line %d: the EK Name %q stands in line %d already", line, d.EKName, seen[d.EKName])
 		}
-		seen[key] = line
+		seen[key], seen[d.EKName] = line, line
 		devices = append(devices, d)
 	}
 }
 
-// readEKList reads one EK Name a line.
+func trim(row []string) {
+	for i := range row {
+		row[i] = strings.TrimSpace(row[i])
+	}
+}
+
+// unmarked skips the byte order mark that spreadsheets and some editors begin a file with.
+func unmarked(r io.Reader) *bufio.Reader {
+	const mark = "\ufeff"
+	in := bufio.NewReader(r)
+	if head, _ := in.Peek(len(mark)); string(head) == mark {
+		in.Discard(len(mark))
+	}
+	return in
+}
+
+// readEKList reads one EK Name a line. Every TPM stands in it once.
 func readEKList(r io.Reader) ([]string, error) {
 	var names []string
-	lines := bufio.NewScanner(r)
+	seen := map[string]int{}
+	lines := bufio.NewScanner(unmarked(r))
 	for n := 1; lines.Scan(); n++ {
 		text := strings.TrimSpace(lines.Text())
 		if text == "" || strings.HasPrefix(text, "#") {
@@ -448,7 +475,10 @@ func readEKList(r io.Reader) ([]string, error) {
 		if strings.Trim(text, "0123456789abcdefABCDEF") != "" {
 			return nil, fmt.Errorf("line %d: %.40q is not an EK Name in hex", n, text)
 		}
-		names = append(names, strings.ToLower(text))
+		if text = strings.ToLower(text); seen[text] != 0 {
+			return nil, fmt.Errorf("line %d: %.140s stands in line %d already", n, text, seen[text])
+		}
+		names, seen[text] = append(names, text), n
 	}
 	return names, lines.Err()
 }

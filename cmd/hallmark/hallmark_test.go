@@ -134,15 +134,28 @@ func TestReadDevices(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("read %+v, %v", got, err)
 	}
+	for what, text := range map[string]string{ // as spreadsheets write them
+		"a mark, quotes":      "\ufeff\"serial\",\"ek\"\r\n\"SN-1\",\"000babcd\"\r\n\"SN-2\",\"\"\r\nSN-3,\r\n",
+		"semicolons":          "\ufeffserial;ek\r\nSN-1;000babcd\r\nSN-2;\r\nSN-3;\r\n",
+		"semicolons, quotes":  "\"serial\";\"ek\"\nSN-1;\"000babcd\"\nSN-2;\nSN-3;\n",
+		"empty rows":          "serial,ek\n,\nSN-1,000babcd\n , \nSN-2,\nSN-3,\n,\n,\n",
+		"blanks after a name": "serial , EK \nSN-1 ,000babcd \nSN-2,\nSN-3,\n",
+	} {
+		if got, err := readDevices(strings.NewReader(text)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: read %+v, %v", what, got, err)
+		}
+	}
 	for text, says := range map[string]string{
-		"":                       "line 1: the header",
-		"SN-1\nSN-2\n":           "line 1: the header",
-		"serial,colour\n":        "line 1: the header",
-		"serial\nSN-1\n\nsn-1\n": "line 4: the serial number \"sn-1\" stands in line 2",
-		"serial,ek\nSN-1\n":      "line 2: wrong number of fields",
-		"serial,ek\n,000b\n":     "line 2: no serial number",
-		"serial\n\"SN-1\nSN-2\n": "line",
-		"serial\nSN-1\nSN-2,x\n": "line 3: wrong number of fields",
+		"serial,ek\nSN-1,000bAB\nSN-2,\nSN-3,000bab\n": "line 4: the EK Name \"000bab\" stands in line 2",
+		"serial\tek\nSN-1\t\n":                         "separated by commas or semicolons",
+		"":                                             "line 1: the header",
+		"SN-1\nSN-2\n":                                 "line 1: the header",
+		"serial,colour\n":                              "line 1: the header",
+		"serial\nSN-1\n\nsn-1\n":                       "line 4: the serial number \"sn-1\" stands in line 2",
+		"serial,ek\nSN-1\n":                            "line 2: wrong number of fields",
+		"serial,ek\n,000b\n":                           "line 2: no serial number",
+		"serial\n\"SN-1\nSN-2\n":                       "line",
+		"serial\nSN-1\nSN-2,x\n":                       "line 3: wrong number of fields",
 	} {
 		if _, err := readDevices(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v", text, err)
@@ -151,12 +164,17 @@ func TestReadDevices(t *testing.T) {
 }
 
 func TestReadEKList(t *testing.T) {
-	got, err := readEKList(strings.NewReader("# incoming inspection\n\n000bAB\r\n  000bcd  \n"))
+	got, err := readEKList(strings.NewReader("\ufeff# incoming inspection\n\n000bAB\r\n  000bcd  \n"))
 	if err != nil || !reflect.DeepEqual(got, []string{"000bab", "000bcd"}) {
 		t.Errorf("read %q, %v", got, err)
 	}
-	if _, err := readEKList(strings.NewReader("000b\nSN-1\n")); err == nil || !strings.Contains(err.Error(), "line 2") {
-		t.Errorf("got %v", err)
+	for text, says := range map[string]string{
+		"000b\nSN-1\n":               "line 2: \"SN-1\"",
+		"000bab\n\n000bcd\n000bAB\n": "line 4: 000bab stands in line 1",
+	} {
+		if _, err := readEKList(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
 

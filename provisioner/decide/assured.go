@@ -19,6 +19,7 @@ func assured(c *Case) error {
 		r.Detail = fmt.Sprintf("model %s asks for a %s TPM and this key is in none", m.Name, m.Assurance)
 		r.Hint = "have the TPM hold it (--key tpm), or use a ticket for a lot whose model asks for software"
 	case m.Assurance == record.LevelRegistered:
+		r.Detail += named(c)
 		r.Hint = "its EK Name has to be on the ticket (hallmark ticket create --from CSV) or on the lot's list"
 	case m.Assurance == record.LevelCertified && chip != nil && chip.Uncertified != "":
 		r.Hint = chip.Uncertified

@@ -285,3 +285,46 @@ func TestGrace(t *testing.T) {
 		}
 	}
 }
+
+// Whoever has to put a chip on a list or a ticket reads in the refusal which chip that is.
+func TestChipIsNamed(t *testing.T) {
+	for name, spoil := range map[string]func(*Case){
+		"list":       func(c *Case) { c.View.Lot.Listed = true },
+		"ticket":     func(c *Case) { c.View.Ticket.EKName = []byte("other") },
+		"registered": func(c *Case) { c.View.Model.Assurance = record.LevelRegistered },
+	} {
+		c := good()
+		spoil(&c)
+		if err := Enrolment(c); err == nil || !strings.Contains(err.Error(), "its EK Name is 656b") {
+			t.Errorf("%s: %v", name, err)
+		}
+		c.Facts.TPM = nil
+		if err := Enrolment(c); err == nil || strings.Contains(err.Error(), "EK Name") {
+			t.Errorf("%s, no TPM: %v", name, err)
+		}
+	}
+}
+
+// A serial number that is taken has several causes at the line, and each another remedy.
+func TestSerialTaken(t *testing.T) {
+	clash := &identity.Clash{Code: "serial-taken", Detail: "another TPM is enrolled as m:SN-1"}
+	for name, a := range map[string]struct {
+		view         record.View
+		detail, hint string
+	}{
+		"another board": {record.View{BySerial: &record.Device{ID: "d", State: record.StateActive}}, "another TPM is enrolled as m:SN-1", ""},
+		"another ticket": {record.View{BySerial: &record.Device{ID: "d", State: record.StateActive}, Ticket: &record.Ticket{Redeemed: now, Device: "e"}},
+			"another TPM is enrolled as m:SN-1", ""},
+		"the same ticket": {record.View{BySerial: &record.Device{ID: "d", State: record.StateActive}, Ticket: &record.Ticket{Redeemed: now, Device: "d"}},
+			"another TPM is enrolled as m:SN-1, with this very ticket, at 2026-11-22 09:00:00 UTC", "this board's own ticket"},
+		"replaced board": {record.View{BySerial: &record.Device{ID: "d", State: record.StateRevoked}},
+			"another TPM is enrolled as m:SN-1, which is revoked", "a serial number of its own"},
+	} {
+		err := Clash(clash, a.view)
+		r := &Refusal{}
+		errors.As(err, &r)
+		if err.Error() != a.detail || a.hint == "" != (r.Hint == "") || !strings.Contains(r.Hint, a.hint) || a.hint != "" && r.Code != "serial-taken" {
+			t.Errorf("%s: %v; %+v", name, err, r)
+		}
+	}
+}
