@@ -124,9 +124,12 @@ func (db *DB) commit(c *Conn, group []*write) {
 		return
 	}
 	c.Exec("ROLLBACK") // fails if SQLite has rolled back by itself, as it does when the disk is full
+	if err = classify(err); !errors.Is(err, record.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", record.ErrUnavailable, err)
+	}
 	for _, w := range group {
 		if w.err == nil && w.panic == nil {
-			w.err = unavailable(err)
+			w.err = err
 		}
 	}
 }
@@ -159,13 +162,6 @@ func (db *DB) try(c *Conn, w *write) error {
 	}
 	_, err := c.Exec("RELEASE work")
 	return err
-}
-
-func unavailable(err error) error {
-	if err = classify(err); errors.Is(err, record.ErrUnavailable) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", record.ErrUnavailable, err)
 }
 
 // Read runs do on a reader's connection.
