@@ -139,8 +139,8 @@ func DialTLS(ctx context.Context, address string, config *tls.Config) (*tls.Conn
 	return conn, nil
 }
 
-// errCutOff: the connection ended without close_notify (RFC 8446 §6.1).
-var errCutOff = errors.New("the connection was cut off")
+// ErrCutOff: the connection ended without close_notify (RFC 8446 §6.1).
+var ErrCutOff = errors.New("the connection was cut off")
 
 // whole makes TLS notice every cut-off connection: crypto/tls accepts an end between two records,
 // so that whoever can cut the wire could truncate a file.
@@ -152,7 +152,7 @@ func Whole(c net.Conn) net.Conn { return whole{c} }
 func (w whole) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)
 	if err == io.EOF {
-		err = errCutOff
+		err = ErrCutOff
 	}
 	return n, err
 }

@@ -25,10 +25,11 @@ func connectCommand() *cobra.Command {
 		Use:   "connect --to HOST:PORT",
 		Short: "Make a mutual-TLS connection with the working certificate",
 		Long: `Make a mutual-TLS connection in which this device's key signs, and join it to standard
-input and output.
+input and output. The end of the input is passed on; nginx and some others then break the
+connection off, which is an error: keep the input open until they have answered.
 
 ` + exitCodes,
-		Example: "  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | hallmark-device connect --to gateway.example.com:443",
+		Example: "  (printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 5) | hallmark-device connect --to gateway.example.com:443",
 		Args:    arguments(cobra.NoArgs),
 	}
 	o.stateFlag(c)

@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/device"
 )
 
 const (
@@ -37,15 +40,20 @@ func join(local, far stream) (sent, received int64, err error) {
 type joint struct {
 	local, far stream
 	// half: one direction has ended.
-	half   atomic.Bool
-	once   sync.Once
-	failed error
+	half atomic.Bool
+	// finished: the local program has ended its direction.
+	finished atomic.Bool
+	once     sync.Once
+	failed   error
 }
 
 // carry copies src to dst to its end.
 func (j *joint) carry(dst, src stream) (n int64) {
 	from, err := j.copy(dst, src, &n)
 	if err == nil {
+		if src == j.local {
+			j.finished.Store(true)
+		}
 		j.half.Store(true)
 		// For the read that is pending in the other direction.
 		dst.SetReadDeadline(time.Now().Add(lingering))
@@ -55,7 +63,9 @@ func (j *joint) carry(dst, src stream) (n int64) {
 		return n
 	}
 	j.once.Do(func() {
-		if from == j.far {
+		// nginx answers close_notify by closing without one, after every request of a program that closes
+		// first: nothing is wrong then, and a program that still reads sees the reset.
+		if from == j.far && !(j.finished.Load() && errors.Is(err, device.ErrCutOff)) {
 			j.failed = err
 		}
 		cut(j.local)

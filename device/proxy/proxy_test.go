@@ -192,6 +192,35 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
+// A server that closes without close_notify once the program has ended, as nginx does, is no problem to
+// report; one that does so before is. The program is told of both.
+func TestCutOffAfterTheProgramEnded(t *testing.T) {
+	t.Parallel()
+	for _, first := range []bool{true, false} {
+		s := newStage(t, func(c *tls.Conn) {
+			if c.Handshake(); first {
+				io.Copy(io.Discard, c)
+			}
+			c.NetConn().Close()
+		})
+		listen := freeAddress(t)
+		s.run(t, proxy.Tunnel{Listen: listen})
+		c := mustDial(t, listen)
+		io.WriteString(c, "request")
+		if first {
+			c.(interface{ CloseWrite() error }).CloseWrite()
+		}
+		if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("first %v: the program was told %v", first, err)
+		}
+		if heard := func() bool { return s.heard("cut off") }; first && heard() {
+			t.Errorf("reported: %q", s.said)
+		} else if !first {
+			await(t, heard)
+		}
+	}
+}
+
 // relay carries connections, the nth of which it cuts after so many bytes from the server.
 func relay(t *testing.T, to string, after []int64) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
