@@ -73,9 +73,9 @@ type settings struct {
 	wrapCAS func(ca.CAS) ca.CAS
 	now     func() time.Time
 	pace    int
-	// patience is how long the server reads a request; 0: for ever.
-	patience time.Duration
-	makers   func() string
+	makers  func() string
+	// impatient: the time to read a request is over when it is looked at.
+	impatient bool
 	// secret is another server secret than the others'.
 	secret []byte
 }
@@ -102,9 +102,13 @@ func open(t testing.TB, store record.Store, o settings) *installation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(handler)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if o.impatient {
+			http.NewResponseController(w).SetReadDeadline(time.Now())
+		}
+		handler.ServeHTTP(w, r)
+	}))
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, Certificates: []tls.Certificate{f.server}}
-	server.Config.ReadTimeout = o.patience
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return &installation{foundation: f, store: store, permissions: permissions, server: simdevice.Server{Address: server.Listener.Addr().String(), Name: "localhost", Roots: f.pool}}

@@ -86,7 +86,7 @@ func TestServerRunsOutOfTime(t *testing.T) {
 
 // Nor is a device on a line that stalls told that its message is malformed.
 func TestMessageRunsOutOfTime(t *testing.T) {
-	i := install(t, settings{patience: 100 * time.Millisecond})
+	i := install(t, settings{impatient: true})
 	for _, path := range []string{wire.PathTime, wire.PathEnrol, wire.PathPoll} {
 		c, err := tls.Dial("tcp", i.server.Address, &tls.Config{RootCAs: i.server.Roots, ServerName: i.server.Name})
 		if err != nil {
