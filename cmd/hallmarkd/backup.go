@@ -69,7 +69,7 @@ the server, and --new-journal begins a new one with this backup; older ones need
 func tellBackup(out io.Writer, to, journal string, done upkeep.BackedUp) error {
 	text := fmt.Sprintf("%s holds %d files, %d bytes. Keep it, and %s, apart from this machine.\nThe root keys are not in it, nor are those in tokens.\n", to, done.Files, done.Bytes, journal)
 	if len(done.Outside) > 0 {
-		text += "Not in it, because outside the installation's folder:\n  " + strings.Join(done.Outside, "\n  ") + "\n"
+		text += "Not in it, because outside the installation's folder, or a link that leads nowhere:\n  " + strings.Join(done.Outside, "\n  ") + "\n"
 	}
 	if len(done.Needless) > 0 {
 		text += "Once no older backup is wanted, these can be deleted:\n  " + strings.Join(done.Needless, "\n  ") + "\n"

@@ -55,7 +55,7 @@ type BackedUp struct {
 	Files int   `json:"files"`
 	Bytes int64 `json:"bytes"`
 	// Outside are files that the configuration names and that are not in the backup,
-	// because they are not in the installation's folder.
+	// because they are not in the installation's folder, and links that lead nowhere.
 	Outside []string `json:"outside,omitempty"`
 	// Needless are files of the journal that a restore of this backup, or of a later one,
 	// does not read.
@@ -189,11 +189,11 @@ func members(in *installation.Installation) (names, outside []string, err error)
 	}
 	paths := append(in.Config.Files(), added...)
 	for _, pattern := range []string{in.Config.Trust.Roots, filepath.Join(in.Config.Dir, "trust"), filepath.Join(in.Config.Dir, installation.OperatorDir+"*")} {
-		found, err := filesBelow(pattern)
+		found, dangling, err := filesBelow(pattern)
 		if err != nil {
 			return nil, nil, err
 		}
-		paths = append(paths, found...)
+		paths, outside = append(paths, found...), append(outside, dangling...)
 	}
 	for _, path := range paths {
 		relative, inside := in.Config.Inside(path)
@@ -214,15 +214,20 @@ func members(in *installation.Installation) (names, outside []string, err error)
 	return slices.Compact(names), slices.Compact(outside), nil
 }
 
-// filesBelow follows links: what is left out without a word would be missed too late.
-func filesBelow(pattern string) (found []string, err error) {
+// filesBelow follows links: what is left out without a word would be missed too late. Those that lead
+// nowhere, as an editor's locks do, are no reason to make no backup.
+func filesBelow(pattern string) (found, dangling []string, err error) {
 	all, err := filepath.Glob(pattern)
 	for n := 0; n < len(all) && err == nil; n++ {
 		if n > maxMembers {
-			return nil, fmt.Errorf("%s: there are more than %d files, or links that go round in a circle", all[n], maxMembers)
+			return nil, nil, fmt.Errorf("%s: there are more than %d files, or links that go round in a circle", all[n], maxMembers)
 		}
 		info, e := os.Stat(all[n])
 		switch {
+		case errors.Is(e, fs.ErrNotExist):
+			if _, e := os.Lstat(all[n]); e == nil { // else it is gone: a file that was being written
+				dangling = append(dangling, all[n])
+			}
 		case e != nil:
 			err = e
 		case info.Mode().IsRegular():
@@ -235,7 +240,7 @@ func filesBelow(pattern string) (found []string, err error) {
 			err = e
 		}
 	}
-	return found, err
+	return found, dangling, err
 }
 
 func holdsRootKey(in *installation.Installation, text []byte) bool {

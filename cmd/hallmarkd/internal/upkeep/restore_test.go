@@ -710,7 +710,16 @@ func TestBackupFollowsLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	headers, _ := read(t, f.backup())
+	lock := filepath.Join(f.in.Config.Dir, "operator", ".#hallmark.yaml") // an editor's
+	if err := os.Symlink("anna@host.123", lock); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "backup.tar")
+	done, err := Backup(t.Context(), f.in, to, "test", time.Now())
+	if err != nil || !slices.Contains(done.Outside, lock) {
+		t.Fatalf("a link that leads nowhere is not told: %+v, %v", done, err)
+	}
+	headers, _ := read(t, to)
 	for _, want := range []string{"trust/bundle.json", "trust/relying-parties.pem", "trust/roots/operational-root.crl", "operator/roots.pem"} {
 		if !slices.ContainsFunc(headers, func(h *tar.Header) bool { return h.Name == want }) {
 			t.Errorf("%s is missing", want)
