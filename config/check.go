@@ -49,7 +49,7 @@ func check(c *Config, p *problems) {
 
 // anchored finds what Config.Anchored lists, before paths are made absolute.
 func (c *Config) anchored() (keys []string) {
-	paths := map[string]string{"database": c.Database, "journal": c.Journal, "issuer_keys": c.IssuerKeys, "trust.bundle": c.Trust.Bundle, "trust.roots": c.Trust.Roots,
+	paths := map[string]string{"database": c.Database, "issuer_keys": c.IssuerKeys, "trust.bundle": c.Trust.Bundle, "trust.roots": c.Trust.Roots,
 		"time_key": c.TimeKey, "server_secret": c.ServerSecret}
 	for _, i := range c.issuers() {
 		paths[i.key+".certificate"], paths[i.key+".key"] = i.Certificate, i.Key

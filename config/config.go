@@ -74,7 +74,7 @@ type Config struct {
 	// File is the path of the file itself.
 	File string `yaml:"-"`
 	// Anchored are the keys whose paths lead into Dir without being relative to it: those of a
-	// copy of the folder lead back to this one.
+	// copy of the folder lead back to this one. The journal's may: a restored record goes on in it.
 	Anchored []string `yaml:"-"`
 }
 

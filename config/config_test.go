@@ -93,7 +93,7 @@ func TestAnchored(t *testing.T) {
 	path := write(t, good)
 	dir := filepath.Dir(path)
 	text := strings.NewReplacer("sqlite:hallmark.db", "sqlite:"+dir+"/hallmark.db", "file:keys/time.key", "file:"+dir+"/keys/time.key",
-		"issuers/operational.pem", dir+"/issuers/operational.pem", "server_secret:", "journal: /mnt/journal\nserver_secret:").Replace(good)
+		"issuers/operational.pem", dir+"/issuers/operational.pem", "server_secret:", "journal: "+dir+"/journal\nserver_secret:").Replace(good)
 	for want, text := range map[string]string{"": good, "database issuers.operational.certificate time_key": text} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
