@@ -197,6 +197,35 @@ func TestStreamsWithoutEnd(t *testing.T) {
 	})
 }
 
+// Changes that keep coming are not waited for when the lists that stand have ended.
+func TestListsEndDuringChanges(t *testing.T) {
+	c, err := wire.DecodeChange([]byte(change))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := &Relay{Config: Config{Log: slog.New(slog.DiscardHandler), Now: time.Now}, sources: map[string]*source{"operational": newSource()},
+			events: make(chan stream.Event), failed: make(chan error, 1)}
+		ctx, stop := context.WithCancel(t.Context())
+		began := time.Now()
+		r.state.Until = began.Add(2 * time.Minute)
+		go func() {
+			for ctx.Err() == nil {
+				select {
+				case r.events <- stream.Event{Number: 7, Change: &c}:
+				case <-ctx.Done():
+				}
+				time.Sleep(slowestChange / 2)
+			}
+		}()
+		if err := r.take(ctx); err == nil || time.Since(began) > 2*time.Minute+time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		stop()
+		time.Sleep(time.Second) // the server ends as well
+	})
+}
+
 // All that the feed reaches back to comes in one piece over 1 Mbit/s.
 func TestLongStream(t *testing.T) {
 	c, err := wire.DecodeChange([]byte(change))

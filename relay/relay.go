@@ -271,10 +271,14 @@ const (
 )
 
 // take notes the queued events and enforces them once the stream has said where it stands, so that
-// many changes cost one reload. That must come to an end, however slowly or fast changes come: until
-// then no list is asked for, and none found to have ended.
+// many changes cost one reload. That must come to an end, however slowly or fast changes come, and when
+// the lists that stand do: until then no list is asked for, and none found to have ended.
 func (r *Relay) take(ctx context.Context) error {
 	began, taken := time.Now(), len(r.queued)
+	var ended <-chan time.Time
+	if left := r.state.Until.Sub(r.Now()); left > 0 {
+		ended = time.After(left)
+	}
 	for current := false; ; {
 		for len(r.queued) > 0 {
 			e := r.queued[0]
@@ -304,6 +308,8 @@ func (r *Relay) take(ctx context.Context) error {
 			return err
 		case <-time.After(time.Until(began.Add(fetch.Patience + time.Duration(taken)*slowestChange))):
 			return errors.New("the feed stops in the middle of changes")
+		case <-ended:
+			return errEnded
 		case <-ctx.Done():
 			return ctx.Err()
 		}

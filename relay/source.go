@@ -67,7 +67,7 @@ const (
 	pathCRL = "/crl/"
 )
 
-var errEnded = errors.New("the lists ended before the answer had come")
+var errEnded = errors.New("the lists ended before all had come")
 
 // fetch fetches a document unless it is the one that is known. It ends when the lists that stand do:
 // then expire has something to do.
