@@ -36,10 +36,10 @@ func Clash(clash error, v record.View) error {
 func taken(c *identity.Clash, v record.View) error {
 	switch t := v.Ticket; {
 	case v.BySerial.State == record.StateRevoked:
-		return &Refusal{Code: c.Code, Detail: c.Detail + ", which is revoked",
+		return &Refusal{Code: "serial-taken", Detail: c.Detail + ", which is revoked",
 			Hint: "a chip and a serial number belong together for good: give a new board a serial number of its own"}
 	case t != nil && !t.Redeemed.IsZero() && t.Device == v.BySerial.ID:
-		return &Refusal{Code: c.Code, Detail: fmt.Sprintf("%s, with this very ticket, at %s", c.Detail, t.Redeemed.UTC().Format("2006-01-02 15:04:05 MST")),
+		return &Refusal{Code: "serial-taken", Detail: fmt.Sprintf("%s, with this very ticket, at %s", c.Detail, t.Redeemed.UTC().Format("2006-01-02 15:04:05 MST")),
 			Hint: "use this board's own ticket; if it is this one, compare board and label of both"}
 	}
 	return c
