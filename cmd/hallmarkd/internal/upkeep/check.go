@@ -107,6 +107,7 @@ func Check(ctx context.Context, path string, now time.Time) Findings {
 	}
 	defer store.Close()
 	in.checkRecord(ctx, store, &r)
+	in.checkOperators(ctx, store, &r, now)
 	checkClock(ctx, store, &r, now)
 	in.checkLosses(ctx, store, &r, now)
 	in.checkRevoked(ctx, store, &r)
@@ -320,22 +321,25 @@ func (in checked) checkRecord(ctx context.Context, store record.Store, r *Findin
 	}
 	r.add(OK, "record", "", "%s is sound", in.Config.Database)
 	in.checkJournal(ctx, r)
+}
+
+// checkOperators counts who can act: not who was invited and has not come, nor who has let the
+// certificate expire.
+func (in checked) checkOperators(ctx context.Context, store record.Store, r *Findings, now time.Time) {
 	operators, err := store.Operators(ctx)
 	if err != nil {
 		r.add(Error, "operators", "", "%v", err)
 		return
 	}
-	active := 0
-	for _, o := range operators {
-		if o.Disabled.IsZero() {
-			active++
-		}
+	able, err := store.Able(ctx, now, 0)
+	switch {
+	case err != nil:
+		r.add(Error, "operators", "", "%v", err)
+	case len(able) == 0:
+		r.add(Warning, "operators", "hallmarkd operator recover --config "+in.Config.File, "nobody can administer")
+	default:
+		r.add(OK, "operators", "", "%d of %d can administer", len(able), len(operators))
 	}
-	if active == 0 {
-		r.add(Warning, "operators", "hallmarkd operator recover --config "+in.Config.File, "nobody may administer")
-		return
-	}
-	r.add(OK, "operators", "", "%d of %d may administer", active, len(operators))
 }
 
 // checkJournal checks that further changes can be recorded.

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hallmark-pki/hallmark/record"
 )
 
 // What others can use or change is found: keys, record, and the configuration by which
@@ -79,5 +81,23 @@ func TestCheckDoubtsTheClock(t *testing.T) {
 		if got := about(found, "clock"); got.Level != c.want {
 			t.Errorf("after %v: %+v", c.leap, got)
 		}
+	}
+}
+
+// Who was invited cannot act yet, and who has let the certificate expire no longer.
+func TestCheckCountsWhoCanAct(t *testing.T) {
+	f := newFactory(t)
+	look := func(at time.Time) Finding { return about(Check(t.Context(), f.in.Config.File, at), "operators") }
+	if found := look(time.Now()); found.Level != OK || found.Detail != "1 of 1 can administer" {
+		t.Errorf("%+v", found)
+	}
+	if err := f.store.Invite(t.Context(), record.Operator{Name: "bo", Created: time.Now(), Invitation: "i", InvitedUntil: time.Now().Add(time.Hour)}, f.event("operator.invited")); err != nil {
+		t.Fatal(err)
+	}
+	if found := look(time.Now()); found.Level != OK || found.Detail != "1 of 2 can administer" {
+		t.Errorf("one was invited: %+v", found)
+	}
+	if found := look(time.Now().AddDate(1, 0, 0)); found.Level != Warning || found.Hint == "" {
+		t.Errorf("a year later: %+v", found)
 	}
 }
